@@ -1,0 +1,198 @@
+"""Prompts in, completions out, by one of two backends: Hugging Face `generate`, or vLLM.
+
+Both are given token ids made by the training renderer (`data.tokens.prompt_ids`), never text: no second BOS, no other
+template. Both stop at the same ids and decode without special tokens.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from focalpo.data.tokens import prompt_ids, template_hash
+from focalpo.records import Completion, Messages
+from focalpo.training.model import DTYPES, ModelSource, generation_config, load_model, load_tokenizer, stop_ids
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How to decode; temperature 0 is greedy."""
+
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Which engine runs the model; `max_batch_tokens` bounds prompt + answer tokens of one Hugging Face batch."""
+
+    name: str
+    dtype: str
+    tensor_parallel: int
+    data_parallel: int
+    max_batch_tokens: int
+
+
+def check_template(model: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Compare the tokenizer's chat template with the one that the weights were trained under.
+
+    Raises:
+        ValueError: when they differ.
+    """
+    trained = json.loads((model / "focalpo.json").read_text())["chat_template_sha256"]
+    if template_hash(tokenizer) != trained:
+        raise ValueError(
+            f"{model} was trained with chat template {trained}, its tokenizer now has {template_hash(tokenizer)}; "
+            "restore the template or train again"
+        )
+
+
+class Generator:
+    """A loaded model that answers prompts; loaded once, asked several times."""
+
+    def __init__(self, source: ModelSource, backend: Backend) -> None:
+        self.source = source
+        self.backend = backend
+        self.tokenizer = load_tokenizer(source)
+        self.stops = stop_ids(source, self.tokenizer)
+        load = {"hf": _load_hf, "vllm": _load_vllm}[backend.name]
+        self.answer_ids = load(source, backend, self.tokenizer, self.stops)
+
+    def answer(
+        self,
+        names: Sequence[str],
+        prompts: Sequence[Messages],
+        decoding: Decoding,
+        seed: int,
+        progress: Progress = lambda done, total: None,
+    ) -> list[Completion]:
+        """One completion per prompt, in order; the same seed gives the same answers on the same machine."""
+        rows = self.answer_ids(prompt_ids(self.tokenizer, prompts), decoding, seed, progress)
+        return [
+            self._completion(name, prompt, row, decoding)
+            for name, prompt, row in zip(names, prompts, rows, strict=True)
+        ]
+
+    def _completion(self, name: str, prompt: Messages, row: list[int], decoding: Decoding) -> Completion:
+        end = next((place for place, token in enumerate(row) if token in self.stops), None)
+        answer = row[:end]
+        text = self.tokenizer.decode(answer, skip_special_tokens=True).strip()
+        return Completion(name, prompt, text, len(answer), end is not None)
+
+
+Answerer = Callable[[list[list[int]], Decoding, int, Progress], list[list[int]]]
+
+
+def _load_hf(source: ModelSource, backend: Backend, tokenizer: PreTrainedTokenizerBase, stops: list[int]) -> Answerer:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(source, backend.dtype).to(device).eval()
+    model.generation_config = generation_config(tokenizer, stops)
+    pad = model.generation_config.pad_token_id
+
+    def answer(prompts: list[list[int]], decoding: Decoding, seed: int, progress: Progress) -> list[list[int]]:
+        torch.manual_seed(seed)
+        answers: dict[int, list[int]] = {}
+        for items in _batches(prompts, decoding.max_new_tokens, backend.max_batch_tokens):
+            longest = max(len(prompts[item]) for item in items)
+            rows = [[pad] * (longest - len(prompts[item])) + prompts[item] for item in items]
+            mask = [[0] * (longest - len(prompts[item])) + [1] * len(prompts[item]) for item in items]
+            found = model.generate(
+                input_ids=torch.tensor(rows, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+                max_new_tokens=decoding.max_new_tokens,
+                **_sampling(decoding),
+            )
+            answers |= zip(items, found[:, longest:].tolist(), strict=True)
+            progress(len(answers), len(prompts))
+        return [answers[item] for item in range(len(prompts))]
+
+    return answer
+
+
+def _sampling(decoding: Decoding) -> dict:
+    if decoding.temperature == 0:
+        return {"do_sample": False}
+    return {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
+
+
+def _batches(prompts: list[list[int]], new_tokens: int, budget: int) -> list[list[int]]:
+    """Prompts of like length together, longest first, so that running out of memory happens at once or never."""
+    batches: list[list[int]] = []
+    for item in sorted(range(len(prompts)), key=lambda item: (-len(prompts[item]), item)):
+        if batches and (len(batches[-1]) + 1) * (len(prompts[batches[-1][0]]) + new_tokens) <= budget:
+            batches[-1].append(item)
+        else:
+            batches.append([item])
+    return batches
+
+
+def _load_vllm(source: ModelSource, backend: Backend, tokenizer: PreTrainedTokenizerBase, stops: list[int]) -> Answerer:
+    if backend.data_parallel == 1:
+        return _vllm_engine(source, backend, stops)
+
+    def answer(prompts: list[list[int]], decoding: Decoding, seed: int, progress: Progress) -> list[list[int]]:
+        # vLLM's offline engine has no data parallelism of its own: one process per replica, prompts dealt in turn.
+        replicas = backend.data_parallel
+        with ProcessPoolExecutor(replicas, mp_context=get_context("spawn")) as pool:
+            jobs = [
+                pool.submit(_vllm_replica, source, backend, stops, prompts[r::replicas], decoding, seed, r)
+                for r in range(replicas)
+            ]
+            shares = [job.result() for job in jobs]
+        return [shares[item % replicas][item // replicas] for item in range(len(prompts))]
+
+    return answer
+
+
+def _vllm_replica(source, backend, stops, prompts, decoding, seed, replica) -> list[list[int]]:
+    first = replica * backend.tensor_parallel
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(first + gpu) for gpu in range(backend.tensor_parallel))
+    return _vllm_engine(source, backend, stops)(prompts, decoding, seed, lambda done, total: None)
+
+
+def _vllm_engine(source: ModelSource, backend: Backend, stops: list[int]) -> Answerer:
+    try:
+        from vllm import LLM, SamplingParams, TokensPrompt
+    except ImportError as error:
+        raise ValueError(
+            f"vllm cannot be imported ({error}); install the vllm extra or set generate.backend=hf"
+        ) from error
+
+    on_cpu = not torch.cuda.is_available()
+    engine = LLM(
+        model=source.path,
+        revision=source.revision,
+        dtype=str(DTYPES[backend.dtype]).removeprefix("torch."),
+        tensor_parallel_size=backend.tensor_parallel,
+        enforce_eager=on_cpu,  # on a CPU compiling takes longer than the answers
+        disable_log_stats=True,
+    )
+
+    def answer(prompts: list[list[int]], decoding: Decoding, seed: int, progress: Progress) -> list[list[int]]:
+        # A seed for each request: answers then do not depend on how vLLM happens to batch them.
+        sampling = [
+            SamplingParams(
+                temperature=decoding.temperature,
+                top_p=decoding.top_p,
+                max_tokens=decoding.max_new_tokens,
+                stop_token_ids=stops,
+                seed=None if decoding.temperature == 0 else seed * 1_000_003 + item,
+                detokenize=False,
+            )
+            for item in range(len(prompts))
+        ]
+        requests = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
+        answers = [list(r.outputs[0].token_ids) for r in engine.generate(requests, sampling, use_tqdm=False)]
+        progress(len(prompts), len(prompts))
+        return answers
+
+    return answer

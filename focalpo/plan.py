@@ -1,0 +1,226 @@
+"""A configuration in, the stages that make it out. Pure: nothing is read but protocol files and the data's hash.
+
+    sft* -> pairs -> reference -> train -> generate -> judge -> report        benchmark -> generate, judge
+
+Each stage's settings are the slice of the configuration on which its outputs depend, so that rows, seeds and sweeps
+share whatever they have in common, and a change re-makes what depends on it and nothing else.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from focalpo.artifact import Stage, file_hash
+from focalpo.config import Config, TableConfig, objective_of, plain
+from focalpo.judging.protocol import load_protocol, protocol_hash
+
+EVAL = Path(__file__).parent.parent / "eval"
+# How to compute, not what: in a train section, these change no result beyond rounding.
+EXECUTION = ("zero_stage", "activation_checkpointing", "micro_batch_tokens", "checkpoint_every")
+# What a source of pairs depends on, besides the limits and the treatment of bad rows.
+POCKET_DATA = ("prompts", "label_noise", "samples", "temperature", "seed", "test_fraction")
+FILE_DATA = ("path", "test_path", "test_fraction", "limit")
+HUB_DATA = ("path", "revision", "train_split", "test_split", "test_fraction", "limit")
+DATA_KEYS = {"pocket_base": POCKET_DATA, "pocket_instruct": POCKET_DATA, "file": FILE_DATA, "hub": HUB_DATA}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The stages of one row and seed; `train` is None for the SFT model itself."""
+
+    train: Stage | None
+    generate: Stage
+    judge: Stage
+
+
+def row_stages(config: Config, name: str, trained: bool = True) -> Row:
+    """From a configuration to the judged answers of one model."""
+    model = train_stage(config, name) if trained else sft_stage(config)
+    benchmarks = {name: benchmark_stage(config, name) for name in config.judge.benchmarks}
+    label = f"{name}-s{config.seed}"
+    generate = Stage(
+        "generate",
+        label,
+        settings={
+            "model": _source(config, from_hub=model is None),
+            "backend": config.generate.backend,
+            "dtype": config.generate.dtype,
+            "sets": plain(config.generate.sets),
+            "seed": config.seed,
+        },
+        inputs=({"model": model} if model else {}) | benchmarks,
+        launch={
+            "tensor_parallel": config.generate.tensor_parallel,
+            "data_parallel": config.generate.data_parallel,
+            "max_batch_tokens": config.generate.max_batch_tokens,
+        },
+    )
+    judge = Stage(
+        "judge",
+        label,
+        settings={"protocols": {name: _protocol(config, name) for name in config.judge.benchmarks}},
+        inputs={"completions": generate} | benchmarks,
+        launch={"endpoint": plain(config.judge.endpoint)},
+    )
+    return Row(model if trained else None, generate, judge)
+
+
+def train_stage(config: Config, name: str) -> Stage:
+    """Preference training of one seed, with the reference log-probs that its objective declares it needs."""
+    objective = objective_of(plain(config.objective))
+    inputs = _model_input(config) | {"pairs": pairs_stage(config)}
+    if objective.needs_reference:
+        inputs["reference"] = reference_stage(config, ("chosen", "rejected"))
+        if objective.batch_branches:
+            inputs["reference_batch"] = reference_stage(config, objective.batch_branches)
+    settings, execution = _split(plain(config.train))
+    return Stage(
+        "train",
+        f"{name}-s{config.seed}",
+        settings={
+            "model": _source(config),
+            "objective": plain(config.objective),
+            "train": settings,
+            "dynamics": plain(config.dynamics),
+            "seed": config.seed,
+        },
+        inputs=inputs,
+        launch=_launch(config) | {"train": execution},
+    )
+
+
+def reference_stage(config: Config, branches: tuple[str, ...]) -> Stage:
+    """The frozen model's log-probs of the named branches of every training pair: computed once for all objectives."""
+    return Stage(
+        "reference",
+        f"{config.data.name}-{'-'.join(branches)}",
+        settings={"model": _source(config), "branches": list(branches), "dtype": config.reference.dtype},
+        inputs=_model_input(config) | {"pairs": pairs_stage(config)},
+        launch=_launch(config) | {"micro_batch_tokens": config.reference.micro_batch_tokens},
+    )
+
+
+def pairs_stage(config: Config) -> Stage:
+    """Preference pairs, checked and tokenised for the model."""
+    limits = {name: getattr(config.data, name) for name in ("on_bad_rows", "max_prompt_length", "max_length")}
+    sampler = {"backend": config.generate.backend} if config.data.source == "pocket_instruct" else {}
+    return Stage(
+        "pairs",
+        config.data.name,
+        settings={"model": _source(config), "data": _data(config) | limits} | sampler,
+        inputs=_model_input(config),
+        launch={"max_batch_tokens": config.generate.max_batch_tokens},
+    )
+
+
+def sft_stage(config: Config) -> Stage | None:
+    """The last phase of the SFT model's training; None when a released model is used as it is."""
+    stage = None
+    for phase_name, phase in config.model.phases.items():
+        settings, execution = _split(plain(phase.train))
+        data = {"demonstrations": phase.demonstrations, "count": phase.count}
+        if phase.demonstrations == "chosen":
+            data["data"] = _data(config)
+        stage = Stage(
+            "sft",
+            f"{config.model.name}-{phase_name}",
+            settings={
+                "model": _source(config),
+                "architecture": plain(config.model.architecture),
+                "tokenizer": config.model.tokenizer,
+                "data": data,
+                "limits": {name: getattr(config.data, name) for name in ("max_prompt_length", "max_length")},
+                "train": settings,
+                "seed": config.model.seed,
+            },
+            inputs={"model": stage} if stage else {},
+            launch=_launch(config) | {"train": execution},
+        )
+    return stage
+
+
+def benchmark_stage(config: Config, name: str) -> Stage:
+    """The benchmark's questions and reference answers: fetched, taken from a folder, or made by the pocket world."""
+    return Stage("benchmark", name, settings=_protocol(config, name), launch={"folder": config.judge.folder})
+
+
+def report_stage(table: TableConfig, rows: dict[tuple[str, str, int], Row]) -> Stage:
+    """The table over the judged rows: `rows[setting, row, seed]`."""
+    inputs = {}
+    for (setting, row, seed), stages in rows.items():
+        inputs[f"{setting}/{row}/{seed}/judge"] = stages.judge
+        inputs[f"{setting}/{row}/{seed}/generate"] = stages.generate
+        if stages.train is not None:
+            inputs[f"{setting}/{row}/{seed}/train"] = stages.train
+        for name, stage in stages.judge.inputs.items():
+            if stage.kind == "benchmark":
+                inputs[f"benchmark/{setting}/{name}"] = stage
+    paper = table.paper_numbers and file_hash(EVAL / table.paper_numbers)
+    return Stage("report", table.scale, settings={"table": plain(table), "paper_numbers": paper}, inputs=inputs)
+
+
+def table_rows(table: TableConfig, configs: dict[tuple[str, str], Config]) -> dict[tuple[str, str, int], Row]:
+    """Every row, seed and setting of the table from one configuration per (setting, row)."""
+    found = {}
+    for (setting, name), config in configs.items():
+        row = table.rows[name]
+        for seed in range(config.seed, config.seed + row.seeds):
+            found[setting, name, seed] = row_stages(replace(config, seed=seed), f"{setting}-{name}", row.trained)
+    return found
+
+
+def in_order(goals: list[Stage]) -> list[Stage]:
+    """The goals and everything they need, each once, inputs before what uses them."""
+    ordered: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.title not in ordered:
+            for needed in stage.inputs.values():
+                visit(needed)
+            ordered[stage.title] = stage
+
+    for goal in goals:
+        visit(goal)
+    return list(ordered.values())
+
+
+def _model_input(config: Config) -> dict[str, Stage]:
+    stage = sft_stage(config)
+    return {"model": stage} if stage else {}
+
+
+def _source(config: Config, from_hub: bool = True) -> dict:
+    model = config.model
+    return {
+        "path": model.path if from_hub else None,
+        "revision": model.revision if from_hub else None,
+        "chat_template": model.chat_template,
+        "stop_tokens": model.stop_tokens,
+    }
+
+
+def _data(config: Config) -> dict:
+    data = config.data
+    values = {"source": data.source} | {name: getattr(data, name) for name in DATA_KEYS[data.source]}
+    if data.source == "file":
+        # The content, not the name, is what results depend on; a changed file is another stage.
+        hashes = {name: _content(getattr(data, name)) for name in ("path", "test_path")}
+        values |= {f"{name}_sha256": value for name, value in hashes.items()}
+    return values
+
+
+def _content(path: str | None) -> str | None:
+    return file_hash(Path(path)) if path and Path(path).is_file() else None
+
+
+def _protocol(config: Config, name: str) -> dict:
+    protocol = config.judge.benchmarks[name]
+    return {"protocol": protocol, "hash": protocol_hash(load_protocol(EVAL / f"{protocol}.yaml"))}
+
+
+def _split(train: dict) -> tuple[dict, dict]:
+    execution = {name: train[name] for name in EXECUTION}
+    return {name: value for name, value in train.items() if name not in EXECUTION}, execution
+
+
+def _launch(config: Config) -> dict:
+    return {"ranks": config.launch.ranks, "track": plain(config.track)}

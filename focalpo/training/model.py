@@ -1,0 +1,97 @@
+"""Models and tokenizers, from the hub at a pinned revision or from a stage's folder.
+
+A model is named by `ModelSource`; nothing else in the project knows where weights come from.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A Hugging Face id or folder, its revision (hub only), a chat template file that replaces its own, and the tokens
+    that end a turn (empty: the tokenizer's EOS)."""
+
+    path: str
+    revision: str | None = None
+    chat_template: str | None = None
+    stop_tokens: tuple[str, ...] = ()
+
+
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """The tokenizer with the chat template that training and generation share.
+
+    Raises:
+        ValueError: when the folder or hub id cannot be loaded, or there is no chat template.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision)
+    except OSError as error:
+        raise ValueError(_unloadable(source, error)) from error
+    if source.chat_template is not None:
+        tokenizer.chat_template = Path(source.chat_template).read_text()
+    if not isinstance(tokenizer.chat_template, str):
+        raise ValueError(f"tokenizer of {source.path} has no chat template; set model.chat_template to a Jinja file")
+    return tokenizer
+
+
+def stop_ids(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of the tokens that end the assistant's turn.
+
+    Raises:
+        ValueError: when a stop token is not in the vocabulary.
+    """
+    names = source.stop_tokens or (tokenizer.eos_token,)
+    ids = [tokenizer.convert_tokens_to_ids(name) for name in names]
+    for name, token in zip(names, ids, strict=True):
+        if token is None or token == tokenizer.unk_token_id:
+            raise ValueError(f"stop token {name!r} is not in the vocabulary of {source.path}; mend model.stop_tokens")
+    return ids
+
+
+def load_model(source: ModelSource, dtype: str) -> PreTrainedModel:
+    """The causal LM, dropout off, weights from safetensors only.
+
+    Raises:
+        ValueError: when the folder or hub id cannot be loaded.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source.path, revision=source.revision, dtype=DTYPES[dtype], use_safetensors=True
+        )
+    except OSError as error:
+        raise ValueError(_unloadable(source, error)) from error
+    _without_dropout(model)
+    return model
+
+
+def generation_config(tokenizer: PreTrainedTokenizerBase, stops: list[int]) -> GenerationConfig:
+    """What an export says about generating: where to stop, nothing about sampling."""
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return GenerationConfig(bos_token_id=tokenizer.bos_token_id, eos_token_id=stops, pad_token_id=pad)
+
+
+def _without_dropout(model: PreTrainedModel) -> None:
+    # A dropped policy is not the reference at step 0 and breaks every invariance the tests hold.
+    for name in ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
+        if hasattr(model.config, name):
+            setattr(model.config, name, 0.0)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+
+def _unloadable(source: ModelSource, error: OSError) -> str:
+    where = f"{source.path} at revision {source.revision}" if source.revision else source.path
+    return f"cannot load {where}: {str(error).splitlines()[0]}; check the id, your hub access, or make its stage first"

@@ -1,0 +1,120 @@
+"""Packed prompt trees: a micro-batch is a list of trees laid end to end in one row, without padding.
+
+    tokens     [ p0 | w0 | l0 | p1 | w1 | l1 | ... ]       each prompt once, for all of its branches
+    positions  each branch continues its own prompt's positions
+    attention  a branch sees its prompt and itself, causally: one segment = (query rows, key rows)
+
+The planner deals the pairs of a global batch to ranks and micro-steps; the gradient does not depend on the deal.
+"""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from focalpo.data.tokens import Tree
+from focalpo.training.attention import Layout, Segment, lay_out
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Trees laid end to end.
+
+    `tokens`, `positions` [1, T]; `predictors` [R] rows of the hidden states that predict a response token, `labels` [R]
+    the tokens they predict, `owners` [R] the sequence each belongs to. Sequence `s` is branch `s % B` of tree `s // B`.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    layout: Layout
+    predictors: Tensor
+    labels: Tensor
+    owners: Tensor
+    branches: tuple[str, ...]
+    trees: int
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """The same micro-batch on another device."""
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS}
+        return MicroBatch(**moved, layout=self.layout.to(device), branches=self.branches, trees=self.trees)
+
+
+_TENSORS = ("tokens", "positions", "predictors", "labels", "owners")
+
+
+def pack(trees: Sequence[Tree], branches: tuple[str, ...], share_prompts: bool = True) -> MicroBatch:
+    """Lay the named branches of the trees end to end; `share_prompts=False` repeats the prompt for each branch."""
+    if not share_prompts:
+        return _pack_repeated(trees, branches)
+    tokens, positions, segments, predictors, labels, owners = [], [], [], [], [], []
+    for place, tree in enumerate(trees):
+        start = len(tokens)
+        end = start + len(tree.prompt)
+        tokens += tree.prompt
+        positions += range(len(tree.prompt))
+        segments.append(Segment(start, end, start, start))
+        for offset, branch in enumerate(branches):
+            response = tree.branches[branch]
+            first = len(tokens)
+            segments.append(Segment(first, first + len(response), start, end))
+            # Response token t is predicted one row earlier; the first one by the prompt's last row, which all share.
+            predictors += [end - 1, *range(first, first + len(response) - 1)]
+            tokens += response
+            positions += range(len(tree.prompt), len(tree.prompt) + len(response))
+            labels += response
+            owners += [place * len(branches) + offset] * len(response)
+    return MicroBatch(
+        tokens=torch.tensor([tokens]),
+        positions=torch.tensor([positions]),
+        layout=lay_out(segments),
+        predictors=torch.tensor(predictors),
+        labels=torch.tensor(labels),
+        owners=torch.tensor(owners),
+        branches=branches,
+        trees=len(trees),
+    )
+
+
+def _pack_repeated(trees: Sequence[Tree], branches: tuple[str, ...]) -> MicroBatch:
+    single = [Tree(tree.id, tree.prompt, {"only": tree.branches[branch]}) for tree in trees for branch in branches]
+    batch = pack(single, ("only",))
+    fields = {name: getattr(batch, name) for name in _TENSORS}
+    return MicroBatch(**fields, layout=batch.layout, branches=branches, trees=len(trees))
+
+
+def tree_cost(tree: Tree, branches: tuple[str, ...]) -> int:
+    """Tokens the tree adds to a micro-batch."""
+    return len(tree.prompt) + sum(len(tree.branches[branch]) for branch in branches)
+
+
+def deal(costs: Sequence[int], ranks: int, budget: int) -> list[list[list[int]]]:
+    """Deal the items of one global batch: `deal(...)[rank][micro_step]` lists item numbers.
+
+    Every rank gets the same number of micro-steps, none of them empty, none above `budget` tokens unless a single item
+    is, all of them as even as greedy longest-first dealing makes them (Graham 1969: within 4/3 of the best).
+
+    Raises:
+        ValueError: when there are fewer items than ranks.
+    """
+    if len(costs) < ranks:
+        raise ValueError(f"a global batch of {len(costs)} pairs cannot feed {ranks} ranks; raise train.global_batch")
+    largest = max(*costs, budget) if len(costs) > 1 else max(costs[0], budget)
+    steps = max(1, -(-sum(costs) // (ranks * largest)))
+    while True:
+        bins = _longest_first(costs, ranks * steps)
+        if max(load for load, _ in bins) <= largest or ranks * (steps + 1) > len(costs):
+            break
+        steps += 1
+    # Heaviest bins go to the same micro-step of all ranks, so that no rank waits for another inside a step.
+    ordered = [sorted(items) for _, items in sorted(bins, key=lambda loaded: (-loaded[0], loaded[1]))]
+    return [[ordered[step * ranks + rank] for step in range(steps)] for rank in range(ranks)]
+
+
+def _longest_first(costs: Sequence[int], count: int) -> list[tuple[int, list[int]]]:
+    heap = [(0, place, []) for place in range(count)]
+    for item in sorted(range(len(costs)), key=lambda item: (-costs[item], item)):
+        load, place, items = heapq.heappop(heap)
+        heapq.heappush(heap, (load + costs[item], place, [*items, item]))
+    return [(load, items) for load, _, items in heap]

@@ -1,0 +1,67 @@
+"""Models and tokenizers made here, for where no released one is wanted: the pocket world, and your own small files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, TokenizersBackend
+
+BPE_VOCABULARY = 4096
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<' + message['role'] + '>' + message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+
+
+@dataclass(slots=True)
+class Architecture:
+    """A Llama to be trained from scratch; not frozen, because it is part of the configuration's schema."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    initializer_range: float
+    max_position_embeddings: int
+
+
+def new_model(shape: Architecture, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+    """A freshly initialised Llama with tied embeddings for the tokenizer, fp32."""
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(
+        "llama",
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_hidden_layers,
+        num_attention_heads=shape.num_attention_heads,
+        num_key_value_heads=shape.num_attention_heads,
+        initializer_range=shape.initializer_range,
+        max_position_embeddings=shape.max_position_embeddings,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def bpe_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerBase:
+    """A byte-level BPE of at most 4,096 tokens learned from the texts, with a plain chat template of role tags."""
+    special = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
+    roles = ["<system>", "<user>", "<assistant>"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=BPE_VOCABULARY,
+        special_tokens=[*special.values(), *roles],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return TokenizersBackend(
+        tokenizer_object=tokenizer, **special, additional_special_tokens=roles, chat_template=TEMPLATE
+    )

@@ -1,0 +1,32 @@
+"""What recipes open again and again: the model of a job, its tracker, its settings as the package's classes."""
+
+from focalpo.artifact import Job
+from focalpo.config import shaped
+from focalpo.judging.protocol import Protocol, load_protocol
+from focalpo.plan import EVAL
+from focalpo.track import Tracker, TrackSettings
+from focalpo.training.engine import TrainSettings
+from focalpo.training.model import ModelSource
+from focalpo.training.ranks import rank
+
+
+def source_of(job: Job) -> ModelSource:
+    """The model that the job's input stage made, else the released one that its settings name."""
+    named = job.settings["model"]
+    stops = tuple(named["stop_tokens"])
+    if "model" in job.inputs:
+        return ModelSource(str(job.inputs["model"] / "model"), None, named["chat_template"], stops)
+    return ModelSource(named["path"], named["revision"], named["chat_template"], stops)
+
+
+def tracker_of(job: Job) -> Tracker | None:
+    """A tracker on rank 0, None on the others."""
+    return Tracker(job, shaped(job.launch["track"], TrackSettings)) if rank() == 0 else None
+
+
+def train_settings_of(job: Job) -> TrainSettings:
+    return TrainSettings(**job.settings["train"], **job.launch["train"])
+
+
+def protocol_of(settings: dict) -> Protocol:
+    return load_protocol(EVAL / f"{settings['protocol']}.yaml")

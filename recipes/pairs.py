@@ -1,0 +1,83 @@
+"""Preference pairs: made, read or loaded; checked; rendered to token ids for the model they will train."""
+
+from pathlib import Path
+
+from focalpo.pocket.benchmarks import benchmark_prompts
+
+from focalpo.artifact import Job
+from focalpo.data.sources import FileSource, HubSource, load, prompt_position
+from focalpo.data.tokens import Limits, pair_trees, write_trees
+from focalpo.data.validate import Checked
+from focalpo.generation import Backend, Decoding, Generator
+from focalpo.pocket import datasets as pocket
+from focalpo.records import Completion, Pair, write_records
+from focalpo.training.model import load_tokenizer, stop_ids
+from recipes.opening import source_of
+
+SPLITS = ("train", "test")
+
+
+def make(job: Job) -> dict:
+    """Fill the job's folder with `<split>.parquet` (texts) and `<split>_trees.parquet` (token ids)."""
+    data = job.settings["data"]
+    limits = Limits(data["max_prompt_length"], data["max_length"])
+    checked = on_policy_pairs(job) if data["source"] == "pocket_instruct" else load_pairs(data)
+    source = source_of(job)
+    tokenizer = load_tokenizer(source)
+    stops = stop_ids(source, tokenizer)
+    facts = {"dropped": dict(checked.dropped)}
+    for split, pairs in zip(SPLITS, (checked.train, checked.test), strict=True):
+        trees, problems = pair_trees(tokenizer, pairs, limits, stops)
+        if problems and (data["on_bad_rows"] == "error" or not trees):
+            raise ValueError(_contract_report(split, problems))
+        kept = {tree.id for tree in trees}
+        write_records(job.path / f"{split}.parquet", [pair for pair in pairs if pair.id in kept])
+        write_trees(job.path / f"{split}_trees.parquet", trees)
+        facts[split] = len(trees)
+        facts["dropped"][f"{split}: tokens contract"] = len(problems)
+    return facts
+
+
+def load_pairs(data: dict) -> Checked:
+    """Pairs of the pocket world's writers, of a file or of the hub."""
+    if data["source"] == "pocket_base":
+        pairs = pocket.base_pairs(data["prompts"], data["seed"], data["label_noise"], benchmark_prompts())
+        return _held_out(pairs, data["test_fraction"])
+    if data["source"] == "file":
+        test = data["test_path"] and Path(data["test_path"])
+        source = FileSource(Path(data["path"]), test, None if test else data["test_fraction"])
+    else:
+        test = data["test_split"]
+        fraction = None if test else data["test_fraction"]
+        source = HubSource(data["path"], data["revision"], data["train_split"], test, fraction)
+    return load(source, data["on_bad_rows"], data["limit"])
+
+
+def on_policy_pairs(job: Job) -> Checked:
+    """Samples of the policy itself, best against worst by a noisy gold rating (the recipe of llama3-ultrafeedback)."""
+    data = job.settings["data"]
+    tasks = pocket.preference_tasks(data["prompts"], data["seed"], benchmark_prompts())
+    prompts = [pocket.as_messages(task.prompt) for task in tasks]
+    backend = Backend(job.settings["backend"], "float32", 1, 1, job.launch["max_batch_tokens"])
+    generator = Generator(source_of(job), backend)
+    decoding = Decoding(data["temperature"], 1.0, data["max_length"] - data["max_prompt_length"])
+    names = [f"pair-{place}" for place in range(len(prompts)) for _ in range(data["samples"])]
+    repeated = [prompt for prompt in prompts for _ in range(data["samples"])]
+    flat = generator.answer(names, repeated, decoding, data["seed"])
+    samples: list[list[Completion]] = [flat[i : i + data["samples"]] for i in range(0, len(flat), data["samples"])]
+    pairs: list[Pair] = pocket.rate_samples(samples, data["seed"], data["label_noise"])
+    return _held_out(pairs, data["test_fraction"])
+
+
+def _held_out(pairs: list[Pair], fraction: float) -> Checked:
+    test = [pair for pair in pairs if prompt_position(pair.prompt) < fraction]
+    ids = {pair.id for pair in test}
+    return Checked([pair for pair in pairs if pair.id not in ids], test, {}, {})
+
+
+def _contract_report(split: str, problems: dict[str, str]) -> str:
+    shown = "; ".join(f"{name}: {problem}" for name, problem in list(problems.items())[:5])
+    return (
+        f"{len(problems)} {split} pairs break the tokens contract ({shown}{'; ...' if len(problems) > 5 else ''}); "
+        "mend them, raise data.max_prompt_length / data.max_length, or set data.on_bad_rows=drop"
+    )

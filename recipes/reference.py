@@ -1,0 +1,30 @@
+"""Reference log-probs of every training pair, once for all objectives, seeds and sweeps."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from focalpo.artifact import Job
+from focalpo.data.tokens import read_trees, with_mismatched
+from focalpo.training.engine import start_ranks
+from focalpo.training.logprobs import PackedPolicy
+from focalpo.training.model import load_model
+from focalpo.training.ranks import device, rank
+from focalpo.training.scoring import score
+from recipes.opening import source_of, tracker_of
+
+
+def make(job: Job) -> dict:
+    """Fill the job's folder with `logps.parquet`: id and one column per branch, nats."""
+    start_ranks()
+    # Every rank holds the whole frozen model: without optimizer and gradients 8B parameters are 16 GB in bf16.
+    policy = PackedPolicy(load_model(source_of(job), job.settings["dtype"])).to(device()).eval()
+    branches = tuple(job.settings["branches"])
+    trees = read_trees(job.inputs["pairs"] / "train_trees.parquet")
+    if "mismatched" in branches:
+        trees = with_mismatched(trees)
+    tracker = tracker_of(job)
+    progress = tracker.progress if tracker else lambda done, total: None
+    logps = score(policy, trees, branches, job.launch["micro_batch_tokens"], progress)
+    if rank() == 0:
+        pq.write_table(pa.table({"id": [tree.id for tree in trees], **logps}), job.path / "logps.parquet")
+    return {"pairs": len(trees)}

@@ -1,0 +1,74 @@
+"""One phase of supervised fine-tuning: a model that answers in turns, for preference training to start from."""
+
+import random
+
+from focalpo.artifact import Job
+from focalpo.data.tokens import Limits, Tree, demonstration_trees
+from focalpo.pocket import benchmarks as pocket_benchmarks
+from focalpo.pocket import datasets as pocket
+from focalpo.pocket.tokenizer import build_tokenizer
+from focalpo.records import Demonstration
+from focalpo.training import checkpoint
+from focalpo.training.engine import Examples, open_engine, partitioned_loading, start_ranks, train
+from focalpo.training.logprobs import PackedPolicy
+from focalpo.training.model import generation_config, load_model, load_tokenizer, stop_ids
+from focalpo.training.objective import OBJECTIVES
+from focalpo.training.scratch import Architecture, bpe_tokenizer, new_model
+from recipes.opening import source_of, tracker_of, train_settings_of
+from recipes.pairs import load_pairs
+
+POCKET = {"pocket_pretraining": pocket.pretraining_demonstrations, "pocket_demonstrations": pocket.sft_demonstrations}
+
+
+def make(job: Job) -> dict:
+    """Fill the job's folder with `model/` and the metrics of its training."""
+    start_ranks()
+    settings = train_settings_of(job)
+    source = source_of(job)
+    examples = demonstrations(job)
+    if "model" in job.inputs:
+        tokenizer = load_tokenizer(source)
+        with partitioned_loading(settings):
+            model = load_model(source, settings.dtype)
+    else:
+        tokenizer = build_tokenizer() if job.settings["tokenizer"] == "pocket" else bpe_tokenizer(_texts(examples))
+        model = new_model(Architecture(**job.settings["architecture"]), tokenizer, job.settings["seed"])
+    stops = stop_ids(source, tokenizer)
+    trees = _trees(tokenizer, examples, Limits(**job.settings["limits"]), stops)
+    engine = open_engine(PackedPolicy(model), settings)
+    tracker = tracker_of(job)
+    train(
+        engine,
+        OBJECTIVES["sft"](),
+        Examples(trees, reference={}, mismatched=[]),
+        settings,
+        seed=job.settings["seed"],
+        checkpoints=job.path / ".checkpoints",
+        tracker=tracker,
+    )
+    card = checkpoint.model_card(
+        job.name, job.settings, start=source.path if "model" in job.inputs else "random weights"
+    )
+    checkpoint.export(engine, tokenizer, generation_config(tokenizer, stops), job.path / "model", card)
+    return {"demonstrations": len(trees)}
+
+
+def demonstrations(job: Job) -> list[Demonstration]:
+    """The phase's examples; "chosen" are the chosen answers of the training pairs."""
+    data, seed = job.settings["data"], job.settings["seed"]
+    if data["demonstrations"] in POCKET:
+        return POCKET[data["demonstrations"]](data["count"], seed, pocket_benchmarks.benchmark_prompts())
+    pairs = load_pairs(data["data"] | {"on_bad_rows": "drop"}).train
+    random.Random(seed).shuffle(pairs)
+    return [Demonstration(pair.id, pair.prompt, pair.chosen) for pair in pairs[: data["count"]]]
+
+
+def _texts(examples: list[Demonstration]) -> list[str]:
+    return [text for e in examples for text in (*(message["content"] for message in e.prompt), e.answer)]
+
+
+def _trees(tokenizer, examples: list[Demonstration], limits: Limits, stops: list[int]) -> list[Tree]:
+    trees, problems = demonstration_trees(tokenizer, examples, limits, stops)
+    if not trees:
+        raise ValueError(f"no demonstration keeps the tokens contract: {next(iter(problems.values()))}")
+    return trees

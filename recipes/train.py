@@ -1,0 +1,75 @@
+"""Train one policy on preference pairs with one objective.
+
+python -m recipes.train objective=dpo seed=2
+python -m recipes.train setting=files data.path=pairs.jsonl objective=focalpo objective.gamma=0.1
+"""
+
+import pyarrow.parquet as pq
+
+from focalpo.artifact import Job
+from focalpo.config import objective_of
+from focalpo.data.tokens import read_trees, with_mismatched
+from focalpo.records import Pair, read_records
+from focalpo.training import checkpoint
+from focalpo.training.dynamics import Watch
+from focalpo.training.engine import Examples, open_engine, partitioned_loading, start_ranks, train
+from focalpo.training.logprobs import PackedPolicy
+from focalpo.training.model import generation_config, load_model, load_tokenizer, stop_ids
+from recipes.command import run_single
+from recipes.opening import source_of, tracker_of, train_settings_of
+
+
+def make(job: Job) -> dict:
+    """Fill the job's folder with `model/`, `dynamics.parquet` and `metrics.jsonl`."""
+    start_ranks()
+    settings = train_settings_of(job)
+    source = source_of(job)
+    objective = objective_of(job.settings["objective"])
+    trees = read_trees(job.inputs["pairs"] / "train_trees.parquet")
+    mismatched = with_mismatched(trees) if objective.batch_branches else []
+    with partitioned_loading(settings):
+        model = load_model(source, settings.dtype)
+    engine = open_engine(PackedPolicy(model), settings)
+    watch = Watch(
+        trees[: job.settings["dynamics"]["train_pairs"]],
+        read_trees(job.inputs["pairs"] / "test_trees.parquet"),
+        _mislabelled(job),
+        job.settings["dynamics"]["every"],
+        settings.micro_batch_tokens,
+        job.path,
+    )
+    tracker = tracker_of(job)
+    train(
+        engine,
+        objective,
+        Examples(trees, _reference(job), mismatched),
+        settings,
+        seed=job.settings["seed"],
+        checkpoints=job.path / ".checkpoints",
+        tracker=tracker,
+        watch=watch,
+    )
+    tokenizer = load_tokenizer(source)
+    card = checkpoint.model_card(job.name, job.settings, source.path)
+    stops = stop_ids(source, tokenizer)
+    checkpoint.export(engine, tokenizer, generation_config(tokenizer, stops), job.path / "model", card)
+    return {"pairs": len(trees)} | watch.summary()
+
+
+def _reference(job: Job) -> dict[str, list[float]]:
+    """Cached log-probs by branch, in the order of the training pairs."""
+    found = {}
+    for name in ("reference", "reference_batch"):
+        if name in job.inputs:
+            found |= pq.read_table(job.inputs[name] / "logps.parquet").to_pydict()
+    found.pop("id", None)
+    return found
+
+
+def _mislabelled(job: Job) -> dict[str, bool | None]:
+    files = [job.inputs["pairs"] / f"{split}.parquet" for split in ("train", "test")]
+    return {pair.id: pair.mislabelled for file in files for pair in read_records(file, Pair)}
+
+
+if __name__ == "__main__":
+    run_single("train")

@@ -1,0 +1,80 @@
+"""Log-probs of packed prompt trees against a plain, padded, full-vocabulary Hugging Face forward."""
+
+import pytest
+import torch
+from tests.tiny import ARCHITECTURES, random_trees, tiny_model
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from focalpo.data.tokens import Tree
+from focalpo.training import attention
+from focalpo.training.logprobs import PackedPolicy
+from focalpo.training.packing import pack
+
+BRANCHES = ("chosen", "rejected")
+
+
+def padded_logps(model: PreTrainedModel, trees: list[Tree], branches: tuple[str, ...] = BRANCHES) -> torch.Tensor:
+    """The textbook way: one padded row per prompt + response, all logits, mask, sum."""
+    sequences = [(tree.prompt, tree.branches[branch]) for tree in trees for branch in branches]
+    rows = pad_sequence([torch.tensor(p + r) for p, r in sequences], batch_first=True)
+    mask = pad_sequence([torch.ones(len(p) + len(r)) for p, r in sequences], batch_first=True)
+    response = pad_sequence([torch.tensor([0.0] * len(p) + [1.0] * len(r)) for p, r in sequences], batch_first=True)
+    logps = model(input_ids=rows, attention_mask=mask).logits.log_softmax(-1)
+    picked = logps[:, :-1].gather(-1, rows[:, 1:, None])[..., 0]
+    return (picked * response[:, 1:]).sum(-1).view(len(trees), len(branches))
+
+
+def weighted_gradients(model: PreTrainedModel, logps: torch.Tensor) -> list[torch.Tensor]:
+    weights = torch.linspace(-1, 2, logps.numel()).view_as(logps)
+    return list(torch.autograd.grad((logps * weights).sum(), [p for p in model.parameters() if p.requires_grad]))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("share_prompts", [True, False])
+@pytest.mark.parametrize("chunk_logits", [None, 5 * 97])
+def test_packed_equals_padded_in_value_and_gradient(architecture: str, share_prompts: bool, chunk_logits: int) -> None:
+    trees = random_trees(9, seed=3)
+    reference = tiny_model(architecture)
+    expected = padded_logps(reference, trees)
+    policy = PackedPolicy(tiny_model(architecture), chunk_logits)
+    found = policy(pack(trees, BRANCHES, share_prompts))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    for ours, theirs in zip(
+        weighted_gradients(policy.model, found), weighted_gradients(reference, expected), strict=True
+    ):
+        scale = theirs.abs().max().clamp(min=1)
+        assert ((ours - theirs).abs().max() / scale) < 1e-5
+
+
+@pytest.mark.parametrize("small_group, waste", [(0, 1.0), (1 << 30, 1.0), (64, 1.1)])
+def test_grouping_of_segments_changes_nothing(monkeypatch: pytest.MonkeyPatch, small_group: int, waste: float) -> None:
+    trees = random_trees(7, seed=5)
+    expected = padded_logps(tiny_model(), trees)
+    monkeypatch.setattr(attention, "SMALL_GROUP", small_group)
+    monkeypatch.setattr(attention, "WASTE", waste)
+    batch = pack(trees, BRANCHES)
+    assert sum(len(group.rows) for group in batch.layout.groups) == batch.tokens.numel()
+    torch.testing.assert_close(PackedPolicy(tiny_model())(batch), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_one_tree_at_a_time_equals_all_at_once() -> None:
+    trees = random_trees(6, seed=8)
+    policy = PackedPolicy(tiny_model())
+    together = policy(pack(trees, BRANCHES))
+    alone = torch.cat([policy(pack([tree], BRANCHES)) for tree in trees])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_sequence_beyond_the_sliding_window_is_refused() -> None:
+    policy = PackedPolicy(tiny_model("mistral", sliding_window=8))
+    tree = Tree("t", [5] * 5, {"chosen": [6] * 4})
+    with pytest.raises(ValueError, match="9 tokens exceeds the model's sliding window of 8"):
+        policy(pack([tree], ("chosen",)))
+
+
+def test_models_that_rescale_logits_are_refused() -> None:
+    model = tiny_model()
+    model.config.final_logit_softcapping = 30.0
+    with pytest.raises(ValueError, match="final_logit_softcapping"):
+        PackedPolicy(model)
