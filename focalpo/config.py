@@ -1,13 +1,13 @@
-"""YAML holds values, the slots dataclasses here hold shape; the only file of the package that knows Hydra.
+"""The door: YAML and command line in, plain checked objects out. The only file of the package that knows Hydra.
 
-    conf/*.yaml + command line --compose--> OmegaConf, typed by these classes --resolve--> plain objects, checked
+    conf/*.yaml + command line --compose--> OmegaConf, typed by focalpo/schema.py --resolve--> plain objects, checked
 
 All mistakes of a configuration are reported at once, before anything is loaded. Beyond this door no room sees a config.
 """
 
 from collections.abc import Sequence
 from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from dataclasses import fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -19,175 +19,11 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from focalpo.track import TrackSettings
-from focalpo.training.engine import TrainSettings
+from focalpo.schema import Config, DataConfig, TableConfig
 from focalpo.training.objective import OBJECTIVES
-from focalpo.training.scratch import Architecture
 
 CONF = Path(__file__).parent.parent / "conf"
 Shape = TypeVar("Shape")
-
-
-@dataclass(slots=True)
-class PhaseConfig:
-    """One phase of supervised training: which demonstrations, how many, and how to train on them."""
-
-    demonstrations: str
-    count: int
-    train: TrainSettings
-
-
-@dataclass(slots=True)
-class ModelConfig:
-    """The SFT model: a hub id at a revision, or an architecture with the phases that train it here."""
-
-    name: str
-    path: str | None
-    revision: str | None
-    chat_template: str | None
-    stop_tokens: list[str]
-    architecture: Architecture | None
-    tokenizer: str | None
-    phases: dict[str, PhaseConfig]
-    seed: int
-
-
-@dataclass(slots=True)
-class DataConfig:
-    """Preference pairs: made by the pocket world, read from files, or loaded from the hub at a revision."""
-
-    name: str
-    source: str
-    path: str | None
-    test_path: str | None
-    revision: str | None
-    train_split: str
-    test_split: str | None
-    test_fraction: float
-    limit: int | None
-    on_bad_rows: str
-    max_prompt_length: int
-    max_length: int
-    prompts: int
-    label_noise: float
-    samples: int
-    temperature: float
-    seed: int
-
-
-@dataclass(slots=True)
-class ReferenceConfig:
-    """How reference log-probs are computed."""
-
-    dtype: str
-    micro_batch_tokens: int
-
-
-@dataclass(slots=True)
-class DynamicsConfig:
-    """Whose log-probs are followed: how many training pairs, and every how many steps (0: start and end only)."""
-
-    train_pairs: int
-    every: int
-
-
-@dataclass(slots=True)
-class DecodingConfig:
-    """How one set of completions is decoded; temperature 0 is greedy."""
-
-    questions: str
-    temperature: float
-    top_p: float
-    max_new_tokens: int
-
-
-@dataclass(slots=True)
-class GenerateConfig:
-    """Which backend generates which sets."""
-
-    backend: str
-    dtype: str
-    tensor_parallel: int
-    data_parallel: int
-    max_batch_tokens: int
-    sets: dict[str, DecodingConfig]
-
-
-@dataclass(slots=True)
-class EndpointConfig:
-    """An OpenAI-compatible endpoint; `pocket` starts the pocket judge for the length of the stage."""
-
-    base_url: str
-    api_key_env: str | None
-    concurrency: int
-    timeout_seconds: float
-    max_attempts: int
-
-
-@dataclass(slots=True)
-class JudgeConfig:
-    """Which protocols of eval/ judge which set of completions, and where the judge is."""
-
-    benchmarks: dict[str, str]
-    folder: str | None
-    endpoint: EndpointConfig
-
-
-@dataclass(slots=True)
-class LaunchConfig:
-    """How stages are run; nothing here changes a result."""
-
-    ranks: int
-    workers: int
-
-
-@dataclass(slots=True)
-class Config:
-    """Everything one row of the table depends on."""
-
-    model: ModelConfig
-    data: DataConfig
-    objective: Any
-    train: TrainSettings
-    reference: ReferenceConfig
-    dynamics: DynamicsConfig
-    generate: GenerateConfig
-    judge: JudgeConfig
-    launch: LaunchConfig
-    track: TrackSettings
-    seed: int
-    runs: str
-
-
-@dataclass(slots=True)
-class TableSettingConfig:
-    """One setting (pair of columns) of the table: overrides that select it and the folder of its experiments."""
-
-    label: str
-    overrides: list[str]
-    experiments: str
-
-
-@dataclass(slots=True)
-class RowConfig:
-    """One row: its label and how many seeds; `trained: false` is the SFT model itself."""
-
-    label: str
-    seeds: int
-    trained: bool = True
-
-
-@dataclass(slots=True)
-class TableConfig:
-    """Table 1 at one scale; with `add_new_objectives` a freshly registered loss gets a row of its own."""
-
-    scale: str
-    settings: dict[str, TableSettingConfig]
-    rows: dict[str, RowConfig]
-    compare_with: str
-    add_new_objectives: bool
-    paper_numbers: str | None
-    needs: dict[str, str] = field(default_factory=dict)
 
 
 def publish() -> None:
@@ -249,8 +85,12 @@ def _compose(name: str, overrides: Sequence[str], shape: type[Shape], key: str |
     try:
         return _composed(name, overrides, key)
     except ValueError as first:
-        # Hydra stops at the first wrong override; trying each alone finds them all.
-        alone = [problem for override in overrides if (problem := _problem_of(name, override, key))]
+        # Hydra stops at the first wrong override; trying each beside the chosen groups finds all: an option is right or
+        # wrong only with its objective.
+        named = [each for each in overrides if "." not in each.partition("=")[0]]
+        groups = [each for each in named if not _problem_of(name, [each], key)]
+        others = [[*groups, each] for each in overrides if each not in groups]
+        alone = [problem for each in others if (problem := _problem_of(name, each, key))]
         raise ValueError("\n".join(dict.fromkeys(alone)) or str(first)) from first
 
 
@@ -270,18 +110,20 @@ def _composed(name: str, overrides: Sequence[str], key: str | None) -> Any:
         raise ValueError(f"{error}; no such key: check the spelling, `++` cannot add one") from error
 
 
-def _problem_of(name: str, override: str, key: str | None) -> str | None:
+def _problem_of(name: str, overrides: Sequence[str], key: str | None) -> str | None:
+    """What is wrong with the last of the overrides."""
     try:
-        _composed(name, [override], key)
+        _composed(name, overrides, key)
     except ValueError as error:
-        return f"{override}: {error}"
+        return f"{overrides[-1]}: {error}"
     return None
 
 
 def _one_line(error: Exception) -> str:
     lines = [line.strip() for cause in (error, error.__cause__) if cause for line in str(cause).splitlines()]
-    noise = ("Set the env", "object_type", "reference_type", "full_key", "Config search path", "provider=")
-    return " ".join(dict.fromkeys(line for line in lines if line and not line.startswith(noise)))
+    noise = ("Set the env", "object_type", "reference_type", "Config search path", "provider=")
+    kept = dict.fromkeys(line for line in lines if line and not line.startswith(noise))
+    return " ".join(kept).replace("full_key: ", "at ")
 
 
 def _problems(config: Config):

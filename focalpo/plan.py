@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from focalpo.artifact import Stage, file_hash
-from focalpo.config import Config, TableConfig, objective_of, plain
+from focalpo.config import objective_of, plain
 from focalpo.judging.protocol import load_protocol, protocol_hash
+from focalpo.schema import Config, TableConfig
 
 EVAL = Path(__file__).parent.parent / "eval"
 # How to compute, not what: in a train section, these change no result beyond rounding.
@@ -164,7 +165,9 @@ def table_rows(table: TableConfig, configs: dict[tuple[str, str], Config]) -> di
     for (setting, name), config in configs.items():
         row = table.rows[name]
         for seed in range(config.seed, config.seed + row.seeds):
-            found[setting, name, seed] = row_stages(replace(config, seed=seed), f"{setting}-{name}", row.trained)
+            # The SFT model is the same in both settings wherever their configurations agree: one name, one stage.
+            label = f"{setting}-{name}" if row.trained else name
+            found[setting, name, seed] = row_stages(replace(config, seed=seed), label, row.trained)
     return found
 
 

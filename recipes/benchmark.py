@@ -1,9 +1,11 @@
 """A benchmark's questions and reference answers, in the shape that generation and judging read."""
 
-from focalpo.judging.benchmarks import fetch, read_questions
-from focalpo.pocket.benchmarks import write_benchmark
+from pathlib import Path
 
 from focalpo.artifact import Job
+from focalpo.judging.benchmarks import fetch, read_questions
+from focalpo.judging.protocol import AlpacaProtocol
+from focalpo.pocket.benchmarks import write_benchmark
 from focalpo.records import write_records
 from recipes.opening import protocol_of
 
@@ -12,9 +14,11 @@ def make(job: Job) -> dict:
     """Fill the job's folder with `questions.parquet` and the files that scoring needs."""
     protocol = protocol_of(job.settings)
     if protocol.source == "pocket":
-        write_benchmark(protocol.kind, job.path)
+        kind = "alpaca_eval" if isinstance(protocol, AlpacaProtocol) else "arena_hard"
+        write_benchmark(kind, job.path, rows=protocol.prompts)
     else:
-        fetch(protocol, job.launch["folder"], job.path)
+        given = job.launch["folder"]
+        fetch(protocol, Path(given) if given else None, job.path)
     questions = read_questions(protocol, job.path)
     write_records(job.path / "questions.parquet", questions)
     return {"questions": len(questions)}

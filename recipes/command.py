@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from focalpo.artifact import Folder, Stage, read_manifest
-from focalpo.config import Config, compose
+from focalpo.config import compose
 from focalpo.plan import in_order, row_stages, train_stage
+from focalpo.schema import Config
 from recipes.schedule import run_stages
 
 GOALS: dict[str, Callable[[Config], Stage]] = {

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from focalpo.pocket.benchmarks import benchmark_prompts
-
 from focalpo.artifact import Job
 from focalpo.data.sources import FileSource, HubSource, load, prompt_position
 from focalpo.data.tokens import Limits, pair_trees, write_trees
 from focalpo.data.validate import Checked
 from focalpo.generation import Backend, Decoding, Generator
 from focalpo.pocket import datasets as pocket
+from focalpo.pocket.benchmarks import benchmark_prompts
 from focalpo.records import Completion, Pair, write_records
 from focalpo.training.model import load_tokenizer, stop_ids
 from recipes.opening import source_of

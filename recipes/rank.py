@@ -4,12 +4,20 @@ import os
 import sys
 from pathlib import Path
 
-from focalpo.artifact import Job
-from focalpo.training.ranks import barrier
-from recipes.worker import recipe
+from focalpo.artifact import Job, write_json
+from focalpo.training.ranks import barrier, rank
+from recipes.quiet import quiet
+from recipes.worker import FACTS, recipe
 
 if __name__ == "__main__":
-    recipe(Job.read(Path(sys.argv[1])))
+    job = Job.read(Path(sys.argv[1]))
+    quiet(int(os.environ["OMP_NUM_THREADS"]))
+    try:
+        facts = recipe(job)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    if rank() == 0:
+        write_json(job.path / FACTS, facts)
     barrier()
     sys.stdout.flush()
     sys.stderr.flush()

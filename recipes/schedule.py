@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from focalpo.artifact import Folder, Stage
+from recipes.quiet import cores_each, quiet
 from recipes.worker import make
 
 
@@ -31,8 +32,9 @@ def run_stages(runs: Path, stages: list[Stage], workers: int) -> int:
     display = Display(runs, total=len(stages), sealed=len(done))
     failures: dict[str, str] = {}
     running: dict[Future, Stage] = {}
-    workers = min(workers, len(waiting))
-    with ProcessPoolExecutor(workers, get_context("spawn"), _quiet_worker, (workers,)) as pool:
+    # Threads follow the configured workers, not how many are busy: a sum's last bits depend on the number of threads,
+    # and a stage must come out the same whether it is made first, alone, or again after a kill.
+    with ProcessPoolExecutor(workers, get_context("spawn"), quiet, (cores_each(workers),)) as pool:
         try:
             while waiting or running:
                 for stage in _ready(waiting, done)[: workers - len(running)]:
@@ -68,21 +70,6 @@ def _take(future: Future, stage: Stage, done: set[str], failures: dict[str, str]
     else:
         done.add(stage.title)
         display.finished(stage, seconds)
-
-
-def _quiet_worker(workers: int) -> None:
-    """Share the cores, and keep libraries from talking over the progress line."""
-    import warnings
-
-    import torch
-    from transformers.utils import logging
-
-    # Several workers with all cores each would spend their time switching.
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
-    logging.set_verbosity_error()  # "loading weights" bars and hints about generation flags we set ourselves
-    logging.disable_progress_bar()
-    # DeepSpeed reads its own deprecated attribute at start.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed")
 
 
 class Display:

@@ -1,14 +1,18 @@
 """Make one stage: in this process, or by `torchrun` on several ranks. Whoever makes it, the folder says what it is."""
 
 import importlib
+import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from focalpo.artifact import Folder, Job, Stage, verify
+from recipes.quiet import cores_each
 
 RANKED = ("sft", "reference", "train")
+FACTS = ".facts.json"  # what rank 0 tells the process that seals
 
 
 def make(runs: Path, stage: Stage) -> float:
@@ -36,8 +40,13 @@ def recipe(job: Job) -> dict:
 
 def _on_ranks(job: Job, ranks: int) -> dict:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    with (job.path / "log.txt").open("a") as log:
-        ended = subprocess.run([*command, "-m", "recipes.rank", str(job.path)], stdout=log, stderr=log)
+    log = job.path / "log.txt"
+    with log.open("w") as file:
+        environment = os.environ | {"OMP_NUM_THREADS": str(cores_each(ranks))}
+        command += ["-m", "recipes.rank", str(job.path)]
+        ended = subprocess.run(command, stdout=file, stderr=file, env=environment)
     if ended.returncode:
-        raise ValueError(f"{job.kind} {job.name} failed on {ranks} ranks; the reason is at the end of {log.name}")
-    return {"ranks": ranks}
+        said = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
+        reason = said[-1].removeprefix("error: ") if said else f"{ranks} ranks failed, see the end of {log}"
+        raise ValueError(reason)
+    return json.loads((job.path / FACTS).read_text()) | {"ranks": ranks}

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tests.tiny import ARCHITECTURES, random_trees, tiny_model
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
@@ -10,6 +9,7 @@ from focalpo.data.tokens import Tree
 from focalpo.training import attention
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.packing import pack
+from tests.tiny import ARCHITECTURES, random_trees, tiny_model
 
 BRANCHES = ("chosen", "rejected")
 

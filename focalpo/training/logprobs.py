@@ -36,7 +36,7 @@ class PackedPolicy(nn.Module):
         self.model = model
         self.window = getattr(model.config, "sliding_window", None)
         head = model.get_output_embeddings()
-        chunk_rows = None if chunk_logits is None else max(1, chunk_logits // head.weight.shape[0])
+        chunk_rows = None if chunk_logits is None else max(1, chunk_logits // head.out_features)
         head.forward = MethodType(_chunked(chunk_rows), head)
 
     def forward(self, batch: MicroBatch) -> Tensor:

@@ -1,0 +1,1 @@
+"""Completions in, verdicts and scores with honest intervals out; no torch anywhere in this room."""

@@ -1,0 +1,146 @@
+"""AlpacaEval 2.0: completions and reference answers in, one verdict per prompt out, by the alpaca_eval library itself.
+
+The library makes the prompts, draws the order of the two outputs, reads the log-probs and turns a swapped verdict back;
+outputs that are equal get 1.5 unasked. Ours are the client that it calls, the files it sees, and what it may not do:
+write into its package, drop a row, print, or build a client for every call.
+"""
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType, SimpleNamespace
+
+import openai
+import pandas as pd
+import yaml
+
+from focalpo.judging.answers import in_benchmark_order, named
+from focalpo.judging.endpoint import Endpoint, JudgeError
+from focalpo.judging.protocol import AlpacaProtocol, annotator_config
+from focalpo.records import AlpacaVerdict, Completion, Question
+
+CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
+
+
+def judge_alpaca(
+    questions: Sequence[Question], completions: Sequence[Completion], protocol: AlpacaProtocol, endpoint: Endpoint
+) -> list[AlpacaVerdict]:
+    """One verdict per question, in the order of the questions.
+
+    Raises:
+        ValueError: when completions do not match the questions, a text would break the judge's prompt, the installed
+            alpaca_eval is not the protocol's, or judgements are missing (the rows are named).
+    """
+    answers = in_benchmark_order(questions, completions, protocol.prompts)
+    frame = pd.DataFrame(
+        {
+            "instruction": [question.prompt[-1]["content"] for question in questions],
+            "output_1": [question.reference for question in questions],
+            "output_2": [answer.text for answer in answers],
+            "row": range(len(questions)),
+        }
+    )
+    _check_texts(questions, frame)
+    causes: list[str] = []
+    preferences = _annotate(frame, protocol, endpoint, causes)
+    missing = [question.id for row, question in enumerate(questions) if row not in preferences]
+    if missing:
+        raise ValueError(f"no verdict for {named(missing)}; {causes[0] if causes else 'the library dropped them'}")
+    return [
+        AlpacaVerdict(question.id, row, preferences[row], len(question.reference), len(answers[row].text))
+        for row, question in enumerate(questions)
+    ]
+
+
+def _annotate(frame: pd.DataFrame, protocol: AlpacaProtocol, endpoint: Endpoint, causes: list[str]) -> dict[int, float]:
+    """Preferences by row; a row without a verdict is absent, and `causes` says why."""
+    library = _library()
+    if library.__version__ != protocol.library:
+        raise ValueError(
+            f"alpaca_eval {library.__version__} is installed, the protocol is alpaca_eval {protocol.library}; "
+            f"pip install alpaca-eval=={protocol.library}"
+        )
+    with TemporaryDirectory() as folder:
+        config = Path(folder) / "annotator.yaml"
+        config.write_text(yaml.safe_dump(annotator_config(protocol.annotator)))
+        # The library builds its clients from this file for each call: let it "build" the one that we have.
+        clients = Path(folder) / "clients.yaml"
+        clients.write_text(yaml.safe_dump({"default": [{"client_class": f"{__name__}.{hand_over.__name__}"}]}))
+        annotator = library.annotators.PairwiseAnnotator(
+            annotators_config=config, seed=0, caching_path=None, is_avoid_reannotations=False
+        )
+        (single,) = annotator.annotators.values()
+        client = _going_on(endpoint.client(partial(_no_preference, single)), causes)
+        rows = annotator.annotate_pairs(
+            frame,
+            chunksize=None,
+            num_procs=endpoint.concurrency,
+            client_config_path=clients,
+            client_kwargs={"client": client},
+        )
+    return {row["row"]: float(row["preference"]) for row in rows if pd.notna(row["preference"])}
+
+
+def hand_over(client: object) -> object:
+    """The "class" that alpaca_eval finds in its client file: it constructs nothing, a client costs 20 ms."""
+    return client
+
+
+def _going_on(client: openai.OpenAI, causes: list[str]) -> object:
+    """The client as alpaca_eval uses it, except that a row that cannot be judged does not stop the other rows."""
+
+    def create(**request: object) -> object:
+        try:
+            return client.chat.completions.create(**request)
+        except JudgeError as error:
+            causes.append(str(error))
+            # At this sentence the library leaves the row empty and goes on; at any other error it stops.
+            raise openai.OpenAIError("Please try again with a different prompt.") from error
+
+    return SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
+
+
+def _no_preference(single: object, reply: dict) -> str | None:
+    """What keeps the library's own parser from finding a preference in a reply: check and score cannot disagree."""
+    choice = reply["choices"][0]
+    text = choice["message"].get("content")
+    completion = choice | {"text": text} if single.completion_key == "completions_all" else text
+    ((preference,), _) = single._parse_completions([completion])
+    return None if preference is not None and 1 <= preference <= 2 else "no preference in the reply"
+
+
+def _check_texts(questions: Sequence[Question], frame: pd.DataFrame) -> None:
+    texts = zip(frame["instruction"], frame["output_1"], frame["output_2"], strict=True)
+    broken = [
+        question.id
+        for question, row in zip(questions, texts, strict=True)
+        if any(token in text for text in row for token in CHAT_TOKENS)
+    ]
+    if broken:
+        raise ValueError(
+            f"{named(broken)} contain {' or '.join(CHAT_TOKENS)}, which would end the judge's prompt early; "
+            "correct the stop tokens of the generation"
+        )
+
+
+@cache
+def _library() -> ModuleType:
+    """alpaca_eval, quiet: its import raises the root logger's level, its calls log to the root and draw bars."""
+    level = logging.getLogger().level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pkg_resources is deprecated, says pkg_resources
+        import alpaca_eval
+        from alpaca_eval.decoders import openai as decoder
+    logging.getLogger().setLevel(level)
+    # Its modules call `logging.info` and `tqdm.tqdm` by these names; only what the names mean there is changed.
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "alpaca_eval" and getattr(module, "logging", None) is logging:
+            module.logging = logging.getLogger("alpaca_eval")
+    logging.getLogger("alpaca_eval").setLevel(logging.CRITICAL)
+    for module in (alpaca_eval.utils, decoder):
+        module.tqdm = SimpleNamespace(tqdm=lambda rows, **_: rows)
+    return alpaca_eval

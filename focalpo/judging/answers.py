@@ -1,0 +1,36 @@
+"""A model's completions in, the same in the benchmark's order out: nothing is judged unless all prompts are answered."""
+
+from collections.abc import Sequence
+
+from focalpo.records import Completion, Question
+
+MOST_NAMED = 20
+
+
+def in_benchmark_order(
+    questions: Sequence[Question], completions: Sequence[Completion], prompts: int
+) -> list[Completion]:
+    """The completion to each question, in the order of the questions.
+
+    Raises:
+        ValueError: when the benchmark is not `prompts` long, a question has no completion or two, a completion answers
+            no question, or it answers another prompt than the question's.
+    """
+    if len(questions) != prompts:
+        raise ValueError(f"the benchmark has {prompts} prompts, {len(questions)} were given; load all of its questions")
+    by_id = {completion.id: completion for completion in completions}
+    missing = [question.id for question in questions if question.id not in by_id]
+    if missing:
+        raise ValueError(f"no completion for {named(missing)}; generate the missing answers")
+    if len(completions) != len(questions):
+        raise ValueError(f"{len(completions)} completions for {len(questions)} prompts; give one for each prompt")
+    strays = [question.id for question in questions if by_id[question.id].prompt != question.prompt]
+    if strays:
+        raise ValueError(f"completions {named(strays)} answer other prompts than the benchmark's; generate them again")
+    return [by_id[question.id] for question in questions]
+
+
+def named(ids: Sequence[str]) -> str:
+    """Ids as an error message shows them: how many, and the first twenty."""
+    shown = ", ".join(ids[:MOST_NAMED])
+    return f"{len(ids)} rows ({shown}{', ...' if len(ids) > MOST_NAMED else ''})"

@@ -1,0 +1,92 @@
+"""Arena-Hard: completions and baseline answers in, two games per prompt out.
+
+    game 1: A = baseline, B = model        game 2: A = model, B = baseline
+    judge --> reply --regex--> label --protocol.verdicts--> (what A wins, battles it counts for) --> the model's result
+
+A reply without a label gets one second turn. Conflicting labels are no verdict: asked again, and in the end named as
+missing, never scored.
+"""
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import openai
+
+from focalpo.judging.answers import in_benchmark_order, named
+from focalpo.judging.endpoint import Check, Endpoint, JudgeError
+from focalpo.judging.protocol import ArenaProtocol
+from focalpo.records import ArenaGame, Completion, Question
+
+GAMES = (1, 2)
+
+
+def judge_arena(
+    questions: Sequence[Question], completions: Sequence[Completion], protocol: ArenaProtocol, endpoint: Endpoint
+) -> list[ArenaGame]:
+    """Both games of every question, in the order of the questions.
+
+    Raises:
+        ValueError: when completions do not match the questions, or games have no verdict (they are named).
+    """
+    answers = in_benchmark_order(questions, completions, protocol.prompts)
+    system = protocol.prompt_file.read_text().strip()
+    # The first turn may end without a label, but not with two different ones.
+    first = endpoint.client(_check(protocol, may_be_open=True))
+    second = endpoint.client(_check(protocol, may_be_open=False))
+    causes: list[str] = []
+
+    def play(task: tuple[Question, Completion, int]) -> ArenaGame | None:
+        question, answer, game = task
+        texts = (question.reference, answer.text) if game == 1 else (answer.text, question.reference)
+        turn = protocol.user_template.format(
+            question=question.prompt[-1]["content"], answer_1=texts[0], answer_2=texts[1]
+        )
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": turn}]
+        try:
+            label = _verdict(first, second, messages, protocol)
+        except JudgeError as error:
+            causes.append(str(error))
+            return None
+        wins, count = protocol.verdicts[label]
+        return ArenaGame(question.id, game, label, 1 - wins if game == 1 else wins, count)
+
+    tasks = [(question, answer, game) for question, answer in zip(questions, answers, strict=True) for game in GAMES]
+    with ThreadPoolExecutor(endpoint.concurrency) as pool:
+        games = list(pool.map(play, tasks))
+    missing = [f"{task[0].id} game {task[2]}" for task, game in zip(tasks, games, strict=True) if game is None]
+    if missing:
+        raise ValueError(f"no verdict for {named(missing)}; {causes[0]}")
+    return [game for game in games if game is not None]
+
+
+def labels(text: str, protocol: ArenaProtocol) -> set[str]:
+    """The different verdict labels in a reply."""
+    return {label for label in re.findall(protocol.regex, text) if label in protocol.verdicts}
+
+
+def _verdict(first: openai.OpenAI, second: openai.OpenAI, messages: list[dict], protocol: ArenaProtocol) -> str:
+    reply = _ask(first, messages, protocol)
+    found = labels(reply, protocol)
+    if not found:
+        turns = [{"role": "assistant", "content": reply}, {"role": "user", "content": protocol.second_turn}]
+        found = labels(_ask(second, [*messages, *turns], protocol), protocol)
+    (label,) = found  # the clients' checks let nothing else through
+    return label
+
+
+def _ask(client: openai.OpenAI, messages: list[dict], protocol: ArenaProtocol) -> str:
+    reply = client.chat.completions.create(
+        model=protocol.judge, messages=messages, temperature=protocol.temperature, max_tokens=protocol.max_tokens
+    )
+    return reply.choices[0].message.content or ""
+
+
+def _check(protocol: ArenaProtocol, may_be_open: bool) -> Check:
+    def check(reply: dict) -> str | None:
+        found = labels(reply["choices"][0]["message"].get("content") or "", protocol)
+        if len(found) > 1:
+            return f"conflicting verdicts {', '.join(sorted(found))}"
+        return None if found or may_be_open else "no verdict in the reply"
+
+    return check

@@ -1,0 +1,117 @@
+"""A benchmark's files, from a given folder or from where they are published, and the questions in them.
+
+protocol.files --copy or download, sha256 checked--> folder --> list[Question], in the benchmark's order
+"""
+
+import json
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from focalpo.artifact import file_hash
+from focalpo.judging.protocol import AlpacaProtocol, ArenaProtocol, Protocol
+from focalpo.records import Question, read_json_lines
+
+GITHUB = "github.com/"
+
+
+def fetch(protocol: Protocol, given: Path | None, into: Path) -> None:
+    """Put the benchmark's files into a folder, each under its own base name.
+
+    `given` is a folder of the user's with the files; with it nothing touches the network.
+
+    Raises:
+        ValueError: when a file cannot be had, or is not the one that the protocol names by its sha256.
+    """
+    for file in protocol.files.values():
+        name = Path(file.path).name
+        if given is not None:
+            if not (given / name).is_file():
+                raise ValueError(
+                    f"{protocol.name}: {given} has no {name}; put it there, or unset judge.folder to download"
+                )
+            shutil.copyfile(given / name, into / name)
+        else:
+            _download(protocol, file.path, into / name)
+        found = file_hash(into / name)
+        if file.sha256 is not None and found != file.sha256:
+            raise ValueError(
+                f"{protocol.name}: {name} has sha256 {found}, expected {file.sha256}; get the file of revision "
+                f"{protocol.revision} of {protocol.source}"
+            )
+
+
+def read_questions(protocol: Protocol, folder: Path) -> list[Question]:
+    """The benchmark's questions with the baseline's answers.
+
+    Raises:
+        ValueError: when their number is not the protocol's, or a question has no answer of the baseline.
+    """
+    read: Callable[[Protocol, Path], list[Question]] = (
+        _alpaca_questions if isinstance(protocol, AlpacaProtocol) else _arena_questions
+    )
+    questions = read(protocol, folder)
+    if len(questions) != protocol.prompts:
+        raise ValueError(f"{protocol.name} has {len(questions)} questions in {folder}, expected {protocol.prompts}")
+    return questions
+
+
+def _download(protocol: Protocol, path: str, into: Path) -> None:
+    try:
+        if protocol.source.startswith(GITHUB):
+            repository = protocol.source.removeprefix(GITHUB)
+            url = f"https://raw.githubusercontent.com/{repository}/{protocol.revision}/{path}"
+            with urllib.request.urlopen(url, timeout=60) as reply, into.open("wb") as file:
+                shutil.copyfileobj(reply, file)
+        else:
+            cached = hf_hub_download(protocol.source, path, repo_type="dataset", revision=protocol.revision)
+            shutil.copyfile(cached, into)
+    except (urllib.error.URLError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{protocol.name}: cannot download {path} from {protocol.source} ({reason}); set judge.folder to a folder "
+            "that holds it"
+        ) from error
+
+
+def _alpaca_questions(protocol: Protocol, folder: Path) -> list[Question]:
+    rows = json.loads((folder / Path(protocol.files["questions"].path).name).read_text())
+    return [Question(str(index), _asked(row["instruction"]), row["output"]) for index, row in enumerate(rows)]
+
+
+def _arena_questions(protocol: ArenaProtocol, folder: Path) -> list[Question]:
+    questions = read_json_lines(folder / Path(protocol.files["questions"].path).name)
+    rows = read_json_lines(folder / Path(protocol.files["answers"].path).name)
+    answers = {_uid(row): _arena_answer(row) for row in rows}
+    missing = [_uid(row) for row in questions if _uid(row) not in answers]
+    if missing:
+        raise ValueError(
+            f"{protocol.name}: {protocol.baseline} has no answer to {missing[0]} and {len(missing) - 1} more"
+        )
+    return [
+        Question(_uid(row), _asked(row.get("prompt") or row["turns"][0]["content"]), answers[_uid(row)])
+        for row in questions
+    ]
+
+
+def _uid(row: dict) -> str:
+    return row.get("uid") or row["question_id"]
+
+
+def _arena_answer(row: dict) -> str:
+    """The answer in any of the layouts of model_answer files: plain, messages (2025) or choices (2024)."""
+    if "answer" in row:
+        return row["answer"]
+    if "messages" in row:
+        content = row["messages"][-1]["content"]
+        return content["answer"] if isinstance(content, dict) else content
+    return row["choices"][0]["turns"][0]["content"]
+
+
+def _asked(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]

@@ -1,0 +1,146 @@
+"""The measurement protocol as data: a benchmark yaml of eval/ in, one frozen record and its hash out.
+
+    eval/NAME.yaml --> AlpacaProtocol | ArenaProtocol --> protocol_hash (of the values and of every file they name)
+
+Two numbers may be compared exactly when their protocol hashes agree.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib.util import find_spec
+from pathlib import Path
+
+import yaml
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkFile:
+    """A file of a benchmark: where it lies in its source, and the sha256 it must have."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlpacaProtocol:
+    """AlpacaEval: `prompts` comparisons with `baseline`, by the config `annotator` of alpaca_eval version `library`."""
+
+    name: str
+    source: str
+    revision: str | None
+    files: Mapping[str, BenchmarkFile]
+    prompts: int
+    baseline: str
+    library: str
+    annotator: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ArenaProtocol:
+    """Arena-Hard: two games per prompt; `verdicts` maps a label to (what assistant A wins, battles it counts for)."""
+
+    name: str
+    source: str
+    revision: str | None
+    files: Mapping[str, BenchmarkFile]
+    prompts: int
+    baseline: str
+    judge: str
+    temperature: float
+    max_tokens: int
+    prompt_file: Path
+    user_template: str
+    second_turn: str
+    regex: str
+    verdicts: Mapping[str, tuple[float, int]]
+
+
+Protocol = AlpacaProtocol | ArenaProtocol
+KINDS: dict[str, type] = {"alpaca_eval": AlpacaProtocol, "arena_hard": ArenaProtocol}
+
+
+def load_protocol(path: Path) -> Protocol:
+    """The benchmark that a yaml of eval/ defines; files it names are looked for beside it.
+
+    Raises:
+        ValueError: when a key is missing or unknown, or a file it names does not exist.
+    """
+    values = _read_yaml(path)
+    kind = KINDS.get(values.pop("benchmark", None))
+    if kind is None:
+        raise ValueError(f"{path}: 'benchmark' must be one of {', '.join(KINDS)}")
+    names = {field.name for field in fields(kind)}
+    if values.keys() != names:
+        raise ValueError(
+            f"{path}: missing keys {sorted(names - values.keys())}, unknown keys {sorted(values.keys() - names)}; "
+            f"a benchmark of this kind has exactly {sorted(names)}"
+        )
+    values["files"] = {role: BenchmarkFile(**file) for role, file in values["files"].items()}
+    if kind is AlpacaProtocol:
+        values["annotator"] = _beside(path, values["annotator"])
+    else:
+        values["prompt_file"] = _beside(path, values["prompt_file"])
+        values["verdicts"] = {label: (float(wins), int(count)) for label, (wins, count) in values["verdicts"].items()}
+    return kind(**values)
+
+
+def annotator_config(path: Path) -> dict:
+    """An annotator config in alpaca_eval's own format, its prompt template as an absolute path.
+
+    The template is a file beside the config, else one of the library's evaluators_configs. (The library takes a path
+    that it cannot find for the text of the prompt, and judges with that.)
+
+    Raises:
+        ValueError: when the file does not hold exactly one annotator, or its template is nowhere.
+    """
+    config = _read_yaml(path)
+    if len(config) != 1:
+        raise ValueError(f"{path} must hold one annotator, it holds {sorted(config)}; give each annotator its own file")
+    ((name, annotator),) = config.items()
+    library = Path(find_spec("alpaca_eval").submodule_search_locations[0])
+    template = annotator["prompt_template"]
+    for folder in (path.parent, library / "evaluators_configs"):
+        if (folder / template).is_file():
+            return {name: annotator | {"prompt_template": str((folder / template).resolve())}}
+    raise ValueError(f"{path}: prompt_template {template!r} is neither beside it nor in alpaca_eval; correct the name")
+
+
+def protocol_hash(protocol: Protocol) -> str:
+    """Sixteen hex digits over the protocol's values and the content of every file it names.
+
+    Values, not bytes: a comment in a yaml is no protocol, and a protocol changed by `dataclasses.replace` (another
+    judge, another prompt file) is another one.
+    """
+    if isinstance(protocol, AlpacaProtocol):
+        config = annotator_config(protocol.annotator)
+        (annotator,) = config.values()
+        template = Path(annotator["prompt_template"])
+        annotator["prompt_template"] = template.name
+        named = {protocol.annotator.name: config, template.name: template.read_text()}
+    else:
+        named = {protocol.prompt_file.name: protocol.prompt_file.read_text()}
+    content = {"values": asdict(protocol), "files": named}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=_name).encode()).hexdigest()[:16]
+
+
+def _name(path: Path) -> str:
+    # By its name: the protocol does not change when the repository is moved.
+    return path.name
+
+
+def _beside(path: Path, name: str) -> Path:
+    named = path.parent / name
+    if not named.is_file():
+        raise ValueError(f"{path} names {name!r}, which is not beside it; put the file there or correct the name")
+    return named
+
+
+def _read_yaml(path: Path) -> dict:
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; the benchmarks and annotators are in eval/")
+    values = yaml.safe_load(path.read_text())
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold keys and values, it holds {type(values).__name__}")
+    return values

@@ -1,0 +1,159 @@
+"""Scores with honest intervals. Verdicts of one row of the table over [seeds, prompts] in, intervals and p-values out.
+
+    metric.scores(weights [rounds, prompts]) -> [rounds, seeds]          a score for every resampling of the prompts
+
+The prompt is the unit of chance: both games of a prompt, and the answers of all seeds to it, are resampled together
+(a cluster bootstrap). Where a row has several training seeds, seeds are resampled too, crossed with the prompts, so
+that an interval covers both "other prompts" and "other seeds". numpy only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+ROUNDS = 10_000
+SEED = 20250106
+
+
+class Metric(Protocol):
+    """A score that can be had for any weights of the prompts."""
+
+    @property
+    def seeds(self) -> int: ...
+
+    @property
+    def prompts(self) -> int: ...
+
+    def scores(self, weights: Array) -> Array:
+        """Percent, [rounds, seeds], for prompt weights [rounds, prompts]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A value with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """100 * sum of wins / sum of battles; both [seeds, prompts]."""
+
+    wins: Array
+    battles: Array
+
+    @property
+    def seeds(self) -> int:
+        return self.wins.shape[0]
+
+    @property
+    def prompts(self) -> int:
+        return self.wins.shape[1]
+
+    def scores(self, weights: Array) -> Array:
+        return 100 * (weights @ self.wins.T) / (weights @ self.battles.T)
+
+
+def win_rate(preferences: Array) -> Ratio:
+    """AlpacaEval's raw win rate from preferences in [1, 2], [seeds, prompts]; 0, an old way to say draw, is 1.5."""
+    wins = np.where(preferences == 0, 1.5, preferences) - 1
+    return Ratio(wins, np.ones_like(wins))
+
+
+def arena_score(results: Array, weights: Array) -> Ratio:
+    """Arena-Hard's score from the games' results and weights, both [seeds, prompts, games].
+
+    With one baseline the Bradley-Terry fit has this closed form: sum(k x) / sum(k).
+    """
+    return Ratio((results * weights).sum(-1), weights.sum(-1))
+
+
+def discrete_win_rate(preferences: Array) -> float:
+    """Percent of wins plus half the draws of one run, each preference rounded to win, draw or loss first: [prompts]."""
+    x = np.where(preferences == 0, 1.5, preferences) - 1
+    return float(100 * np.mean(np.where(x == 0.5, 0.5, np.round(x))))
+
+
+def standard_error(preferences: Array) -> float:
+    """The library's standard error of the win rate of one run, in percent: [prompts]."""
+    x = np.where(preferences == 0, 1.5, preferences) - 1
+    return float(100 * x.std(ddof=1) / np.sqrt(len(x)))
+
+
+def value(metric: Metric) -> float:
+    """The score on the prompts as they are, averaged over seeds."""
+    return float(metric.scores(np.ones((1, metric.prompts))).mean())
+
+
+def seed_deviation(metric: Metric) -> float | None:
+    """Standard deviation of the score between seeds on the same prompts; None for a single seed."""
+    if metric.seeds < 2:
+        return None
+    return float(metric.scores(np.ones((1, metric.prompts)))[0].std(ddof=1))
+
+
+def interval(metric: Metric) -> Interval:
+    """The score with its bootstrap percentile interval over prompts and, where there are several, seeds."""
+    drawn = _resampled(metric, stream=0)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Interval(value(metric), float(low), float(high))
+
+
+def paired_difference(a: Metric, b: Metric, same_seeds: bool) -> tuple[Interval, float]:
+    """a - b on the same resampled prompts, with the two-sided bootstrap p-value of "no difference".
+
+    `same_seeds`: seed i of both shares data order and sampling, so that seeds are resampled as pairs as well.
+    """
+    assert a.prompts == b.prompts and (not same_seeds or a.seeds == b.seeds)
+    drawn = _resampled(a, stream=0) - _resampled(b, stream=0 if same_seeds else 1)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    tail = min(np.sum(drawn <= 0), np.sum(drawn >= 0))
+    # + 1: a bootstrap of that many rounds cannot say that p is 0 (Davison and Hinkley 1997, section 4.2).
+    p = min(1.0, 2 * (tail + 1) / (len(drawn) + 1))
+    return Interval(value(a) - value(b), float(low), float(high)), float(p)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction for looking at several differences at once (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for place, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[i]))
+        corrected[i] = highest
+    return corrected
+
+
+def detectable_difference(a: Metric, b: Metric, same_seeds: bool) -> float:
+    """The smallest true difference, in points, that this many prompts and seeds would show 80 times in 100 at p < .05.
+
+    (1.96 + 0.84) standard deviations of the paired bootstrap difference.
+    """
+    drawn = _resampled(a, stream=0) - _resampled(b, stream=0 if same_seeds else 1)
+    return float((1.960 + 0.842) * drawn.std(ddof=1))
+
+
+def _resampled(metric: Metric, stream: int) -> Array:
+    """The score in every round, [rounds]; rows resampled with the same stream share their seeds' draws."""
+    scores = metric.scores(prompt_weights(metric.prompts))
+    return (scores * _seed_weights(metric.seeds, stream)).sum(-1)
+
+
+@lru_cache(maxsize=4)
+def prompt_weights(prompts: int) -> Array:
+    """How often each prompt is drawn in each round, [rounds, prompts]: the same for every row of a table."""
+    draw = np.random.default_rng([SEED, prompts])
+    return draw.multinomial(prompts, np.full(prompts, 1 / prompts), size=ROUNDS).astype(float)
+
+
+@lru_cache(maxsize=16)
+def _seed_weights(seeds: int, stream: int) -> Array:
+    draw = np.random.default_rng([SEED, seeds, stream])
+    return draw.multinomial(seeds, np.full(seeds, 1 / seeds), size=ROUNDS) / seeds

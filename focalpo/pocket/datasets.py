@@ -1,0 +1,112 @@
+"""The pocket data sets: seeds in; demonstrations and preference pairs out. (Benchmark files: benchmarks.py.)
+
+Every function is a pure function of its arguments. Tasks, writers, rating noise and label flips have random streams of
+their own, so that changing the label-noise dial changes the flips and nothing else: the pairs flipped at 0.1 are among
+those flipped at 0.2.
+"""
+
+import random
+
+from focalpo.pocket.world import Task, draw_tasks, gold_reward
+from focalpo.pocket.writers import WRITERS, write
+from focalpo.records import Completion, Demonstration, Messages, Pair
+
+SFT_MIX = {"weak": 7, "mid": 9, "good": 4}
+RATING_NOISE = 0.3
+"""Standard deviation of the rater's error, in units of the gold reward; 0.3 is the judge's temperature too."""
+
+
+def as_messages(prompt: str) -> Messages:
+    """One prompt of the pocket world as a chat of one user turn."""
+    return [{"role": "user", "content": prompt}]
+
+
+def pretraining_demonstrations(count: int, seed: int, exclude: frozenset[str] = frozenset()) -> list[Demonstration]:
+    """Clean bare answers, which teach the skills before the sloppy demonstrations teach the manners."""
+    tasks = draw_tasks(count, f"pretraining {seed}", exclude)
+    return [
+        Demonstration(f"pretraining-{seed}-{index}", as_messages(task.prompt), " ".join(task.core))
+        for index, task in enumerate(tasks)
+    ]
+
+
+def sft_demonstrations(count: int, seed: int, exclude: frozenset[str] = frozenset()) -> list[Demonstration]:
+    """Sloppy demonstrations by the weak, mid and good writers in proportion 7 : 9 : 4."""
+    tasks = draw_tasks(count, f"sft {seed}", exclude)
+    rng = random.Random(f"pocket sft writers {seed}")
+    writers = rng.choices([WRITERS[name] for name in SFT_MIX], list(SFT_MIX.values()), k=count)
+    return [
+        Demonstration(f"sft-{seed}-{index}", as_messages(task.prompt), write(task, writer, rng))
+        for index, (task, writer) in enumerate(zip(tasks, writers, strict=True))
+    ]
+
+
+def preference_tasks(count: int, seed: int, exclude: frozenset[str] = frozenset()) -> list[Task]:
+    """The prompts of the preference pairs; both settings use them: off-policy pairs here, samples of the SFT model."""
+    return draw_tasks(count, f"preferences {seed}", exclude)
+
+
+def base_pairs(count: int, seed: int, label_noise: float, exclude: frozenset[str] = frozenset()) -> list[Pair]:
+    """Off-policy pairs: of four writers' answers the best by a noisy rating, against a random other.
+
+    Prompts whose two texts are identical are dropped, so that fewer than `count` pairs come back.
+
+    Raises:
+        ValueError: when `label_noise` is not a probability.
+    """
+    writing, rating, picking = (random.Random(f"pocket pairs {stream} {seed}") for stream in ("write", "rate", "pick"))
+    candidates = []
+    for index, task in enumerate(preference_tasks(count, seed, exclude)):
+        answers = [write(task, writer, writing) for writer in WRITERS.values()]
+        ratings = [_rating(task.prompt, answer, True, rating) for answer in answers]
+        best = max(range(len(answers)), key=ratings.__getitem__)
+        other = picking.choice([writer for writer in range(len(answers)) if writer != best])
+        candidates.append((f"base-{seed}-{index}", task.prompt, (answers[best], True), (answers[other], True)))
+    return _label(candidates, seed, label_noise)
+
+
+def rate_samples(samples: list[list[Completion]], seed: int, label_noise: float) -> list[Pair]:
+    """On-policy pairs: of several completions per prompt the best against the worst by a noisy rating.
+
+    `samples` is `[prompts][completions]`; a pair takes the id of its prompt's first completion. Prompts whose two texts
+    are identical are dropped.
+
+    Raises:
+        ValueError: when `label_noise` is not a probability or a prompt has fewer than two completions.
+    """
+    rating = random.Random(f"pocket samples rate {seed}")
+    candidates = []
+    for completions in samples:
+        if len(completions) < 2:
+            names = [completion.id for completion in completions]
+            raise ValueError(f"a pair needs at least two completions of a prompt, got {names}; sample more per prompt")
+        prompt = completions[0].prompt[-1]["content"]
+        ratings = [_rating(prompt, answer.text, answer.finished, rating) for answer in completions]
+        best, worst = (completions[ratings.index(extreme(ratings))] for extreme in (max, min))
+        candidates.append((completions[0].id, prompt, (best.text, best.finished), (worst.text, worst.finished)))
+    return _label(candidates, seed, label_noise)
+
+
+Answer = tuple[str, bool]
+"""The text of an answer and whether it was finished."""
+
+
+def _rating(prompt: str, answer: str, finished: bool, rng: random.Random) -> float:
+    return gold_reward(prompt, answer, finished) + rng.gauss(0, RATING_NOISE)
+
+
+def _label(candidates: list[tuple[str, str, Answer, Answer]], seed: int, label_noise: float) -> list[Pair]:
+    """Turn (id, prompt, better, worse) by rating into pairs: flip at random, drop equal texts, check the label."""
+    if not 0 <= label_noise <= 1:
+        raise ValueError(f"label_noise must be in [0, 1], got {label_noise}")
+    rng = random.Random(f"pocket flips {seed}")
+    pairs = []
+    for id_, prompt, chosen, rejected in candidates:
+        # Drawn for every candidate and compared with the dial: the dial moves no other draw.
+        if rng.random() < label_noise:
+            chosen, rejected = rejected, chosen
+        if chosen[0] == rejected[0]:
+            continue
+        mislabelled = gold_reward(prompt, *chosen) < gold_reward(prompt, *rejected)
+        pairs.append(Pair(id_, as_messages(prompt), chosen[0], rejected[0], mislabelled))
+    return pairs

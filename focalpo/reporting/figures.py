@@ -1,0 +1,89 @@
+"""The figures of a table run: the table as intervals, and what each method does to pairs ranked right and wrong."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from focalpo.reporting.cells import COLUMNS, Results
+
+# Colours that stay apart for colour-blind readers and in print (Okabe and Ito 2008).
+GROUPS = {
+    "right_right": ("right, stays right", "#009E73"),
+    "wrong_right": ("wrong, becomes right", "#56B4E9"),
+    "right_wrong": ("right, becomes wrong", "#E69F00"),
+    "wrong_wrong": ("wrong, stays wrong", "#999999"),
+}
+
+
+def table_figure(results: Results, path: Path) -> None:
+    """Every cell of the table as a point with its 95% interval, one panel per setting and column."""
+    settings = list(results.rows)
+    height = 1.2 + 0.28 * max(len(rows) for rows in results.rows.values())
+    figure, grid = plt.subplots(
+        len(settings),
+        len(COLUMNS),
+        figsize=(11, height * len(settings)),
+        sharey="row",
+        squeeze=False,
+        layout="constrained",
+    )
+    for setting, panels in zip(settings, grid, strict=True):
+        for (column, title), axes in zip(COLUMNS.items(), panels, strict=True):
+            _intervals(axes, results, setting, column)
+            axes.set_title(f"{results.settings[setting]}\n{title}" if column == "ae2_lc" else title, fontsize=9)
+    figure.suptitle(results.title, fontsize=10)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def dynamics_figure(
+    groups: Mapping[str, Mapping[str, Mapping[str, float]]], labels: Mapping[str, str], path: Path
+) -> None:
+    """The paper's question: shares of held-out pairs by ranking at start and end, `groups[setting][row][group]`."""
+    settings = list(groups)
+    height = 1.4 + 0.28 * max(len(rows) for rows in groups.values())
+    figure, grid = plt.subplots(1, len(settings), figsize=(11, height), squeeze=False, layout="constrained")
+    for setting, axes in zip(settings, grid[0], strict=True):
+        rows = list(groups[setting])
+        left = [0.0] * len(rows)
+        for group, (title, colour) in GROUPS.items():
+            shares = [100 * groups[setting][row][group] for row in rows]
+            bars = axes.barh(range(len(rows)), shares, left=left, color=colour, label=title)
+            axes.bar_label(bars, [f"{share:.0f}" for share in shares], label_type="center", fontsize=7)
+            left = [start + share for start, share in zip(left, shares, strict=True)]
+        _rows_axis(axes, [labels[row] for row in rows])
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("% of held-out pairs, ranked by summed log-probability", fontsize=8)
+        axes.set_title(setting, fontsize=9)
+    handles, names = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(GROUPS), fontsize=8)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _intervals(axes: Axes, results: Results, setting: str, column: str) -> None:
+    rows = results.rows[setting]
+    for place, row in enumerate(rows):
+        cell = row.cells.get(column)
+        if cell is not None:
+            colour = "#D55E00" if row.name == "focalpo" else "#0072B2"
+            axes.plot([cell.low, cell.high], [place, place], color=colour, linewidth=2)
+            axes.plot([cell.value], [place], "o", color=colour, markersize=5)
+        if row.paper.get(column) is not None:
+            axes.plot([row.paper[column]], [place], "x", color="black", markersize=6)
+    base = next((row.cells[column].value for row in rows if row.name == results.compare_with and row.cells), None)
+    if base is not None:
+        axes.axvline(base, color="#0072B2", linewidth=0.8, linestyle=":")
+    _rows_axis(axes, [row.label for row in rows])
+    axes.grid(axis="x", linewidth=0.3)
+
+
+def _rows_axis(axes: Axes, labels: Sequence[str]) -> None:
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.tick_params(axis="x", labelsize=8)

@@ -1,0 +1,164 @@
+"""The table as text: for a terminal, as Markdown, CSV and LaTeX, all from the same cells."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from focalpo.reporting.cells import COLUMNS, EXTRAS, Cell, Results, RowResult
+
+NONE = "-"  # a cell that did not run or is not known is never a number
+
+
+def as_text(results: Results) -> str:
+    """The table for a terminal, one block per setting."""
+    blocks = [results.title]
+    for setting, rows in results.rows.items():
+        header = ["", *COLUMNS.values(), *results.extras(setting)]
+        body = [
+            [row.label, *(_plain(row.cells.get(name)) for name in COLUMNS), *_extras(row, results, setting)]
+            for row in rows
+        ]
+        blocks.append(f"{results.settings[setting]}\n" + _aligned([header, *body]))
+        blocks.append(_differences_text(rows, results))
+    return "\n\n".join([*blocks, *results.notes]) + "\n"
+
+
+def as_markdown(results: Results) -> str:
+    """The table for a README, with the paper's numbers where there are any."""
+    blocks = [f"**{results.title}**"]
+    for setting, rows in results.rows.items():
+        header = [results.settings[setting], *COLUMNS.values(), *results.extras(setting)]
+        lines = [_md(header), _md(["---"] + ["---:"] * (len(header) - 1))]
+        for row in rows:
+            cells = [_with_paper(row, name, results) for name in COLUMNS]
+            lines.append(_md([row.label, *cells, *_extras(row, results, setting)]))
+        blocks.append("\n".join(lines))
+        blocks.append(_differences_markdown(rows, results))
+    return "\n\n".join([*blocks, *results.notes]) + "\n"
+
+
+def as_csv(results: Results) -> str:
+    """One line per setting, row and column, every number at full precision."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    fields = [
+        "value",
+        "low",
+        "high",
+        "seed_sd",
+        "difference",
+        "difference_low",
+        "difference_high",
+        "p",
+        "p_holm",
+        "paper",
+    ]
+    writer.writerow(["setting", "row", "column", "seeds", "prompts", *fields])
+    for setting, rows in results.rows.items():
+        for row in rows:
+            for name in COLUMNS:
+                cell = row.cells.get(name)
+                values = _csv_values(cell) if cell else [NONE] * 11
+                writer.writerow([setting, row.name, name, *values, _or_none(row.paper.get(name))])
+            for name in EXTRAS:
+                if name in row.extras:
+                    writer.writerow([setting, row.name, name, NONE, NONE, row.extras[name], *[NONE] * 9])
+    return out.getvalue()
+
+
+def as_latex(results: Results) -> str:
+    """The table with booktabs, value and half-width of its interval, for a paper."""
+    groups = list(results.rows)
+    columns = "l" + "r" * (len(COLUMNS) * len(groups))
+    top = " & ".join(f"\\multicolumn{{{len(COLUMNS)}}}{{c}}{{{_tex(results.settings[group])}}}" for group in groups)
+    header = " & ".join(_tex(title) for _ in groups for title in COLUMNS.values())
+    labels = {row.name: row.label for rows in results.rows.values() for row in rows}
+    by_name = {(group, row.name): row for group, rows in results.rows.items() for row in rows}
+    lines = ["\\begin{tabular}{" + columns + "}", "\\toprule", f" & {top} \\\\", f" & {header} \\\\", "\\midrule"]
+    for name, label in labels.items():
+        cells = [_tex_cell(by_name.get((group, name)), column) for group in groups for column in COLUMNS]
+        lines.append(f"{_tex(label)} & " + " & ".join(cells) + " \\\\")
+    return "\n".join([f"% {results.title}", *lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
+def _plain(cell: Cell | None) -> str:
+    return NONE if cell is None else f"{cell.value:.1f} [{cell.low:.1f}, {cell.high:.1f}]"
+
+
+def _with_paper(row: RowResult, name: str, results: Results) -> str:
+    ours = _plain(row.cells.get(name))
+    return ours if not results.has_paper else f"{ours} (paper {_or_none(row.paper.get(name))})"
+
+
+def _extras(row: RowResult, results: Results, setting: str) -> list[str]:
+    shown = [name for name, title in EXTRAS.items() if title in results.extras(setting)]
+    return [f"{row.extras[name]:.1f}" if name in row.extras else NONE for name in shown]
+
+
+def _difference_rows(rows: Sequence[RowResult], results: Results) -> list[list[str]]:
+    return [
+        [row.label, *(_difference(row.cells.get(name)) for name in COLUMNS)]
+        for row in rows
+        if row.name != results.compare_with and any(cell.difference for cell in row.cells.values())
+    ]
+
+
+def _difference(cell: Cell | None) -> str:
+    if cell is None or cell.difference is None:
+        return NONE
+    found = cell.difference
+    return f"{found.value:+.1f} [{found.low:+.1f}, {found.high:+.1f}] p={_p(cell.p_holm)}"
+
+
+def _p(value: float) -> str:
+    return "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
+
+
+def _differences_text(rows: Sequence[RowResult], results: Results) -> str:
+    body = _difference_rows(rows, results)
+    if not body:
+        return ""
+    return f"minus {results.compare_label}, paired\n" + _aligned([["", *COLUMNS.values()], *body])
+
+
+def _differences_markdown(rows: Sequence[RowResult], results: Results) -> str:
+    body = _difference_rows(rows, results)
+    if not body:
+        return ""
+    header = [f"minus {results.compare_label}, paired", *COLUMNS.values()]
+    return "\n".join([_md(header), _md(["---"] + ["---:"] * len(COLUMNS)), *map(_md, body)])
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    )
+
+
+def _md(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _csv_values(cell: Cell) -> list[object]:
+    found = cell.difference
+    differences = [found.value, found.low, found.high, cell.p, cell.p_holm] if found else [NONE] * 5
+    return [cell.seeds, cell.prompts, cell.value, cell.low, cell.high, _or_none(cell.seed_sd), *differences]
+
+
+def _or_none(value: float | None) -> object:
+    return NONE if value is None else value
+
+
+def _tex(text: str) -> str:
+    for sign in "&%#_":
+        text = text.replace(sign, f"\\{sign}")
+    return text
+
+
+def _tex_cell(row: RowResult | None, column: str) -> str:
+    cell = row.cells.get(column) if row else None
+    return NONE if cell is None else f"${cell.value:.1f}_{{\\pm {(cell.high - cell.low) / 2:.1f}}}$"

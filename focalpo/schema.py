@@ -1,0 +1,174 @@
+"""The shape of a configuration: one slots dataclass per group of conf/. Values live in YAML, each default once.
+
+Slots refuse keys that do not exist, even those that `++` sneaks past Hydra; types are checked when YAML meets shape.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from focalpo.track import TrackSettings
+from focalpo.training.engine import TrainSettings
+from focalpo.training.scratch import Architecture
+
+
+@dataclass(slots=True)
+class PhaseConfig:
+    """One phase of supervised training: which demonstrations, how many, and how to train on them."""
+
+    demonstrations: str
+    count: int
+    train: TrainSettings
+
+
+@dataclass(slots=True)
+class ModelConfig:
+    """The SFT model: a hub id at a revision, or an architecture with the phases that train it here."""
+
+    name: str
+    path: str | None
+    revision: str | None
+    chat_template: str | None
+    stop_tokens: list[str]
+    architecture: Architecture | None
+    tokenizer: str | None
+    phases: dict[str, PhaseConfig]
+    seed: int
+
+
+@dataclass(slots=True)
+class DataConfig:
+    """Preference pairs: made by the pocket world, read from files, or loaded from the hub at a revision."""
+
+    name: str
+    source: str
+    path: str | None
+    test_path: str | None
+    revision: str | None
+    train_split: str
+    test_split: str | None
+    test_fraction: float
+    limit: int | None
+    on_bad_rows: str
+    max_prompt_length: int
+    max_length: int
+    prompts: int
+    label_noise: float
+    samples: int
+    temperature: float
+    seed: int
+
+
+@dataclass(slots=True)
+class ReferenceConfig:
+    """How reference log-probs are computed."""
+
+    dtype: str
+    micro_batch_tokens: int
+
+
+@dataclass(slots=True)
+class DynamicsConfig:
+    """Whose log-probs are followed: how many training pairs, and every how many steps (0: start and end only)."""
+
+    train_pairs: int
+    every: int
+
+
+@dataclass(slots=True)
+class DecodingConfig:
+    """How one set of completions is decoded; temperature 0 is greedy."""
+
+    questions: str
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+
+
+@dataclass(slots=True)
+class GenerateConfig:
+    """Which backend generates which sets."""
+
+    backend: str
+    dtype: str
+    tensor_parallel: int
+    data_parallel: int
+    max_batch_tokens: int
+    sets: dict[str, DecodingConfig]
+
+
+@dataclass(slots=True)
+class EndpointConfig:
+    """An OpenAI-compatible endpoint; `pocket` starts the pocket judge for the length of the stage."""
+
+    base_url: str
+    api_key_env: str | None
+    concurrency: int
+    timeout_seconds: float
+    max_attempts: int
+
+
+@dataclass(slots=True)
+class JudgeConfig:
+    """Which protocols of eval/ judge which set of completions, and where the judge is."""
+
+    benchmarks: dict[str, str]
+    folder: str | None
+    endpoint: EndpointConfig
+
+
+@dataclass(slots=True)
+class LaunchConfig:
+    """How stages are run; nothing here changes a result. `gpus`: how many this machine must have (0: none needed)."""
+
+    gpus: int
+    ranks: int
+    workers: int
+
+
+@dataclass(slots=True)
+class Config:
+    """Everything one row of the table depends on."""
+
+    model: ModelConfig
+    data: DataConfig
+    objective: Any
+    train: TrainSettings
+    reference: ReferenceConfig
+    dynamics: DynamicsConfig
+    generate: GenerateConfig
+    judge: JudgeConfig
+    launch: LaunchConfig
+    track: TrackSettings
+    seed: int
+    runs: str
+
+
+@dataclass(slots=True)
+class TableSettingConfig:
+    """One setting (pair of columns) of the table: overrides that select it and the folder of its experiments."""
+
+    label: str
+    overrides: list[str]
+    experiments: str
+
+
+@dataclass(slots=True)
+class RowConfig:
+    """One row: its label and how many seeds; `trained: false` is the SFT model itself."""
+
+    label: str
+    seeds: int
+    trained: bool = True
+
+
+@dataclass(slots=True)
+class TableConfig:
+    """Table 1 at one scale; with `add_new_objectives` a freshly registered loss gets a row of its own."""
+
+    scale: str
+    settings: dict[str, TableSettingConfig]
+    rows: dict[str, RowConfig]
+    compare_with: str
+    add_new_objectives: bool
+    paper_numbers: str | None
+    needs: dict[str, str] = field(default_factory=dict)

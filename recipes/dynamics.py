@@ -1,0 +1,44 @@
+"""Train on the pairs of a file and print what training did to held-out pairs.
+
+python -m recipes.dynamics data.path=pairs.jsonl.gz
+python -m recipes.dynamics data.path=pairs.parquet rows=dpo,focalpo,simpo data.limit=500
+"""
+
+import sys
+from pathlib import Path
+
+from focalpo.artifact import Folder, read_manifest
+from focalpo.config import compose_table
+from focalpo.plan import in_order, train_stage
+from recipes.command import explained
+from recipes.reproduce import compose_rows, split_arguments, with_rows
+from recipes.schedule import run_stages
+
+COLUMNS = {
+    "reward_accuracy": "reward accuracy",
+    "ranking_accuracy_start": "ranking accuracy, start",
+    "ranking_accuracy_end": "end",
+    "ranking_accuracy_per_token_start": "per token, start",
+    "ranking_accuracy_per_token_end": "end",
+    "margin": "margin (nats)",
+}
+
+
+def compare(arguments: list[str]) -> None:
+    """Train each row on the same pairs and print its accuracies on the held-out ones."""
+    own, overrides = split_arguments(arguments)
+    table = with_rows(compose_table("files"), own)
+    configs = compose_rows(table, overrides)
+    stages = {row: train_stage(config, row) for (_, row), config in configs.items()}
+    first = next(iter(configs.values()))
+    runs = Path(first.runs)
+    run_stages(runs, in_order(list(stages.values())), first.launch.workers)
+    facts = {row: read_manifest(Folder(runs, stage).path)["facts"] for row, stage in stages.items()}
+    print(f"\nheld-out pairs of {first.data.path}")
+    print(f"{'':10}" + "".join(f"{title:>26}" for title in COLUMNS.values()))
+    for row, found in facts.items():
+        print(f"{table.rows[row].label:10}" + "".join(f"{found['test'][name]:26.4f}" for name in COLUMNS))
+
+
+if __name__ == "__main__":
+    explained(lambda: compare(sys.argv[1:]))

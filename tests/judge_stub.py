@@ -1,0 +1,99 @@
+"""A small OpenAI-compatible judge on loopback, scripted by the test: what it is asked is kept, what it says is given.
+
+The script gets the request's body and how often that body was asked before, and returns a reply (a dict), a fault
+(`Fault`), or a fault for some calls and a reply for others.
+"""
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Fault:
+    """A reply that is no verdict: a status, a body that is sent as it is, headers, and seconds to wait before."""
+
+    status: int = 200
+    body: bytes = b"{}"
+    headers: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass
+class Stub:
+    """A running stub: where it is, and every request body and its authorization, in order of arrival."""
+
+    url: str
+    asked: list[dict]
+    authorizations: list[str | None]
+
+    def times(self) -> Counter:
+        return Counter(json.dumps(body, sort_keys=True) for body in self.asked)
+
+
+def completion(text: str, logprobs: dict[str, float] | None = None) -> dict:
+    """A chat completion as OpenAI's and vLLM's servers send it."""
+    top = [{"token": token, "logprob": value, "bytes": None} for token, value in (logprobs or {}).items()]
+    return {
+        "id": "stub",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "stub",
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": "stop",
+                "message": {"role": "assistant", "content": text},
+                "logprobs": {"content": [{**top[0], "top_logprobs": top}]} if top else None,
+            }
+        ],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11},
+    }
+
+
+@contextmanager
+def judge_stub(script: Callable[[dict, int], dict | Fault]) -> Iterator[Stub]:
+    """Serve `script` on a free port until the block ends."""
+    asked: list[dict] = []
+    authorizations: list[str | None] = []
+    seen: Counter = Counter()
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            key = json.dumps(body, sort_keys=True)
+            with lock:
+                asked.append(body)
+                authorizations.append(self.headers.get("authorization"))
+                before, seen[key] = seen[key], seen[key] + 1
+            answer = script(body, before)
+            fault = answer if isinstance(answer, Fault) else Fault(body=json.dumps(answer).encode())
+            time.sleep(fault.seconds)
+            lines = [f"HTTP/1.1 {fault.status} x", f"content-length: {len(fault.body)}"]
+            lines += [f"{name}: {value}" for name, value in fault.headers.items()]
+            try:
+                self.wfile.write("\r\n".join(lines).encode() + b"\r\n\r\n" + fault.body)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # the client timed out and left
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield Stub(f"http://127.0.0.1:{server.server_port}/v1", asked, authorizations)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,110 @@
+"""Stage folders: keys, sealing, locks, and what happens to a folder that was cut or edited."""
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from focalpo.artifact import Folder, Job, Stage, read_manifest, verify, write_json
+
+
+def stage(**changes: object) -> Stage:
+    values = {"kind": "train", "name": "dpo-s1", "settings": {"beta": 0.1, "seed": 1}}
+    return Stage(**{**values, **changes})
+
+
+def sealed(runs: Path, made: Stage) -> Path:
+    folder = Folder(runs, made)
+    with folder.being_made() as job:
+        (job.path / "weights.bin").write_bytes(b"weights")
+        folder.seal(1.5, {"pairs": 3})
+    return folder.path
+
+
+def test_the_key_depends_on_kind_settings_and_inputs_and_on_nothing_else() -> None:
+    base = stage()
+    assert base.key == stage(name="other name").key == stage(launch={"ranks": 8}).key
+    assert base.key == stage(settings={"seed": 1, "beta": 0.1}).key
+    different = [stage(kind="sft"), stage(settings={"beta": 0.2, "seed": 1}), stage(inputs={"pairs": stage()})]
+    assert len({base.key, *(other.key for other in different)}) == 4
+    assert stage(inputs={"pairs": stage()}).key != stage(inputs={"pairs": stage(settings={})}).key
+
+
+def test_a_sealed_folder_tells_everything_about_its_making(tmp_path: Path) -> None:
+    path = sealed(tmp_path, stage(inputs={"pairs": stage(kind="pairs", name="p")}))
+    manifest = read_manifest(path)
+    assert manifest["settings"] == {"beta": 0.1, "seed": 1}
+    assert manifest["inputs"] == {"pairs": stage(kind="pairs", name="p").title}
+    assert manifest["facts"] == {"pairs": 3}
+    assert list(manifest["outputs"]) == ["weights.bin"]
+    assert manifest["packages"]["torch"].startswith("2.")
+    assert len(manifest["commit"].removesuffix("+changes")) in (40, len("unknown"))
+    verify(path)
+
+
+def test_a_job_read_from_its_folder_is_the_job_that_was_written(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, stage(inputs={"pairs": stage(kind="pairs", name="p")}, launch={"ranks": 2}))
+    with folder.being_made() as job:
+        assert Job.read(job.path) == job
+
+
+def test_a_folder_cut_before_its_manifest_is_not_sealed(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, stage())
+    with pytest.raises(RuntimeError), folder.being_made() as job:
+        (job.path / "weights.bin").write_bytes(b"half")
+        raise RuntimeError("killed")
+    assert not folder.sealed
+    with pytest.raises(ValueError, match="not complete; make its stage first"):
+        read_manifest(folder.path)
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_an_output_that_is_not_what_the_manifest_says_is_named(tmp_path: Path, damage: str) -> None:
+    path = sealed(tmp_path, stage())
+    if damage == "changed":
+        (path / "weights.bin").write_bytes(b"WEIGHTS")
+    else:
+        (path / "weights.bin").unlink()
+    with pytest.raises(ValueError, match=r"weights.bin is not what its manifest says .*; delete .* and run again"):
+        verify(path)
+
+
+def test_two_processes_do_not_make_the_same_stage_and_a_dead_one_blocks_nobody(tmp_path: Path) -> None:
+    holder = (
+        "import sys, time; from pathlib import Path; from focalpo.artifact import Folder, Stage\n"
+        "with Folder(Path(sys.argv[1]), Stage('train', 'dpo-s1', {'beta': 0.1, 'seed': 1})).being_made():\n"
+        "    print('held', flush=True); time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", holder, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    with pytest.raises(ValueError, match="being made by another process"), Folder(tmp_path, stage()).being_made():
+        pass
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    with Folder(tmp_path, stage()).being_made():
+        pass
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_stage_unsealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder(tmp_path, stage())
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ValueError, match="no space left on the disk of .*; free some and run again"):
+        with folder.being_made():
+            monkeypatch.setattr("focalpo.artifact.write_json", full)
+            folder.seal(1.0)
+    assert not folder.sealed
+
+
+def test_json_is_replaced_whole(tmp_path: Path) -> None:
+    target = tmp_path / "progress.json"
+    write_json(target, {"done": 1})
+    write_json(target, {"done": 2})
+    assert json.loads(target.read_text()) == {"done": 2}
+    assert [path.name for path in tmp_path.iterdir()] == ["progress.json"]

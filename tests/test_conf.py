@@ -1,0 +1,138 @@
+"""conf/ and its door: every file composes and validates, and a mistake anywhere is refused with its key named."""
+
+import re
+import shutil
+from functools import cache
+
+import pytest
+import yaml
+
+from focalpo import config as door
+from focalpo.config import CONF, compose, compose_table
+from focalpo.judging.protocol import load_protocol
+from focalpo.plan import EVAL
+from focalpo.schema import Config
+from focalpo.training.objective import OBJECTIVES
+
+TABLES = sorted(path.stem for path in (CONF / "table").glob("*.yaml"))
+GROUP_FILES = sorted(
+    path.relative_to(CONF)
+    for path in CONF.rglob("*.yaml")
+    if path.parent != CONF and path.parent.name != "table" and "experiment" not in path.parts
+)
+# What the user must say, file by file: nothing else may be missing.
+TOLD = {"data/file.yaml": ["data.path=pairs.jsonl"], "setting/files.yaml": ["data.path=pairs.jsonl"]}
+
+
+@cache
+def composed(*overrides: str) -> Config:
+    return compose(overrides)
+
+
+@cache
+def experiments_in_their_settings() -> list[tuple[str, ...]]:
+    """Overrides for every experiment file in every setting of the tables that name its folder."""
+    cases = []
+    for table in map(compose_table, TABLES):
+        for column in table.settings.values():
+            told = TOLD.get(f"setting/{column.overrides[0].removeprefix('setting=')}.yaml", [])
+            for path in sorted((CONF / "experiment" / column.experiments).glob("*.yaml")):
+                cases.append((f"experiment={column.experiments}/{path.stem}", *column.overrides, *told))
+    return cases
+
+
+@pytest.mark.parametrize("path", GROUP_FILES, ids=str)
+def test_every_file_of_every_group_composes_and_validates(path):
+    composed(f"{path.parent}={path.stem}", *TOLD.get(str(path), []))
+
+
+@pytest.mark.parametrize("overrides", experiments_in_their_settings(), ids=" ".join)
+def test_every_experiment_validates_in_every_setting_of_its_table(overrides):
+    composed(*overrides)
+
+
+def test_every_experiment_file_belongs_to_a_table():
+    files = {path.relative_to(CONF / "experiment") for path in (CONF / "experiment").rglob("*.yaml")}
+    reached = {overrides[0] for overrides in experiments_in_their_settings()}
+    assert {f"experiment={path.with_suffix('')}" for path in files} == reached
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_trained_row_of_a_table_has_a_file_or_is_an_objective(name):
+    table = compose_table(name)
+    assert table.compare_with in table.rows
+    for column in table.settings.values():
+        for row, values in table.rows.items():
+            file = CONF / "experiment" / column.experiments / f"{row}.yaml"
+            assert file.is_file() or not values.trained or row in OBJECTIVES, row
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "judge").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_judge_names_protocols_that_exist(path):
+    for protocol in yaml.safe_load(path.read_text())["benchmarks"].values():
+        load_protocol(EVAL / f"{protocol}.yaml")
+
+
+def refusal(overrides: list[str]) -> str:
+    with pytest.raises(ValueError) as caught:
+        compose(overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("objective.gama=1", "gama"),
+        ("++objective.gama=1", "gama"),
+        ("objective.beta=abc", "objective.beta"),
+        ("objective.beta=-1", "objective.beta"),
+        ("train.lrr=1e-6", "lrr"),
+        ("++train.lrr=1e-6", "lrr"),
+        ("train.learning_rate=fast", "train.learning_rate"),
+        ("train.learning_rate=-1", "train.learning_rate"),
+        ("launch.ranks=3", "launch.ranks"),
+        ("data.revision=null", "data.revision"),
+        ("objective=dppo", "dppo"),
+        ("experiment=mistral_base/dppo", "mistral_base/dppo"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_refused_and_named(override, key):
+    setting = [] if override.startswith("experiment") else ["setting=mistral_base"]
+    assert key in refusal([*setting, override])
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("objective:\n  gama: 1", "gama"),
+        ("objective:\n  beta: abc", "beta"),
+        ("objective:\n  beta: -1", "objective.beta=-1"),
+        ("train:\n  lrr: 1.0e-6", "lrr"),
+        ("train:\n  learning_rate: fast", "learning_rate"),
+        ("sed: 42", "sed"),
+        ("defaults:\n  - override /objective: dppo", "dppo"),
+    ],
+)
+def test_a_mistake_in_an_experiment_file_is_refused_and_named(line, key, tmp_path, monkeypatch):
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    (conf / "experiment" / "mistaken.yaml").write_text(f"# @package _global_\n{line}\n")
+    monkeypatch.setattr(door, "CONF", conf)
+    assert re.search(rf"\b{re.escape(key)}", refusal(["experiment=mistaken"]))
+
+
+def test_all_mistakes_of_a_command_line_are_told_at_once_one_a_line():
+    keys = refusal(["objective.gama=1", "train.lrr=1", "train.learning_rate=fast", "objective.beta=0.1"]).splitlines()
+    assert [key.split("=")[0] for key in keys] == ["objective.gama", "train.lrr", "train.learning_rate"]
+
+
+def test_all_values_out_of_range_are_told_at_once_one_a_line():
+    text = refusal(["objective.beta=-1", "objective.gamma=-1", "train.epochs=0", "data.limit=1", "launch.ranks=0"])
+    keys = ("objective.beta", "objective.gamma", "train.epochs", "launch.ranks")
+    assert [text.count(key) for key in keys] == [1, 1, 1, 1]
+    assert "data.limit" not in text and len(text.splitlines()) == 3  # an objective tells all of its own in one line
+
+
+def test_a_right_override_is_not_told_among_the_mistakes():
+    lines = refusal(["objective=simpo", "objective.gamma_beta_ratio=0.5", "train.lrr=1"]).splitlines()
+    assert [line.split("=")[0] for line in lines] == ["train.lrr"]

@@ -1,0 +1,213 @@
+"""Rows of every published layout become the same pair; rows that cannot become one are named by number and problem."""
+
+import pytest
+
+from focalpo.data import schemas
+from focalpo.data.schemas import convert, prompt_key, recognise
+
+QUESTION, GOOD, POOR = "Name a river.", "The Danube is a river.", "Bananas."
+
+
+def said(*turns: str) -> list[dict[str, str]]:
+    """Messages of user and assistant in turn."""
+    return [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+
+
+ASKED = said(QUESTION)
+BETTER, WORSE = said(QUESTION, GOOD), said(QUESTION, POOR)
+# The same preference in each layout, with the columns that the published dataset has beside it.
+LAYOUTS = {
+    "plain": {"idx": 0, "prompt": QUESTION, "chosen": GOOD, "rejected": POOR, "chosen_source": "human"},
+    "HuggingFaceH4/ultrafeedback_binarized": {
+        "prompt": QUESTION,
+        "prompt_id": "f0e37e9f7800261167ce91143f98f511f768847236f133f2d0aed60b444ebe57",
+        "chosen": BETTER,
+        "rejected": WORSE,
+        "messages": BETTER,
+        "score_chosen": 8.5,
+        "score_rejected": 2.0,
+    },
+    "princeton-nlp/llama3-ultrafeedback-armorm": {
+        "prompt_id": "a1",
+        "prompt": QUESTION,
+        "all_generated_responses": [POOR, GOOD, "Rhine"],
+        "all_rm_scores": [0.05, 0.17, 0.11],
+        "chosen": BETTER,
+        "rejected": WORSE,
+    },
+    "trl-lib/ultrafeedback_binarized": {
+        "chosen": BETTER,
+        "rejected": WORSE,
+        "score_chosen": 8.5,
+        "score_rejected": 2.0,
+    },
+    "chat prompt, chat completions": {"prompt": ASKED, "chosen": BETTER[1:], "rejected": WORSE[1:]},
+    "chat prompt, text completions": {"prompt": ASKED, "chosen": GOOD, "rejected": POOR},
+    "Anthropic/hh-rlhf": {
+        "chosen": f"\n\nHuman: {QUESTION}\n\nAssistant: {GOOD}",
+        "rejected": f"\n\nHuman: {QUESTION}\n\nAssistant: {POOR}",
+    },
+    "AlpacaEval, first better": {"instruction": QUESTION, "output_1": GOOD, "output_2": POOR, "preference": 1.02},
+    "AlpacaEval, second better": {"instruction": QUESTION, "output_1": POOR, "output_2": GOOD, "preference": 1.98},
+    "Alpaca": {"instruction": QUESTION, "input": "", "output": GOOD, "rejected": POOR, "chosen": GOOD},
+}
+NAMES = {
+    "plain": "plain",
+    "HuggingFaceH4/ultrafeedback_binarized": "prompt and dialogues",
+    "princeton-nlp/llama3-ultrafeedback-armorm": "prompt and dialogues",
+    "trl-lib/ultrafeedback_binarized": "dialogues",
+    "chat prompt, chat completions": "chat prompt",
+    "chat prompt, text completions": "chat prompt",
+    "Anthropic/hh-rlhf": "transcripts",
+    "AlpacaEval, first better": "judged",
+    "AlpacaEval, second better": "judged",
+    "Alpaca": "instruction",
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_published_layout_of_one_preference_becomes_the_same_pair(layout):
+    split = convert([LAYOUTS[layout]], "here", "row")
+    assert split.schema == NAMES[layout]
+    assert not split.bad
+    pair = split.pairs[1]
+    assert (pair.prompt, pair.chosen, pair.rejected, pair.mislabelled) == (ASKED, GOOD, POOR, None)
+
+
+def test_a_dialogue_keeps_its_system_turn_and_earlier_turns_as_the_prompt():
+    before = [{"role": "system", "content": "Be brief."}, *said(QUESTION, GOOD, "Another?")]
+    row = {
+        "prompt": QUESTION,
+        "chosen": [*before, {"role": "assistant", "content": "Elbe.", "tool_calls": None}],
+        "rejected": [*before, {"role": "assistant", "content": "No."}],
+    }
+    pair = convert([row], "here", "row").pairs[1]
+    assert (pair.prompt, pair.chosen, pair.rejected) == (before, "Elbe.", "No.")
+
+
+def test_a_transcript_of_several_turns_is_cut_at_its_last_assistant_turn():
+    head = "\n\nHuman: Name a river.\n\nAssistant: Which land?\n\nHuman: Any.\n\nAssistant:"
+    pair = convert(
+        [{"chosen": f"{head} Elbe: it flows.\n\nIt is long.", "rejected": f"{head} No."}], "here", "row"
+    ).pairs[1]
+    assert pair.prompt == said("Name a river.", "Which land?", "Any.")
+    assert (pair.chosen, pair.rejected) == ("Elbe: it flows.\n\nIt is long.", "No.")
+
+
+def test_an_instruction_is_followed_by_its_input():
+    row = {"instruction": "Mend the spelling.", "input": "freind", "chosen": "friend", "rejected": "fiend"}
+    assert convert([row], "here", "row").pairs[1].prompt == said("Mend the spelling.\n\nfreind")
+
+
+def judged(preference):
+    return {"instruction": "Q", "output_1": "one", "output_2": "two", "preference": preference}
+
+
+def test_judged_preferences_outside_1_to_2_missing_or_tied_never_become_pairs():
+    preferences = [1, 2, 1.5, 0, 2.01, float("nan"), None, "1.2", 1.4999, 1.5001]
+    split = convert([judged(preference) for preference in preferences], "here", "row")
+    assert {row: (pair.chosen, pair.rejected) for row, pair in split.pairs.items()} == {
+        1: ("one", "two"),
+        2: ("two", "one"),
+        9: ("one", "two"),
+        10: ("two", "one"),
+    }
+    assert split.bad == {schemas.TIE: [3], schemas.OUT_OF_RANGE: [4, 5, 6], schemas.MISSING: [7, 8]}
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"prompt": "Name a lake.", "chosen": BETTER, "rejected": WORSE}, schemas.DIFFERENT),
+        ({"prompt": QUESTION, "chosen": BETTER, "rejected": said("Name a lake.", POOR)}, schemas.DIFFERENT),
+        (
+            {"prompt": GOOD, "chosen": said("Hi", GOOD, "Q", "A"), "rejected": said("Hi", GOOD, "Q", "B")},
+            schemas.DIFFERENT,
+        ),
+        ({"prompt": QUESTION, "chosen": BETTER + ASKED, "rejected": WORSE}, schemas.TURNS),
+        ({"prompt": QUESTION, "chosen": [], "rejected": WORSE}, schemas.TURNS),
+        ({"prompt": QUESTION, "chosen": None, "rejected": WORSE}, schemas.MISSING),
+        ({"prompt": QUESTION, "chosen": GOOD, "rejected": WORSE}, schemas.MISSING),
+        ({"prompt": QUESTION, "chosen": [GOOD], "rejected": WORSE}, schemas.MISSING),
+        (
+            {"prompt": QUESTION, "chosen": BETTER, "rejected": [*ASKED, {"role": "assistant", "content": None}]},
+            schemas.MISSING,
+        ),
+        ({"prompt": None, "chosen": BETTER, "rejected": WORSE}, schemas.MISSING),
+        ({"chosen": BETTER, "rejected": WORSE}, schemas.MISSING),
+    ],
+)
+def test_a_broken_row_is_named_by_number_and_problem_and_spares_its_neighbours(row, problem):
+    whole = {"prompt": QUESTION, "chosen": BETTER, "rejected": WORSE}
+    split = convert([whole, row, whole], "here", "row")
+    assert list(split.pairs) == [1, 3]
+    assert split.bad == {problem: [2]}
+
+
+def test_a_completion_that_repeats_its_chat_prompt_is_refused():
+    rows = [LAYOUTS["chat prompt, chat completions"], {"prompt": ASKED, "chosen": BETTER, "rejected": WORSE[1:]}]
+    assert convert(rows, "here", "row").bad == {schemas.TURNS: [2]}
+
+
+def test_transcripts_that_start_late_or_part_early_are_refused():
+    whole = LAYOUTS["Anthropic/hh-rlhf"]
+    rows = [
+        whole,
+        {"chosen": "Well." + whole["chosen"], "rejected": whole["rejected"]},
+        {"chosen": "no speakers at all", "rejected": whole["rejected"]},
+        {"chosen": whole["chosen"].replace("river", "lake"), "rejected": whole["rejected"]},
+    ]
+    assert convert(rows, "here", "row").bad == {schemas.TURNS: [2, 3], schemas.DIFFERENT: [4]}
+
+
+def test_empty_or_odd_values_beside_a_sound_row_do_not_hide_the_schema():
+    rows = [{"prompt": None, "chosen": None}, {"prompt": QUESTION, "chosen": GOOD, "rejected": POOR}, {"prompt": 7}]
+    split = convert(rows, "here", "row")
+    assert (split.schema, split.bad, list(split.pairs)) == ("plain", {schemas.MISSING: [1, 3]}, [2])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": QUESTION, "chosen": GOOD, "rejected": POOR},
+        # Without the speakers there is no telling prompt from answer.
+        {"chosen": GOOD, "rejected": POOR},
+        # The whole transcript must not become one user turn.
+        {"prompt": f"\n\nHuman: {QUESTION}\n\nAssistant:", "chosen": GOOD, "rejected": POOR},
+        # A prompt column that cannot be read must not be ignored.
+        {"prompt": {"text": QUESTION}, "chosen": BETTER, "rejected": WORSE},
+        {"prompt": None, "chosen": BETTER, "rejected": WORSE},
+    ],
+)
+def test_columns_of_no_known_schema_are_listed_with_all_schemas(row):
+    with pytest.raises(ValueError, match="fit no known schema") as caught:
+        recognise([row], "here")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(f"{column} (" in message for column in row)
+    assert all(f"[{schema.name}]" in message for schema in schemas.SCHEMAS)
+
+
+def test_pairs_are_named_by_prompt_id_or_by_row_and_never_alike():
+    row = {"prompt": QUESTION, "chosen": GOOD, "rejected": POOR}
+    rows = [
+        row,
+        {**row, "prompt_id": "a"},
+        {**row, "prompt_id": "b"},
+        {**row, "prompt_id": "a"},
+        {**row, "prompt_id": "a"},
+    ]
+    names = [pair.id for pair in convert(rows, "here", "train").pairs.values()]
+    assert names == ["train-000001", "a", "b", "a-000004", "a-000005"]
+
+
+def test_a_bad_row_does_not_shift_the_names_of_later_pairs():
+    row = {"prompt": QUESTION, "chosen": GOOD, "rejected": POOR}
+    names = [pair.id for pair in convert([row, {**row, "chosen": None}, row], "here", "test").pairs.values()]
+    assert names == ["test-000001", "test-000003"]
+
+
+def test_prompts_are_the_same_up_to_outer_white_space_and_not_up_to_roles():
+    assert prompt_key(said(" Hi\n")) == prompt_key(said("Hi"))
+    assert prompt_key(said("Hi")) != prompt_key([{"role": "system", "content": "Hi"}])
+    assert prompt_key(said("a b")) != prompt_key(said("a  b"))

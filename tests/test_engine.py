@@ -1,0 +1,185 @@
+"""The engine against plain PyTorch, and what must not change a result: packing, micro-batches, resuming."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from focalpo.data.tokens import with_mismatched
+from focalpo.training import checkpoint
+from focalpo.training.engine import (
+    Examples,
+    TrainSettings,
+    global_batch_at,
+    learning_rate_at,
+    open_engine,
+    start_ranks,
+    steps_of,
+    train,
+)
+from focalpo.training.logprobs import PackedPolicy
+from focalpo.training.objective import OBJECTIVES, Logps
+from focalpo.training.scoring import score
+from tests.test_logprobs import padded_logps
+from tests.tiny import random_trees, tiny_model
+
+SETTINGS = TrainSettings(
+    learning_rate=1e-2,
+    global_batch=4,
+    epochs=1,
+    max_steps=None,
+    warmup_ratio=0.25,
+    weight_decay=0.1,
+    adam_beta2=0.99,
+    max_grad_norm=1.0,
+    dtype="float32",
+    zero_stage=0,
+    activation_checkpointing=False,
+    micro_batch_tokens=1 << 20,
+    checkpoint_every=0,
+)
+TREES = random_trees(16, seed=11)
+
+
+def examples(objective_name: str) -> Examples:
+    """The tiny data set with the reference log-probs of the untrained model."""
+    policy = PackedPolicy(tiny_model())
+    mismatched = with_mismatched(TREES)
+    reference = score(policy, TREES, ("chosen", "rejected"), 1 << 20)
+    reference |= score(policy, mismatched, ("mismatched",), 1 << 20)
+    return Examples(TREES, reference if OBJECTIVES[objective_name].needs_reference else {}, mismatched)
+
+
+def trained(objective_name: str, settings: TrainSettings, folder: Path) -> dict[str, torch.Tensor]:
+    """Weights after a whole run of the engine."""
+    start_ranks()
+    engine = open_engine(PackedPolicy(tiny_model()), settings)
+    train(engine, OBJECTIVES[objective_name](), examples(objective_name), settings, seed=5, checkpoints=folder)
+    return {name: value.detach().clone() for name, value in engine.module.model.state_dict().items()}
+
+
+def naively_trained(objective_name: str, settings: TrainSettings) -> dict[str, torch.Tensor]:
+    """The same run as a textbook would write it: padded forwards, the whole batch at once, torch's own loop."""
+    model, objective, data = tiny_model(), OBJECTIVES[objective_name](), examples(objective_name)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1.0, betas=(0.9, settings.adam_beta2), weight_decay=settings.weight_decay
+    )
+    steps = steps_of(len(TREES), settings)
+    for step in range(steps):
+        items = global_batch_at(step, len(TREES), settings.global_batch, seed=5)
+        trees = [TREES[item] for item in items]
+        cached = {b: torch.tensor([values[item] for item in items]) for b, values in data.reference.items()}
+        lengths = {b: torch.tensor([float(len(t.branches[b])) for t in trees]) for b in ("chosen", "rejected")}
+        with torch.no_grad():
+            odd = padded_logps(model, [data.mismatched[item] for item in items], ("mismatched",))[:, 0]
+        terms = objective.batch_terms(Logps({"mismatched": odd}, cached, lengths, {}))
+        means = {name: value.mean() for name, value in terms.items()}
+        logps = padded_logps(model, trees)
+        policy = {"chosen": logps[:, 0], "rejected": logps[:, 1]}
+        objective(Logps(policy, cached, lengths, means)).loss.mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        optimizer.param_groups[0]["lr"] = learning_rate_at(step, steps, settings)
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.state_dict()
+
+
+def assert_same_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], atol: float) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], atol=atol, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_trains_as_the_textbook_loop_does(name: str, tmp_path: Path) -> None:
+    assert_same_weights(trained(name, SETTINGS, tmp_path), naively_trained(name, SETTINGS), atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["focalpo", "kto", "cpo", "sft"])
+@pytest.mark.parametrize("budget", [1, 90])
+def test_micro_batches_do_not_change_the_weights(name: str, budget: int, tmp_path: Path) -> None:
+    whole = trained(name, SETTINGS, tmp_path / "whole")
+    assert_same_weights(trained(name, replace(SETTINGS, micro_batch_tokens=budget), tmp_path / "parts"), whole, 2e-5)
+
+
+def test_activation_checkpointing_does_not_change_the_weights(tmp_path: Path) -> None:
+    plain = trained("dpo", SETTINGS, tmp_path / "a")
+    assert_same_weights(trained("dpo", replace(SETTINGS, activation_checkpointing=True), tmp_path / "b"), plain, 1e-6)
+
+
+def test_the_same_seed_gives_bit_equal_weights_and_another_does_not(tmp_path: Path) -> None:
+    first = trained("focalpo", SETTINGS, tmp_path / "a")
+    assert_same_weights(trained("focalpo", SETTINGS, tmp_path / "b"), first, atol=0)
+    start_ranks()
+    engine = open_engine(PackedPolicy(tiny_model()), SETTINGS)
+    train(engine, OBJECTIVES["focalpo"](), examples("focalpo"), SETTINGS, seed=6, checkpoints=tmp_path / "c")
+    assert any(not torch.equal(value, first[name]) for name, value in engine.module.model.state_dict().items())
+
+
+def test_a_resumed_run_is_bit_equal_to_one_that_was_never_stopped(tmp_path: Path) -> None:
+    whole = trained("focalpo", SETTINGS, tmp_path / "whole")
+    start_ranks()
+    saving = replace(SETTINGS, checkpoint_every=2)
+
+    class Stop(Exception):
+        pass
+
+    class Killer:
+        def look(self, engine, step: int, steps: int) -> None:
+            if step == 3:
+                raise Stop
+
+    engine = open_engine(PackedPolicy(tiny_model()), saving)
+    data = examples("focalpo")
+    with pytest.raises(Stop):
+        train(engine, OBJECTIVES["focalpo"](), data, saving, seed=5, checkpoints=tmp_path / "cut", watch=Killer())
+    resumed = open_engine(PackedPolicy(tiny_model(seed=99)), saving)
+    train(resumed, OBJECTIVES["focalpo"](), data, saving, seed=5, checkpoints=tmp_path / "cut")
+    assert_same_weights(dict(resumed.module.model.state_dict()), whole, atol=0)
+
+
+def test_a_half_written_checkpoint_is_not_used(tmp_path: Path) -> None:
+    start_ranks()
+    engine = open_engine(PackedPolicy(tiny_model()), SETTINGS)
+    checkpoint.save(engine, tmp_path, 1)
+    (tmp_path / "step-000002").mkdir()
+    assert checkpoint.resume(engine, tmp_path) == 1
+    checkpoint.save(engine, tmp_path, 3)
+    assert [path.name for path in sorted(tmp_path.glob("step-*"))] == ["step-000003"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_pairs(tmp_path: Path) -> None:
+    start_ranks()
+    engine = open_engine(PackedPolicy(tiny_model()), SETTINGS)
+    data = examples("dpo")
+    data.reference["chosen"][TREES.index(TREES[0])] = math.nan
+    with pytest.raises(ValueError, match=r"loss is nan at step \d, pairs .*t0.*lower train.learning_rate"):
+        train(engine, OBJECTIVES["dpo"](), data, SETTINGS, seed=5, checkpoints=tmp_path)
+
+
+def test_each_epoch_is_a_permutation_of_its_own() -> None:
+    def epoch(number: int, seed: int) -> list[int]:
+        return [item for step in range(4) for item in global_batch_at(number * 4 + step, 16, 4, seed)]
+
+    assert sorted(epoch(0, 5)) == sorted(epoch(1, 5)) == list(range(16))
+    assert len({tuple(epoch(0, 5)), tuple(epoch(1, 5)), tuple(epoch(0, 6))}) == 3
+
+
+def test_the_learning_rate_by_hand() -> None:
+    """8 steps, a quarter of them warm-up: 0, half, then the cosine from 1 down: cos(0), cos(pi/6) ... of 6 steps."""
+    rates = [learning_rate_at(step, 8, replace(SETTINGS, learning_rate=1.0)) for step in range(8)]
+    expected = [0, 0.5, 1, (1 + math.cos(math.pi / 6)) / 2, 0.75, 0.5, 0.25, (1 - math.cos(math.pi / 6)) / 2]
+    assert rates == pytest.approx(expected)
+
+
+def test_too_few_pairs_for_one_global_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 pairs do not fill one train.global_batch of 4; lower it"):
+        steps_of(3, SETTINGS)
+
+
+def test_an_incomplete_last_batch_is_left_out_and_max_steps_cuts() -> None:
+    assert steps_of(15, SETTINGS) == 3
+    assert steps_of(15, replace(SETTINGS, epochs=2)) == 6
+    assert steps_of(15, replace(SETTINGS, epochs=2, max_steps=5)) == 5
