@@ -33,7 +33,7 @@ def publish() -> None:
     store.store(group="table", name="schema", node=TableConfig)
     for name, cls in OBJECTIVES.items():
         hints = get_type_hints(cls)
-        options = [(f.name, hints[f.name], MISSING if f.default is NO_DEFAULT else f.default) for f in fields(cls)]
+        options = [(f.name, hints[f.name], MISSING if f.default is NO_DEFAULT else f.default) for f in fields(cls)]  # type: ignore[arg-type]  # a dataclass
         node = make_dataclass(f"{cls.__name__}Config", [("name", str, name), *options], slots=True)
         store.store(group="objective", name=name, node=node)
 

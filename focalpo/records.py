@@ -5,10 +5,10 @@ Every record is flat enough for one parquet row; a prompt is a list of chat mess
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -100,19 +100,19 @@ class PairState:
     mislabelled: bool | None = None
 
 
-def write_records(path: Path, records: Iterable[object]) -> None:
+def write_records(path: Path, records: Iterable[Any]) -> None:
     """Write records of one class as parquet."""
     pq.write_table(pa.Table.from_pylist([asdict(record) for record in records]), path)
 
 
-def read_records(path: Path, kind: type[Record]) -> list[Record]:
+def read_records(path: Path, kind: Callable[..., Record]) -> list[Record]:
     """Read back what `write_records` wrote.
 
     Raises:
         ValueError: when the file's columns are not the fields of `kind`.
     """
     table = pq.read_table(path)
-    names = [field.name for field in fields(kind)]
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # a dataclass of this file
     if table.column_names != names:
         raise ValueError(f"{path} has columns {table.column_names}, expected {names}; delete its stage and run again")
     return [kind(**row) for row in table.to_pylist()]

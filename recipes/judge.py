@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from focalpo.judging.arena_hard import judge_arena
 from focalpo.judging.endpoint import Endpoint
 from focalpo.judging.protocol import AlpacaProtocol
 from focalpo.pocket.world import is_correct
-from focalpo.records import Completion, Question, read_records, write_records
+from focalpo.records import AlpacaVerdict, ArenaGame, Completion, Question, read_records, write_records
 from recipes.command import run_single
 from recipes.opening import protocol_of
 
@@ -32,8 +32,12 @@ def make(job: Job) -> dict:
                 protocol = protocol_of(values)
                 questions = read_records(job.inputs[name] / "questions.parquet", Question)
                 completions = read_records(job.inputs["completions"] / f"{name}.parquet", Completion)
-                judge = judge_alpaca if isinstance(protocol, AlpacaProtocol) else judge_arena
-                write_records(job.path / f"{name}.parquet", judge(questions, completions, protocol, endpoint))
+                verdicts: Sequence[AlpacaVerdict | ArenaGame]
+                if isinstance(protocol, AlpacaProtocol):
+                    verdicts = judge_alpaca(questions, completions, protocol, endpoint)
+                else:
+                    verdicts = judge_arena(questions, completions, protocol, endpoint)
+                write_records(job.path / f"{name}.parquet", verdicts)
     return {"calls": asdict(endpoint.counts)} | _gold(job)
 
 

@@ -24,7 +24,8 @@ def make(job: Job) -> dict:
     source = source_of(job)
     tokenizer = load_tokenizer(source)
     stops = stop_ids(source, tokenizer)
-    facts = {"dropped": dict(checked.dropped)}
+    counts: dict[str, int] = {}
+    dropped = dict(checked.dropped)
     for split, pairs in zip(SPLITS, (checked.train, checked.test), strict=True):
         trees, problems = pair_trees(tokenizer, pairs, limits, stops)
         if problems and (data["on_bad_rows"] == "error" or not trees):
@@ -32,9 +33,9 @@ def make(job: Job) -> dict:
         kept = {tree.id for tree in trees}
         write_records(job.path / f"{split}.parquet", [pair for pair in pairs if pair.id in kept])
         write_trees(job.path / f"{split}_trees.parquet", trees)
-        facts[split] = len(trees)
-        facts["dropped"][f"{split}: tokens contract"] = len(problems)
-    return facts
+        counts[split] = len(trees)
+        dropped[f"{split}: tokens contract"] = len(problems)
+    return counts | {"dropped": dropped}
 
 
 def load_pairs(data: dict) -> Checked:
@@ -44,12 +45,12 @@ def load_pairs(data: dict) -> Checked:
         return _held_out(pairs, data["test_fraction"])
     if data["source"] == "file":
         test = data["test_path"] and Path(data["test_path"])
-        source = FileSource(Path(data["path"]), test, None if test else data["test_fraction"])
-    else:
-        test = data["test_split"]
-        fraction = None if test else data["test_fraction"]
-        source = HubSource(data["path"], data["revision"], data["train_split"], test, fraction)
-    return load(source, data["on_bad_rows"], data["limit"])
+        file = FileSource(Path(data["path"]), test, None if test else data["test_fraction"])
+        return load(file, data["on_bad_rows"], data["limit"])
+    test = data["test_split"]
+    fraction = None if test else data["test_fraction"]
+    hub = HubSource(data["path"], data["revision"], data["train_split"], test, fraction)
+    return load(hub, data["on_bad_rows"], data["limit"])
 
 
 def on_policy_pairs(job: Job) -> Checked:

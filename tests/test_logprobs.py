@@ -47,10 +47,14 @@ def test_packed_equals_padded_in_value_and_gradient(architecture: str, share_pro
         assert ((ours - theirs).abs().max() / scale) < 1e-5
 
 
+@pytest.mark.parametrize("small_tree", [0, 20, 1 << 30])
 @pytest.mark.parametrize("small_group, waste", [(0, 1.0), (1 << 30, 1.0), (64, 1.1)])
-def test_grouping_of_segments_changes_nothing(monkeypatch: pytest.MonkeyPatch, small_group: int, waste: float) -> None:
+def test_blocks_and_groups_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, small_tree: int, small_group: int, waste: float
+) -> None:
     trees = random_trees(7, seed=5)
     expected = padded_logps(tiny_model(), trees)
+    monkeypatch.setattr(attention, "SMALL_TREE", small_tree)
     monkeypatch.setattr(attention, "SMALL_GROUP", small_group)
     monkeypatch.setattr(attention, "WASTE", waste)
     batch = pack(trees, BRANCHES)

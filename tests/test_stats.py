@@ -162,7 +162,7 @@ def test_seeds_that_differ_widen_the_interval() -> None:
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
-    """200 benchmarks of 100 prompts whose two games share their prompt's luck: 95% cover, naive game-wise ones fewer."""
+    """200 benchmarks of 100 prompts whose games share their prompt's luck: 95% cover, naive game-wise ones fewer."""
     draw = np.random.default_rng(4)
     covered = naive = 0
     for _ in range(200):

@@ -7,6 +7,7 @@ the rows that could not become pairs. Row numbers count from 1, so that of a JSO
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from focalpo.records import Messages, Pair
 
@@ -145,7 +146,7 @@ def from_transcripts(row: dict) -> Parts:
 def from_judged(row: dict) -> Parts:
     """AlpacaEval annotations: preference in [1, 2], above 1.5 when output_2 is the better one."""
     prompt, first, second = ask(text(row, "instruction")), text(row, "output_1"), text(row, "output_2")
-    preference = row.get("preference")
+    preference: Any = row.get("preference")
     if kind(preference) != "number":
         raise BadRow(MISSING)
     if not 1 <= preference <= 2:

@@ -46,8 +46,12 @@ def read_gamed(path: Path) -> Gamed:
     """Read df_gamed.csv as the library publishes it; preferences in it are probabilities."""
     table = pd.read_csv(path)
     prompts = table.drop_duplicates("index").sort_values("index")
-    columns = [np.tanh(table["std_delta_len"]), table["instruction_difficulty"], table["preference"]]
-    return Gamed(*(column.to_numpy(float) for column in columns), prompts["instruction_difficulty"].to_numpy(float))
+    return Gamed(
+        np.tanh(table["std_delta_len"].to_numpy(float)),
+        table["instruction_difficulty"].to_numpy(float),
+        table["preference"].to_numpy(float),
+        prompts["instruction_difficulty"].to_numpy(float),
+    )
 
 
 def fit(preference: Array, reference_length: Array, model_length: Array, gamed: Gamed) -> Fit:

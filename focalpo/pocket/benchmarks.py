@@ -11,7 +11,7 @@ import hashlib
 import json
 import random
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -138,7 +138,7 @@ def _reference(task: Task, seed: int) -> str:
     return write(task, WRITERS["good"], random.Random(f"pocket reference {seed} {task.prompt}"))
 
 
-def _write_csv(path: Path, rows: list[Mapping]) -> None:
+def _write_csv(path: Path, rows: Sequence[Mapping]) -> None:
     with path.open("w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()

@@ -89,11 +89,11 @@ def complete(request: dict[str, Any], garbage: bool = False) -> dict[str, Any]:
     """
     text = _message_text(request)
     if found := next(filter(None, (pattern.search(text) for pattern in ALPACA_EVAL)), None):
-        odds = log_odds(*found.group("prompt", "first", "second"))
+        odds = log_odds(found["prompt"], found["first"], found["second"])
         likelihoods = {"m": _log_sigmoid(odds), "M": _log_sigmoid(-odds)}
         content = max(likelihoods, key=likelihoods.__getitem__)
     elif found := ARENA_HARD.search(text):
-        odds = log_odds(*found.group("prompt", "first", "second"))
+        odds = log_odds(found["prompt"], found["first"], found["second"])
         label = verdict(odds + random.Random(text).gauss(0, VERDICT_NOISE))
         likelihoods = {}
         content = f"I solved the task myself and compared both answers with mine. My final verdict is: [[{label}]]"

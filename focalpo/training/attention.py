@@ -1,21 +1,24 @@
 """Attention over packed trees, registered with transformers so that any of its causal LMs runs unchanged.
 
 A segment's queries see the keys of its prefix (the prompt; nothing for the prompt itself) and, causally, of itself.
-On CUDA all segments are one call of torch's variable-length attention. On the CPU segments of like length share one
-padded `scaled_dot_product_attention` call: pocket-sized segments cost a call per micro-batch, long ones waste nothing.
+On CUDA all segments are one call of torch's variable-length attention. On the CPU blocks of like size share one padded
+`scaled_dot_product_attention` call: pocket-sized trees cost a call per micro-batch, long segments waste nothing.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 NAME = "packed_trees"
-# Padding a group may add while its cells (queries x keys) stay below SMALL_GROUP, and beyond that: a call of attention
-# costs about as much as 2^15 cells of it on a CPU core.
+# A tree of at most so many tokens is one block: its branches' view of each other is masked, not left out, which costs
+# less than gathering its prompt's keys once more for each branch.
+SMALL_TREE = 128
+# Padding a group may add, in cells (queries x keys): a call of attention costs about as much as 2^15 of them on a CPU.
 SMALL_GROUP = 1 << 15
 WASTE = 1.25
 
@@ -40,8 +43,8 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Segments padded to one shape: `queries` [n, q] and `keys` [n, k] rows, `visible` [n, 1, q, k], and which of the
-    n * q results are real (`results`) and to which packed row each goes (`rows`)."""
+    """Blocks padded to one shape: `queries` [n, q] and `keys` [n, k] rows, `visible` [n, 1, q, k] (None: causal), which
+    of the n * q results are real (`results`), and to which packed row each of those goes (`rows`)."""
 
     queries: Tensor
     keys: Tensor
@@ -69,61 +72,80 @@ class Layout:
         return Layout((), *rows, self.longest_query, self.longest_key)
 
 
-def lay_out(segments: Sequence[Segment]) -> Layout:
-    """Prepare the segments, which must tile the packed row in order."""
-    key_rows = [row for s in segments for span in _spans(s) for row in range(*span)]
-    starts = [
-        torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32) for lengths in _lengths(segments)
-    ]
+def lay_out(trees: Sequence[Sequence[Segment]]) -> Layout:
+    """Prepare the segments of every tree, which must tile the packed row in order, prompts first."""
+    segments = [segment for tree in trees for segment in tree]
+    key_rows = [np.arange(*span) for s in segments for span in ((s.prefix_start, s.prefix_end), (s.start, s.end))]
+    lengths = [s.queries for s in segments], [s.keys for s in segments]
+    query_starts, key_starts = (torch.from_numpy(np.cumsum([0, *row], dtype=np.int32)) for row in lengths)
     return Layout(
-        groups=tuple(_pad(group) for group in _alike(segments)),
-        key_rows=torch.tensor(key_rows),
-        query_starts=starts[0],
-        key_starts=starts[1],
-        longest_query=max(s.queries for s in segments),
-        longest_key=max(s.keys for s in segments),
+        groups=tuple(_pad(group) for group in _alike(_blocks(trees))),
+        key_rows=torch.from_numpy(np.concatenate(key_rows)),
+        query_starts=query_starts,
+        key_starts=key_starts,
+        longest_query=max(lengths[0]),
+        longest_key=max(lengths[1]),
     )
 
 
-def _spans(segment: Segment) -> tuple[tuple[int, int], tuple[int, int]]:
-    return (segment.prefix_start, segment.prefix_end), (segment.start, segment.end)
+Block = Sequence[Segment]
 
 
-def _lengths(segments: Sequence[Segment]) -> tuple[list[int], list[int]]:
-    return [s.queries for s in segments], [s.keys for s in segments]
+def _blocks(trees: Sequence[Sequence[Segment]]) -> list[Block]:
+    """What is computed at once: a small tree as a whole, under a mask; a large one segment by segment."""
+    whole = [sum(segment.queries for segment in tree) <= SMALL_TREE for tree in trees]
+    return [
+        block for tree, small in zip(trees, whole, strict=True) for block in ([tree] if small else [[s] for s in tree])
+    ]
 
 
-def _alike(segments: Sequence[Segment]) -> list[list[Segment]]:
+def _size(block: Block) -> tuple[int, int]:
+    """Keys and queries of a block: the first segment's prefix, and all of its rows."""
+    queries = sum(segment.queries for segment in block)
+    return block[0].keys - block[0].queries + queries, queries
+
+
+def _alike(blocks: Sequence[Block]) -> list[list[Block]]:
     """Groups whose padded size stays near their real size, longest keys first."""
-    groups: list[list[Segment]] = []
+    groups: list[list[Block]] = []
     width = depth = cells = 0
-    for segment in sorted(segments, key=lambda s: (-s.keys, -s.queries, s.start)):
-        added = segment.queries * segment.keys
+    for block in sorted(blocks, key=lambda block: (*(-n for n in _size(block)), block[0].start)):
+        keys, queries = _size(block)
         if groups:
-            padded = (len(groups[-1]) + 1) * max(width, segment.queries) * depth
-            if padded - cells - added <= SMALL_GROUP or padded <= WASTE * (cells + added):
-                groups[-1].append(segment)
-                width, cells = max(width, segment.queries), cells + added
+            padded = (len(groups[-1]) + 1) * max(width, queries) * depth
+            if padded - cells - queries * keys <= SMALL_GROUP or padded <= WASTE * (cells + queries * keys):
+                groups[-1].append(block)
+                width, cells = max(width, queries), cells + queries * keys
                 continue
-        groups.append([segment])
-        width, depth, cells = segment.queries, segment.keys, added
+        groups.append([block])
+        width, depth, cells = queries, keys, queries * keys
     return groups
 
 
-def _pad(group: list[Segment]) -> Group:
-    width, depth = max(s.queries for s in group), max(s.keys for s in group)
-    queries, keys = torch.zeros(len(group), width, dtype=torch.long), torch.zeros(len(group), depth, dtype=torch.long)
-    for place, s in enumerate(group):
-        queries[place, : s.queries] = torch.arange(s.start, s.end)
-        keys[place, : s.keys] = torch.tensor([row for span in _spans(s) for row in range(*span)])
-    prefixes = torch.tensor([s.keys - s.queries for s in group])
-    lengths = torch.tensor([s.queries for s in group])
-    # Query i of a segment sees its whole prefix and its own rows 0..i, so padded keys are never seen by real queries.
-    reach = prefixes[:, None] + torch.arange(width) + 1
-    visible = torch.arange(depth) < reach[:, None, :, None]
-    results = (torch.arange(width) < lengths[:, None]).flatten().nonzero()[:, 0]
-    plain = len(group) == 1 and group[0].keys == group[0].queries
-    return Group(queries, keys, None if plain else visible, results, queries.flatten()[results])
+def _pad(group: list[Block]) -> Group:
+    depth, width = (max(sizes) for sizes in zip(*map(_size, group), strict=True))
+    queries, keys = np.zeros((len(group), width), np.int64), np.full((len(group), depth), -1)
+    start, prefix_start, prefix_end = (np.full((len(group), width), -1) for _ in range(3))
+    for place, block in enumerate(group):
+        rows = np.concatenate([np.arange(s.start, s.end) for s in block])
+        own = np.repeat([(s.start, s.prefix_start, s.prefix_end) for s in block], [s.queries for s in block], axis=0)
+        queries[place, : len(rows)] = rows
+        start[place, : len(rows)], prefix_start[place, : len(rows)], prefix_end[place, : len(rows)] = own.T
+        seen = np.concatenate([np.arange(block[0].prefix_start, block[0].prefix_end), rows])
+        keys[place, : len(seen)] = seen
+    real = start >= 0
+    k = keys[:, None, :]
+    prefix = (k >= prefix_start[..., None]) & (k < prefix_end[..., None])
+    visible = prefix | ((k >= start[..., None]) & (k <= queries[..., None]))
+    visible |= ~real[..., None]  # a padded query sees anything: one that saw nothing would breed NaN
+    plain = len(group) == 1 and len(group[0]) == 1 and group[0][0].keys == group[0][0].queries
+    return Group(
+        torch.from_numpy(queries),
+        torch.from_numpy(keys.clip(min=0)),
+        None if plain else torch.from_numpy(visible)[:, None],
+        torch.from_numpy(np.flatnonzero(real)),
+        torch.from_numpy(queries[real]),
+    )
 
 
 def packed_attention(
@@ -146,7 +168,7 @@ def _attend_cuda(query: Tensor, key: Tensor, value: Tensor, scaling: float, layo
     from torch.nn.attention.varlen import varlen_attn
 
     # window (-1, 0): causal, aligned to the bottom right, so that a branch's first token sees its whole prompt.
-    return varlen_attn(
+    return varlen_attn(  # type: ignore[return-value]  # a tuple only when asked for more
         query.transpose(0, 1),
         key.transpose(0, 1)[layout.key_rows],
         value.transpose(0, 1)[layout.key_rows],

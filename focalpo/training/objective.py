@@ -20,7 +20,7 @@ from torch.nn.functional import logsigmoid
 Positive = Annotated[float, "a finite number > 0", lambda x: 0 < x < math.inf]
 NotNegative = Annotated[float, "a finite number >= 0", lambda x: 0 <= x < math.inf]
 TokenMeanOrSum = Annotated[str, "token_mean or sum", lambda x: x in ("token_mean", "sum")]
-OBJECTIVES: dict[str, type] = {}  # by the name that the command line uses
+OBJECTIVES: dict[str, type["Objective"]] = {}  # by the name that the command line uses
 
 
 @dataclass(frozen=True, slots=True)

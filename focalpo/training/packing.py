@@ -48,17 +48,18 @@ def pack(trees: Sequence[Tree], branches: tuple[str, ...], share_prompts: bool =
     """Lay the named branches of the trees end to end; `share_prompts=False` repeats the prompt for each branch."""
     if not share_prompts:
         return _pack_repeated(trees, branches)
-    tokens, positions, segments, predictors, labels, owners = [], [], [], [], [], []
+    tokens, positions, predictors, labels, owners = [], [], [], [], []
+    segments: list[list[Segment]] = []
     for place, tree in enumerate(trees):
         start = len(tokens)
         end = start + len(tree.prompt)
         tokens += tree.prompt
         positions += range(len(tree.prompt))
-        segments.append(Segment(start, end, start, start))
+        segments.append([Segment(start, end, start, start)])
         for offset, branch in enumerate(branches):
             response = tree.branches[branch]
             first = len(tokens)
-            segments.append(Segment(first, first + len(response), start, end))
+            segments[-1].append(Segment(first, first + len(response), start, end))
             # Response token t is predicted one row earlier; the first one by the prompt's last row, which all share.
             predictors += [end - 1, *range(first, first + len(response) - 1)]
             tokens += response

@@ -1,0 +1,110 @@
+"""Generation: batching, stopping, sampling, and the same answers from both backends."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from focalpo.generation import Backend, Decoding, Generator, _batches, check_template
+from focalpo.pocket.datasets import as_messages, preference_tasks
+from focalpo.pocket.tokenizer import build_tokenizer
+from focalpo.records import Completion
+from focalpo.training.checkpoint import model_card
+from focalpo.training.model import ModelSource, generation_config
+from tests.tiny import tiny_model
+
+GREEDY = Decoding(temperature=0, top_p=1.0, max_new_tokens=12)
+PROMPTS = [as_messages(task.prompt) for task in preference_tasks(24, seed=7)]
+NAMES = [str(place) for place in range(len(PROMPTS))]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama under the pocket tokenizer, exported as the engine exports."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = build_tokenizer()
+    made = tiny_model(vocab_size=len(tokenizer), hidden_size=64, max_position_embeddings=128, seed=4)
+    made.generation_config = generation_config(tokenizer, [tokenizer.eos_token_id])
+    made.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def generator(model: Path, backend: str = "hf", max_batch_tokens: int = 1 << 14) -> Generator:
+    return Generator(ModelSource(str(model)), Backend(backend, "float32", 1, 1, max_batch_tokens))
+
+
+def answers(made: Generator, decoding: Decoding = GREEDY, seed: int = 1) -> list[Completion]:
+    return made.answer(NAMES, PROMPTS, decoding, seed)
+
+
+def test_greedy_answers_are_argmax_continuations_of_the_prompt_alone(model: Path) -> None:
+    made = generator(model)
+    weights = tiny_model(vocab_size=len(made.tokenizer), hidden_size=64, max_position_embeddings=128, seed=4)
+    for completion in answers(made)[:6]:
+        text = made.tokenizer.apply_chat_template(completion.prompt, tokenize=False, add_generation_prompt=True)
+        row = made.tokenizer(text, add_special_tokens=False)["input_ids"]
+        found: list[int] = []
+        while len(found) < 12 and made.stops[0] not in found:
+            found.append(int(weights(torch.tensor([row + found])).logits[0, -1].argmax()))
+        finished = found[-1] in made.stops
+        expected = found[:-1] if finished else found
+        assert (completion.tokens, completion.finished) == (len(expected), finished)
+        assert completion.text == made.tokenizer.decode(expected, skip_special_tokens=True).strip()
+
+
+def test_batches_do_not_change_greedy_answers(model: Path) -> None:
+    assert answers(generator(model)) == answers(generator(model, max_batch_tokens=60))
+
+
+def test_batches_hold_like_lengths_and_stay_within_the_budget() -> None:
+    prompts = [[0] * length for length in (3, 9, 4, 9, 1)]
+    batches = _batches(prompts, new_tokens=1, budget=20)
+    assert batches == [[1, 3], [2, 0, 4]]
+
+
+def test_sampling_is_seeded_and_differs_between_seeds(model: Path) -> None:
+    made, warm = generator(model), Decoding(temperature=1.0, top_p=1.0, max_new_tokens=12)
+    assert answers(made, warm, seed=1) == answers(made, warm, seed=1) != answers(made, warm, seed=2)
+
+
+def test_answers_keep_the_order_of_their_questions(model: Path) -> None:
+    found = answers(generator(model, max_batch_tokens=60))
+    assert [completion.id for completion in found] == NAMES
+    assert [completion.prompt for completion in found] == PROMPTS
+
+
+def test_a_changed_chat_template_is_refused(model: Path) -> None:
+    made = generator(model)
+    (model / "focalpo.json").write_text('{"chat_template_sha256": "000000000000"}')
+    with pytest.raises(ValueError, match="was trained with chat template 000000000000"):
+        check_template(model, made.tokenizer)
+
+
+def test_a_missing_model_is_one_line_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"cannot load .*nowhere.* make its stage first"):
+        generator(tmp_path / "nowhere")
+
+
+def test_a_model_card_says_how_the_weights_were_made() -> None:
+    card = model_card("dpo-s1", {"objective": {"name": "dpo", "beta": 0.1}}, "start/model")
+    assert "tags: [preference-optimization, dpo]" in card and '"beta": 0.1' in card and "start/model" in card
+
+
+def test_vllm_absent_is_said_in_one_line(model: Path) -> None:
+    if importlib.util.find_spec("vllm"):
+        pytest.skip("vllm is installed here; `make test-vllm` runs it")
+    with pytest.raises(ValueError, match="install the vllm extra or set generate.backend=hf"):
+        generator(model, "vllm")
+
+
+@pytest.mark.vllm
+def test_vllm_and_hugging_face_give_the_same_greedy_answers(model: Path) -> None:
+    assert answers(generator(model, "vllm")) == answers(generator(model))
+
+
+@pytest.mark.vllm
+def test_vllm_sampling_is_seeded(model: Path) -> None:
+    made, warm = generator(model, "vllm"), Decoding(temperature=1.0, top_p=1.0, max_new_tokens=12)
+    assert answers(made, warm, seed=1) == answers(made, warm, seed=1) != answers(made, warm, seed=2)

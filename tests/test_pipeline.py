@@ -1,0 +1,196 @@
+"""The whole chain on a tiny setting, as a user runs it: from nothing to a table, again, after kills, with mistakes."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from focalpo.artifact import verify
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "rows=sft,dpo,kto,focalpo",
+    "seeds=2",
+    "model.phases.pretraining.count=640",
+    "model.phases.pretraining.train.max_steps=20",
+    "model.phases.sft.count=640",
+    "data.prompts=200",
+    "train.max_steps=3",
+    "dynamics.train_pairs=50",
+]
+
+
+def reproduce(runs: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "recipes.reproduce", f"runs={runs}", *TINY, *more]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
+
+
+def output_of(process: subprocess.Popen, fails: bool = False) -> str:
+    output, _ = process.communicate(timeout=800)
+    assert (process.returncode != 0) == fails, output
+    assert "Traceback" not in output, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    runs = tmp_path_factory.mktemp("runs")
+    return runs, output_of(reproduce(runs))
+
+
+def table_of(runs: Path) -> dict[tuple[str, str, str], dict[str, str]]:
+    (path,) = runs.glob("report/*/table1.csv")
+    return {(row["setting"], row["row"], row["column"]): row for row in csv.DictReader(path.open())}
+
+
+@pytest.mark.slow
+def test_from_nothing_to_a_table_with_an_interval_in_every_cell(made: tuple[Path, str]) -> None:
+    runs, output = made
+    table = table_of(runs)
+    for setting in ("base", "instruct"):
+        for row in ("sft", "dpo", "kto", "focalpo"):
+            for column in ("ae2_lc", "ae2_wr", "arena_hard"):
+                cell = table[setting, row, column]
+                assert cell["seeds"] == "2" and cell["prompts"] == ("200" if column == "arena_hard" else "400")
+                low, value, high = (float(cell[name]) for name in ("low", "value", "high"))
+                assert 0 <= low <= value <= high <= 100
+            for extra in ("greedy_success", "tokens", "unfinished"):
+                assert float(table[setting, row, extra]["value"]) >= 0
+        assert table[setting, "dpo", "ae2_wr"]["difference"] == "-"
+        assert float(table[setting, "focalpo", "ae2_wr"]["p_holm"]) <= 1
+    (folder,) = (runs / "report").iterdir()
+    for name in ("table1.md", "table1.csv", "table1.tex", "table1.png", "dynamics.png"):
+        assert str(folder / name) in output and (folder / name).stat().st_size > 0
+    shown = f"{float(table['base', 'dpo', 'ae2_wr']['value']):.1f} ["
+    assert shown in output and shown in (folder / "table1.md").read_text()
+
+
+@pytest.mark.slow
+def test_every_stage_is_sealed_and_is_what_its_manifest_says(made: tuple[Path, str]) -> None:
+    runs, _ = made
+    manifests = list(runs.glob("*/*/manifest.json"))
+    assert {path.parent.parent.name for path in manifests} == {
+        "sft", "pairs", "reference", "train", "benchmark", "generate", "judge", "report",
+    }  # fmt: skip
+    for path in manifests:
+        verify(path.parent)
+        for needed in json.loads(path.read_text())["inputs"].values():
+            assert (runs / needed / "manifest.json").is_file()
+    references = list(runs.glob("reference/*"))
+    assert len(references) == 4, "two settings: chosen and rejected once for all rows, mismatched once for KTO"
+
+
+@pytest.mark.slow
+def test_a_second_run_does_nothing_and_says_so(made: tuple[Path, str]) -> None:
+    runs, first = made
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
+    again = output_of(reproduce(runs))
+    assert "nothing to do" in again
+    assert {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()} == before
+    assert again.partition("nothing to do")[0].strip() in first
+
+
+@pytest.mark.slow
+def test_killed_anywhere_it_goes_on_to_the_same_table(made: tuple[Path, str], tmp_path: Path) -> None:
+    for stages in (3, 8, 20):
+        process = reproduce(tmp_path)
+        deadline = time.monotonic() + 600
+        while len(list(tmp_path.glob("*/*/manifest.json"))) < stages and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    output_of(reproduce(tmp_path))
+    assert table_of(tmp_path) == table_of(made[0])
+
+
+@pytest.mark.slow
+def test_an_output_that_was_edited_is_named_and_never_used(made: tuple[Path, str]) -> None:
+    runs, _ = made
+    (report,) = (runs / "report").iterdir()
+    (report / "manifest.json").unlink()
+    (judged,) = runs.glob("judge/base-dpo-s1-*")
+    verdicts = judged / "alpaca_eval.parquet"
+    kept = verdicts.read_bytes()
+    verdicts.write_bytes(kept[:-1] + b"x")
+    output = output_of(reproduce(runs), fails=True)
+    assert re.search(r"alpaca_eval.parquet is not what its manifest says .*; delete .* and run again", output)
+    verdicts.write_bytes(kept)
+    assert "1 of" in output_of(reproduce(runs))
+
+
+@pytest.mark.slow
+def test_a_judge_that_fails_now_and_then_gives_the_same_table(made: tuple[Path, str], tmp_path: Path) -> None:
+    faults = "judge.endpoint.base_url=pocket --faults 429=0.1,500=0.1,garbage=0.1"
+    first = made[0]
+    for kind in ("sft", "pairs", "reference", "train", "benchmark", "generate"):
+        (tmp_path / kind).symlink_to(first / kind)
+    output_of(reproduce(tmp_path, faults))
+    assert table_of(tmp_path) == table_of(first)
+    calls = [json.loads(path.read_text())["facts"]["calls"] for path in tmp_path.glob("judge/*/manifest.json")]
+    assert all(call["retried"] > 0 and call["failed"] == 0 for call in calls)
+
+
+@pytest.mark.slow
+def test_a_judge_that_is_down_leaves_the_stage_unsealed_and_says_what_to_do(tmp_path: Path) -> None:
+    command = ["rows=sft", "seeds=1", "judge.endpoint.base_url=http://127.0.0.1:9/v1", "judge.endpoint.max_attempts=2"]
+    output = output_of(reproduce(tmp_path, *command), fails=True)
+    assert re.search(r"judge/sft-s1-\w+: .*http://127.0.0.1:9/v1.* and run again", output)
+    assert not list(tmp_path.glob("judge/*/manifest.json"))
+
+
+def command_fails(*arguments: str) -> str:
+    return output_of(
+        subprocess.Popen(
+            [sys.executable, "-m", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ),
+        fails=True,
+    )
+
+
+def test_paper_scale_says_what_it_needs_and_starts_nothing(tmp_path: Path) -> None:
+    output = command_fails("recipes.reproduce", "table=paper", f"runs={tmp_path}")
+    assert "nothing was started" in output and "8 GPUs" in output and "OPENAI_API_KEY" in output
+    assert len(output.splitlines()) <= 24
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["rows=dpo,dqo"], "there is no row 'dqo'"),
+        (["seeds=none"], "seeds=none must be a number"),
+        (["train.lrr=1"], "train.lrr"),
+        (["train.global_batch=10", "launch.ranks=4"], "train.global_batch=10 is not divisible by launch.ranks=4"),
+        (["data.label_noise=0.7", "train.learning_rate=-1"], "data.label_noise=0.7 must be in [0, 0.5]"),
+    ],
+)
+def test_mistakes_are_told_before_anything_starts(tmp_path: Path, arguments: list[str], said: str) -> None:
+    output = command_fails("recipes.reproduce", f"runs={tmp_path}", *arguments)
+    assert said in output and output.startswith("error: ")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "write, said",
+    [
+        (None, "is not a file; check the path"),
+        (b"\x1f\x8b\x08\x00broken", "pairs.jsonl.gz"),
+        (b'{"question": "a", "answer": "b"}\n', "question"),
+    ],
+)
+def test_bad_data_files_are_told_in_one_line(tmp_path: Path, write: bytes | None, said: str) -> None:
+    path = tmp_path / ("pairs.jsonl.gz" if write and write.startswith(b"\x1f") else "pairs.jsonl")
+    if write is not None:
+        path.write_bytes(write)
+    output = command_fails("recipes.dynamics", f"data.path={path}", f"runs={tmp_path / 'runs'}")
+    assert said in output and "failed" in output
+    assert not list(tmp_path.glob("runs/*/*/manifest.json"))
