@@ -160,6 +160,11 @@ def _vllm_replica(source, backend, stops, prompts, decoding, seed, replica) -> l
 
 
 def _vllm_engine(source: ModelSource, backend: Backend, stops: list[int]) -> Answerer:
+    on_cpu = not torch.cuda.is_available()
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if on_cpu:  # a small cache, and no second process, which would start slower than it answers
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     try:
         from vllm import LLM, SamplingParams, TokensPrompt
     except ImportError as error:
@@ -167,13 +172,12 @@ def _vllm_engine(source: ModelSource, backend: Backend, stops: list[int]) -> Ans
             f"vllm cannot be imported ({error}); install the vllm extra or set generate.backend=hf"
         ) from error
 
-    on_cpu = not torch.cuda.is_available()
     engine = LLM(
         model=source.path,
         revision=source.revision,
         dtype=str(DTYPES[backend.dtype]).removeprefix("torch."),
         tensor_parallel_size=backend.tensor_parallel,
-        enforce_eager=on_cpu,  # on a CPU compiling takes longer than the answers
+        enforce_eager=on_cpu,  # compiling would take longer than the answers there
         disable_log_stats=True,
     )
 

@@ -1,6 +1,7 @@
 """What a table needs of the machine, checked before anything starts."""
 
 import os
+from importlib.util import find_spec
 
 import torch
 
@@ -13,6 +14,8 @@ def unmet(table: TableConfig, config: Config) -> str | None:
     gpus = torch.cuda.device_count()
     if gpus < config.launch.gpus:
         missing.append(f"{config.launch.gpus} GPUs, this machine has {gpus}")
+    if config.generate.backend == "vllm" and find_spec("vllm") is None:
+        missing.append("vllm: make setup EXTRAS=dev,vllm")
     key = config.judge.endpoint.api_key_env
     if key and not os.environ.get(key):
         missing.append(f"a judge key in the environment variable {key}")

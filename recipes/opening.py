@@ -1,5 +1,8 @@
 """What recipes open again and again: the model of a job, its tracker, its settings as the package's classes."""
 
+import contextlib
+from collections.abc import Iterator
+
 from focalpo.artifact import Job
 from focalpo.config import shaped
 from focalpo.judging.protocol import Protocol, load_protocol
@@ -19,9 +22,15 @@ def source_of(job: Job) -> ModelSource:
     return ModelSource(named["path"], named["revision"], named["chat_template"], stops)
 
 
-def tracker_of(job: Job) -> Tracker | None:
+@contextlib.contextmanager
+def tracker_of(job: Job) -> Iterator[Tracker | None]:
     """A tracker on rank 0, None on the others."""
-    return Tracker(job, shaped(job.launch["track"], TrackSettings)) if rank() == 0 else None
+    tracker = Tracker(job, shaped(job.launch["track"], TrackSettings)) if rank() == 0 else None
+    try:
+        yield tracker
+    finally:
+        if tracker is not None:
+            tracker.close()
 
 
 def train_settings_of(job: Job) -> TrainSettings:

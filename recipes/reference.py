@@ -22,9 +22,9 @@ def make(job: Job) -> dict:
     trees = read_trees(job.inputs["pairs"] / "train_trees.parquet")
     if "mismatched" in branches:
         trees = with_mismatched(trees)
-    tracker = tracker_of(job)
-    progress = tracker.progress if tracker else lambda done, total: None
-    logps = score(policy, trees, branches, job.launch["micro_batch_tokens"], progress)
+    with tracker_of(job) as tracker:
+        progress = tracker.progress if tracker else lambda done, total: None
+        logps = score(policy, trees, branches, job.launch["micro_batch_tokens"], progress)
     if rank() == 0:
         pq.write_table(pa.table({"id": [tree.id for tree in trees], **logps}), job.path / "logps.parquet")
     return {"pairs": len(trees)}

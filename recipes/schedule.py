@@ -66,7 +66,7 @@ def _take(future: Future, stage: Stage, done: set[str], failures: dict[str, str]
         seconds = future.result()
     except ValueError as error:
         failures[stage.title] = str(error)
-        display.line(f"failed  {stage.title}: {error}")
+        display.line(f"failed  {stage.title}")
     else:
         done.add(stage.title)
         display.finished(stage, seconds)

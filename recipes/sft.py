@@ -36,16 +36,16 @@ def make(job: Job) -> dict:
     stops = stop_ids(source, tokenizer)
     trees = _trees(tokenizer, examples, Limits(**job.settings["limits"]), stops)
     engine = open_engine(PackedPolicy(model), settings)
-    tracker = tracker_of(job)
-    train(
-        engine,
-        OBJECTIVES["sft"](),
-        Examples(trees, reference={}, mismatched=[]),
-        settings,
-        seed=job.settings["seed"],
-        checkpoints=job.path / ".checkpoints",
-        tracker=tracker,
-    )
+    with tracker_of(job) as tracker:
+        train(
+            engine,
+            OBJECTIVES["sft"](),
+            Examples(trees, reference={}, mismatched=[]),
+            settings,
+            seed=job.settings["seed"],
+            checkpoints=job.path / ".checkpoints",
+            tracker=tracker,
+        )
     card = checkpoint.model_card(
         job.name, job.settings, start=source.path if "model" in job.inputs else "random weights"
     )

@@ -38,17 +38,17 @@ def make(job: Job) -> dict:
         settings.micro_batch_tokens,
         job.path,
     )
-    tracker = tracker_of(job)
-    train(
-        engine,
-        objective,
-        Examples(trees, _reference(job), mismatched),
-        settings,
-        seed=job.settings["seed"],
-        checkpoints=job.path / ".checkpoints",
-        tracker=tracker,
-        watch=watch,
-    )
+    with tracker_of(job) as tracker:
+        train(
+            engine,
+            objective,
+            Examples(trees, _reference(job), mismatched),
+            settings,
+            seed=job.settings["seed"],
+            checkpoints=job.path / ".checkpoints",
+            tracker=tracker,
+            watch=watch,
+        )
     tokenizer = load_tokenizer(source)
     card = checkpoint.model_card(job.name, job.settings, source.path)
     stops = stop_ids(source, tokenizer)

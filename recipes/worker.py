@@ -1,4 +1,4 @@
-"""Make one stage: in this process, or by `torchrun` on several ranks. Whoever makes it, the folder says what it is."""
+"""Make one stage: in this process, or in new ones. Whoever makes it, the folder says what it is."""
 
 import importlib
 import json
@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+import torch
 
 from focalpo.artifact import Folder, Job, Stage, verify
 from recipes.quiet import cores_each
@@ -27,7 +29,7 @@ def make(runs: Path, stage: Stage) -> float:
             verify(path)
         started = time.monotonic()
         ranks = job.launch.get("ranks", 1) if job.kind in RANKED else 1
-        facts = recipe(job) if ranks == 1 else _on_ranks(job, ranks)
+        facts = _in_new_processes(job, ranks) if ranks > 1 or _keeps_memory(job) else recipe(job)
         seconds = time.monotonic() - started
         folder.seal(seconds, facts)
     return seconds
@@ -38,15 +40,19 @@ def recipe(job: Job) -> dict:
     return importlib.import_module(f"recipes.{job.kind}").make(job)
 
 
-def _on_ranks(job: Job, ranks: int) -> dict:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+def _keeps_memory(job: Job) -> bool:
+    """Whether the stage would hold what the next one needs: GPU memory and vLLM's caches go back with their process."""
+    return torch.cuda.is_available() or job.settings.get("backend") == "vllm"
+
+
+def _in_new_processes(job: Job, ranks: int) -> dict:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    command = [sys.executable, *launcher, "-m", "recipes.rank", str(job.path)]
     log = job.path / "log.txt"
     with log.open("w") as file:
         environment = os.environ | {"OMP_NUM_THREADS": str(cores_each(ranks))}
-        command += ["-m", "recipes.rank", str(job.path)]
         ended = subprocess.run(command, stdout=file, stderr=file, env=environment)
     if ended.returncode:
         said = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
-        reason = said[-1].removeprefix("error: ") if said else f"{ranks} ranks failed, see the end of {log}"
-        raise ValueError(reason)
-    return json.loads((job.path / FACTS).read_text()) | {"ranks": ranks}
+        raise ValueError(said[-1].removeprefix("error: ") if said else f"{job.kind} failed, see the end of {log}")
+    return json.loads((job.path / FACTS).read_text())

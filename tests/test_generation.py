@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from focalpo.generation import Backend, Decoding, Generator, _batches, check_template
 from focalpo.pocket.datasets import as_messages, preference_tasks
@@ -19,12 +20,18 @@ PROMPTS = [as_messages(task.prompt) for task in preference_tasks(24, seed=7)]
 NAMES = [str(place) for place in range(len(PROMPTS))]
 
 
+def shape(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Heads of 32, the smallest that vLLM has on a CPU."""
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    return {"vocab_size": len(tokenizer), "hidden_size": 64, "max_position_embeddings": 128, **heads}
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama under the pocket tokenizer, exported as the engine exports."""
     folder = tmp_path_factory.mktemp("model")
     tokenizer = build_tokenizer()
-    made = tiny_model(vocab_size=len(tokenizer), hidden_size=64, max_position_embeddings=128, seed=4)
+    made = tiny_model(seed=4, **shape(tokenizer))
     made.generation_config = generation_config(tokenizer, [tokenizer.eos_token_id])
     made.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -41,7 +48,7 @@ def answers(made: Generator, decoding: Decoding = GREEDY, seed: int = 1) -> list
 
 def test_greedy_answers_are_argmax_continuations_of_the_prompt_alone(model: Path) -> None:
     made = generator(model)
-    weights = tiny_model(vocab_size=len(made.tokenizer), hidden_size=64, max_position_embeddings=128, seed=4)
+    weights = tiny_model(seed=4, **shape(made.tokenizer))
     for completion in answers(made)[:6]:
         text = made.tokenizer.apply_chat_template(completion.prompt, tokenize=False, add_generation_prompt=True)
         row = made.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -48,7 +48,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def table_of(runs: Path) -> dict[tuple[str, str, str], dict[str, str]]:
     (path,) = runs.glob("report/*/table1.csv")
-    return {(row["setting"], row["row"], row["column"]): row for row in csv.DictReader(path.open())}
+    with path.open() as file:
+        return {(row["setting"], row["row"], row["column"]): row for row in csv.DictReader(file)}
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Several ranks through the project's own launcher: the same weights as one rank, a complete export, resuming."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+
+from focalpo.records import read_json_lines
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -63,7 +64,7 @@ def test_zero_3_on_two_ranks_equals_one_rank_and_exports_every_byte(tmp_path: Pa
     rows = torch.tensor([[2, 4, 9, 5]])
     logits = [AutoModelForCausalLM.from_pretrained(folder / "model")(rows).logits for folder in (one, two)]
     torch.testing.assert_close(*logits, atol=1e-4, rtol=0)
-    losses = [[json.loads(line)["loss"] for line in (f / "metrics.jsonl").open()] for f in (one, two)]
+    losses = [[row["loss"] for row in read_json_lines(f / "metrics.jsonl")] for f in (one, two)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5) and len(losses[0]) == 6
 
 
@@ -84,14 +85,14 @@ def test_a_run_killed_by_the_kernel_resumes_to_bit_equal_weights(tmp_path: Path,
     finished(train(tmp_path, *how))
     expected = load_file(whole / "model" / "model.safetensors")
     assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path).items())
-    steps = [json.loads(line)["step"] for line in next(tmp_path.glob("train/*/metrics.jsonl")).open()]
+    steps = [row["step"] for row in read_json_lines(next(tmp_path.glob("train/*/metrics.jsonl")))]
     assert steps == list(range(1, 41)), checkpoint
 
 
 @pytest.mark.slow
 def test_a_mistake_on_the_ranks_is_told_in_one_line(tmp_path: Path) -> None:
-    process = train(tmp_path, "launch.ranks=2", "train.zero_stage=1", "train.global_batch=500")
+    process = train(tmp_path, "launch.ranks=2", "train.zero_stage=1", "train.global_batch=5000")
     output, _ = process.communicate(timeout=300)
     assert process.returncode != 0
     assert "Traceback" not in output
-    assert "pairs do not fill one train.global_batch of 500; lower it" in output
+    assert "pairs do not fill one train.global_batch of 5000; lower it" in output

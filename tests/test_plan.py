@@ -1,0 +1,66 @@
+"""Which stages a configuration becomes, what they share, and what makes a new one."""
+
+from pathlib import Path
+
+import pytest
+
+from focalpo.config import compose
+from focalpo.plan import in_order, row_stages, train_stage
+
+
+def kinds(*overrides: str) -> list[str]:
+    return [stage.kind for stage in in_order([train_stage(compose(overrides), "row")])]
+
+
+def test_a_stage_comes_after_everything_it_needs() -> None:
+    row = row_stages(compose(["experiment=pocket/kto"]), "row")
+    order = in_order([row.judge])
+    assert len({stage.title for stage in order}) == len(order)
+    for place, stage in enumerate(order):
+        assert all(needed in order[:place] for needed in stage.inputs.values())
+
+
+def test_only_what_an_objective_declares_it_needs_is_made() -> None:
+    assert kinds("experiment=pocket/dpo") == ["sft", "sft", "pairs", "reference", "train"]
+    assert kinds("experiment=pocket/simpo") == ["sft", "sft", "pairs", "train"]
+    assert kinds("experiment=pocket/kto") == ["sft", "sft", "pairs", "reference", "reference", "train"]
+
+
+def test_objectives_and_seeds_share_one_reference() -> None:
+    def reference(*overrides: str) -> str:
+        return train_stage(compose(overrides), "row").inputs["reference"].title
+
+    first = reference("experiment=pocket/dpo", "seed=1")
+    assert first == reference("experiment=pocket/focalpo", "seed=2", "objective.gamma=0.2", "train.learning_rate=1e-4")
+    assert first == reference("experiment=pocket/kto")
+    assert first != reference("experiment=pocket/dpo", "data.label_noise=0.2")
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["launch.ranks=2", "launch.workers=1", "train.micro_batch_tokens=99", "train.zero_stage=3", "track=offline"],
+)
+def test_how_a_stage_is_run_does_not_make_it_another(override: str) -> None:
+    assert train_stage(compose([override]), "a").key == train_stage(compose([]), "a").key
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=2", "objective.gamma=0.2", "train.learning_rate=1e-4", "data.seed=2", "model.seed=2", "data.max_length=80"],
+)
+def test_what_a_result_depends_on_makes_another_stage(override: str) -> None:
+    assert train_stage(compose([override]), "a").key != train_stage(compose([]), "a").key
+
+
+def test_a_data_file_counts_by_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+
+    def key() -> str:
+        return train_stage(compose(["setting=files", f"data.path={path}"]), "a").inputs["pairs"].key
+
+    path.write_text("one")
+    first = key()
+    path.write_text("two")
+    assert key() != first
+    path.write_text("one")
+    assert key() == first
