@@ -29,7 +29,7 @@ def test_the_four_groups_by_hand() -> None:
 
 
 def test_per_token_ranking_is_another_ranking() -> None:
-    """Chosen has 2 tokens, rejected 4: -4/2 < -6/4 is wrong per token though right in sum; only -3/2 > -9/4 ends right."""
+    """Chosen has 2 tokens, rejected 4: -4/2 < -6/4 is wrong though right in sum; only -3/2 > -9/4 ends right."""
     shares = groups(change(states(), "test"), per_token=True)
     assert shares == {"right_right": 0.0, "right_wrong": 0.0, "wrong_right": 0.25, "wrong_wrong": 0.75}
 

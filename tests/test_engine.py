@@ -143,11 +143,37 @@ def test_a_resumed_run_is_bit_equal_to_one_that_was_never_stopped(tmp_path: Path
 def test_a_half_written_checkpoint_is_not_used(tmp_path: Path) -> None:
     start_ranks()
     engine = open_engine(PackedPolicy(tiny_model()), SETTINGS)
-    checkpoint.save(engine, tmp_path, 1)
+    checkpoint.save(engine, tmp_path, 1, "run")
     (tmp_path / "step-000002").mkdir()
-    assert checkpoint.resume(engine, tmp_path) == 1
-    checkpoint.save(engine, tmp_path, 3)
+    assert checkpoint.resume(engine, tmp_path, "run") == 1
+    checkpoint.save(engine, tmp_path, 3, "run")
     assert [path.name for path in sorted(tmp_path.glob("step-*"))] == ["step-000003"]
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    start_ranks()
+    engine = open_engine(PackedPolicy(tiny_model()), SETTINGS)
+    checkpoint.save(engine, tmp_path, 1, "another run")
+    with pytest.raises(ValueError, match="step-000001 was saved by a run with other settings; delete .* and run again"):
+        train(engine, OBJECTIVES["dpo"](), examples("dpo"), SETTINGS, seed=5, checkpoints=tmp_path)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 3])
+def test_bf16_follows_fp32(zero_stage: int, tmp_path: Path) -> None:
+    """Twelve steps in bf16 end near fp32's weights: within what rounding to 8 bits explains, and far from the start."""
+    exact = trained("focalpo", replace(SETTINGS, epochs=3), tmp_path / "fp32")
+    start = tiny_model().state_dict()
+    start_ranks()
+    settings = replace(SETTINGS, epochs=3, dtype="bfloat16", zero_stage=zero_stage)
+    engine = open_engine(PackedPolicy(tiny_model().to(torch.bfloat16)), settings)
+    train(engine, OBJECTIVES["focalpo"](), examples("focalpo"), settings, seed=5, checkpoints=tmp_path / "bf16")
+    found = dict(engine.module.model.state_dict())
+    if zero_stage == 3:
+        found = {name.removeprefix("model."): v for name, v in engine._zero3_consolidated_16bit_state_dict().items()}
+    moved = torch.cat([(exact[name] - start[name]).flatten() for name in exact])
+    off = torch.cat([(found[name].float() - exact[name]).flatten() for name in exact])
+    assert found["model.norm.weight"].dtype == torch.bfloat16
+    assert off.norm() < 0.3 * moved.norm()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_pairs(tmp_path: Path) -> None:

@@ -189,13 +189,14 @@ class _Transport(httpx2.BaseTransport):
 def _read(response: httpx2.Response, key: str, check: Check) -> _Try:
     # Some servers quote the key that they refuse; it must reach neither the record nor an error message.
     status, text = response.status_code, response.text.replace(key, "[key]") if key != NO_KEY else response.text
+    said = f"HTTP {status}: {' '.join(text.split())[:200]}"
     if status in REFUSALS:
-        return _Try(f"HTTP {status}: {text[:200]}", text, again=False, remedy=REFUSALS[status])
+        return _Try(said, text, again=False, remedy=REFUSALS[status])
     if status == 429 and "insufficient_quota" in text:
         return _Try("the quota is used up", text, again=False, remedy="raise it")
     if status != 200:
         again = status >= 500 or status in RETRIED_STATUSES
-        return _Try(f"HTTP {status}: {text[:200]}", text, again, wait=_retry_after(response))
+        return _Try(said, text, again, wait=_retry_after(response))
     try:
         reply = json.loads(text, parse_constant=_refuse_nan)
     except ValueError:

@@ -16,25 +16,33 @@ from focalpo.training.ranks import barrier, rank
 COMPLETE = "complete"
 
 
-def save(engine, folder: Path, step: int) -> None:
-    """Save weights, optimizer and random state after `step` steps; older checkpoints go once this one is complete."""
+def save(engine, folder: Path, step: int, run: str) -> None:
+    """Save weights, optimizer and random state after `step` steps of `run` (anything that tells runs apart); older
+    checkpoints go once this one is complete."""
     name = f"step-{step:06d}"
     engine.save_checkpoint(str(folder), tag=name, client_state={"step": step}, save_latest=False)
     barrier()
     if rank() == 0:
-        (folder / name / COMPLETE).touch()
+        (folder / name / COMPLETE).write_text(run)
         for other in folder.glob("step-*"):
             if other.name != name:
                 shutil.rmtree(other)
     barrier()
 
 
-def resume(engine, folder: Path) -> int:
-    """Load the newest complete checkpoint and return its step, or 0 where there is none."""
+def resume(engine, folder: Path, run: str) -> int:
+    """Load the newest complete checkpoint and return its step, or 0 where there is none.
+
+    Raises:
+        ValueError: when the checkpoint is of another run.
+    """
     complete = sorted(path.parent for path in folder.glob(f"step-*/{COMPLETE}"))
     if not complete:
         return 0
-    _, state = engine.load_checkpoint(str(folder), tag=complete[-1].name)
+    newest = complete[-1]
+    if (newest / COMPLETE).read_text() != run:
+        raise ValueError(f"{newest} was saved by a run with other settings; delete {folder} and run again")
+    _, state = engine.load_checkpoint(str(folder), tag=newest.name)
     return int(state["step"])
 
 

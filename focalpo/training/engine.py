@@ -7,6 +7,7 @@ micro-steps. Data order and learning rate are pure functions of the step, so a r
 """
 
 import contextlib
+import hashlib
 import logging
 import math
 import os
@@ -183,7 +184,9 @@ def train(
         ValueError: when the loss is not finite, naming the pairs of the batch.
     """
     steps = steps_of(len(examples.trees), settings)
-    start = checkpoint.resume(engine, checkpoints)
+    run = repr((objective, [tree.id for tree in examples.trees], settings, seed))
+    run = hashlib.sha256(run.encode()).hexdigest()
+    start = checkpoint.resume(engine, checkpoints, run)
     if tracker is not None:
         tracker.resume_at(start)
     if watch is not None:
@@ -206,7 +209,7 @@ def train(
         if watch is not None:
             watch.look(engine, step + 1, steps)
         if settings.checkpoint_every and (step + 1) % settings.checkpoint_every == 0 and step + 1 < steps:
-            checkpoint.save(engine, checkpoints, step + 1)
+            checkpoint.save(engine, checkpoints, step + 1, run)
 
 
 def _accumulate(engine, objective, items: list[int], examples: Examples, budget: int) -> dict[str, float]:
