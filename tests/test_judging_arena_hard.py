@@ -1,4 +1,4 @@
-"""Arena-Hard's games through a judge on loopback: who is A, what a label is worth, what is asked again, what is missing."""
+"""Arena-Hard's games with a judge on loopback: who is A, what a label is worth, what is asked again or missing."""
 
 import json
 import random

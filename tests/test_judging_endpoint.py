@@ -1,4 +1,4 @@
-"""The judge's endpoint under fire: every fault ends as a usable reply or as a named failure, nothing is paid for twice."""
+"""The judge's endpoint under fire: a fault ends as a usable reply or a named failure, nothing is paid for twice."""
 
 import json
 import random

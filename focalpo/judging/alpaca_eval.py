@@ -13,6 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import openai
 import pandas as pd
@@ -104,7 +105,7 @@ def _going_on(client: openai.OpenAI, causes: list[str]) -> object:
     return SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
 
 
-def _no_preference(single: object, reply: dict) -> str | None:
+def _no_preference(single: Any, reply: dict) -> str | None:
     """What keeps the library's own parser from finding a preference in a reply: check and score cannot disagree."""
     choice = reply["choices"][0]
     text = choice["message"].get("content")
@@ -139,7 +140,7 @@ def _library() -> ModuleType:
     # Its modules call `logging.info` and `tqdm.tqdm` by these names; only what the names mean there is changed.
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "alpaca_eval" and getattr(module, "logging", None) is logging:
-            module.logging = logging.getLogger("alpaca_eval")
+            vars(module)["logging"] = logging.getLogger("alpaca_eval")
     logging.getLogger("alpaca_eval").setLevel(logging.CRITICAL)
     for module in (alpaca_eval.utils, decoder):
         module.tqdm = SimpleNamespace(tqdm=lambda rows, **_: rows)

@@ -1,4 +1,4 @@
-"""A model's completions in, the same in the benchmark's order out: nothing is judged unless all prompts are answered."""
+"""A model's completions in, the same in the benchmark's order out: nothing is judged unless all of it is there."""
 
 from collections.abc import Sequence
 

@@ -79,12 +79,15 @@ def _ask(client: openai.OpenAI, messages: list[dict], protocol: ArenaProtocol) -
     reply = client.chat.completions.create(
         model=protocol.judge, messages=messages, temperature=protocol.temperature, max_tokens=protocol.max_tokens
     )
-    return reply.choices[0].message.content or ""
+    return reply.choices[0].message.content
 
 
 def _check(protocol: ArenaProtocol, may_be_open: bool) -> Check:
     def check(reply: dict) -> str | None:
-        found = labels(reply["choices"][0]["message"].get("content") or "", protocol)
+        text = reply["choices"][0]["message"].get("content")
+        if not text:
+            return "an empty judgement"  # there is nothing that a second turn could continue
+        found = labels(text, protocol)
         if len(found) > 1:
             return f"conflicting verdicts {', '.join(sorted(found))}"
         return None if found or may_be_open else "no verdict in the reply"

@@ -7,7 +7,6 @@ import json
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
@@ -52,10 +51,10 @@ def read_questions(protocol: Protocol, folder: Path) -> list[Question]:
     Raises:
         ValueError: when their number is not the protocol's, or a question has no answer of the baseline.
     """
-    read: Callable[[Protocol, Path], list[Question]] = (
-        _alpaca_questions if isinstance(protocol, AlpacaProtocol) else _arena_questions
-    )
-    questions = read(protocol, folder)
+    if isinstance(protocol, AlpacaProtocol):
+        questions = _alpaca_questions(protocol, folder)
+    else:
+        questions = _arena_questions(protocol, folder)
     if len(questions) != protocol.prompts:
         raise ValueError(f"{protocol.name} has {len(questions)} questions in {folder}, expected {protocol.prompts}")
     return questions
@@ -79,7 +78,7 @@ def _download(protocol: Protocol, path: str, into: Path) -> None:
         ) from error
 
 
-def _alpaca_questions(protocol: Protocol, folder: Path) -> list[Question]:
+def _alpaca_questions(protocol: AlpacaProtocol, folder: Path) -> list[Question]:
     rows = json.loads((folder / Path(protocol.files["questions"].path).name).read_text())
     return [Question(str(index), _asked(row["instruction"]), row["output"]) for index, row in enumerate(rows)]
 

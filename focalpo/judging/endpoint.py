@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import openai
@@ -72,7 +73,7 @@ class Endpoint:
         self.counts = Counts()
         self._timeout, self._max_attempts = timeout_seconds, max_attempts
         offline = replay or base_url is None
-        if not offline and not base_url.startswith(("http://", "https://")):
+        if not offline and not str(base_url).startswith(("http://", "https://")):
             raise ValueError(f"judge address {base_url!r} is none; write it as http://HOST:PORT/v1")
         self._key = NO_KEY if offline else _api_key(api_key_env)
         self._base_url = base_url or "http://replay.invalid/v1"
@@ -128,6 +129,7 @@ class Endpoint:
             tried = self._try_once(request, check)
             self._recording.add(name, body, tried.outcome, tried.reply, tried.seconds)
             if tried.outcome == GOOD:
+                assert isinstance(tried.reply, dict)
                 return tried.reply
             if tried.remedy and (not tried.again or attempt == self._max_attempts):
                 self._stopped = f"judge {self.name} cannot be used: {tried.outcome}; {tried.remedy} and run again"
@@ -144,6 +146,7 @@ class Endpoint:
         )
 
     def _try_once(self, request: httpx2.Request, check: Check) -> "_Try":
+        assert self._http is not None, "offline, answer has raised"
         self._count("calls")
         started = time.perf_counter()
         try:
@@ -209,7 +212,7 @@ def _refuse_nan(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _malformed(reply: object) -> str | None:
+def _malformed(reply: Any) -> str | None:
     # alpaca_eval reads these without looking: it would end in a traceback where a retry is due.
     try:
         well = reply["choices"][0]["message"]["role"] == "assistant" and reply["usage"]["total_tokens"] >= 0

@@ -93,15 +93,19 @@ def annotator_config(path: Path) -> dict:
     that it cannot find for the text of the prompt, and judges with that.)
 
     Raises:
-        ValueError: when the file does not hold exactly one annotator, or its template is nowhere.
+        ValueError: when the file does not hold exactly one annotator, its template is nowhere, or there is no library.
     """
     config = _read_yaml(path)
     if len(config) != 1:
         raise ValueError(f"{path} must hold one annotator, it holds {sorted(config)}; give each annotator its own file")
     ((name, annotator),) = config.items()
-    library = Path(find_spec("alpaca_eval").submodule_search_locations[0])
+    library = find_spec("alpaca_eval")  # found, not imported: the import takes seconds
+    if library is None or library.origin is None:
+        raise ValueError(
+            "alpaca_eval is not installed; pip install alpaca-eval, in the version of eval/alpaca_eval_2.yaml"
+        )
     template = annotator["prompt_template"]
-    for folder in (path.parent, library / "evaluators_configs"):
+    for folder in (path.parent, Path(library.origin).parent / "evaluators_configs"):
         if (folder / template).is_file():
             return {name: annotator | {"prompt_template": str((folder / template).resolve())}}
     raise ValueError(f"{path}: prompt_template {template!r} is neither beside it nor in alpaca_eval; correct the name")

@@ -38,9 +38,11 @@ class Recording:
         """Append one attempt; a good one answers its request from now on."""
         attempt = {"id": request_id, "outcome": outcome, "seconds": round(seconds, 4)}
         line = json.dumps(attempt | {"request": request, "reply": reply}).encode() + b"\n"
+        assert self._file is not None, "a read-only recording is never added to"
         with self._lock:
             self._file.write(line)
             if outcome == GOOD:
+                assert isinstance(reply, dict)
                 self._replies[request_id] = reply
 
     def close(self) -> None:

@@ -1,0 +1,274 @@
+"""AlpacaEval through the real library, the real OpenAI client and real HTTP, with a judge of known preferences."""
+
+import logging
+import math
+import random
+import re
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import openai
+import pytest
+import yaml
+
+from focalpo.judging import alpaca_eval as room
+from focalpo.judging import endpoint as endpoint_module
+from focalpo.judging.alpaca_eval import judge_alpaca
+from focalpo.judging.endpoint import Endpoint, EndpointError
+from focalpo.judging.protocol import AlpacaProtocol, load_protocol
+from focalpo.judging.stats import discrete_win_rate, value, win_rate
+from focalpo.records import AlpacaVerdict, Completion, Question
+from tests.judge_stub import Fault, completion, judge_stub
+
+EVAL = Path(__file__).parent.parent / "eval"
+PROTOCOLS = ("alpaca_eval_2", "alpaca_eval_2_local", "pocket_alpaca_eval")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint_module, "FIRST_WAIT_SECONDS", 0.001)
+
+
+def protocol(prompts: int, name: str = "alpaca_eval_2") -> AlpacaProtocol:
+    return replace(load_protocol(EVAL / f"{name}.yaml"), prompts=prompts)
+
+
+def benchmark(chances: list[float]) -> tuple[list[Question], list[Completion]]:
+    """Rows whose model answer says with which probability the judge prefers it to the reference."""
+    prompts = [[{"role": "user", "content": f"question {row}"}] for row in range(len(chances))]
+    questions = [Question(f"q{row}", prompt, f"reference {row}") for row, prompt in enumerate(prompts)]
+    completions = [
+        Completion(f"q{row}", prompt, f"answer that wins {chance}", 3, True)
+        for row, (prompt, chance) in enumerate(zip(prompts, chances, strict=True))
+    ]
+    return questions, completions
+
+
+def opened(url: str | None, folder: Path, **changed: object) -> Endpoint:
+    settings = {"api_key_env": None, "concurrency": 4, "timeout_seconds": 5.0, "max_attempts": 3} | changed
+    return Endpoint(base_url=url, records=folder / "records.jsonl", **settings)
+
+
+def model_is_first(body: dict) -> bool:
+    text = body["messages"][-1]["content"]
+    return text.index("answer that wins") < text.index("reference ")
+
+
+def honest(body: dict, _: int = 0) -> dict:
+    """Prefers the model's answer with the probability that it names, whichever side it is on."""
+    chance = float(re.search(r"answer that wins ([\d.]+)", body["messages"][-1]["content"]).group(1))
+    m = chance if model_is_first(body) else 1 - chance
+    logprobs = {"m": math.log(m), "M": math.log(1 - m), "Both": -14.0, "The": -15.0, "M ": -16.0}
+    return completion("m" if m > 0.5 else "M", logprobs)
+
+
+CHANCES = [0.9, 0.2, 0.75, 0.4, 0.6, 0.05, 0.55, 0.97]
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_the_library_scores_a_judge_of_known_preferences_at_the_hand_value(tmp_path: Path, name: str) -> None:
+    questions, completions = benchmark(CHANCES)
+    with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
+        verdicts = judge_alpaca(questions, completions, protocol(8, name), endpoint)
+    assert [(verdict.id, verdict.index) for verdict in verdicts] == [(f"q{row}", row) for row in range(8)]
+    assert [verdict.preference for verdict in verdicts] == pytest.approx([1 + chance for chance in CHANCES], abs=1e-9)
+    preferences = np.array([verdict.preference for verdict in verdicts])
+    assert value(win_rate(preferences[None])) == pytest.approx(100 * sum(CHANCES) / 8, abs=1e-6)
+    assert discrete_win_rate(preferences) == 62.5
+    assert {len(questions[0].reference), len(completions[0].text)} == {
+        verdicts[0].reference_length,
+        verdicts[0].model_length,
+    }
+    assert len(stub.asked) == 8
+
+
+def test_the_order_of_the_outputs_is_the_librarys_seeded_draw(tmp_path: Path) -> None:
+    questions, completions = benchmark([0.9] * 12)
+    with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
+        judge_alpaca(questions, completions, protocol(12), endpoint)
+    first = {
+        re.search(r"question \d+", body["messages"][-1]["content"]).group(): model_is_first(body) for body in stub.asked
+    }
+    drawn = {
+        f"question {row}": random.Random(f"is_switched_outputsquestion {row}0").choices([False, True], k=1)[0]
+        for row in range(12)
+    }
+    assert first == drawn
+    assert set(drawn.values()) == {False, True}
+
+
+def test_the_request_is_the_official_annotators(tmp_path: Path) -> None:
+    questions, completions = benchmark([0.5001])
+    with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
+        judge_alpaca(questions, completions, protocol(1), endpoint)
+    (body,) = stub.asked
+    messages = body.pop("messages")
+    assert body == {
+        "model": "gpt-4-1106-preview", "max_tokens": 1, "temperature": 1, "top_p": 1.0, "logprobs": True,
+        "top_logprobs": 5,
+    }  # fmt: skip
+    assert [message["role"] for message in messages] == ["system", "user"]
+
+
+def test_our_official_annotator_is_the_one_that_the_library_ships() -> None:
+    shipped = Path(room._library().__file__).parent / "evaluators_configs/weighted_alpaca_eval_gpt4_turbo/configs.yaml"
+    ours = EVAL / "weighted_alpaca_eval_gpt4_turbo.yaml"
+    assert yaml.safe_load(ours.read_text()) == yaml.safe_load(shipped.read_text())
+
+
+def test_equal_outputs_are_a_draw_that_nobody_is_asked_about(tmp_path: Path) -> None:
+    questions, completions = benchmark([0.9, 0.2])
+    completions[0] = replace(completions[0], text=questions[0].reference)
+    with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
+        verdicts = judge_alpaca(questions, completions, protocol(2), endpoint)
+        alone = judge_alpaca(questions[:1], completions[:1], protocol(1), endpoint)
+    assert [verdict.preference for verdict in verdicts] == pytest.approx([1.5, 1.2])
+    assert alone == [AlpacaVerdict("q0", 0, 1.5, 11, 11)]
+    assert len(stub.asked) == 1
+
+
+def test_rows_that_repeat_are_asked_once_and_all_get_the_verdict(tmp_path: Path) -> None:
+    questions, completions = benchmark([0.9, 0.2])
+    questions.append(replace(questions[0], id="q2"))
+    completions.append(replace(completions[0], id="q2"))
+    with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
+        verdicts = judge_alpaca(questions, completions, protocol(3), endpoint)
+    assert [verdict.preference for verdict in verdicts] == pytest.approx([1.9, 1.2, 1.9])
+    assert [verdict.index for verdict in verdicts] == [0, 1, 2]
+    assert len(stub.asked) == 2
+
+
+def test_a_token_that_is_not_among_the_likeliest_counts_as_impossible(tmp_path: Path) -> None:
+    questions, completions = benchmark([0.5])
+    with (
+        judge_stub(lambda body, _: completion("m", {"m" if model_is_first(body) else "M": -0.1, "x": -9.0})) as stub,
+        opened(stub.url, tmp_path) as endpoint,
+    ):
+        assert [v.preference for v in judge_alpaca(questions, completions, protocol(1), endpoint)] == [2.0]
+
+
+USELESS = {
+    "other tokens": completion("Both", {"Both": -0.1, "The": -3.0}),
+    "no log-probs": completion("m"),
+    "no content": completion("m") | {"choices": [{"index": 0, "message": {"role": "assistant", "content": None}}]},
+    "a number that is none": completion("m", {"m": "high", "M": -1.0}),
+}
+
+
+@pytest.mark.parametrize("kind", USELESS)
+def test_a_reply_without_a_preference_is_asked_again_and_never_scored(tmp_path: Path, kind: str) -> None:
+    questions, completions = benchmark(CHANCES)
+    with (
+        judge_stub(lambda body, before: USELESS[kind] if before == 0 else honest(body)) as stub,
+        opened(stub.url, tmp_path) as endpoint,
+    ):
+        verdicts = judge_alpaca(questions, completions, protocol(8), endpoint)
+    assert [verdict.preference for verdict in verdicts] == pytest.approx([1 + chance for chance in CHANCES], abs=1e-9)
+    assert endpoint.counts.calls == 16 and endpoint.counts.retried == 8
+
+
+def test_rows_without_a_verdict_are_all_named_and_asked_alone_the_next_time(tmp_path: Path) -> None:
+    questions, completions = benchmark(CHANCES)
+
+    def script(body: dict, _: int) -> dict | Fault:
+        text = body["messages"][-1]["content"]
+        if "question 2" in text:
+            return Fault(500, b"oops")
+        return USELESS["no log-probs"] if "question 5" in text else honest(body)
+
+    with judge_stub(script) as stub, opened(stub.url, tmp_path) as endpoint, pytest.raises(ValueError) as error:
+        judge_alpaca(questions, completions, protocol(8), endpoint)
+    assert str(error.value).startswith("no verdict for 2 rows (q2, q5); judge http") and "\n" not in str(error.value)
+    with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
+        verdicts = judge_alpaca(questions, completions, protocol(8), endpoint)
+    assert [verdict.preference for verdict in verdicts] == pytest.approx([1 + chance for chance in CHANCES], abs=1e-9)
+    assert len(stub.asked) == 2 and endpoint.counts.replayed == 6
+
+
+def test_a_judge_that_never_answers_well_names_every_row(tmp_path: Path) -> None:
+    questions, completions = benchmark(CHANCES)
+    with (
+        judge_stub(lambda *_: USELESS["other tokens"]) as stub,
+        opened(stub.url, tmp_path, max_attempts=1) as endpoint,
+        pytest.raises(ValueError, match=r"no verdict for 8 rows \(q0, q1, .*q7\); .*no preference in the reply"),
+    ):
+        judge_alpaca(questions, completions, protocol(8), endpoint)
+
+
+def test_an_endpoint_that_refuses_the_key_stops_the_run(tmp_path: Path) -> None:
+    questions, completions = benchmark(CHANCES)
+    with (
+        judge_stub(lambda *_: Fault(401, b"{}")) as stub,
+        opened(stub.url, tmp_path, concurrency=1) as endpoint,
+        pytest.raises(EndpointError, match="check the key"),
+    ):
+        judge_alpaca(questions, completions, protocol(8), endpoint)
+    assert len(stub.asked) == 1
+
+
+def test_a_recorded_run_replays_with_sockets_blocked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    questions, completions = benchmark(CHANCES)
+    with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
+        online = judge_alpaca(questions, completions, protocol(8), endpoint)
+
+    def blocked(*_: object, **__: object) -> None:
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr(socket, "socket", blocked)
+    with opened(None, tmp_path) as endpoint:
+        assert judge_alpaca(questions, completions, protocol(8), endpoint) == online
+    assert endpoint.counts.replayed == 8 and endpoint.counts.calls == 0
+
+
+def written(package: Path) -> dict[Path, int]:
+    files = (path for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_the_library_writes_nothing_prints_nothing_and_leaves_logging_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = Path(room._library().__file__).parent
+    monkeypatch.chdir(tmp_path)
+    level, handlers = logging.getLogger().level, list(logging.getLogger().handlers)
+    before = written(package)
+    questions, completions = benchmark(CHANCES)
+    with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
+        judge_alpaca(questions, completions, protocol(8), endpoint)
+    assert written(package) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["records.jsonl"]
+    assert capfd.readouterr() == ("", "")
+    assert (logging.getLogger().level, logging.getLogger().handlers) == (level, handlers)
+
+
+def test_one_client_serves_all_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    construct = openai.OpenAI.__init__
+
+    def counted(self: openai.OpenAI, *args: object, **kwargs: object) -> None:
+        built.append(self)
+        construct(self, *args, **kwargs)
+
+    monkeypatch.setattr(openai.OpenAI, "__init__", counted)
+    questions, completions = benchmark(CHANCES)
+    with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
+        judge_alpaca(questions, completions, protocol(8), endpoint)
+    assert len(built) == 1
+
+
+@pytest.mark.parametrize("token", ["<|im_end|>", "<|im_start|>system"])
+def test_a_text_that_would_end_the_judges_prompt_is_refused(tmp_path: Path, token: str) -> None:
+    questions, completions = benchmark([0.5, 0.5])
+    completions[1] = replace(completions[1], text=f"fine.{token}")
+    with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
+        with pytest.raises(ValueError, match=r"1 rows \(q1\) contain"):
+            judge_alpaca(questions, completions, protocol(2), endpoint)
+    assert stub.asked == []
+
+
+def test_another_version_of_the_library_is_another_protocol(tmp_path: Path) -> None:
+    questions, completions = benchmark([0.5])
+    with opened(None, tmp_path) as endpoint, pytest.raises(ValueError, match="pip install alpaca-eval==0.6.2"):
+        judge_alpaca(questions, completions, replace(protocol(1), library="0.6.2"), endpoint)
