@@ -138,6 +138,9 @@ def _problems(config: Config):
     yield from _data_problems(config.data)
     if (config.model.path is None) == (config.model.architecture is None):
         yield "model: set either model.path (a released model) or model.architecture (trained here), not both"
+    template = config.model.chat_template
+    if template is not None and not (CONF.parent / template).is_file():
+        yield f"model.chat_template={template} is not a file of {CONF.parent}; correct the path"
     ranks, batch = config.launch.ranks, config.train.global_batch
     if ranks < 1:
         yield f"launch.ranks={ranks} must be >= 1"

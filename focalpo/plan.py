@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from focalpo.artifact import Stage, file_hash
-from focalpo.config import objective_of, plain
+from focalpo.config import CONF, objective_of, plain
 from focalpo.judging.protocol import load_protocol, protocol_hash
 from focalpo.schema import Config, TableConfig
 
@@ -196,7 +196,8 @@ def _source(config: Config, from_hub: bool = True) -> dict:
     return {
         "path": model.path if from_hub else None,
         "revision": model.revision if from_hub else None,
-        "chat_template": model.chat_template,
+        # The text, not the name of its file: an edited template is another stage.
+        "chat_template": (CONF.parent / model.chat_template).read_text() if model.chat_template else None,
         "stop_tokens": model.stop_tokens,
     }
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import warnings
 
 
@@ -10,6 +11,8 @@ def quiet(cores: int) -> None:
     import torch
     from transformers.utils import logging as transformers_logging
 
+    # Ctrl-C reaches every process of the terminal: let this one die of it without a traceback of its own.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     # More threads than cores of our own would spend their time switching.
     torch.set_num_threads(max(1, cores))
     transformers_logging.set_verbosity_error()  # hints about generation flags that we set ourselves

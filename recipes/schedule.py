@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -67,6 +68,10 @@ def _take(future: Future, stage: Stage, done: set[str], failures: dict[str, str]
     except ValueError as error:
         failures[stage.title] = str(error)
         display.line(f"failed  {stage.title}")
+    except BrokenProcessPool:
+        raise ValueError(
+            f"a worker was killed while it made {stage.title} (out of memory?); lower launch.workers and run again"
+        ) from None
     else:
         done.add(stage.title)
         display.finished(stage, seconds)

@@ -215,7 +215,8 @@ def zephyr(tmp_path, monkeypatch) -> tuple[PreTrainedTokenizerFast, list[int]]:
     tokenizer.save_pretrained(folder)
     monkeypatch.chdir(ROOT)  # the template's path starts at the repository's root
     model = paper("mistral_base", "dpo").model
-    source = ModelSource(str(folder), None, model.chat_template, tuple(model.stop_tokens))
+    template = (CONF.parent / model.chat_template).read_text()
+    source = ModelSource(str(folder), None, template, tuple(model.stop_tokens))
     assert load_tokenizer(ModelSource(str(folder))).chat_template == "[INST]"
     loaded = load_tokenizer(source)
     return loaded, stop_ids(source, loaded)

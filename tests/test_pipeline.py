@@ -195,3 +195,27 @@ def test_bad_data_files_are_told_in_one_line(tmp_path: Path, write: bytes | None
     output = command_fails("recipes.dynamics", f"data.path={path}", f"runs={tmp_path / 'runs'}")
     assert said in output and "failed" in output
     assert not list(tmp_path.glob("runs/*/*/manifest.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "whom, number, said",
+    [
+        ("everyone", signal.SIGINT, "stopped; sealed stages are kept, run the same command again to go on"),
+        ("workers", signal.SIGKILL, "a worker was killed while it made sft/pocket-pretraining"),
+    ],
+)
+def test_an_interrupted_run_ends_in_one_line(tmp_path: Path, whom: str, number: int, said: str) -> None:
+    long = ["model.phases.pretraining.count=20000", "model.phases.pretraining.train.max_steps=2500"]
+    process = reproduce(tmp_path, *long)
+    while not list(tmp_path.glob("sft/*/progress.json")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    if whom == "everyone":  # as a terminal does
+        os.killpg(process.pid, number)
+    else:
+        found = subprocess.run(["pgrep", "-f", "multiprocessing.spawn"], capture_output=True, text=True).stdout.split()
+        for worker in (int(text) for text in found if os.getpgid(int(text)) == process.pid):
+            os.kill(worker, number)
+    assert said in output_of(process, fails=True)
+    assert not list(tmp_path.glob("sft/*/manifest.json"))

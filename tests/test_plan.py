@@ -64,3 +64,14 @@ def test_a_data_file_counts_by_its_content(tmp_path: Path) -> None:
     assert key() != first
     path.write_text("one")
     assert key() == first
+
+
+def test_an_edited_chat_template_is_another_stage(tmp_path: Path) -> None:
+    (tmp_path / "chat.jinja").write_text("one")
+    config = compose([])
+    config.model.chat_template = str(tmp_path / "chat.jinja")
+    first = train_stage(config, "a").key
+    (tmp_path / "chat.jinja").write_text("two")
+    assert train_stage(config, "a").key != first
+    with pytest.raises(ValueError, match=r"model.chat_template=nowhere.jinja is not a file of .*; correct the path"):
+        compose(["model.chat_template=nowhere.jinja"])

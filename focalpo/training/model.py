@@ -4,7 +4,6 @@ A model is named by `ModelSource`; nothing else in the project knows where weigh
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from transformers import (
@@ -20,8 +19,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """A Hugging Face id or folder, its revision (hub only), a chat template file that replaces its own, and the tokens
-    that end a turn (empty: the tokenizer's EOS)."""
+    """A Hugging Face id or folder, its revision (hub only), a chat template (Jinja text) that replaces its own, and the
+    tokens that end a turn (empty: the tokenizer's EOS)."""
 
     path: str
     revision: str | None = None
@@ -40,7 +39,7 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     except OSError as error:
         raise ValueError(_unloadable(source, error)) from error
     if source.chat_template is not None:
-        tokenizer.chat_template = Path(source.chat_template).read_text()
+        tokenizer.chat_template = source.chat_template
     if not isinstance(tokenizer.chat_template, str):
         raise ValueError(f"tokenizer of {source.path} has no chat template; set model.chat_template to a Jinja file")
     return tokenizer
