@@ -93,7 +93,9 @@ class Folder:
 
     def __init__(self, runs: Path, stage: Stage) -> None:
         self.stage = stage
-        self.path = runs / stage.kind / f"{stage.name}-{stage.key}"
+        # The key is the identity, the name a label for readers: whoever made the stage first has named its folder.
+        made = sorted((runs / stage.kind).glob(f"*-{stage.key}"))
+        self.path = made[0] if made else runs / stage.kind / f"{stage.name}-{stage.key}"
         inputs = {name: Folder(runs, needed).path for name, needed in stage.inputs.items()}
         self.job = Job(stage.kind, stage.name, stage.key, stage.settings, stage.launch, self.path, inputs)
 
@@ -129,7 +131,7 @@ class Folder:
             "stage": self.stage.title,
             "key": self.stage.key,
             "settings": self.stage.settings,
-            "inputs": {name: stage.title for name, stage in self.stage.inputs.items()},
+            "inputs": {name: f"{path.parent.name}/{path.name}" for name, path in self.job.inputs.items()},
             "outputs": outputs,
             "facts": facts or {},
             "seconds": round(seconds, 3),

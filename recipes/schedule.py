@@ -1,7 +1,7 @@
 """Run stages in worker processes, inputs before what uses them, and show how far they are.
 
-    [ 37/262] train/base-dpo-s1-0123456789ab   6.1 s          a line per finished stage
-    stage 38 of 262: train/base-dpo-s2  step 80/120  loss 0.41  1:52 left
+    [ 37/262] train/base-dpo-s1-0123456789ab  6.1 s                                      a line per finished stage
+    [###.................] 37/262  4:12 left  train/base-dpo-s2 80/122 27/s loss 0.41     a live line on a terminal
 
 A stage that fails does not stop the others; what depends on it is left out, and all failures are told at the end.
 """

@@ -45,6 +45,12 @@ def test_a_sealed_folder_tells_everything_about_its_making(tmp_path: Path) -> No
     verify(path)
 
 
+def test_the_same_stage_under_another_name_is_the_same_folder(tmp_path: Path) -> None:
+    path = sealed(tmp_path, stage())
+    assert Folder(tmp_path, stage(name="another name")).path == path
+    assert Folder(tmp_path, stage(name="another name", settings={})).path != path
+
+
 def test_a_job_read_from_its_folder_is_the_job_that_was_written(tmp_path: Path) -> None:
     folder = Folder(tmp_path, stage(inputs={"pairs": stage(kind="pairs", name="p")}, launch={"ranks": 2}))
     with folder.being_made() as job:

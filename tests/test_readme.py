@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from focalpo.artifact import Folder, Stage
+from recipes.publish import FILES, publish
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
@@ -69,3 +72,22 @@ def test_every_path_that_is_named_exists() -> None:
     paths = re.findall(r"`((?:conf|focalpo|recipes|eval|tests|docs)/[\w./]*)`|\]\((docs/[\w./]+)\)", README)
     missing = [path for pair in paths for path in pair if path and not (ROOT / path).exists()]
     assert not missing
+
+
+def test_publishing_puts_the_produced_table_between_the_marks(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, Stage("report", "pocket", {}))
+    with folder.being_made() as job:
+        for name in FILES:
+            (job.path / name).write_text(f"| {name} |\n")
+        folder.seal(1.0)
+    (tmp_path / "README.md").write_text(
+        "before\n<!-- table: docs/pocket/table1.md -->\nold\n<!-- end of table -->\nafter\n"
+    )
+    publish(folder.path, tmp_path)
+    shown = (tmp_path / "README.md").read_text()
+    assert shown.startswith("before\n") and shown.endswith("after\n")
+    assert "| table1.md |" in shown and "old" not in shown
+    assert (tmp_path / "docs/pocket/table1.csv").read_text() == "| table1.csv |\n"
+    (tmp_path / "README.md").write_text("no marks")
+    with pytest.raises(ValueError, match="has no place for docs/pocket/table1.md"):
+        publish(folder.path, tmp_path)

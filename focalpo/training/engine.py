@@ -144,9 +144,14 @@ def partitioned_loading(settings: TrainSettings) -> Iterator[None]:
     a whole model per rank."""
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
-    holder = HfDeepSpeedConfig(deepspeed_config(settings)) if settings.zero_stage == 3 else None
-    yield
-    if holder is not None:
+    if settings.zero_stage != 3:
+        yield
+        return
+    holder = HfDeepSpeedConfig(deepspeed_config(settings))  # transformers holds it weakly: it must stay in scope
+    try:
+        yield
+    finally:
+        del holder
         unset_hf_deepspeed_config()
 
 
