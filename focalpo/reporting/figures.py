@@ -28,6 +28,7 @@ def table_figure(results: Results, path: Path) -> None:
         len(settings),
         len(COLUMNS),
         figsize=(11, height * len(settings)),
+        sharex="col",
         sharey="row",
         squeeze=False,
         layout="constrained",
