@@ -32,6 +32,9 @@ class Row:
     generate: Stage
     judge: Stage
 
+    def stages(self) -> list[Stage]:
+        return [stage for stage in (self.train, self.generate, self.judge) if stage is not None]
+
 
 def row_stages(config: Config, name: str, trained: bool = True) -> Row:
     """From a configuration to the judged answers of one model."""

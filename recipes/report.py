@@ -35,8 +35,8 @@ def make(job: Job) -> dict:
             RowSpec(name, row["label"], list(_runs(job, setting, name)), paper.get(setting, {}).get(name, {}))
             for name, row in table["rows"].items()
         ]
-        gamed = job.inputs[f"benchmark/{setting}/alpaca_eval"] / "df_gamed.csv"
-        rows[setting] = setting_rows(specs, gamed, table["compare_with"])
+        benchmark = job.inputs.get(f"benchmark/{setting}/alpaca_eval")  # None where no row of the setting was judged
+        rows[setting] = setting_rows(specs, benchmark and benchmark / "df_gamed.csv", table["compare_with"])
     compared = table["rows"].get(table["compare_with"], {"label": ""})["label"]
     results = Results(
         f"FocalPO, Table 1 at {table['scale']} scale, commit {commit()[:12]}",
@@ -50,9 +50,8 @@ def make(job: Job) -> dict:
         (job.path / f"table1.{name}").write_text(write(results))
     table_figure(results, job.path / "table1.png")
     labels = {name: row["label"] for name, row in table["rows"].items()}
-    dynamics_figure(
-        {results.settings[s]: _groups(job, s) for s in table["settings"]}, labels, job.path / "dynamics.png"
-    )
+    shares = {results.settings[setting]: _groups(job, setting) for setting in table["settings"]}
+    dynamics_figure(shares, labels, job.path / "dynamics.png")
     return {"cells": sum(len(row.cells) for found in rows.values() for row in found)}
 
 

@@ -30,15 +30,29 @@ def reproduce(arguments: list[str]) -> None:
     missing = unmet(table, first)
     if missing:
         raise ValueError(missing)
-    report = report_stage(table, table_rows(table, configs))
-    runs = Path(first.runs)
+    rows = table_rows(table, configs)
+    report = report_stage(table, rows)
+    runs, workers = Path(first.runs), first.launch.workers
     stages = in_order([report])
-    made = run_stages(runs, stages, first.launch.workers)
-    folder = Folder(runs, report).path
-    print((folder / "table1.txt").read_text())
+    try:
+        made = run_stages(runs, stages, workers)
+    except ValueError:
+        # What came through is worth a table of its own: rows that failed are "-" in it.
+        judged = {place: row for place, row in rows.items() if all(Folder(runs, s).sealed for s in row.stages())}
+        if judged:
+            partial = report_stage(table, judged)
+            run_stages(runs, [partial], workers)
+            show(Folder(runs, partial).path)
+        raise
+    show(Folder(runs, report).path)
     print(f"{made} of {len(stages)} stages were made, the others were sealed already" if made else "nothing to do")
+
+
+def show(report: Path) -> None:
+    """Print the table and where its files are."""
+    print((report / "table1.txt").read_text())
     for name in ("table1.md", "table1.csv", "table1.tex", "table1.png", "dynamics.png"):
-        print(f"  {folder / name}")
+        print(f"  {report / name}")
 
 
 def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:

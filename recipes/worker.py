@@ -14,7 +14,6 @@ from focalpo.artifact import Folder, Job, Stage, verify
 from recipes.quiet import cores_each
 
 RANKED = ("sft", "reference", "train")
-GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 FACTS = ".facts.json"  # what rank 0 tells the process that seals
 
 
@@ -51,9 +50,7 @@ def _in_new_processes(job: Job, ranks: int) -> dict:
     command = [sys.executable, *launcher, "-m", "recipes.rank", str(job.path)]
     log = job.path / "log.txt"
     with log.open("w") as file:
-        # This process may itself be a group of one by now; the new ones make a group of their own.
-        environment = {name: value for name, value in os.environ.items() if name not in GROUP}
-        environment["OMP_NUM_THREADS"] = str(cores_each(ranks))
+        environment = os.environ | {"OMP_NUM_THREADS": str(cores_each(ranks))}
         ended = subprocess.run(command, stdout=file, stderr=file, env=environment)
     if ended.returncode:
         said = [line for line in log.read_text().splitlines() if line.startswith("error: ")]

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from focalpo.judging.endpoint import Endpoint
 
 
 @dataclass
@@ -54,6 +57,12 @@ def completion(text: str, logprobs: dict[str, float] | None = None) -> dict:
         ],
         "usage": {"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11},
     }
+
+
+def opened(url: str | None, folder: Path, **changed: object) -> Endpoint:
+    """The room's endpoint at `url`, recording into `folder/records.jsonl`."""
+    settings = {"api_key_env": None, "concurrency": 4, "timeout_seconds": 5.0, "max_attempts": 4} | changed
+    return Endpoint(base_url=url, records=folder / "records.jsonl", **settings)
 
 
 @contextmanager

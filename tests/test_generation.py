@@ -1,37 +1,40 @@
 """Generation: batching, stopping, sampling, and the same answers from both backends."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from focalpo.config import compose
 from focalpo.generation import Backend, Decoding, Generator, _batches, check_template
 from focalpo.pocket.datasets import as_messages, preference_tasks
 from focalpo.pocket.tokenizer import build_tokenizer
 from focalpo.records import Completion
 from focalpo.training.checkpoint import model_card
 from focalpo.training.model import ModelSource, generation_config
-from tests.tiny import tiny_model
+from focalpo.training.scratch import new_model
 
 GREEDY = Decoding(temperature=0, top_p=1.0, max_new_tokens=12)
 PROMPTS = [as_messages(task.prompt) for task in preference_tasks(24, seed=7)]
 NAMES = [str(place) for place in range(len(PROMPTS))]
 
 
-def shape(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Heads of 32, the smallest that vLLM has on a CPU."""
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
-    return {"vocab_size": len(tokenizer), "hidden_size": 64, "max_position_embeddings": 128, **heads}
+def pocket_model(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The pocket model untrained, with weights large enough that its greedy choices are no near-ties."""
+    architecture = compose([]).model.architecture
+    assert architecture is not None
+    return new_model(replace(architecture, initializer_range=0.2), tokenizer, seed=4)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama under the pocket tokenizer, exported as the engine exports."""
+    """The pocket model and its tokenizer, exported as the engine exports."""
     folder = tmp_path_factory.mktemp("model")
     tokenizer = build_tokenizer()
-    made = tiny_model(seed=4, **shape(tokenizer))
+    made = pocket_model(tokenizer)
     made.generation_config = generation_config(tokenizer, [tokenizer.eos_token_id])
     made.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -48,7 +51,7 @@ def answers(made: Generator, decoding: Decoding = GREEDY, seed: int = 1) -> list
 
 def test_greedy_answers_are_argmax_continuations_of_the_prompt_alone(model: Path) -> None:
     made = generator(model)
-    weights = tiny_model(seed=4, **shape(made.tokenizer))
+    weights = pocket_model(made.tokenizer)
     for completion in answers(made)[:6]:
         text = made.tokenizer.apply_chat_template(completion.prompt, tokenize=False, add_generation_prompt=True)
         row = made.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -16,11 +16,11 @@ import yaml
 from focalpo.judging import alpaca_eval as room
 from focalpo.judging import endpoint as endpoint_module
 from focalpo.judging.alpaca_eval import judge_alpaca
-from focalpo.judging.endpoint import Endpoint, EndpointError
+from focalpo.judging.endpoint import EndpointError
 from focalpo.judging.protocol import AlpacaProtocol, load_protocol
 from focalpo.judging.stats import discrete_win_rate, value, win_rate
 from focalpo.records import AlpacaVerdict, Completion, Question
-from tests.judge_stub import Fault, completion, judge_stub
+from tests.judge_stub import Fault, completion, judge_stub, opened
 
 EVAL = Path(__file__).parent.parent / "eval"
 PROTOCOLS = ("alpaca_eval_2", "alpaca_eval_2_local", "pocket_alpaca_eval")
@@ -44,11 +44,6 @@ def benchmark(chances: list[float]) -> tuple[list[Question], list[Completion]]:
         for row, (prompt, chance) in enumerate(zip(prompts, chances, strict=True))
     ]
     return questions, completions
-
-
-def opened(url: str | None, folder: Path, **changed: object) -> Endpoint:
-    settings = {"api_key_env": None, "concurrency": 4, "timeout_seconds": 5.0, "max_attempts": 3} | changed
-    return Endpoint(base_url=url, records=folder / "records.jsonl", **settings)
 
 
 def model_is_first(body: dict) -> bool:

@@ -11,10 +11,10 @@ import pytest
 
 from focalpo.judging import endpoint as endpoint_module
 from focalpo.judging.arena_hard import judge_arena
-from focalpo.judging.endpoint import Endpoint, EndpointError
+from focalpo.judging.endpoint import EndpointError
 from focalpo.judging.protocol import ArenaProtocol, load_protocol
 from focalpo.records import ArenaGame, Completion, Question
-from tests.judge_stub import Fault, completion, judge_stub
+from tests.judge_stub import Fault, completion, judge_stub, opened
 
 EVAL = Path(__file__).parent.parent / "eval"
 ANSWER = re.compile(r"<\|The Start of Assistant ([AB])'s Answer\|>\n(.*?)\n<\|The End", re.DOTALL)
@@ -38,11 +38,6 @@ def benchmark(answers: list[str]) -> tuple[list[Question], list[Completion]]:
         for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
     ]
     return questions, completions
-
-
-def opened(url: str, folder: Path, **changed: object) -> Endpoint:
-    settings = {"api_key_env": None, "concurrency": 4, "timeout_seconds": 5.0, "max_attempts": 3} | changed
-    return Endpoint(base_url=url, records=folder / "records.jsonl", **settings)
 
 
 def shown(body: dict) -> dict[str, str]:

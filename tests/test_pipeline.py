@@ -129,6 +129,26 @@ def test_an_output_that_was_edited_is_named_and_never_used(made: tuple[Path, str
 
 
 @pytest.mark.slow
+def test_a_row_that_fails_is_a_dash_and_the_others_still_make_a_table(made: tuple[Path, str], tmp_path: Path) -> None:
+    for kind in ("sft", "pairs", "reference", "benchmark", "generate", "judge"):
+        (tmp_path / kind).symlink_to(made[0] / kind)
+    (tmp_path / "train").mkdir()
+    for folder in (made[0] / "train").iterdir():
+        if not folder.name.startswith("instruct-kto"):
+            (tmp_path / "train" / folder.name).symlink_to(folder)
+        else:  # unfinished work of another run, which must be refused
+            checkpoint = tmp_path / "train" / folder.name / ".checkpoints" / "step-000001"
+            checkpoint.mkdir(parents=True)
+            (checkpoint / "complete").write_text("another run")
+    output = output_of(reproduce(tmp_path), fails=True)
+    assert output.count("was saved by a run with other settings") == 2, "two seeds"
+    table, whole = table_of(tmp_path), table_of(made[0])
+    assert {cell["value"] for place, cell in table.items() if place[:2] == ("instruct", "kto")} == {"-"}
+    kept = [place for place in whole if place[:2] != ("instruct", "kto")]
+    assert all(table[place]["value"] == whole[place]["value"] for place in kept)
+
+
+@pytest.mark.slow
 def test_a_judge_that_fails_now_and_then_gives_the_same_table(made: tuple[Path, str], tmp_path: Path) -> None:
     faults = "judge.endpoint.base_url=pocket --faults 429=0.1,500=0.1,garbage=0.1"
     first = made[0]

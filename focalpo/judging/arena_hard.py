@@ -10,6 +10,7 @@ missing, never scored.
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import openai
 
@@ -76,10 +77,12 @@ def _verdict(first: openai.OpenAI, second: openai.OpenAI, messages: list[dict], 
 
 
 def _ask(client: openai.OpenAI, messages: list[dict], protocol: ArenaProtocol) -> str:
-    reply = client.chat.completions.create(
-        model=protocol.judge, messages=messages, temperature=protocol.temperature, max_tokens=protocol.max_tokens
+    settings = {"temperature": protocol.temperature, "max_tokens": protocol.max_tokens}
+    # Not `chat.completions.create`: it walks through the types of every field, a third of a call's cost.
+    reply: Any = client.post(
+        "/chat/completions", cast_to=object, body={"model": protocol.judge, "messages": messages, **settings}
     )
-    return reply.choices[0].message.content
+    return reply["choices"][0]["message"]["content"]
 
 
 def _check(protocol: ArenaProtocol, may_be_open: bool) -> Check:

@@ -5,12 +5,12 @@ protocol.files --copy or download, sha256 checked--> folder --> list[Question], 
 
 import json
 import shutil
-import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
+import httpx2
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from focalpo.artifact import file_hash
 from focalpo.judging.protocol import AlpacaProtocol, ArenaProtocol, Protocol
@@ -70,8 +70,8 @@ def _download(protocol: Protocol, path: str, into: Path) -> None:
         else:
             cached = hf_hub_download(protocol.source, path, repo_type="dataset", revision=protocol.revision)
             shutil.copyfile(cached, into)
-    except (urllib.error.URLError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, HTTPException, httpx2.HTTPError) as error:  # a connection may also break in the middle of a file
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(
             f"{protocol.name}: cannot download {path} from {protocol.source} ({reason}); set judge.folder to a folder "
             "that holds it"

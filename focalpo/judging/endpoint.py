@@ -9,6 +9,7 @@ the connection pool and the counts. A reply that the caller's check finds useles
 import json
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +28,8 @@ RETRIED_STATUSES = {408, 409, 425, 429}
 """Besides all of 500 and above."""
 NO_KEY = "none"
 """What a local server gets, the OpenAI client wants some key."""
+SHORTEST_SECRET = 8
+"""Characters. A key as short as `x`, `0` or `token` is a local server's placeholder and occurs in every reply."""
 REFUSALS = {401: "check the key", 403: "check what the key may do", 404: "check the address and the model's name"}
 
 Check = Callable[[dict], str | None]
@@ -76,6 +79,7 @@ class Endpoint:
         if not offline and not str(base_url).startswith(("http://", "https://")):
             raise ValueError(f"judge address {base_url!r} is none; write it as http://HOST:PORT/v1")
         self._key = NO_KEY if offline else _api_key(api_key_env)
+        self._secret = _written(self._key) if len(self._key) >= SHORTEST_SECRET else None
         self._base_url = base_url or "http://replay.invalid/v1"
         self._recording = Recording(records, read_only=offline)
         limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
@@ -150,7 +154,7 @@ class Endpoint:
         self._count("calls")
         started = time.perf_counter()
         try:
-            tried = _read(self._http.send(request), self._key, check)
+            tried = _read(self._http.send(request), self._secret, check)
         except httpx2.TimeoutException:
             tried = _Try(f"no reply in {self._timeout:g} s")
         except httpx2.ConnectError as error:
@@ -186,12 +190,14 @@ class _Transport(httpx2.BaseTransport):
         self._endpoint, self._check = endpoint, check
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(200, json=self._endpoint.answer(request, self._check))
+        reply = self._endpoint.answer(request, self._check)
+        # Not `json=`: it wants UTF-8, and a token cut in the middle of a character comes as half of a surrogate pair.
+        return httpx2.Response(200, headers={"content-type": "application/json"}, content=json.dumps(reply).encode())
 
 
-def _read(response: httpx2.Response, key: str, check: Check) -> _Try:
+def _read(response: httpx2.Response, secret: re.Pattern | None, check: Check) -> _Try:
     # Some servers quote the key that they refuse; it must reach neither the record nor an error message.
-    status, text = response.status_code, response.text.replace(key, "[key]") if key != NO_KEY else response.text
+    status, text = response.status_code, secret.sub("[key]", response.text) if secret else response.text
     said = f"HTTP {status}: {' '.join(text.split())[:200]}"
     if status in REFUSALS:
         return _Try(said, text, again=False, remedy=REFUSALS[status])
@@ -202,7 +208,7 @@ def _read(response: httpx2.Response, key: str, check: Check) -> _Try:
         return _Try(said, text, again, wait=_retry_after(response))
     try:
         reply = json.loads(text, parse_constant=_refuse_nan)
-    except ValueError:
+    except (ValueError, RecursionError):  # the second for endless brackets
         return _Try("garbled JSON", text)
     problem = _malformed(reply) or check(reply)
     return _Try(problem or GOOD, reply)
@@ -223,7 +229,12 @@ def _malformed(reply: Any) -> str | None:
 
 def _retry_after(response: httpx2.Response) -> float:
     seconds = response.headers.get("retry-after", "")
-    return min(float(seconds), LONGEST_WAIT_SECONDS) if seconds.isdigit() else 0.0
+    return min(float(seconds), LONGEST_WAIT_SECONDS) if seconds.isdecimal() else 0.0
+
+
+def _written(key: str) -> re.Pattern:
+    """The key as it is, and as JSON writers may escape its characters: `\\/`, `\\u002b`."""
+    return re.compile("".join(rf"(?:\\?{re.escape(c)}|\\u(?i:{ord(c):04x}))" for c in key))
 
 
 def _api_key(variable: str | None) -> str:

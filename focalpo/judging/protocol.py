@@ -11,16 +11,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
+from string import Formatter
 
 import yaml
 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkFile:
-    """A file of a benchmark: where it lies in its source, and the sha256 it must have."""
+    """A file of a benchmark: where it lies in its source, and the sha256 it must have, None where it is made here."""
 
     path: str
-    sha256: str
+    sha256: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +60,15 @@ class ArenaProtocol:
 
 Protocol = AlpacaProtocol | ArenaProtocol
 KINDS: dict[str, type] = {"alpaca_eval": AlpacaProtocol, "arena_hard": ArenaProtocol}
+SHOWN = ["answer_1", "answer_2", "question"]
+"""What an Arena-Hard user turn shows the judge."""
 
 
 def load_protocol(path: Path) -> Protocol:
     """The benchmark that a yaml of eval/ defines; files it names are looked for beside it.
 
     Raises:
-        ValueError: when a key is missing or unknown, or a file it names does not exist.
+        ValueError: when a key is missing or unknown, a value is not of its kind, or a file it names does not exist.
     """
     values = _read_yaml(path)
     kind = KINDS.get(values.pop("benchmark", None))
@@ -77,12 +80,16 @@ def load_protocol(path: Path) -> Protocol:
             f"{path}: missing keys {sorted(names - values.keys())}, unknown keys {sorted(values.keys() - names)}; "
             f"a benchmark of this kind has exactly {sorted(names)}"
         )
-    values["files"] = {role: BenchmarkFile(**file) for role, file in values["files"].items()}
+    try:
+        values["files"] = {role: BenchmarkFile(**file) for role, file in values["files"].items()}
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{path}: a file of 'files' has exactly the keys path and sha256 ({error})") from None
     if kind is AlpacaProtocol:
         values["annotator"] = _beside(path, values["annotator"])
     else:
         values["prompt_file"] = _beside(path, values["prompt_file"])
-        values["verdicts"] = {label: (float(wins), int(count)) for label, (wins, count) in values["verdicts"].items()}
+        values["verdicts"] = _verdicts(path, values["verdicts"])
+        _check_user_turn(path, values["user_template"])
     return kind(**values)
 
 
@@ -104,6 +111,8 @@ def annotator_config(path: Path) -> dict:
         raise ValueError(
             "alpaca_eval is not installed; pip install alpaca-eval, in the version of eval/alpaca_eval_2.yaml"
         )
+    if not isinstance(annotator, dict) or "prompt_template" not in annotator:
+        raise ValueError(f"{path}: {name} has no prompt_template; name a file beside it or one of alpaca_eval's")
     template = annotator["prompt_template"]
     for folder in (path.parent, Path(library.origin).parent / "evaluators_configs"):
         if (folder / template).is_file():
@@ -134,8 +143,27 @@ def _name(path: Path) -> str:
     return path.name
 
 
-def _beside(path: Path, name: str) -> Path:
-    named = path.parent / name
+def _verdicts(path: Path, values: dict) -> dict[str, tuple[float, int]]:
+    try:
+        return {label: (float(wins), int(count)) for label, (wins, count) in values.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(
+            f"{path}: a label of 'verdicts' has [what A wins, battles it counts for], as in A>>B: [1, 3]"
+        ) from None
+
+
+def _check_user_turn(path: Path, template: str) -> None:
+    # An answer that the judge is not shown would be judged all the same.
+    try:
+        found = sorted({name for _, name, _, _ in Formatter().parse(template) if name is not None})
+    except ValueError as error:
+        raise ValueError(f"{path}: user_template has a lone brace ({error}); write it twice") from None
+    if found != SHOWN:
+        raise ValueError(f"{path}: user_template shows {found}, it must show {SHOWN}, each in braces")
+
+
+def _beside(path: Path, name: str | None) -> Path:
+    named = path.parent / str(name)
     if not named.is_file():
         raise ValueError(f"{path} names {name!r}, which is not beside it; put the file there or correct the name")
     return named
@@ -144,7 +172,10 @@ def _beside(path: Path, name: str) -> Path:
 def _read_yaml(path: Path) -> dict:
     if not path.is_file():
         raise ValueError(f"there is no file {path}; the benchmarks and annotators are in eval/")
-    values = yaml.safe_load(path.read_text())
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold keys and values, it holds {type(values).__name__}")
     return values

@@ -16,7 +16,7 @@ class Recording:
     """The recorded attempts of one endpoint, and the good reply to each request that has one.
 
     Raises:
-        ValueError: when a line of the file is not JSON; a torn last line, left by a kill, is dropped.
+        ValueError: when a line of the file is no attempt; a torn last line, left by a kill, is dropped.
     """
 
     def __init__(self, path: Path, read_only: bool) -> None:
@@ -66,10 +66,12 @@ def _good_replies(path: Path) -> dict[str, dict]:
                 break
             try:
                 attempt = json.loads(line)
-            except ValueError:
-                raise ValueError(f"{path}, line {number} is not JSON; delete that line, the rest stays valid") from None
-            if attempt["outcome"] == GOOD:
-                replies[attempt["id"]] = attempt["reply"]
+                if attempt["outcome"] == GOOD:
+                    replies[attempt["id"]] = attempt["reply"]
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(
+                    f"{path}, line {number} is no recorded attempt; delete that line, the rest stays valid"
+                ) from None
     return replies
 
 

@@ -89,9 +89,12 @@ class Results:
         return [title for name, title in EXTRAS.items() if any(name in row.extras for row in self.rows[setting])]
 
 
-def setting_rows(specs: Sequence[RowSpec], gamed: Path, compare_with: str) -> list[RowResult]:
-    """All rows of one setting; p-values are Holm-corrected over the rows of each column."""
-    metrics = {spec.name: _metrics(spec.runs, gamed) for spec in specs if spec.runs}
+def setting_rows(specs: Sequence[RowSpec], gamed: Path | None, compare_with: str) -> list[RowResult]:
+    """All rows of one setting; p-values are Holm-corrected over the rows of each column.
+
+    `gamed` is the benchmark's df_gamed.csv; None only where no row has a run.
+    """
+    metrics = {spec.name: _metrics(spec.runs, gamed) for spec in specs if spec.runs and gamed}
     rows = []
     for spec in specs:
         found = metrics.get(spec.name, {})

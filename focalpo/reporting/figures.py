@@ -47,7 +47,7 @@ def dynamics_figure(
 ) -> None:
     """The paper's question: shares of held-out pairs by ranking at start and end, `groups[setting][row][group]`."""
     settings = list(groups)
-    height = 1.4 + 0.28 * max(len(rows) for rows in groups.values())
+    height = 1.4 + 0.28 * max(1, *map(len, groups.values()))
     figure, grid = plt.subplots(1, len(settings), figsize=(11, height), squeeze=False, layout="constrained")
     for setting, axes in zip(settings, grid[0], strict=True):
         rows = list(groups[setting])

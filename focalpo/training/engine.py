@@ -116,13 +116,13 @@ def start_ranks() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel(logging.WARNING)  # its INFO repeats the configuration on every start
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    if "RANK" not in os.environ:
+    if "MASTER_ADDR" not in os.environ:
         # A store inside the process: a group of one needs no port, so nothing can already be listening on it.
         torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
-        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it even then
     if torch.cuda.is_available():
         torch.cuda.set_device(device())
-    deepspeed.init_distributed(dist_backend=backend, verbose=False)
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 
 def deepspeed_config(settings: TrainSettings) -> dict:
