@@ -41,7 +41,7 @@ def reproduce(arguments: list[str]) -> None:
         judged = {place: row for place, row in rows.items() if all(Folder(runs, s).sealed for s in row.stages())}
         if judged:
             partial = report_stage(table, judged)
-            run_stages(runs, [partial], workers)
+            run_stages(runs, in_order([partial]), workers)
             show(Folder(runs, partial).path)
         raise
     show(Folder(runs, report).path)
