@@ -1,6 +1,5 @@
 """AlpacaEval through the real library, the real OpenAI client and real HTTP, with a judge of known preferences."""
 
-import logging
 import math
 import random
 import re
@@ -9,11 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import openai
 import pytest
-import yaml
 
-from focalpo.judging import alpaca_eval as room
 from focalpo.judging import endpoint as endpoint_module
 from focalpo.judging.alpaca_eval import judge_alpaca
 from focalpo.judging.endpoint import EndpointError
@@ -107,10 +103,43 @@ def test_the_request_is_the_official_annotators(tmp_path: Path) -> None:
     assert [message["role"] for message in messages] == ["system", "user"]
 
 
-def test_our_official_annotator_is_the_one_that_the_library_ships() -> None:
-    shipped = Path(room._library().__file__).parent / "evaluators_configs/weighted_alpaca_eval_gpt4_turbo/configs.yaml"
-    ours = EVAL / "weighted_alpaca_eval_gpt4_turbo.yaml"
-    assert yaml.safe_load(ours.read_text()) == yaml.safe_load(shipped.read_text())
+def test_the_order_of_the_completions_does_not_matter(tmp_path: Path) -> None:
+    questions, completions = benchmark(CHANCES)
+    with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
+        verdicts = judge_alpaca(questions, completions, protocol(8), endpoint)
+        assert judge_alpaca(questions, completions[::-1], protocol(8), endpoint) == verdicts
+    assert len(stub.asked) == 8
+
+
+def test_a_judge_of_length_sees_both_orders_and_prefers_the_longer_answer(tmp_path: Path) -> None:
+    """Longer model answers in even rows, longer references in odd ones: 0.8 and 0.2 whoever is shown first."""
+    questions, completions = benchmark([0.5] * 12)
+    questions = [
+        replace(question, reference=f"{question.reference}{' and more' * (row % 2) * 5}")
+        for row, question in enumerate(questions)
+    ]
+
+    def longer(body: dict, _: int) -> dict:
+        first, second = re.findall(r'"output": """(.*?)"""', body["messages"][-1]["content"], re.DOTALL)
+        likely = {True: math.log(0.8), False: math.log(0.2)}
+        return completion("m", {"m": likely[len(first) > len(second)], "M": likely[len(second) > len(first)]})
+
+    with judge_stub(longer) as stub, opened(stub.url, tmp_path) as endpoint:
+        verdicts = judge_alpaca(questions, completions, protocol(12), endpoint)
+    assert {model_is_first(body) for body in stub.asked} == {False, True}
+    assert [verdict.preference for verdict in verdicts] == pytest.approx([1.8, 1.2] * 6)
+
+
+def test_an_empty_answer_is_judged_like_any_other(tmp_path: Path) -> None:
+    questions, completions = benchmark([0.5])
+    with (
+        judge_stub(lambda *_: completion("m", {"m": math.log(0.75), "M": math.log(0.25)})) as stub,
+        opened(stub.url, tmp_path) as endpoint,
+    ):
+        empty = replace(completions[0], text="")
+        (verdict,) = judge_alpaca(questions, [empty], protocol(1), endpoint)
+    assert verdict.model_length == 0 and verdict.preference in (pytest.approx(1.25), pytest.approx(1.75))
+    assert len(stub.asked) == 1
 
 
 def test_equal_outputs_are_a_draw_that_nobody_is_asked_about(tmp_path: Path) -> None:
@@ -217,42 +246,6 @@ def test_a_recorded_run_replays_with_sockets_blocked(tmp_path: Path, monkeypatch
     assert endpoint.counts.replayed == 8 and endpoint.counts.calls == 0
 
 
-def written(package: Path) -> dict[Path, int]:
-    files = (path for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc")
-    return {path: path.stat().st_mtime_ns for path in files}
-
-
-def test_the_library_writes_nothing_prints_nothing_and_leaves_logging_alone(
-    tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package = Path(room._library().__file__).parent
-    monkeypatch.chdir(tmp_path)
-    level, handlers = logging.getLogger().level, list(logging.getLogger().handlers)
-    before = written(package)
-    questions, completions = benchmark(CHANCES)
-    with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
-        judge_alpaca(questions, completions, protocol(8), endpoint)
-    assert written(package) == before
-    assert [path.name for path in tmp_path.iterdir()] == ["records.jsonl"]
-    assert capfd.readouterr() == ("", "")
-    assert (logging.getLogger().level, logging.getLogger().handlers) == (level, handlers)
-
-
-def test_one_client_serves_all_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    built = []
-    construct = openai.OpenAI.__init__
-
-    def counted(self: openai.OpenAI, *args: object, **kwargs: object) -> None:
-        built.append(self)
-        construct(self, *args, **kwargs)
-
-    monkeypatch.setattr(openai.OpenAI, "__init__", counted)
-    questions, completions = benchmark(CHANCES)
-    with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
-        judge_alpaca(questions, completions, protocol(8), endpoint)
-    assert len(built) == 1
-
-
 @pytest.mark.parametrize("token", ["<|im_end|>", "<|im_start|>system"])
 def test_a_text_that_would_end_the_judges_prompt_is_refused(tmp_path: Path, token: str) -> None:
     questions, completions = benchmark([0.5, 0.5])
@@ -261,9 +254,3 @@ def test_a_text_that_would_end_the_judges_prompt_is_refused(tmp_path: Path, toke
         with pytest.raises(ValueError, match=r"1 rows \(q1\) contain"):
             judge_alpaca(questions, completions, protocol(2), endpoint)
     assert stub.asked == []
-
-
-def test_another_version_of_the_library_is_another_protocol(tmp_path: Path) -> None:
-    questions, completions = benchmark([0.5])
-    with opened(None, tmp_path) as endpoint, pytest.raises(ValueError, match="pip install alpaca-eval==0.6.2"):
-        judge_alpaca(questions, completions, replace(protocol(1), library="0.6.2"), endpoint)

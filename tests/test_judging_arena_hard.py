@@ -3,6 +3,9 @@
 import json
 import random
 import re
+import socket
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from focalpo.judging import endpoint as endpoint_module
-from focalpo.judging.arena_hard import judge_arena
+from focalpo.judging.arena_hard import judge_arena, labels
 from focalpo.judging.endpoint import EndpointError
 from focalpo.judging.protocol import ArenaProtocol, load_protocol
 from focalpo.records import ArenaGame, Completion, Question
 from tests.judge_stub import Fault, completion, judge_stub, opened
 
-EVAL = Path(__file__).parent.parent / "eval"
+ROOT = Path(__file__).parent.parent
+EVAL = ROOT / "eval"
 ANSWER = re.compile(r"<\|The Start of Assistant ([AB])'s Answer\|>\n(.*?)\n<\|The End", re.DOTALL)
 
 
@@ -91,6 +95,20 @@ def test_every_label_is_the_models_result_from_both_sides(
         first, second = judge_arena(questions, completions, protocol(1), endpoint)
     assert (first.result, first.weight) == (1 - a_wins, weight)
     assert (second.result, second.weight) == (a_wins, weight)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("[[A>B]]", {"A>B"}),
+        ("[[A>B]] so [[A>B]]", {"A>B"}),
+        ("[[A>B]] or [[A>>B]]", {"A>B", "A>>B"}),
+        ("[[A]] is fine, [[B=A]]", {"B=A"}),
+        ("[[A>>>B]] [[AB]] [[=]] [[a>b]] [A>B] [[A > B]]", set()),
+    ],
+)
+def test_only_the_protocols_labels_are_verdicts(text: str, found: set[str]) -> None:
+    assert labels(text, protocol(1)) == found
 
 
 def test_the_judge_sees_the_published_user_turn_and_braces_survive(tmp_path: Path) -> None:
@@ -212,3 +230,56 @@ def test_a_run_under_fire_and_killed_in_the_middle_asks_nothing_twice(tmp_path: 
     assert len(stub.asked) == 120 - good + endpoint.counts.retried
     answered = [row["id"] for row in map(json.loads, records.read_text().splitlines()) if row["outcome"] == "good"]
     assert len(answered) == len(set(answered)) == 120
+
+
+def test_a_recorded_run_replays_with_sockets_blocked_whatever_the_order_of_the_completions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the games that took a second turn."""
+
+    def script(body: dict, _: int) -> dict:
+        open_end = len(body["messages"]) == 2 and "odd" in body["messages"][1]["content"]
+        return completion("Hard to say.") if open_end else says("A>B")
+
+    questions, completions = benchmark(["odd", "fine", "better"])
+    with judge_stub(script) as stub, opened(stub.url, tmp_path) as endpoint:
+        online = judge_arena(questions, completions, protocol(3), endpoint)
+
+    def blocked(*_: object, **__: object) -> None:
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr(socket, "socket", blocked)
+    with opened(None, tmp_path) as endpoint:
+        assert judge_arena(questions, completions[::-1], protocol(3), endpoint) == online
+    assert endpoint.counts.replayed == 8 and endpoint.counts.calls == 0
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.test_judging_arena_hard import benchmark, judge_arena, opened, protocol
+
+with opened(sys.argv[1], Path(sys.argv[2]), concurrency=1) as endpoint:
+    judge_arena(*benchmark([f"ours {row}" for row in range(8)]), protocol(8), endpoint)
+"""
+
+
+def test_a_killed_run_asks_again_only_what_was_on_the_wire(tmp_path: Path) -> None:
+    """SIGKILL while the sixth of sixteen games is being judged, five are recorded."""
+    running: list[subprocess.Popen] = []
+
+    def script(_: dict, __: int) -> dict:
+        if len(stub.asked) == 6 and running[0].poll() is None:
+            running[0].kill()
+            running[0].wait()
+        return says("A>B")
+
+    with judge_stub(script) as stub:
+        running.append(subprocess.Popen([sys.executable, "-c", KILLED, stub.url, str(tmp_path)], cwd=ROOT))
+        assert running[0].wait(timeout=120) == -9
+        assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 5
+        with opened(stub.url, tmp_path) as endpoint:
+            games = judge_arena(*benchmark([f"ours {row}" for row in range(8)]), protocol(8), endpoint)
+    assert [game.verdict for game in games] == ["A>B"] * 16
+    assert endpoint.counts.replayed == 5 and endpoint.counts.calls == 11
+    assert sorted(stub.times().values()) == [1] * 15 + [2]

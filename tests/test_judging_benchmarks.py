@@ -1,12 +1,20 @@
 """Benchmark files from a folder or a stand-in of the hub, their layouts, and what is said when they are not right."""
 
 import hashlib
+import http.client
 import io
 import json
+import os
+import subprocess
+import sys
+import threading
 import urllib.error
+from collections.abc import Callable
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from focalpo.judging import benchmarks
@@ -89,13 +97,99 @@ def test_a_github_file_is_asked_for_at_the_pinned_commit(tmp_path: Path, monkeyp
     assert seen == ["https://raw.githubusercontent.com/owner/name/abc/data/rows.json"]
 
 
-def test_no_network_is_one_line_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(url: str, timeout: float) -> None:
-        raise urllib.error.URLError("no route to host")
+def failing(error: Exception) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
 
-    monkeypatch.setattr(benchmarks.urllib.request, "urlopen", refuse)
-    with pytest.raises(ValueError, match=r"cannot download data/rows.json from github.com/o/n .*; set judge.folder"):
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (urllib.error.URLError("no route to host"), "no route to host"),
+        (TimeoutError("the read timed out"), "the read timed out"),
+        (TimeoutError(), "TimeoutError"),
+        (http.client.IncompleteRead(b"half"), "IncompleteRead"),
+        (http.client.RemoteDisconnected("closed\nby them"), "closed"),
+    ],
+)
+def test_a_download_that_fails_is_one_line_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    monkeypatch.setattr(benchmarks.urllib.request, "urlopen", failing(error))
+    with pytest.raises(ValueError, match=rf"from github.com/o/n \(.*{reason}.*\); set judge.folder") as said:
         fetch(alpaca(source="github.com/o/n"), None, tmp_path)
+    assert "\n" not in str(said.value)
+
+
+def test_a_hub_connection_that_breaks_in_the_middle_is_one_line_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmarks, "hf_hub_download", failing(httpx2.RemoteProtocolError("peer closed connection")))
+    with pytest.raises(ValueError, match=r"tatsu-lab/alpaca_eval \(peer closed connection\); set judge.folder"):
+        fetch(alpaca(), None, tmp_path)
+
+
+FRESH_PROCESS = """
+import sys
+from pathlib import Path
+from tests.test_judging_benchmarks import alpaca, fetch, replace, BenchmarkFile
+
+folder = Path(sys.argv[1])
+fetch(alpaca(), None, folder)
+try:
+    fetch(replace(alpaca(), files={"questions": BenchmarkFile("gone.json", None)}), None, folder)
+except ValueError as error:
+    (folder / "error").write_text(str(error))
+"""
+
+
+def test_the_real_hub_client_downloads_from_a_hub_on_loopback_and_names_what_is_not_there(tmp_path: Path) -> None:
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            found = self.path.endswith("/data/rows.json")
+            self.send_response(200 if found else 404)
+            for name, value in {"etag": '"1"', "x-repo-commit": "2edc6fad8be6b14ea7230aabfd08188da6b8b814"}.items():
+                self.send_header(name, value)
+            if not found:
+                self.send_header("x-error-code", "EntryNotFound")
+            self.send_header("content-length", str(len(TEXT) if found else 0))
+            self.end_headers()
+            if found and self.command == "GET":
+                self.wfile.write(TEXT)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    asked: list[str] = []
+    hub = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    environment = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path / "home")}
+    try:
+        command = [sys.executable, "-c", FRESH_PROCESS, str(tmp_path)]
+        subprocess.run(command, cwd=EVAL.parent, env=os.environ | environment, check=True, timeout=120)
+    finally:
+        hub.shutdown()
+        hub.server_close()
+        thread.join()
+    assert (tmp_path / "rows.json").read_bytes() == TEXT
+    place = "/datasets/tatsu-lab/alpaca_eval/resolve/2edc6fad8be6b14ea7230aabfd08188da6b8b814/data/rows.json"
+    assert place in asked
+    said = (tmp_path / "error").read_text()
+    assert "cannot download gone.json from tatsu-lab/alpaca_eval (404" in said and "\n" not in said
+
+
+def test_a_file_without_a_sha256_is_taken_as_it_is(tmp_path: Path) -> None:
+    into = tmp_path / "into"
+    into.mkdir()
+    (tmp_path / "rows.json").write_bytes(TEXT + b" ")
+    fetch(alpaca(sha256=None), tmp_path, into)
+    assert (into / "rows.json").read_bytes() == TEXT + b" "
 
 
 @pytest.mark.parametrize(

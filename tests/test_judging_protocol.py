@@ -1,5 +1,6 @@
 """The protocols of eval/ as data: what a hash must notice, what it must not, and mistakes said before any call."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from focalpo.judging.protocol import AlpacaProtocol, annotator_config, load_prot
 
 EVAL = Path(__file__).parent.parent / "eval"
 BENCHMARKS = sorted(path.stem for path in EVAL.glob("*.yaml") if "\nbenchmark: " in path.read_text())
+ANNOTATORS = sorted(path.stem for path in EVAL.glob("weighted_*.yaml"))
 
 
 @pytest.fixture
@@ -27,6 +29,26 @@ def test_every_benchmark_of_eval_loads_and_has_a_hash_of_its_own() -> None:
     assert {"alpaca_eval_2", "arena_hard_v0_1", "pocket_alpaca_eval", "pocket_arena_hard"} <= set(BENCHMARKS)
     hashes = {protocol_hash(load_protocol(EVAL / f"{name}.yaml")) for name in BENCHMARKS}
     assert len(hashes) == len(BENCHMARKS)
+
+
+def test_every_yaml_of_eval_is_a_benchmark_an_annotator_or_the_papers_table() -> None:
+    assert {path.stem for path in EVAL.glob("*.yaml")} == {*BENCHMARKS, *ANNOTATORS, "paper_table1"}
+
+
+@pytest.mark.parametrize("name", ANNOTATORS)
+def test_every_annotator_of_eval_loads_under_its_own_name(name: str) -> None:
+    ((found, annotator),) = annotator_config(EVAL / f"{name}.yaml").items()
+    assert found == name and Path(annotator["prompt_template"]).is_file()
+
+
+def test_only_the_pocket_worlds_files_go_without_a_sha256() -> None:
+    for name in BENCHMARKS:
+        protocol = load_protocol(EVAL / f"{name}.yaml")
+        hashes = [file.sha256 for file in protocol.files.values()]
+        if protocol.source == "pocket":
+            assert hashes == [None] * len(hashes)
+        else:
+            assert all(re.fullmatch("[0-9a-f]{64}", str(found)) for found in hashes)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -77,18 +99,53 @@ def test_the_official_prompt_is_the_librarys_file_and_ours_lies_beside_the_confi
     [
         ("alpaca_eval_2", "alpaca_eval_2.yaml", "prompts: 805", "promts: 805", r"missing keys \['prompts'\], unknown"),
         ("alpaca_eval_2", "alpaca_eval_2.yaml", "benchmark: alpaca_eval", "benchmark: mt_bench", "must be one of"),
+        ("alpaca_eval_2", "alpaca_eval_2.yaml", "prompts: 805", "prompts: 805\nseed: 1", r"unknown keys \['seed'\]"),
+        ("alpaca_eval_2", "alpaca_eval_2.yaml", "    sha256", "    sha265", "exactly the keys path and sha256.*sha265"),
+        (
+            "alpaca_eval_2",
+            "alpaca_eval_2.yaml",
+            "    path: df_gamed.csv\n",
+            "",
+            "exactly the keys path and sha256.*path",
+        ),
+        ("alpaca_eval_2", "alpaca_eval_2.yaml", "files:", "files: [", r"alpaca_eval_2.yaml is no YAML: .* line \d+"),
+        (
+            "alpaca_eval_2",
+            "alpaca_eval_2.yaml",
+            "annotator: weighted_alpaca_eval_gpt4_turbo.yaml",
+            "annotator:",
+            "None",
+        ),
         ("arena_hard_v0_1", "arena_hard_v0_1.yaml", "arena_hard_prompt.txt", "official.txt", "not beside it"),
+        ("arena_hard_v0_1", "arena_hard_v0_1.yaml", "A>B: [1, 1]", "A>B: 1", r"as in A>>B: \[1, 3\]"),
+        ("arena_hard_v0_1", "arena_hard_v0_1.yaml", "A=B: [0.5, 1]", "A=B: [tie, 1]", r"as in A>>B: \[1, 3\]"),
+        ("arena_hard_v0_1", "arena_hard_v0_1.yaml", "{answer_2}", "{answer_1}", "it must show .*'answer_2'"),
+        ("arena_hard_v0_1", "arena_hard_v0_1.yaml", "{question}", "{question}}", "lone brace"),
     ],
 )
 def test_a_mistake_in_a_benchmark_is_named(
     folder: Path, name: str, file: str, old: str, new: str, message: str
 ) -> None:
     changed(folder / file, old, new)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         load_protocol(folder / f"{name}.yaml")
+    assert "\n" not in str(error.value)
 
 
 def test_a_prompt_that_is_nowhere_is_not_judged_with_its_file_name(folder: Path) -> None:
     changed(folder / "weighted_alpaca_eval_pocket.yaml", "pocket_alpaca_eval.txt", "poket_alpaca_eval.txt")
     with pytest.raises(ValueError, match="neither beside it nor in alpaca_eval"):
         annotator_config(folder / "weighted_alpaca_eval_pocket.yaml")
+
+
+def test_an_annotator_without_a_prompt_and_two_in_one_file_are_named(folder: Path) -> None:
+    path = folder / "weighted_alpaca_eval_pocket.yaml"
+    text = path.read_text()
+    path.write_text(f"{text}another: {{}}\n")
+    with pytest.raises(ValueError, match="must hold one annotator, it holds .*another"):
+        annotator_config(path)
+    path.write_text(text.replace("prompt_template:", "prompt_templat:"))
+    with pytest.raises(ValueError, match="weighted_alpaca_eval_pocket has no prompt_template"):
+        annotator_config(path)
+    with pytest.raises(ValueError, match="there is no file .*nowhere.yaml; the benchmarks and annotators are in eval/"):
+        load_protocol(folder / "nowhere.yaml")

@@ -32,7 +32,6 @@ def test_a_resumed_run_repeats_no_call_even_after_a_torn_line(tmp_path: Path) ->
 
 
 def test_a_recorded_reply_that_another_check_finds_useless_is_asked_again(tmp_path: Path) -> None:
-    records = tmp_path / "records.jsonl"
     with judge_stub(lambda _, before: completion("perhaps" if before == 0 else "yes")) as stub:
         with opened(stub.url, tmp_path) as endpoint:
             client = endpoint.client(lambda reply: None)
