@@ -103,9 +103,8 @@ def test_a_judge_that_fails_in_three_of_ten_calls_gives_the_verdicts_of_one_that
     second = {body["messages"][1]["content"] for body in (row["request"] for row in tried) if len(body["messages"]) > 2}
     questions, completions, protocol = benchmarks[1]
     turns = [user_turn(q, c, protocol, n) for q, c in zip(questions, completions, strict=True) for n in (1, 2)]
-    # The pocket judge draws its noise from all messages: asked to go on, it may judge a close game otherwise.
-    assert {turn for turn, one, other in zip(turns, games, same_games, strict=True) if one != other} <= second
-    assert 0 < len(second) < 40
+    assert second <= set(turns) and 0 < len(second) < 40
+    assert same_games == games
 
     good = [row["id"] for row in tried if row["outcome"] == "good"]
     assert len(good) == len(set(good)) == 180 + len(second)

@@ -150,11 +150,14 @@ def test_a_row_that_fails_is_a_dash_and_the_others_still_make_a_table(made: tupl
 
 @pytest.mark.slow
 def test_a_judge_that_fails_now_and_then_gives_the_same_table(made: tuple[Path, str], tmp_path: Path) -> None:
-    faults = "judge.endpoint.base_url='pocket --faults 429=0.1,500=0.1,garbage=0.1'"
+    faults = [
+        "judge.endpoint.base_url='pocket --faults 429=0.02,500=0.02,garbage=0.02'",
+        "judge.endpoint.concurrency=8",
+    ]
     first = made[0]
     for kind in ("sft", "pairs", "reference", "train", "benchmark", "generate"):
         (tmp_path / kind).symlink_to(first / kind)
-    output_of(reproduce(tmp_path, faults))
+    output_of(reproduce(tmp_path, *faults, "judge.endpoint.max_attempts=9"))
     assert table_of(tmp_path) == table_of(first)
     calls = [json.loads(path.read_text())["facts"]["calls"] for path in tmp_path.glob("judge/*/manifest.json")]
     assert all(call["retried"] > 0 and call["failed"] == 0 for call in calls)

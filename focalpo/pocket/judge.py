@@ -94,7 +94,9 @@ def complete(request: dict[str, Any], garbage: bool = False) -> dict[str, Any]:
         content = max(likelihoods, key=likelihoods.__getitem__)
     elif found := ARENA_HARD.search(text):
         odds = log_odds(found["prompt"], found["first"], found["second"])
-        label = verdict(odds + random.Random(text).gauss(0, VERDICT_NOISE))
+        # Seeded by the first turn: a judge that is asked to go on does not change its mind.
+        first_turn = _message_text({"messages": request["messages"][:2]})
+        label = verdict(odds + random.Random(first_turn).gauss(0, VERDICT_NOISE))
         likelihoods = {}
         content = f"I solved the task myself and compared both answers with mine. My final verdict is: [[{label}]]"
     else:
