@@ -66,6 +66,8 @@ def synthetic(prompts: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray
     return preference, reference, model, Gamed(gamed_length, np.tile(difficulty, 2), gamed_preference, difficulty)
 
 
+# The import of alpaca_eval imports pkg_resources, which says so.
+@pytest.mark.filterwarnings("ignore:pkg_resources is deprecated", "ignore:Deprecated call to `pkg_resources")
 def test_our_length_control_is_the_librarys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     preference, reference, model, gamed = synthetic()
     prompts = len(preference)
