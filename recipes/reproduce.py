@@ -45,7 +45,8 @@ def reproduce(arguments: list[str]) -> None:
             show(Folder(runs, partial).path)
         raise
     show(Folder(runs, report).path)
-    print(f"{made} of {len(stages)} stages were made, the others were sealed already" if made else "nothing to do")
+    others = ", the others were sealed already" if made < len(stages) else ""
+    print(f"{made} of {len(stages)} stages were made{others}" if made else "nothing to do")
 
 
 def show(report: Path) -> None:
