@@ -8,9 +8,9 @@ from focalpo.config import shaped
 from focalpo.judging.protocol import Protocol, load_protocol
 from focalpo.plan import EVAL
 from focalpo.track import Tracker, TrackSettings
-from focalpo.training.engine import TrainSettings
 from focalpo.training.model import ModelSource
 from focalpo.training.ranks import rank
+from focalpo.training.schedule import TrainSettings
 
 
 def source_of(job: Job) -> ModelSource:

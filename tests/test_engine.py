@@ -9,18 +9,10 @@ import torch
 
 from focalpo.data.tokens import with_mismatched
 from focalpo.training import checkpoint
-from focalpo.training.engine import (
-    Examples,
-    TrainSettings,
-    global_batch_at,
-    learning_rate_at,
-    open_engine,
-    start_ranks,
-    steps_of,
-    train,
-)
+from focalpo.training.engine import Examples, open_engine, start_ranks, train
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.objective import OBJECTIVES, Logps
+from focalpo.training.schedule import TrainSettings, global_batch_at, learning_rate_at, steps_of
 from focalpo.training.scoring import score
 from tests.test_logprobs import padded_logps
 from tests.tiny import random_trees, tiny_model

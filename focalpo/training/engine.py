@@ -14,18 +14,19 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from focalpo.data.tokens import Tree
-from focalpo.track import Tracker
 from focalpo.training import checkpoint
 from focalpo.training.dynamics import Watch
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.objective import Logps
-from focalpo.training.packing import deal, pack, tree_cost
+from focalpo.training.packing import Batcher
 from focalpo.training.ranks import device, rank, sum_over_ranks, world
+from focalpo.training.schedule import TrainSettings, global_batch_at, learning_rate_at, steps_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,69 +39,14 @@ class Examples:
     mismatched: Sequence[Tree]
 
 
-@dataclass(slots=True)
-class TrainSettings:
-    """Everything about optimisation that changes the weights, and the two knobs that do not (the micro-batch and how
-    often to save)."""
+class Follower(Protocol):
+    """Who is told of every step: a stage's tracker, or a benchmark's stopwatch."""
 
-    learning_rate: float
-    global_batch: int
-    epochs: int
-    max_steps: int | None
-    warmup_ratio: float
-    weight_decay: float
-    adam_beta2: float
-    max_grad_norm: float
-    dtype: str
-    zero_stage: int
-    activation_checkpointing: bool
-    micro_batch_tokens: int
-    checkpoint_every: int
+    def resume_at(self, step: int) -> None: ...
 
-    def problems(self) -> list[str]:
-        """What is wrong with the values, each with its remedy."""
-        checks = {
-            f"train.learning_rate={self.learning_rate} must be > 0": self.learning_rate > 0,
-            f"train.global_batch={self.global_batch} must be >= 1 pairs": self.global_batch >= 1,
-            f"train.epochs={self.epochs} must be >= 1": self.epochs >= 1,
-            f"train.max_steps={self.max_steps} must be >= 1, or null": self.max_steps is None or self.max_steps >= 1,
-            f"train.warmup_ratio={self.warmup_ratio} must be in [0, 1)": 0 <= self.warmup_ratio < 1,
-            f"train.weight_decay={self.weight_decay} must be >= 0": self.weight_decay >= 0,
-            f"train.adam_beta2={self.adam_beta2} must be in (0, 1)": 0 < self.adam_beta2 < 1,
-            f"train.max_grad_norm={self.max_grad_norm} must be > 0": self.max_grad_norm > 0,
-            f"train.dtype={self.dtype!r} must be float32 or bfloat16": self.dtype in ("float32", "bfloat16"),
-            f"train.zero_stage={self.zero_stage} must be 0, 1, 2 or 3": self.zero_stage in (0, 1, 2, 3),
-            f"train.micro_batch_tokens={self.micro_batch_tokens} must be >= 1": self.micro_batch_tokens >= 1,
-            f"train.checkpoint_every={self.checkpoint_every} must be >= 0 steps": self.checkpoint_every >= 0,
-        }
-        return [message for message, fine in checks.items() if not fine]
+    def log(self, step: int, **values: float) -> None: ...
 
-
-def steps_of(pairs: int, settings: TrainSettings) -> int:
-    """Optimizer steps of a run; the last, incomplete global batch of each epoch is left out.
-
-    Raises:
-        ValueError: when there are fewer pairs than one global batch.
-    """
-    if pairs < settings.global_batch:
-        raise ValueError(f"{pairs} pairs do not fill one train.global_batch of {settings.global_batch}; lower it")
-    steps = settings.epochs * (pairs // settings.global_batch)
-    return min(steps, settings.max_steps or steps)
-
-
-def global_batch_at(step: int, pairs: int, global_batch: int, seed: int) -> list[int]:
-    """The pairs of a step: a permutation for each epoch, drawn from (seed, epoch) alone."""
-    epoch, place = divmod(step, pairs // global_batch)
-    draw = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(pairs, generator=draw)[place * global_batch : (place + 1) * global_batch].tolist()
-
-
-def learning_rate_at(step: int, steps: int, settings: TrainSettings) -> float:
-    """Linear warm-up from 0, then cosine to 0, as in transformers' schedule that the paper's family of recipes uses."""
-    warmup = math.ceil(steps * settings.warmup_ratio)
-    if step < warmup:
-        return settings.learning_rate * step / warmup
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    def progress(self, done: int, total: int, **values: float) -> None: ...
 
 
 def start_ranks() -> None:
@@ -130,12 +76,17 @@ def deepspeed_config(settings: TrainSettings) -> dict:
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": settings.max_grad_norm,
+        "gradient_clipping": 0.0 if _plain_gradients(settings) else settings.max_grad_norm,
         "zero_optimization": {"stage": settings.zero_stage},
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": settings.dtype == "bfloat16"},
         "steps_per_print": 1 << 30,
     }
+
+
+def _plain_gradients(settings: TrainSettings) -> bool:
+    """Whether gradients are the parameters' own, so that we clip them: DeepSpeed would not tell their norm."""
+    return settings.zero_stage == 0 and settings.dtype == "float32"
 
 
 @contextlib.contextmanager
@@ -162,15 +113,18 @@ def open_engine(policy: PackedPolicy, settings: TrainSettings):
     if settings.activation_checkpointing:
         policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     policy.train()
-    # torch's own AdamW: DeepSpeed's fused one is compiled at run time and wants nvcc.
+    # torch's own fused AdamW: DeepSpeed's is compiled at run time and wants nvcc.
     optimizer = torch.optim.AdamW(
         [parameter for parameter in policy.parameters() if parameter.requires_grad],
         lr=settings.learning_rate,
         betas=(0.9, settings.adam_beta2),
         weight_decay=settings.weight_decay,
-        fused=torch.cuda.is_available(),
+        fused=True,
     )
-    return deepspeed.initialize(model=policy, optimizer=optimizer, config=deepspeed_config(settings))[0]
+    engine = deepspeed.initialize(model=policy, optimizer=optimizer, config=deepspeed_config(settings))[0]
+    if world() == 1 and settings.zero_stage == 0:
+        engine.enable_backward_allreduce = False  # it would copy every gradient there and back to sum it with nothing
+    return engine
 
 
 def train(
@@ -180,8 +134,9 @@ def train(
     settings: TrainSettings,
     seed: int,
     checkpoints: Path,
-    tracker: Tracker | None = None,
+    tracker: Follower | None = None,
     watch: Watch | None = None,
+    batcher: Batcher | None = None,
 ) -> None:
     """Train to the end, from the newest complete checkpoint if there is one; `watch` sees the policy at every step.
 
@@ -189,6 +144,7 @@ def train(
         ValueError: when the loss is not finite, naming the pairs of the batch.
     """
     steps = steps_of(len(examples.trees), settings)
+    batcher = batcher or Batcher(settings.micro_batch_tokens)
     run = repr((objective, [tree.id for tree in examples.trees], settings, seed))
     run = hashlib.sha256(run.encode()).hexdigest()
     start = checkpoint.resume(engine, checkpoints, run)
@@ -201,15 +157,15 @@ def train(
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
         items = global_batch_at(step, len(examples.trees), settings.global_batch, seed)
-        totals = _accumulate(engine, objective, items, examples, settings.micro_batch_tokens)
+        totals = _accumulate(engine, objective, items, examples, batcher)
         if not math.isfinite(totals["loss"]):
             names = ", ".join(examples.trees[item].id for item in items[:8])
             raise ValueError(f"loss is {totals['loss']} at step {step}, pairs {names}, ...; lower train.learning_rate")
-        norm = _gradient_norm(engine)
+        norm = _clip(engine, settings)
         engine.step()
         if tracker is not None:
-            norm = float(engine.get_global_grad_norm()) if norm is None else norm
-            tracker.log(step + 1, **totals, learning_rate=rate, grad_norm=norm)
+            shown = float(engine.get_global_grad_norm() if norm is None else norm)
+            tracker.log(step + 1, **totals, learning_rate=rate, grad_norm=shown)
             tracker.progress(step + 1, steps, loss=totals["loss"], accuracy=totals["reward_accuracy"])
         if watch is not None:
             watch.look(engine, step + 1, steps)
@@ -217,18 +173,17 @@ def train(
             checkpoint.save(engine, checkpoints, step + 1, run)
 
 
-def _accumulate(engine, objective, items: list[int], examples: Examples, budget: int) -> dict[str, float]:
+def _accumulate(engine, objective, items: list[int], examples: Examples, batcher: Batcher) -> dict[str, float]:
     """Gradients of one global batch, and the means of its metrics over all ranks."""
-    trees, branches = examples.trees, objective.branches
-    means = _batch_means(engine, objective, items, examples, budget)
-    shares = deal([tree_cost(trees[item], branches) for item in items], world(), budget)[rank()]
+    branches = objective.branches
+    means = _batch_means(engine, objective, items, examples, batcher)
     sums: dict[str, Tensor] = {}
-    for place, share in enumerate(shares):
-        mine = [items[position] for position in share]
-        logps = engine(pack([trees[item] for item in mine], branches).to(device()))
-        batch = _logps(branches, logps, mine, trees, examples.reference, means)
+    trees = [examples.trees[item] for item in items]
+    for share, micro, last in batcher.micro_batches(trees, branches, world(), rank()):
+        logps = engine(micro.to(device()))
+        batch = _logps(branches, logps, [items[place] for place in share], examples.trees, examples.reference, means)
         loss = objective(batch)
-        engine.set_gradient_accumulation_boundary(place == len(shares) - 1)
+        engine.set_gradient_accumulation_boundary(last)
         # DeepSpeed averages over ranks; times world / global batch makes the whole a mean over the global batch.
         engine.backward(loss.loss.sum() * (world() / len(items)))
         for name, value in _metrics(batch, loss).items():
@@ -237,14 +192,14 @@ def _accumulate(engine, objective, items: list[int], examples: Examples, budget:
     return dict(zip(sums, (total / len(items)).tolist(), strict=True))
 
 
-def _gradient_norm(engine) -> float | None:
-    """The norm before clipping where DeepSpeed keeps plain gradients (ZeRO-0 in fp32) and does not tell it itself."""
-    if engine.zero_optimization_stage() or engine.bfloat16_enabled():
+def _clip(engine, settings: TrainSettings) -> Tensor | None:
+    """Clip plain gradients and return their norm before; None where DeepSpeed holds them and clips in its step."""
+    if not _plain_gradients(settings):
         return None
-    return float(torch.nn.utils.get_total_norm([p.grad for p in engine.module.parameters() if p.grad is not None]))
+    return torch.nn.utils.clip_grad_norm_(engine.module.parameters(), settings.max_grad_norm)
 
 
-def _batch_means(engine, objective, items: list[int], examples: Examples, budget: int) -> dict[str, Tensor]:
+def _batch_means(engine, objective, items: list[int], examples: Examples, batcher: Batcher) -> dict[str, Tensor]:
     """Means over the global batch that the objective wants before any gradient is taken (KTO's KL, SFT's length)."""
     branches = objective.batch_branches
     if not branches:  # lengths alone are known to every rank
@@ -252,11 +207,10 @@ def _batch_means(engine, objective, items: list[int], examples: Examples, budget
         return {name: value.mean() for name, value in terms.items()}
     sources = examples.mismatched
     sums: dict[str, Tensor] = {}
-    for share in deal([tree_cost(sources[item], branches) for item in items], world(), budget)[rank()]:
-        mine = [items[position] for position in share]
+    for share, micro, _ in batcher.micro_batches([sources[item] for item in items], branches, world(), rank()):
         with torch.no_grad():
-            logps = engine(pack([sources[item] for item in mine], branches).to(device()))
-        batch = _logps(branches, logps, mine, sources, examples.reference, {})
+            logps = engine(micro.to(device()))
+        batch = _logps(branches, logps, [items[place] for place in share], sources, examples.reference, {})
         for name, value in objective.batch_terms(batch).items():
             sums[name] = sums.get(name, 0.0) + value.sum()
     return {name: sum_over_ranks(value) / len(items) for name, value in sums.items()}

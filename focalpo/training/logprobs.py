@@ -3,18 +3,20 @@
 Only rows that predict a response token reach the head, in chunks, in fp32; a chunk's logits are recomputed in backward.
 """
 
+from collections.abc import Iterator
 from types import MethodType
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from focalpo.training.attention import NAME
 from focalpo.training.packing import MicroBatch
 
-# Logits of one chunk: 2^26 fp32 values are 256 MiB, large enough to keep a GPU's matrix units busy.
-CHUNK_LOGITS = 1 << 26
+# Logits of one chunk: on a GPU 256 MiB of fp32, enough to keep its matrix units busy; on a CPU 32 MiB, which stay in
+# its last cache and below the size that malloc maps, zeroes and unmaps anew at every call.
+CHUNK_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 26}
 
 
 class PackedPolicy(nn.Module):
@@ -27,7 +29,7 @@ class PackedPolicy(nn.Module):
         ValueError: for architectures whose logits are not `lm_head(hidden)`, and windows shorter than `longest`.
     """
 
-    def __init__(self, model: PreTrainedModel, chunk_logits: int | None = CHUNK_LOGITS) -> None:
+    def __init__(self, model: PreTrainedModel, chunk_logits: int | None = None) -> None:
         super().__init__()
         for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
             if getattr(model.config, name, None) is not None:
@@ -36,8 +38,7 @@ class PackedPolicy(nn.Module):
         self.model = model
         self.window = getattr(model.config, "sliding_window", None)
         head = model.get_output_embeddings()
-        chunk_rows = None if chunk_logits is None else max(1, chunk_logits // head.out_features)
-        head.forward = MethodType(_chunked(chunk_rows), head)
+        head.forward = MethodType(_chunked(chunk_logits), head)
 
     def forward(self, batch: MicroBatch) -> Tensor:
         """Summed log-probs, nats, fp32: [trees, branches]."""
@@ -53,17 +54,51 @@ class PackedPolicy(nn.Module):
         return sums.view(batch.trees, len(batch.branches))
 
 
-def _chunked(chunk_rows: int | None):
+def _chunked(chunk_logits: int | None):
     def forward(head: nn.Linear, rows: Tensor, labels: Tensor) -> Tensor:
         """log softmax(rows @ W^T)[labels], fp32: rows [R, hidden], labels [R] -> [R]."""
-        if chunk_rows is None or len(rows) <= chunk_rows:
-            return _token_logps(head, rows, labels)
-        chunks = zip(rows.split(chunk_rows), labels.split(chunk_rows), strict=True)
-        return torch.cat([checkpoint(_token_logps, head, *chunk, use_reentrant=False) for chunk in chunks])
+        limit = CHUNK_LOGITS[rows.device.type] if chunk_logits is None else chunk_logits
+        chunk = max(1, limit // head.out_features)
+        if len(rows) <= chunk:  # small enough to keep until backward: nothing is computed twice
+            return _token_logps(rows, head.weight, head.bias, labels)
+        return _ChunkedLogps.apply(rows, head.weight, head.bias, labels, chunk)
 
     return forward
 
 
-def _token_logps(head: nn.Linear, rows: Tensor, labels: Tensor) -> Tensor:
-    logits = nn.functional.linear(rows, head.weight, head.bias).float()
+def _token_logps(rows: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+    logits = linear(rows, weight, bias).float()
     return logits.gather(-1, labels[:, None])[:, 0] - logits.logsumexp(-1)
+
+
+class _ChunkedLogps(torch.autograd.Function):
+    """Log-probs of labels, chunk by chunk; backward computes a chunk's logits again, so that none outlives its turn."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int) -> Tensor:
+        ctx.save_for_backward(rows, weight, bias, labels)
+        ctx.chunk = chunk
+        return torch.cat([_token_logps(rows[at], weight, bias, labels[at]) for at in _chunks(rows, chunk)])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, bias, labels = ctx.saved_tensors
+        wants_weight, wants_bias = ctx.needs_input_grad[1:3]
+        grad_rows = torch.empty_like(rows)
+        grad_weight = torch.zeros_like(weight) if wants_weight else None
+        grad_bias = torch.zeros_like(bias) if wants_bias else None
+        for at in _chunks(rows, ctx.chunk):
+            # d logp / d logits = onehot(label) - softmax(logits), in place: one buffer per chunk
+            wanted = linear(rows[at], weight, bias).float().softmax(-1).mul_(-grad[at, None])
+            wanted.scatter_add_(-1, labels[at, None], grad[at, None])
+            wanted = wanted.to(weight.dtype)
+            torch.mm(wanted, weight, out=grad_rows[at])
+            if grad_weight is not None:
+                grad_weight.addmm_(wanted.T, rows[at])
+            if grad_bias is not None:
+                grad_bias += wanted.sum(0)
+        return grad_rows, grad_weight, grad_bias, None, None
+
+
+def _chunks(rows: Tensor, chunk: int) -> Iterator[slice]:
+    return (slice(first, first + chunk) for first in range(0, len(rows), chunk))

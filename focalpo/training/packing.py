@@ -8,7 +8,7 @@ The planner deals the pairs of a global batch to ranks and micro-steps; the grad
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -119,3 +119,21 @@ def _longest_first(costs: Sequence[int], count: int) -> list[tuple[int, list[int
         load, place, items = heapq.heappop(heap)
         heapq.heappush(heap, (load + costs[item], place, [*items, item]))
     return [(load, items) for load, _, items in heap]
+
+
+@dataclass(frozen=True, slots=True)
+class Batcher:
+    """How a global batch becomes a rank's micro-batches of at most `budget` tokens. Only the benchmark, which shows
+    what each part is worth and that none changes a result, has reason to pack or deal otherwise."""
+
+    budget: int
+    pack: Callable[[Sequence[Tree], tuple[str, ...]], MicroBatch] = pack
+    deal: Callable[[Sequence[int], int, int], list[list[list[int]]]] = deal
+
+    def micro_batches(
+        self, trees: Sequence[Tree], branches: tuple[str, ...], ranks: int, rank: int
+    ) -> Iterator[tuple[list[int], MicroBatch, bool]]:
+        """The rank's micro-batches: which of the trees, these packed, and whether it is the last one."""
+        shares = self.deal([tree_cost(tree, branches) for tree in trees], ranks, self.budget)[rank]
+        for place, share in enumerate(shares, 1):
+            yield share, self.pack([trees[item] for item in share], branches), place == len(shares)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from focalpo.data.tokens import Tree
-from focalpo.training.packing import MicroBatch, deal, pack, tree_cost
+from focalpo.training.packing import Batcher, MicroBatch
 from focalpo.training.ranks import device, gather, rank, world
 
 # Trees dealt together: enough to balance, few enough that progress is seen and plans stay cheap.
@@ -25,13 +25,11 @@ def score(
     rows: list[tuple[int, list[float]]] = []
     for first in range(0, len(trees), BLOCK):
         block = trees[first : first + BLOCK]
-        costs = [tree_cost(tree, branches) for tree in block]
         # Every rank must make the same number of calls under ZeRO-3, so a block smaller than the group is repeated.
-        items = list(range(len(block))) * -(-world() // len(block))
-        for chosen in deal([costs[item] for item in items], world(), micro_batch_tokens)[rank()]:
-            micro = pack([block[items[place]] for place in chosen], branches).to(device())
-            logps = policy(micro).tolist()
-            rows += [(first + items[place], row) for place, row in zip(chosen, logps, strict=True)]
+        repeated = list(block) * -(-world() // len(block))
+        for share, micro, _ in Batcher(micro_batch_tokens).micro_batches(repeated, branches, world(), rank()):
+            logps = policy(micro.to(device())).tolist()
+            rows += [(first + place % len(block), row) for place, row in zip(share, logps, strict=True)]
         progress(min(first + BLOCK, len(trees)), len(trees))
     found = dict(row for part in gather(rows) for row in part)
     return {branch: [found[place][b] for place in range(len(trees))] for b, branch in enumerate(branches)}

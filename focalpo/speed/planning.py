@@ -1,0 +1,43 @@
+"""How even the planner deals pairs, and what dealing costs, at numbers of ranks that this machine does not have."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from focalpo.speed.switches import deal_in_order
+from focalpo.training.packing import deal
+
+
+@dataclass(slots=True)
+class Plan:
+    """`pairs` over `ranks`, means over global batches: the tokens that ranks wait for over those they compute (1 is
+    even), for the planner, for dealing in order, and at best, as a pair is never split; seconds to plan one batch."""
+
+    ranks: int
+    pairs: int
+    planner: float
+    in_order: float
+    bound: float
+    seconds: float
+
+
+def planned(batches: Sequence[Sequence[int]], ranks: int, budget: int) -> Plan:
+    """Deal global batches, given as the pairs' tokens."""
+    started = time.perf_counter()
+    dealt = [deal(batch, ranks, budget) for batch in batches]
+    seconds = (time.perf_counter() - started) / len(batches)
+    return Plan(
+        ranks,
+        len(batches[0]),
+        planner=fmean(map(imbalance, batches, dealt)),
+        in_order=fmean(imbalance(batch, deal_in_order(batch, ranks, budget)) for batch in batches),
+        bound=fmean(max(1.0, max(batch) * ranks / sum(batch)) for batch in batches),
+        seconds=seconds,
+    )
+
+
+def imbalance(costs: Sequence[int], hands: Sequence[Sequence[Sequence[int]]]) -> float:
+    """The largest load of each micro-step, summed, over the mean load of a rank: 1 when no rank waits for another."""
+    loads = [[sum(costs[item] for item in share) for share in hand] for hand in hands]
+    return sum(max(step) for step in zip(*loads, strict=True)) * len(hands) / sum(costs)

@@ -1,0 +1,96 @@
+"""Each speed-up of the engine, switched off: how training goes without it.
+
+What a switch leaves out is made up for in the plainest way that peers use, on the same engine, so that an ablation
+shows the worth of that one idea.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from focalpo.data.tokens import Tree
+from focalpo.training.logprobs import PackedPolicy
+from focalpo.training.packing import Batcher, MicroBatch, pack, tree_cost
+
+FILLER = 0
+WHOLE = 1 << 62  # logits: one chunk, whatever the micro-batch
+
+
+@dataclass(frozen=True, slots=True)
+class Switches:
+    """Which speed-ups are on."""
+
+    packing: bool = True
+    share_prompts: bool = True
+    cached_reference: bool = True
+    chunked_head: bool = True
+    balanced: bool = True
+    compile: bool = False
+
+
+def batcher_of(switches: Switches, budget: int) -> Batcher:
+    """The batcher with what is switched off left out."""
+    batcher = Batcher(budget)
+    if not switches.share_prompts:
+        batcher = replace(batcher, pack=partial(pack, share_prompts=False))
+    if not switches.packing:
+        batcher = replace(batcher, pack=pack_padded)
+    if not switches.balanced:
+        batcher = replace(batcher, deal=deal_in_order)
+    return batcher
+
+
+def policy_of(model: PreTrainedModel, frozen: PreTrainedModel | None, switches: Switches) -> PackedPolicy:
+    """The policy; with a frozen model, one that runs it before every forward of its own."""
+    if switches.compile:
+        compile_elementwise(model)
+    chunk = None if switches.chunked_head else WHOLE
+    return PackedPolicy(model, chunk) if frozen is None else BesideReference(model, PackedPolicy(frozen), chunk)
+
+
+class BesideReference(PackedPolicy):
+    """A policy whose every forward costs one of the frozen model too, as where reference log-probs are not kept."""
+
+    def __init__(self, model: PreTrainedModel, frozen: PackedPolicy, chunk_logits: int | None) -> None:
+        super().__init__(model, chunk_logits)
+        self.frozen = frozen.requires_grad_(False)
+
+    def forward(self, batch: MicroBatch) -> Tensor:
+        with torch.no_grad():
+            self.frozen(batch)
+        return super().forward(batch)
+
+
+def pack_padded(trees: Sequence[Tree], branches: tuple[str, ...]) -> MicroBatch:
+    """Pack with every tree filled up to the longest one's tokens; no label lies on the filler."""
+    longest = max(tree_cost(tree, branches) for tree in trees)
+    last = branches[-1]
+    filled = [
+        Tree(t.id, t.prompt, {**t.branches, last: t.branches[last] + [FILLER] * (longest - tree_cost(t, branches))})
+        for t in trees
+    ]
+    batch = pack(filled, branches)
+    lengths = torch.tensor([len(tree.branches[branch]) for tree in trees for branch in branches])
+    within = torch.cat([torch.arange(count) for count in torch.bincount(batch.owners).tolist()])
+    real = within < lengths[batch.owners]
+    return replace(batch, predictors=batch.predictors[real], labels=batch.labels[real], owners=batch.owners[real])
+
+
+def deal_in_order(costs: Sequence[int], ranks: int, budget: int) -> list[list[list[int]]]:
+    """Deal items as they come, to ranks in turn, so many to each micro-batch that even the longest ones would fit."""
+    assert len(costs) % ranks == 0
+    each = max(1, budget // max(costs))
+    hands = [list(range(rank, len(costs), ranks)) for rank in range(ranks)]
+    return [[hand[first : first + each] for first in range(0, len(hand), each)] for hand in hands]
+
+
+def compile_elementwise(model: PreTrainedModel) -> None:
+    """Compile what lies between matrix products: norms and gated activations, for any number of tokens. Attention stays
+    as it is, its shapes change with every micro-batch."""
+    for layer in model.base_model.layers:
+        for module in (layer.input_layernorm, layer.post_attention_layernorm, layer.mlp):
+            module.compile(dynamic=True)

@@ -1,0 +1,155 @@
+"""From results to tables and a figure: medians of the repeats, and every factor against a row of the same run."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+
+from focalpo.speed.flops import useful_flops
+from focalpo.speed.plan import OURS, Measurement
+from focalpo.speed.planning import Plan
+from focalpo.speed.workload import Workload, trees_of
+
+Results = Mapping[str, dict]
+Row = dict[str, object]
+
+
+def rates(measured: Sequence[dict], workload: Workload, ceiling: float) -> Row:
+    """Medians over repeats: pairs and response tokens per second, peak memory, and useful operations as a share of what
+    a matrix product reaches."""
+    train = trees_of(workload)[workload.train.global_batch :]
+    seconds = median(sum(each["seconds"]) for each in measured)
+    return {
+        "pairs/s": len(train) / seconds,
+        "response tokens/s": sum(len(r) for tree in train for r in tree.branches.values()) / seconds,
+        "peak GB": median(each["peak_bytes"] for each in measured) / 1e9,
+        "of matmul": useful_flops(workload.shape, train) / seconds / ceiling,
+        "first loss": measured[0]["first_loss"],
+    }
+
+
+def ceiling_of(results: Results, dtype: str, plan: Sequence[Measurement]) -> float:
+    """The best rate of a matrix product in that dtype, of all processes of this run."""
+    return max(results[m.name]["matmul_rate"] for m in plan if m.workload.train.dtype == dtype and _timed(m))
+
+
+def grouped(plan: Sequence[Measurement]) -> dict[tuple[str, str], list[Measurement]]:
+    """Repeats of one contender on one kind of lengths; growth points stand alone."""
+    found: dict[tuple[str, str], list[Measurement]] = {}
+    for m in filter(_timed, plan):
+        first, second, *_ = m.name.split("/")
+        if first != "growth":
+            found.setdefault((first, second), []).append(m)
+    return found
+
+
+def comparison(plan: Sequence[Measurement], results: Results) -> list[Row]:
+    """Each contender on each kind of lengths, and how much faster this engine is."""
+    rows = []
+    for (lengths, contender), repeats in grouped(plan).items():
+        if lengths == "ablation":
+            continue
+        workload = repeats[0].workload
+        row = rates([results[m.name] for m in repeats], workload, ceiling_of(results, workload.train.dtype, plan))
+        if contender == OURS:
+            ours = row
+        rows.append({"lengths": lengths, "engine": contender} | row | _factors(ours, row))
+    return rows
+
+
+def _factors(ours: Row, row: Row) -> Row:
+    return {"ours is": f"{_number(ours['pairs/s']) / _number(row['pairs/s']):.2f} x", "ours needs": _memory(ours, row)}
+
+
+def _memory(ours: Row, row: Row) -> str:
+    return f"{_number(ours['peak GB']) / _number(row['peak GB']):.2f} x GB"
+
+
+def ablation(plan: Sequence[Measurement], results: Results) -> list[Row]:
+    """Each speed-up off: how much slower, how much more memory, and the largest change of a loss and of a gradient."""
+    rows: list[Row] = []
+    for (lengths, variant), repeats in grouped(plan).items():
+        if lengths != "ablation":
+            continue
+        workload = repeats[0].workload
+        row = rates([results[m.name] for m in repeats], workload, ceiling_of(results, workload.train.dtype, plan))
+        base = rows[0] if rows else row
+        apart = results["exactness"].get(variant, {})
+        changes = {f"largest {what} change": f"{apart[what]:.1e}" if apart else "" for what in ("loss", "gradient")}
+        speed = f"{_number(row['pairs/s']) / _number(base['pairs/s']):.2f} x"
+        rows.append({"engine": variant} | row | {"speed": speed} | changes)
+    return rows
+
+
+def growth(plan: Sequence[Measurement], results: Results, objectives: Sequence[int]) -> list[Row]:
+    """One row for each point of each axis; objectives share a reference, whose time and a training's are measured."""
+    rows: list[Row] = []
+    points = [m for m in plan if m.name.startswith("growth/") and _timed(m)]
+    for m in points:
+        _, axis, value = m.name.split("/")
+        states = 16 * _parameters(m.workload)  # fp32 weights, gradients and two moments
+        row = rates([results[m.name]], m.workload, ceiling_of(results, m.workload.train.dtype, plan))
+        above = _number(row["peak GB"]) - states / 1e9
+        rows.append({"axis": axis, "value": int(value), "GB above model states": above} | row)
+    shared = next((m for m in points if m.name.startswith("growth/pairs per batch/")), None)
+    if shared is not None:
+        once = (
+            results[f"{shared.name}/reference"]["seconds"] * shared.workload.train.global_batch / shared.workload.pairs
+        )
+        step = median(results[shared.name]["seconds"])
+        for count in objectives:
+            rate = count * shared.workload.train.global_batch / (once + count * step)
+            rows.append({"axis": "objectives on one reference", "value": count, "pairs/s": rate})
+    return rows
+
+
+def planner(plans: Sequence[Plan]) -> list[Row]:
+    """How even global batches are dealt."""
+    return [{name: value for name, value in asdict(plan).items() if name != "seconds"} for plan in plans]
+
+
+def text(rows: Sequence[Row]) -> str:
+    """Rows as aligned columns."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [names] + [[_shown(row.get(name, "")) for name in names] for row in rows]
+    widths = [max(len(line[place]) for line in cells) for place in range(len(names))]
+    left = [isinstance(rows[0].get(name), str) for name in names]
+    return "\n".join(
+        "  ".join(
+            c.ljust(w) if is_left else c.rjust(w) for c, w, is_left in zip(line, widths, left, strict=True)
+        ).rstrip()
+        for line in cells
+    )
+
+
+def write_csv(rows: Sequence[Row], path: Path) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}" if value < 10 else f"{value:.0f}"
+    return str(value)
+
+
+def _number(value: object) -> float:
+    assert isinstance(value, float)
+    return value
+
+
+def _timed(measurement: Measurement) -> bool:
+    return measurement.what in (OURS, "trl")
+
+
+def _parameters(workload: Workload) -> int:
+    shape = workload.shape
+    head_size = shape.hidden_size // shape.num_attention_heads
+    attention = 2 * shape.hidden_size * head_size * (shape.num_attention_heads + shape.num_key_value_heads)
+    layer = attention + 3 * shape.hidden_size * shape.intermediate_size + 2 * shape.hidden_size
+    embeddings = shape.vocab_size * shape.hidden_size * (1 if shape.tie_word_embeddings else 2)
+    return embeddings + shape.num_hidden_layers * layer + shape.hidden_size

@@ -1,0 +1,138 @@
+"""What both engines are given to train: the same random weights, the same pairs in the same order, the same reference.
+
+Token ids are drawn at random, because speed depends on lengths alone; the lengths are drawn from a named distribution
+or are those of real pairs.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from focalpo.data.tokens import Tree
+from focalpo.training.model import DTYPES
+from focalpo.training.schedule import TrainSettings, global_batch_at
+
+SPECIAL = 3  # ids below are pad, bos and eos
+SHORTEST = 4  # tokens; real prompts and responses have a template's worth of them at least
+
+
+@dataclass(slots=True)
+class Shape:
+    """The architecture of a model with random weights, in transformers' own words."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    tie_word_embeddings: bool
+
+
+@dataclass(slots=True)
+class Lengths:
+    """Log-normal lengths in tokens: means of prompts and responses, sigmas of their logarithms, and the longest a
+    prompt with its response may be."""
+
+    prompt: float
+    response: float
+    prompt_sigma: float
+    response_sigma: float
+    longest: int
+
+
+@dataclass(slots=True)
+class PeerSettings:
+    """What a user of TRL chooses: pairs per forward, recomputation of activations, and whether reference log-probs are
+    computed once or by a second model at every step."""
+
+    micro_batch: int
+    activation_checkpointing: bool
+    cached_reference: bool
+
+
+@dataclass(slots=True)
+class Workload:
+    """One training run to be timed: `steps` are timed after one that is not."""
+
+    shape: Shape
+    lengths: list[tuple[int, int, int]]
+    train: TrainSettings
+    steps: int
+    seed: int
+
+    @property
+    def pairs(self) -> int:
+        return self.train.global_batch * (self.steps + 1)
+
+
+def draw(lengths: Lengths, pairs: int, scale: float, seed: int) -> list[tuple[int, int, int]]:
+    """Lengths in tokens (prompt, chosen, rejected) of so many pairs, `scale` times as long as the distribution says."""
+    rng = np.random.default_rng(seed)
+    longest = int(lengths.longest * scale)
+
+    def sample(mean: float, sigma: float, cap: int) -> int:
+        # A log-normal's mean is exp(mu + sigma^2 / 2).
+        return int(np.clip(round(rng.lognormal(math.log(mean * scale) - sigma**2 / 2, sigma)), SHORTEST, cap))
+
+    found = []
+    for _ in range(pairs):
+        prompt = sample(lengths.prompt, lengths.prompt_sigma, longest // 2)
+        chosen, rejected = (sample(lengths.response, lengths.response_sigma, longest - prompt) for _ in range(2))
+        found.append((prompt, chosen, rejected))
+    return found
+
+
+def trees_of(workload: Workload) -> list[Tree]:
+    """The workload's pairs as trees of random tokens, in the order in which they are trained on."""
+    rng = np.random.default_rng(workload.seed)
+
+    def ids(count: int) -> list[int]:
+        return rng.integers(SPECIAL, workload.shape.vocab_size, count).tolist()
+
+    return [
+        Tree(f"pair-{place}", ids(prompt), {"chosen": ids(chosen), "rejected": ids(rejected)})
+        for place, (prompt, chosen, rejected) in enumerate(workload.lengths)
+    ]
+
+
+def shuffled(items: Sequence, global_batch: int, seed: int) -> list:
+    """The items so placed that the engine's own permutation of the first epoch puts them back in their order."""
+    steps = len(items) // global_batch
+    order = [place for step in range(steps) for place in global_batch_at(step, len(items), global_batch, seed)]
+    placed = list(items)
+    for item, place in zip(items, order, strict=True):
+        placed[place] = item
+    return placed
+
+
+def new_model(shape: Shape, seed: int, dtype: str) -> PreTrainedModel:
+    """Random weights, the same for the same seed, made where they will live."""
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(
+        **asdict(shape),
+        max_position_embeddings=1 << 15,
+        sliding_window=None,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        return AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
+
+
+def write(workload: Workload, path: Path) -> None:
+    path.write_text(json.dumps(asdict(workload)))
+
+
+def read(path: Path) -> Workload:
+    values = json.loads(path.read_text())
+    lengths = [tuple(each) for each in values.pop("lengths")]
+    return Workload(Shape(**values.pop("shape")), lengths, TrainSettings(**values.pop("train")), **values)

@@ -1,0 +1,137 @@
+"""How fast this engine trains, beside TRL on the same pairs; what each speed-up is worth; how cost grows.
+
+python -m recipes.bench                                        on this machine's CPU, half an hour
+python -m recipes.bench bench=gpu                              on one GPU
+python -m recipes.bench parts=[peers] repeats=5 pairs_file=pairs.parquet
+
+Every measurement is a process of its own and is kept: the same command again goes on where it was stopped.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from focalpo.artifact import write_json
+from focalpo.config import compose_bench, plain
+from focalpo.data.sources import FileSource, load
+from focalpo.data.tokens import Limits, pair_trees
+from focalpo.schema import BenchConfig
+from focalpo.speed import tables
+from focalpo.speed.figures import growth_figure
+from focalpo.speed.plan import Measurement, TripleLengths, lengths_of, measurements
+from focalpo.speed.planning import Plan, planned
+from focalpo.speed.workload import draw, write
+from focalpo.training.scratch import bpe_tokenizer
+from recipes.command import explained
+from recipes.quiet import cores_each
+
+PARTS = ("peers", "ablations", "growth", "planner")
+PLANNED = ((8, 128), (64, 128), (64, 512))  # ranks, pairs
+PLANNED_BATCHES = 50
+PLANNED_TOKENS = 16384  # a micro-batch's, as conf/train has it at paper scale
+
+
+def bench(arguments: list[str]) -> None:
+    """Measure what is not measured yet, and print the tables."""
+    names = [each for each in arguments if each.startswith("bench=")]
+    name = names[-1].partition("=")[2] if names else "cpu"
+    config = compose_bench(name, [each for each in arguments if each not in names])
+    unknown = [part for part in config.parts if part not in PARTS]
+    if unknown:
+        raise ValueError(f"parts={config.parts}: there is no part {unknown[0]!r}; there are {', '.join(PARTS)}")
+    plan = measurements(config, real_lengths(config))
+    folder = Path(config.out) / f"{name}-{_key(config)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    results: dict[str, dict] = {}
+    for place, measurement in enumerate(plan, 1):
+        results[measurement.name] = measured(folder, measurement)
+        print(f"[{place}/{len(plan)}] {measurement.name}", flush=True)
+    report(config, plan, results, folder)
+
+
+def real_lengths(config: BenchConfig) -> TripleLengths:
+    """Lengths of a file's pairs, in tokens of a vocabulary learned from its texts."""
+    if config.pairs_file is None:
+        return []
+    pairs = load(FileSource(Path(config.pairs_file), None, 0.0), "drop").train
+    texts = [text for pair in pairs for text in (pair.prompt[-1]["content"], pair.chosen, pair.rejected)]
+    tokenizer = bpe_tokenizer(texts)
+    trees, _ = pair_trees(tokenizer, pairs, Limits(1 << 14, 1 << 15), [tokenizer.eos_token_id])
+    rows = [(len(t.prompt), len(t.branches["chosen"]), len(t.branches["rejected"])) for t in trees]
+    return lengths_of(rows, config.scale, longest=max(each.longest for each in config.lengths.values()))
+
+
+def measured(folder: Path, measurement: Measurement) -> dict:
+    """The measurement's result, kept or made now by a process of its own.
+
+    Raises:
+        ValueError: when the process fails; its output is in a log beside the result.
+    """
+    place = folder / measurement.name.replace("/", "-").replace(" ", "_")
+    result, task, log = (place.with_name(place.name + end) for end in (".json", ".task.json", ".log"))
+    if not result.is_file():
+        write(measurement.workload, workload := place.with_name(place.name + ".workload.json"))
+        paths = {"workload": str(workload), "result": str(result)}
+        if measurement.reference:
+            name = measurement.reference.replace("/", "-").replace(" ", "_")
+            paths["reference"] = str(folder / f"{name}.json")
+        write_json(task, {"what": measurement.what, **measurement.fields, **paths})
+        many = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={measurement.ranks}"]
+        command = [sys.executable, *(many if measurement.ranks > 1 else []), "-m", "recipes.bench_run", str(task)]
+        environment = os.environ | {"OMP_NUM_THREADS": str(cores_each(measurement.ranks))}
+        with log.open("w") as file:
+            failed = subprocess.run(command, stdout=file, stderr=file, env=environment).returncode
+        if failed:
+            raise ValueError(f"{measurement.name} failed, see the end of {log}")
+    return json.loads(result.read_text())
+
+
+def report(config: BenchConfig, plan: list[Measurement], results: dict[str, dict], folder: Path) -> None:
+    """Print every table and write it beside the measurements."""
+    print(f"\n{_machine()}, {config.train.dtype}; medians of {config.repeats}\n")
+    rows = {
+        "peers": lambda: tables.comparison(plan, results),
+        "ablations": lambda: tables.ablation(plan, results),
+        "growth": lambda: tables.growth(plan, results, config.growth.objectives),
+        "planner": lambda: tables.planner(plans(config)),
+    }
+    for part in config.parts:
+        table = rows[part]()
+        tables.write_csv(table, folder / f"{part}.csv")
+        print(f"{part}\n{tables.text(table)}\n")
+        if part == "growth":
+            growth_figure(table, folder / "growth.png")
+    print(folder)
+
+
+def plans(config: BenchConfig) -> list[Plan]:
+    """Global batches of the first lengths, full size, dealt to more ranks than there are here."""
+    lengths = next(iter(config.lengths.values()))
+    found = []
+    for ranks, pairs in PLANNED:
+        batches = [[sum(row) for row in draw(lengths, pairs, 1.0, seed)] for seed in range(PLANNED_BATCHES)]
+        found.append(planned(batches, ranks, PLANNED_TOKENS))
+    return found
+
+
+def _key(config: BenchConfig) -> str:
+    """What a measurement depends on: everything but which of them are wanted."""
+    settings = plain(replace(config, parts=[], repeats=0, out=""))
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _machine() -> str:
+    if torch.cuda.is_available():
+        return f"one {torch.cuda.get_device_name()}"
+    return f"{os.cpu_count()} cores of {platform.processor() or platform.machine()}"
+
+
+if __name__ == "__main__":
+    explained(lambda: bench(sys.argv[1:]))
