@@ -19,7 +19,8 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from focalpo.schema import BenchConfig, Config, DataConfig, TableConfig
+from focalpo.schema import Config, DataConfig, TableConfig
+from focalpo.speed.settings import BenchSettings
 from focalpo.training.objective import OBJECTIVES
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -31,7 +32,7 @@ def publish() -> None:
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     store.store(group="table", name="schema", node=TableConfig)
-    store.store(group="bench", name="schema", node=BenchConfig)
+    store.store(group="bench", name="schema", node=BenchSettings)
     for name, cls in OBJECTIVES.items():
         hints = get_type_hints(cls)
         options = [(f.name, hints[f.name], MISSING if f.default is NO_DEFAULT else f.default) for f in fields(cls)]  # type: ignore[arg-type]  # a dataclass
@@ -57,9 +58,10 @@ def compose_table(name: str) -> TableConfig:
     return _compose(f"table/{name}", [], TableConfig, "table")
 
 
-def compose_bench(name: str, overrides: Sequence[str]) -> BenchConfig:
+def compose_bench(name: str, overrides: Sequence[str]) -> BenchSettings:
     """Compose conf/bench/<name>.yaml with overrides of its keys."""
-    return _compose(f"bench/{name}", [f"bench.{each}" for each in overrides], BenchConfig, "bench")
+    placed = [f"~bench.{each[1:]}" if each.startswith("~") else f"bench.{each}" for each in overrides]
+    return _compose(f"bench/{name}", placed, BenchSettings, "bench")
 
 
 def objective_of(settings: dict) -> Any:

@@ -6,7 +6,6 @@ Slots refuse keys that do not exist, even those that `++` sneaks past Hydra; typ
 from dataclasses import dataclass, field
 from typing import Any
 
-from focalpo.speed.workload import Lengths, PeerSettings, Shape
 from focalpo.track import TrackSettings
 from focalpo.training.schedule import TrainSettings
 from focalpo.training.scratch import Architecture
@@ -173,34 +172,3 @@ class TableConfig:
     add_new_objectives: bool
     paper_numbers: str | None
     needs: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class GrowthConfig:
-    """How cost grows: the shape of a smaller model, and the values that each quantity takes in turn."""
-
-    shape: Shape
-    sequence_lengths: list[int]
-    pairs: list[int]
-    vocabularies: list[int]
-    objectives: list[int]
-    ranks: list[int]
-    zero_stages: list[int]
-
-
-@dataclass(slots=True)
-class BenchConfig:
-    """The speed benchmark: which parts, the model, the pairs' lengths, and what is compared."""
-
-    parts: list[str]
-    shape: Shape
-    scale: float
-    lengths: dict[str, Lengths]
-    pairs_file: str | None
-    train: TrainSettings
-    steps: int
-    repeats: int
-    seed: int
-    peers: dict[str, PeerSettings]
-    growth: GrowthConfig
-    out: str

@@ -22,11 +22,11 @@ from focalpo.artifact import write_json
 from focalpo.config import compose_bench, plain
 from focalpo.data.sources import FileSource, load
 from focalpo.data.tokens import Limits, pair_trees
-from focalpo.schema import BenchConfig
 from focalpo.speed import tables
 from focalpo.speed.figures import growth_figure
 from focalpo.speed.plan import Measurement, TripleLengths, lengths_of, measurements
 from focalpo.speed.planning import Plan, planned
+from focalpo.speed.settings import BenchSettings
 from focalpo.speed.workload import draw, write
 from focalpo.training.scratch import bpe_tokenizer
 from recipes.command import explained
@@ -56,7 +56,7 @@ def bench(arguments: list[str]) -> None:
     report(config, plan, results, folder)
 
 
-def real_lengths(config: BenchConfig) -> TripleLengths:
+def real_lengths(config: BenchSettings) -> TripleLengths:
     """Lengths of a file's pairs, in tokens of a vocabulary learned from its texts."""
     if config.pairs_file is None:
         return []
@@ -93,7 +93,7 @@ def measured(folder: Path, measurement: Measurement) -> dict:
     return json.loads(result.read_text())
 
 
-def report(config: BenchConfig, plan: list[Measurement], results: dict[str, dict], folder: Path) -> None:
+def report(config: BenchSettings, plan: list[Measurement], results: dict[str, dict], folder: Path) -> None:
     """Print every table and write it beside the measurements."""
     print(f"\n{_machine()}, {config.train.dtype}; medians of {config.repeats}\n")
     rows = {
@@ -111,7 +111,7 @@ def report(config: BenchConfig, plan: list[Measurement], results: dict[str, dict
     print(folder)
 
 
-def plans(config: BenchConfig) -> list[Plan]:
+def plans(config: BenchSettings) -> list[Plan]:
     """Global batches of the first lengths, full size, dealt to more ranks than there are here."""
     lengths = next(iter(config.lengths.values()))
     found = []
@@ -121,7 +121,7 @@ def plans(config: BenchConfig) -> list[Plan]:
     return found
 
 
-def _key(config: BenchConfig) -> str:
+def _key(config: BenchSettings) -> str:
     """What a measurement depends on: everything but which of them are wanted."""
     settings = plain(replace(config, parts=[], repeats=0, out=""))
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]

@@ -4,6 +4,7 @@ A task names what to do, the workload, and where the result goes; with several r
 """
 
 import json
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -11,8 +12,9 @@ from pathlib import Path
 
 from focalpo.artifact import write_json
 from focalpo.speed import ours
+from focalpo.speed.settings import PeerSettings
 from focalpo.speed.switches import Switches
-from focalpo.speed.workload import PeerSettings, Workload, read
+from focalpo.speed.workload import Workload, read
 from focalpo.training.ranks import rank, world
 from recipes.quiet import cores_each, quiet
 
@@ -51,7 +53,7 @@ WHAT = {"reference": reference, "ours": engine, "trl": trl, "exactness": exactne
 
 def main(path: Path) -> None:
     """Do the task; its result appears complete or not at all."""
-    quiet(cores_each(int(__import__("os").environ.get("LOCAL_WORLD_SIZE", 1))))
+    quiet(cores_each(int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
     task = json.loads(path.read_text())
     result = WHAT[task["what"]](read(Path(task["workload"])), task)
     if rank() == 0:

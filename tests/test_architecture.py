@@ -19,7 +19,8 @@ MAY = {
     "training": {"data", "dynamics"},
     "generation": {"data", "training"},
     "schema": {"training"},
-    "config": {"schema", "training"},
+    "speed": {"data", "training"},
+    "config": {"schema", "training", "speed"},
     "plan": {"schema", "config", "judging"},
 }
 # package -> the only places that may import it
@@ -30,6 +31,7 @@ ONLY = {
     "vllm": {"generation"},
     "wandb": {"track"},
     "alpaca_eval": {"judging/alpaca_eval"},
+    "trl": {"speed/peer"},
 }
 NO_TORCH = ("records", "artifact", "track", "dynamics", "judging", "reporting", "pocket", "data/sources")
 FILES = sorted((ROOT / "focalpo").rglob("*.py")) + sorted((ROOT / "recipes").glob("*.py"))

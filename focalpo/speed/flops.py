@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from focalpo.data.tokens import Tree
-from focalpo.speed.workload import Shape
+from focalpo.speed.settings import Shape
 from focalpo.training.model import DTYPES
 
 SIDE = {"cpu": 2048, "cuda": 8192}

@@ -11,7 +11,8 @@ from trl import DPOConfig, DPOTrainer
 from focalpo.speed.flops import matmul_rate
 from focalpo.speed.measured import Measured, Stopwatch, peak_bytes
 from focalpo.speed.ours import BETA, Reference
-from focalpo.speed.workload import PeerSettings, Workload, new_model, trees_of
+from focalpo.speed.settings import PeerSettings
+from focalpo.speed.workload import Workload, new_model, trees_of
 from focalpo.training.ranks import device
 
 

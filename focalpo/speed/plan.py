@@ -6,9 +6,9 @@ Contenders take turns (A B C A B C ...), so that a machine that slows down or wa
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from focalpo.schema import BenchConfig
+from focalpo.speed.settings import BenchSettings, Shape
 from focalpo.speed.switches import Switches
-from focalpo.speed.workload import Shape, Workload, draw
+from focalpo.speed.workload import Workload, draw
 from focalpo.training.schedule import TrainSettings
 
 OURS = "ours"
@@ -39,14 +39,14 @@ class Measurement:
     ranks: int = 1
 
 
-def measurements(config: BenchConfig, real: TripleLengths) -> list[Measurement]:
+def measurements(config: BenchSettings, real: TripleLengths) -> list[Measurement]:
     """Every process of the parts asked for; a reference comes before what reads it."""
     parts = {"peers": peers, "ablations": ablations, "growth": growth}
     found = [m for part in config.parts if part in parts for m in parts[part](config, real)]
     return list({measurement.name: measurement for measurement in found}.values())
 
 
-def workloads(config: BenchConfig, real: TripleLengths) -> dict[str, Workload]:
+def workloads(config: BenchSettings, real: TripleLengths) -> dict[str, Workload]:
     """One workload for each distribution of lengths."""
     pairs = config.train.global_batch * (config.steps + 1)
     drawn = {name: draw(each, pairs, config.scale, config.seed) for name, each in config.lengths.items()}
@@ -55,7 +55,7 @@ def workloads(config: BenchConfig, real: TripleLengths) -> dict[str, Workload]:
     return {name: Workload(config.shape, each, config.train, config.steps, config.seed) for name, each in drawn.items()}
 
 
-def peers(config: BenchConfig, real: TripleLengths) -> Iterator[Measurement]:
+def peers(config: BenchSettings, real: TripleLengths) -> Iterator[Measurement]:
     """This engine and TRL's settings, on every distribution of lengths."""
     for lengths, workload in workloads(config, real).items():
         reference = f"reference/{lengths}"
@@ -67,7 +67,7 @@ def peers(config: BenchConfig, real: TripleLengths) -> Iterator[Measurement]:
                 yield Measurement(f"{lengths}/{name}/{turn}", "trl", workload, fields, reference)
 
 
-def ablations(config: BenchConfig, real: TripleLengths) -> Iterator[Measurement]:
+def ablations(config: BenchSettings, real: TripleLengths) -> Iterator[Measurement]:
     """The engine with each speed-up off, and whether a number changed."""
     lengths, workload = next(iter(workloads(config, real).items()))
     reference = f"reference/{lengths}"
@@ -82,7 +82,7 @@ def ablations(config: BenchConfig, real: TripleLengths) -> Iterator[Measurement]
         yield _ours(f"ablation/in {other}/{turn}", _with(workload, dtype=other), reference)
 
 
-def growth(config: BenchConfig, real: TripleLengths) -> Iterator[Measurement]:
+def growth(config: BenchSettings, real: TripleLengths) -> Iterator[Measurement]:
     """One quantity at a time, on a smaller model; all sequences of one length, a quarter of it the prompt."""
     axes = config.growth
     base = _even(config, axes.shape, length=1024, pairs=8)
@@ -107,7 +107,7 @@ def _ours(name: str, workload: Workload, reference: str, switches: Switches = EV
     return Measurement(name, OURS, workload, {"switches": asdict(switches)}, reference)
 
 
-def _even(config: BenchConfig, shape: Shape, length: int, pairs: int) -> Workload:
+def _even(config: BenchSettings, shape: Shape, length: int, pairs: int) -> Workload:
     response = length * 3 // 8
     train = replace(config.train, global_batch=pairs, micro_batch_tokens=max(length, config.train.micro_batch_tokens))
     lengths = [(length - 2 * response, response, response)] * (pairs * (config.steps + 1))

@@ -9,6 +9,7 @@ from statistics import median
 from focalpo.speed.flops import useful_flops
 from focalpo.speed.plan import OURS, Measurement
 from focalpo.speed.planning import Plan
+from focalpo.speed.settings import Shape
 from focalpo.speed.workload import Workload, trees_of
 
 Results = Mapping[str, dict]
@@ -88,7 +89,7 @@ def growth(plan: Sequence[Measurement], results: Results, objectives: Sequence[i
     points = [m for m in plan if m.name.startswith("growth/") and _timed(m)]
     for m in points:
         _, axis, value = m.name.split("/")
-        states = 16 * _parameters(m.workload)  # fp32 weights, gradients and two moments
+        states = 16 * parameters(m.workload.shape)  # fp32 weights, gradients and two moments
         row = rates([results[m.name]], m.workload, ceiling_of(results, m.workload.train.dtype, plan))
         above = _number(row["peak GB"]) - states / 1e9
         rows.append({"axis": axis, "value": int(value), "GB above model states": above} | row)
@@ -113,14 +114,16 @@ def text(rows: Sequence[Row]) -> str:
     """Rows as aligned columns."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [names] + [[_shown(row.get(name, "")) for name in names] for row in rows]
-    widths = [max(len(line[place]) for line in cells) for place in range(len(names))]
+    widths = [max(len(values[place]) for values in cells) for place in range(len(names))]
     left = [isinstance(rows[0].get(name), str) for name in names]
-    return "\n".join(
-        "  ".join(
-            c.ljust(w) if is_left else c.rjust(w) for c, w, is_left in zip(line, widths, left, strict=True)
+
+    def line(values: list[str]) -> str:
+        padded = zip(values, widths, left, strict=True)
+        return "  ".join(
+            cell.ljust(width) if is_left else cell.rjust(width) for cell, width, is_left in padded
         ).rstrip()
-        for line in cells
-    )
+
+    return "\n".join(map(line, cells))
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
@@ -146,8 +149,8 @@ def _timed(measurement: Measurement) -> bool:
     return measurement.what in (OURS, "trl")
 
 
-def _parameters(workload: Workload) -> int:
-    shape = workload.shape
+def parameters(shape: Shape) -> int:
+    """How many numbers the model learns."""
     head_size = shape.hidden_size // shape.num_attention_heads
     attention = 2 * shape.hidden_size * head_size * (shape.num_attention_heads + shape.num_key_value_heads)
     layer = attention + 3 * shape.hidden_size * shape.intermediate_size + 2 * shape.hidden_size

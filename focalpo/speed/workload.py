@@ -15,47 +15,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from focalpo.data.tokens import Tree
+from focalpo.speed.settings import Lengths, Shape
 from focalpo.training.model import DTYPES
 from focalpo.training.schedule import TrainSettings, global_batch_at
 
 SPECIAL = 3  # ids below are pad, bos and eos
 SHORTEST = 4  # tokens; real prompts and responses have a template's worth of them at least
-
-
-@dataclass(slots=True)
-class Shape:
-    """The architecture of a model with random weights, in transformers' own words."""
-
-    model_type: str
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    tie_word_embeddings: bool
-
-
-@dataclass(slots=True)
-class Lengths:
-    """Log-normal lengths in tokens: means of prompts and responses, sigmas of their logarithms, and the longest a
-    prompt with its response may be."""
-
-    prompt: float
-    response: float
-    prompt_sigma: float
-    response_sigma: float
-    longest: int
-
-
-@dataclass(slots=True)
-class PeerSettings:
-    """What a user of TRL chooses: pairs per forward, recomputation of activations, and whether reference log-probs are
-    computed once or by a second model at every step."""
-
-    micro_batch: int
-    activation_checkpointing: bool
-    cached_reference: bool
 
 
 @dataclass(slots=True)

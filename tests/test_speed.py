@@ -1,0 +1,225 @@
+"""The speed benchmark: what it counts and compares is right, and no speed-up changes a number."""
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from focalpo.config import compose_bench
+from focalpo.data.tokens import Tree
+from focalpo.speed import ours, plan, tables
+from focalpo.speed.flops import useful_flops
+from focalpo.speed.planning import imbalance, planned
+from focalpo.speed.settings import Lengths, Shape
+from focalpo.speed.switches import Switches, batcher_of, deal_in_order, pack_padded
+from focalpo.speed.workload import Workload, draw, new_model, read, shuffled, trees_of, write
+from focalpo.training.engine import start_ranks
+from focalpo.training.logprobs import PackedPolicy
+from focalpo.training.packing import deal, pack
+from focalpo.training.schedule import TrainSettings, global_batch_at
+from tests.tiny import random_trees, tiny_model
+
+ROOT = Path(__file__).parent.parent
+BRANCHES = ("chosen", "rejected")
+ULTRAFEEDBACK = Lengths(prompt=190, response=300, prompt_sigma=1.0, response_sigma=0.7, longest=2048)
+SHAPE = Shape("llama", 97, 32, 64, 2, 4, 2, True)
+
+
+def workload(pairs: int = 6, steps: int = 1) -> Workload:
+    train = TrainSettings(1e-3, pairs, 1, None, 0.1, 0.0, 0.999, 1.0, "float32", 0, False, 100, 0)
+    return Workload(SHAPE, draw(ULTRAFEEDBACK, pairs * (steps + 1), 0.05, seed=3), train, steps, seed=0)
+
+
+def test_lengths_have_the_means_asked_for_and_stay_within_the_longest() -> None:
+    rows = draw(replace(ULTRAFEEDBACK, longest=10**6), 20_000, 1.0, seed=0)
+    for place, mean, sigma in ((0, 190, 1.0), (1, 300, 0.7), (2, 300, 0.7)):
+        found = sum(row[place] for row in rows) / len(rows)
+        # standard error of a log-normal's mean: mean * sqrt(exp(sigma^2) - 1) / sqrt(n)
+        assert abs(found - mean) < 4 * mean * math.sqrt(math.expm1(sigma**2)) / math.sqrt(len(rows)) + 0.5
+    capped = draw(ULTRAFEEDBACK, 5_000, 1.0, seed=0)
+    assert max(prompt + max(chosen, rejected) for prompt, chosen, rejected in capped) == 2048
+    assert draw(ULTRAFEEDBACK, 9, 0.5, seed=4) == draw(ULTRAFEEDBACK, 9, 0.5, seed=4)
+
+
+def test_real_lengths_are_scaled_and_too_long_ones_left_out() -> None:
+    assert plan.lengths_of([(10, 20, 30), (10, 20, 95)], scale=0.5, longest=100) == [(5, 10, 15)]
+
+
+def test_shuffled_items_come_back_in_order() -> None:
+    items = list("abcdefghijkl")
+    placed = shuffled(items, 4, seed=7)
+    order = [placed[place] for step in range(3) for place in global_batch_at(step, 12, 4, seed=7)]
+    assert order == items and placed != items
+
+
+def test_a_workload_survives_its_file(tmp_path: Path) -> None:
+    write(workload(), tmp_path / "workload.json")
+    assert read(tmp_path / "workload.json") == workload()
+    assert [tree.prompt for tree in trees_of(workload())] == [tree.prompt for tree in trees_of(workload())]
+
+
+def test_useful_flops_by_hand() -> None:
+    shape = Shape("llama", 10, 4, 6, 2, 2, 1, True)
+    tree = Tree("t", [1] * 3, {"chosen": [1] * 2, "rejected": [1]})
+    # attention q, o: 2 * 4 * 4, k, v: 2 * 4 * 2; gated MLP: 3 * 4 * 6 = 120 multiply-adds a token and layer; 6 tokens
+    layers = 2 * 6 * (32 + 16 + 72)
+    # keys seen: prompt 1 + 2 + 3, chosen 4 + 5, rejected 4 = 19; scores and values: 2 * hidden 4 each, two layers
+    attention = 2 * 19 * 2 * 4
+    head = 4 * 10 * 3
+    assert useful_flops(shape, [tree]) == 6 * (layers + attention + head)
+
+
+def test_parameters_are_those_of_the_model() -> None:
+    for tied in (True, False):
+        shape = replace(SHAPE, tie_word_embeddings=tied)
+        model = new_model(shape, seed=0, dtype="float32")
+        counted = tables.parameters(shape)
+        assert counted == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_padding_changes_no_log_prob() -> None:
+    trees = random_trees(7, seed=5)
+    policy = PackedPolicy(tiny_model())
+    padded = pack_padded(trees, BRANCHES)
+    assert padded.tokens.shape[1] == 7 * max(len(t.prompt) + sum(map(len, t.branches.values())) for t in trees)
+    torch.testing.assert_close(policy(padded), policy(pack(trees, BRANCHES)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in plan.VARIANTS if name != "with torch.compile"])
+def test_no_speed_up_changes_a_loss_or_a_gradient(name: str) -> None:
+    load = workload()
+    cached = ours.reference(load)
+    losses, gradients = ours.gradients(load, cached, Switches())
+    others, theirs = ours.gradients(load, cached, plan.VARIANTS[name])
+    torch.testing.assert_close(others, losses, atol=1e-5, rtol=0)
+    largest = max(gradient.abs().max() for gradient in gradients)
+    assert max((a - b).abs().max() for a, b in zip(gradients, theirs, strict=True)) < 1e-5 * largest
+
+
+def test_switches_switch_what_they_say() -> None:
+    trees = random_trees(8, seed=1)
+
+    def tokens(switches: Switches) -> int:
+        batches = batcher_of(switches, 60).micro_batches(trees, BRANCHES, ranks=1, rank=0)
+        return sum(micro.tokens.numel() for _, micro, _ in batches)
+
+    prompts = sum(len(tree.prompt) for tree in trees)
+    assert tokens(Switches(share_prompts=False)) == tokens(Switches()) + prompts
+    assert tokens(Switches(packing=False)) > tokens(Switches())
+    shares = [share for share, _, _ in batcher_of(Switches(balanced=False), 10**6).micro_batches(trees, BRANCHES, 1, 0)]
+    assert shares == [list(range(8))]
+
+
+def test_without_the_cached_reference_every_forward_is_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    start_ranks()
+    forwards = []
+    counted = PackedPolicy.forward
+
+    def forward(self: PackedPolicy, batch):
+        forwards.append(self)
+        return counted(self, batch)
+
+    monkeypatch.setattr(PackedPolicy, "forward", forward)
+    load = workload()
+    cached = {branch: [0.0] * load.pairs for branch in BRANCHES}
+    with_cache = ours.measure(load, cached, Switches())
+    once = len(forwards)
+    without = ours.measure(load, cached, Switches(cached_reference=False))
+    assert len(forwards) - once == 2 * once
+    assert len(with_cache.seconds) == load.steps and with_cache.first_loss == pytest.approx(without.first_loss)
+
+
+def test_dealing_in_order_and_imbalance_by_hand() -> None:
+    costs = [4, 1, 3, 2]
+    hands = deal_in_order(costs, ranks=2, budget=4)
+    assert hands == [[[0], [2]], [[1], [3]]]
+    assert imbalance(costs, hands) == (4 + 3) / 5
+    assert imbalance(costs, deal(costs, 2, 10)) == 1.0
+
+
+@pytest.mark.parametrize("ranks, pairs", [(8, 128), (64, 512)])
+def test_ultrafeedback_lengths_are_dealt_within_five_percent_of_even(ranks: int, pairs: int) -> None:
+    batches = [[sum(row) for row in draw(ULTRAFEEDBACK, pairs, 1.0, seed)] for seed in range(20)]
+    found = planned(batches, ranks, 16384)
+    assert found.planner <= 1.05 < found.in_order
+
+
+def test_two_pairs_a_rank_are_dealt_as_evenly_as_whole_pairs_can_be() -> None:
+    """With 128 pairs on 64 ranks the longest pair alone is above a rank's share: no deal of whole pairs is even."""
+    batches = [[sum(row) for row in draw(ULTRAFEEDBACK, 128, 1.0, seed)] for seed in range(20)]
+    found = planned(batches, 64, 16384)
+    assert 1.05 < found.bound <= found.planner <= 1.01 * found.bound
+
+
+def results_of(measurements: list[plan.Measurement], seconds: dict[str, float]) -> dict[str, dict]:
+    return {
+        m.name: {"seconds": [seconds[m.name.split("/")[1]]], "peak_bytes": 2e9, "first_loss": 0.7, "matmul_rate": 1e9}
+        for m in measurements
+        if m.what in ("ours", "trl")
+    }
+
+
+def test_contenders_take_turns_and_factors_are_of_the_same_run() -> None:
+    config = compose_bench("tiny", ["repeats=3", "parts=[peers]", "~lengths.long_prompts", "~lengths.short_chat"])
+    found = plan.measurements(config, [])
+    turns = [m.name.split("/")[1] for m in found if m.what != "reference"]
+    assert turns == ["ours", *config.peers] * 3
+    rows = tables.comparison(found, results_of(found, dict.fromkeys(config.peers, 6.0) | {"ours": 2.0}))
+    assert [row["ours is"] for row in rows] == ["1.00 x", "3.00 x", "3.00 x", "3.00 x"]
+    assert rows[0]["pairs/s"] == config.train.global_batch / 2.0
+    timed = trees_of(found[0].workload)[config.train.global_batch :]
+    assert rows[0]["of matmul"] == pytest.approx(useful_flops(config.shape, timed) / 2.0 / 1e9)
+
+
+def test_objectives_share_one_reference_stage() -> None:
+    config = compose_bench("tiny", ["parts=[growth]"])
+    found = [m for m in plan.measurements(config, []) if m.name.startswith("growth/pairs per batch/2")]
+    results = {
+        "growth/pairs per batch/2": {"seconds": [3.0], "peak_bytes": 1e9, "first_loss": 0.7, "matmul_rate": 1e9},
+        "growth/pairs per batch/2/reference": {"seconds": 2.0},
+    }
+    rows = [row for row in tables.growth(found, results, [1, 4]) if row["axis"] == "objectives on one reference"]
+    # The reference stage saw the untimed step's pairs too: half of its 2 s belong to the 2 pairs of the timed step.
+    assert [row["pairs/s"] for row in rows] == [2 / (1.0 + 3.0), 8 / (1.0 + 12.0)]
+
+
+def test_unknown_parts_are_named() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "recipes.bench", "bench=tiny", "parts=[speed]"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == 1 and "there is no part 'speed'" in run.stderr
+
+
+@pytest.mark.slow
+def test_the_gpu_script_runs_its_path_on_a_cpu_and_both_engines_agree(tmp_path: Path) -> None:
+    """The whole comparison, with real TRL, on a model of no size; then once more, from what the first one kept."""
+    environment = os.environ | {"BENCH": "tiny", "OUT": str(tmp_path), "VENV": sys.prefix}
+    command = [str(ROOT / "recipes/bench_gpu.sh")]
+    first = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    (folder,) = tmp_path.iterdir()
+    rows = list(csv.DictReader((folder / "peers.csv").open()))
+    config = compose_bench("tiny", [])
+    assert [row["engine"] for row in rows] == ["ours", *config.peers] * len(config.lengths)
+    for lengths in config.lengths:
+        losses = {float(row["first loss"]) for row in rows if row["lengths"] == lengths}
+        assert max(losses) - min(losses) < 1e-4
+    for row in csv.DictReader((folder / "ablations.csv").open()):
+        if row["largest gradient change"]:
+            assert float(row["largest gradient change"]) < 1e-4, row["engine"]
+    stamps = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert again == first and stamps == {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+
+
+def test_results_are_plain_numbers(tmp_path: Path) -> None:
+    start_ranks()
+    load = workload()
+    found = ours.measure(load, {branch: [0.0] * load.pairs for branch in BRANCHES}, Switches())
+    assert json.loads(json.dumps(asdict(found)))["peak_bytes"] > 0
