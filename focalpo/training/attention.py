@@ -7,6 +7,7 @@ On CUDA all segments are one call of torch's variable-length attention. On the C
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -54,38 +55,43 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """All segments of a micro-batch, in the form the device's kernel wants; made once, used by every layer."""
+class Ragged:
+    """All segments for variable-length attention: `key_rows` [K] of the packed row, one segment's prefix and self after
+    the other's, and where each segment's queries and keys start, [segments + 1]."""
 
-    groups: tuple[Group, ...]
     key_rows: Tensor
     query_starts: Tensor
     key_starts: Tensor
     longest_query: int
     longest_key: int
 
+
+class Layout:
+    """Where the segments of every tree lie; they tile the packed row in order, prompts first.
+
+    What a device's kernel wants is made when the first layer asks for it, and shared by the others.
+    """
+
+    def __init__(self, trees: Sequence[Sequence[Segment]], device: torch.device | str = "cpu") -> None:
+        self.trees, self.device = trees, device
+
     def to(self, device: torch.device) -> "Layout":
-        """The layout on another device; a GPU needs no padded groups."""
-        if device.type == "cpu":
-            return self
-        rows = (self.key_rows.to(device), self.query_starts.to(device), self.key_starts.to(device))
-        return Layout((), *rows, self.longest_query, self.longest_key)
+        return Layout(self.trees, device)
 
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """For a CPU: blocks of like size, padded."""
+        return tuple(_pad(group) for group in _alike(_blocks(self.trees)))
 
-def lay_out(trees: Sequence[Sequence[Segment]]) -> Layout:
-    """Prepare the segments of every tree, which must tile the packed row in order, prompts first."""
-    segments = [segment for tree in trees for segment in tree]
-    key_rows = [np.arange(*span) for s in segments for span in ((s.prefix_start, s.prefix_end), (s.start, s.end))]
-    lengths = [s.queries for s in segments], [s.keys for s in segments]
-    query_starts, key_starts = (torch.from_numpy(np.cumsum([0, *row], dtype=np.int32)) for row in lengths)
-    return Layout(
-        groups=tuple(_pad(group) for group in _alike(_blocks(trees))),
-        key_rows=torch.from_numpy(np.concatenate(key_rows)),
-        query_starts=query_starts,
-        key_starts=key_starts,
-        longest_query=max(lengths[0]),
-        longest_key=max(lengths[1]),
-    )
+    @cached_property
+    def ragged(self) -> Ragged:
+        """For a GPU, on it."""
+        segments = [segment for tree in self.trees for segment in tree]
+        rows = [np.arange(*span) for s in segments for span in ((s.prefix_start, s.prefix_end), (s.start, s.end))]
+        queries, keys = [s.queries for s in segments], [s.keys for s in segments]
+        starts = [np.cumsum([0, *lengths], dtype=np.int32) for lengths in (queries, keys)]
+        on_device = [torch.from_numpy(array).to(self.device) for array in (np.concatenate(rows), *starts)]
+        return Ragged(on_device[0], on_device[1], on_device[2], max(queries), max(keys))
 
 
 Block = Sequence[Segment]
@@ -127,7 +133,7 @@ def _pad(group: list[Block]) -> Group:
     queries, keys = np.zeros((len(group), width), np.int64), np.full((len(group), depth), -1)
     start, prefix_start, prefix_end = (np.full((len(group), width), -1) for _ in range(3))
     for place, block in enumerate(group):
-        rows = np.concatenate([np.arange(s.start, s.end) for s in block])
+        rows = np.arange(block[0].start, block[-1].end)
         own = np.repeat([(s.start, s.prefix_start, s.prefix_end) for s in block], [s.queries for s in block], axis=0)
         queries[place, : len(rows)] = rows
         start[place, : len(rows)], prefix_start[place, : len(rows)], prefix_end[place, : len(rows)] = own.T
@@ -168,14 +174,15 @@ def _attend_cuda(query: Tensor, key: Tensor, value: Tensor, scaling: float, layo
     from torch.nn.attention.varlen import varlen_attn
 
     # window (-1, 0): causal, aligned to the bottom right, so that a branch's first token sees its whole prompt.
+    ragged = layout.ragged
     return varlen_attn(  # type: ignore[return-value]  # a tuple only when asked for more
         query.transpose(0, 1),
-        key.transpose(0, 1)[layout.key_rows],
-        value.transpose(0, 1)[layout.key_rows],
-        layout.query_starts,
-        layout.key_starts,
-        layout.longest_query,
-        layout.longest_key,
+        key.transpose(0, 1)[ragged.key_rows],
+        value.transpose(0, 1)[ragged.key_rows],
+        ragged.query_starts,
+        ragged.key_starts,
+        ragged.longest_query,
+        ragged.longest_key,
         scale=scaling,
         window_size=(-1, 0),
         enable_gqa=query.shape[0] != key.shape[0],

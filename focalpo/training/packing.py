@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from focalpo.data.tokens import Tree
-from focalpo.training.attention import Layout, Segment, lay_out
+from focalpo.training.attention import Layout, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def pack(trees: Sequence[Tree], branches: tuple[str, ...], share_prompts: bool =
     return MicroBatch(
         tokens=torch.tensor([tokens]),
         positions=torch.tensor([positions]),
-        layout=lay_out(segments),
+        layout=Layout(segments),
         predictors=torch.tensor(predictors),
         labels=torch.tensor(labels),
         owners=torch.tensor(owners),
