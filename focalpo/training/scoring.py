@@ -7,7 +7,7 @@ from torch import Tensor
 
 from focalpo.data.tokens import Tree
 from focalpo.training.packing import MicroBatch, deal, pack, tree_cost
-from focalpo.training.ranks import device, gather, rank, world
+from focalpo.training.ranks import alive, device, gather, rank, world
 
 # Trees dealt together: enough to balance, few enough that progress is seen and plans stay cheap.
 BLOCK = 1024
@@ -29,6 +29,7 @@ def score(
         # Every rank must make the same number of calls under ZeRO-3, so a block smaller than the group is repeated.
         items = list(range(len(block))) * -(-world() // len(block))
         for chosen in deal([costs[item] for item in items], world(), micro_batch_tokens)[rank()]:
+            alive()
             micro = pack([block[items[place]] for place in chosen], branches).to(device())
             logps = policy(micro).tolist()
             rows += [(first + items[place], row) for place, row in zip(chosen, logps, strict=True)]
