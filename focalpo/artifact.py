@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,7 +22,17 @@ from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 MANIFEST = "manifest.json"
+LOCK = ".lock"
+ERROR = "error.txt"  # why the stage was not made the last time it was tried
+DISK_ERRORS = {
+    errno.ENOSPC: "no space left on the disk of {}; free some",
+    errno.EDQUOT: "the disk quota of {} is used up; free some",
+    errno.EROFS: "{} is on a read-only disk; set runs= to a folder that can be written",
+    errno.EACCES: "{} may not be written; set runs= to a folder of yours",
+}
 PACKAGES = (
     "torch",
     "transformers",
@@ -99,40 +110,43 @@ class Folder:
         inputs = {name: Folder(runs, needed).path for name, needed in stage.inputs.items()}
         self.job = Job(stage.kind, stage.name, stage.key, stage.settings, stage.launch, self.path, inputs)
 
+    @classmethod
+    def at(cls, path: Path) -> "Folder":
+        """The folder at a path, from what its own `stage.json` says: all that a maker on another node needs."""
+        folder = cls.__new__(cls)
+        folder.path, folder.job = path, Job.read(path)
+        return folder
+
     @property
     def sealed(self) -> bool:
         return (self.path / MANIFEST).is_file()
 
     @contextlib.contextmanager
-    def being_made(self) -> Iterator[Job]:
+    def being_made(self, wait: bool = False) -> Iterator[Job]:
         """Hold the folder's lock while its outputs are written. A dead owner's lock is released by the kernel.
 
         Raises:
-            ValueError: when another live process is making the same stage, or the disk is full.
+            ValueError: when another live process is making the same stage and we shall not wait for it, or the disk
+                is full or read-only.
         """
-        try:
+        with told_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            with (self.path / ".lock").open("w") as lock:
+            with (self.path / LOCK).open("a") as lock:
                 try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     raise ValueError(f"{self.path} is being made by another process; wait for it or stop it") from None
                 self.job.write()
                 yield self.job
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise ValueError(f"no space left on the disk of {self.path}; free some and run again") from error
 
     def seal(self, seconds: float, facts: dict | None = None) -> None:
         """Write the manifest, last and atomically: the stage is complete. `facts` must be free of secrets."""
-        outputs = {str(p.relative_to(self.path)): file_hash(p) for p in output_files(self.path)}
         manifest = {
-            "stage": self.stage.title,
-            "key": self.stage.key,
-            "settings": self.stage.settings,
+            "stage": f"{self.job.kind}/{self.path.name}",
+            "key": self.job.key,
+            "settings": self.job.settings,
             "inputs": {name: f"{path.parent.name}/{path.name}" for name, path in self.job.inputs.items()},
-            "outputs": outputs,
+            "outputs": output_hashes(self.path),
             "facts": facts or {},
             "seconds": round(seconds, 3),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -140,7 +154,43 @@ class Folder:
             "packages": packages(),
             "hardware": hardware(),
         }
-        write_json(self.path / MANIFEST, manifest)
+        write_json(self.path / MANIFEST, manifest | {"sha256": _own_hash(manifest)})
+        shutil.rmtree(self.path / ".checkpoints", ignore_errors=True)  # as large as many models, and of no more use
+
+    def break_seal(self) -> None:
+        """Make the stage unfinished again; what is not as the manifest says goes, so that making it anew cannot use it.
+
+        Hold the lock (`being_made`). Where the manifest itself was edited nothing it vouches for can be trusted.
+        """
+        manifest = json.loads((self.path / MANIFEST).read_text())
+        trusted = manifest["outputs"] if manifest.get("sha256") == _own_hash(manifest) else {}
+        for name, found in output_hashes(self.path).items():
+            if trusted.get(name) != found:
+                (self.path / name).unlink()
+        (self.path / MANIFEST).unlink()
+
+
+class Damaged(ValueError):
+    """A sealed folder is not what its manifest says."""
+
+
+@contextlib.contextmanager
+def told_disk_errors(path: Path) -> Iterator[None]:
+    """Turn what a disk may refuse into a user's error: no space, a quota, no permission, read-only.
+
+    Raises:
+        ValueError: instead of such an error, however the library that met it wraps it.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        known = (
+            code for code in DISK_ERRORS if getattr(error, "errno", None) == code or f"os error {code}" in str(error)
+        )
+        told = next((DISK_ERRORS[code] for code in known), None)
+        if told is None:
+            raise
+        raise ValueError(f"{told.format(path)} and run again") from error
 
 
 def read_manifest(path: Path) -> dict:
@@ -155,21 +205,36 @@ def read_manifest(path: Path) -> dict:
 
 
 def verify(path: Path) -> None:
-    """Compare every output of a sealed folder with its manifest.
+    """Compare every output of a sealed folder with its manifest, and the manifest with its own hash.
 
     Raises:
-        ValueError: naming the first file that is missing or has other content.
+        Damaged: naming the first file that is missing, has other content, or was added.
+        ValueError: when the folder is not sealed.
     """
-    for name, expected in read_manifest(path)["outputs"].items():
-        if not (path / name).is_file() or file_hash(path / name) != expected:
-            raise ValueError(
-                f"{path / name} is not what its manifest says (sha256 differs); delete {path} and run again"
-            )
+    manifest = read_manifest(path)
+    if manifest.get("sha256") != _own_hash(manifest):
+        raise Damaged(
+            f"{path / MANIFEST} was changed after it was written (sha256 differs); its stage must be made again"
+        )
+    expected, found = manifest["outputs"], output_hashes(path)
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise Damaged(f"{path / name} is not what its manifest says (sha256 differs); its stage must be made again")
+
+
+def _own_hash(manifest: dict) -> str:
+    text = json.dumps({name: value for name, value in manifest.items() if name != "sha256"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def output_hashes(path: Path) -> dict[str, str]:
+    """sha256 of every output by its name in the folder."""
+    return {str(p.relative_to(path)): file_hash(p) for p in output_files(path)}
 
 
 def output_files(path: Path) -> list[Path]:
     """Files that count as outputs: not the manifest, logs, progress, checkpoints or hidden files."""
-    apart = {MANIFEST, "stage.json", "progress.json", "log.txt"}
+    apart = {MANIFEST, "stage.json", "progress.json", "log.txt", ERROR, "not_finite.json"}
     found = (p for p in sorted(path.rglob("*")) if p.is_file() and p.name not in apart)
     return [p for p in found if not any(part.startswith(".") for part in p.relative_to(path).parts)]
 

@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from focalpo.data.tokens import prompt_ids, template_hash
+from focalpo.lifeline import end_with
 from focalpo.records import Completion, Messages
 from focalpo.training.model import DTYPES, ModelSource, generation_config, load_model, load_tokenizer, stop_ids
 
@@ -142,7 +143,7 @@ def _load_vllm(source: ModelSource, backend: Backend, tokenizer: PreTrainedToken
     def answer(prompts: list[list[int]], decoding: Decoding, seed: int, progress: Progress) -> list[list[int]]:
         # vLLM's offline engine has no data parallelism of its own: one process per replica, prompts dealt in turn.
         replicas = backend.data_parallel
-        with ProcessPoolExecutor(replicas, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(replicas, get_context("spawn"), end_with, (os.getpid(),)) as pool:
             jobs = [
                 pool.submit(_vllm_replica, source, backend, stops, prompts[r::replicas], decoding, seed, r)
                 for r in range(replicas)
@@ -175,6 +176,7 @@ def _vllm_engine(source: ModelSource, backend: Backend, stops: list[int]) -> Ans
     engine = LLM(
         model=source.path,
         revision=source.revision,
+        load_format="safetensors",  # no pickles
         dtype=str(DTYPES[backend.dtype]).removeprefix("torch."),
         tensor_parallel_size=backend.tensor_parallel,
         enforce_eager=on_cpu,  # compiling would take longer than the answers there

@@ -230,4 +230,4 @@ def _split(train: dict) -> tuple[dict, dict]:
 
 
 def _launch(config: Config) -> dict:
-    return {"ranks": config.launch.ranks, "track": plain(config.track)}
+    return {"ranks": config.launch.ranks, "hang_seconds": config.launch.hang_seconds, "track": plain(config.track)}

@@ -118,11 +118,13 @@ class JudgeConfig:
 
 @dataclass(slots=True)
 class LaunchConfig:
-    """How stages are run; nothing here changes a result. `gpus`: how many this machine must have (0: none needed)."""
+    """How stages are run; nothing here changes a result. `gpus`: how many this machine must have (0: none needed);
+    `hang_seconds`: a step of several ranks that takes longer than that hangs."""
 
     gpus: int
     ranks: int
     workers: int
+    hang_seconds: float
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 No prompt, completion or key ever passes through here: values are numbers, settings are a stage's own.
 """
 
+import json
 import os
 import time
 from dataclasses import dataclass
@@ -51,10 +52,10 @@ class Tracker:
         """Drop the metrics of steps that a resumed run will take again."""
         if not self.metrics.is_file():
             return
-        kept = [row for row in read_json_lines(self.metrics) if row["step"] <= step]
-        self.metrics.unlink()
-        for row in kept:
-            append_json(self.metrics, row)
+        kept = [json.dumps(row) + "\n" for row in read_json_lines(self.metrics) if row["step"] <= step]
+        partial = self.metrics.with_name(f".{self.metrics.name}")
+        partial.write_text("".join(kept))
+        partial.replace(self.metrics)  # a kill here loses none of them
 
     def close(self) -> None:
         """Finish the W&B run, if any."""

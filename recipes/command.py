@@ -1,6 +1,7 @@
 """What the command lines of the recipes share: compose, plan, make what is missing, show progress, explain errors."""
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,7 @@ def run_single(goal: str) -> None:
 
 def explained(command: Callable[[], None]) -> None:
     """Run a command; a user's mistake ends it with its explanation instead of a traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that children are told
     try:
         command()
     except ValueError as error:

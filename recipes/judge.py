@@ -1,6 +1,7 @@
 """Judge one model's completions on every benchmark: verdicts, each request recorded, and the scores of this one run."""
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -60,7 +61,8 @@ def _address(base_url: str) -> Iterator[str]:
     arguments = base_url.split()[1:]  # e.g. "pocket --faults 429=0.1"
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "url"
-        command = [sys.executable, "-m", "focalpo.pocket.judge", "--ready-file", str(ready), *arguments]
+        judge = [str(os.getpid()), "focalpo.pocket.judge", "--ready-file", str(ready), *arguments]
+        command = [sys.executable, "-m", "focalpo.lifeline", *judge]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
             deadline = time.monotonic() + START_SECONDS

@@ -5,6 +5,14 @@ import os
 import signal
 import warnings
 
+from focalpo.lifeline import end_with
+
+
+def quiet_worker(cores: int) -> None:
+    """For the processes of a pool: quiet, and ended with the process that made the pool."""
+    end_with(os.getppid())
+    quiet(cores)
+
 
 def quiet(cores: int) -> None:
     """Silence what is known and harmless, and use that many cores; for processes whose output a user sees."""

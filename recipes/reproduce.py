@@ -17,6 +17,7 @@ from focalpo.training.objective import OBJECTIVES
 from recipes.command import explained
 from recipes.needs import unmet
 from recipes.schedule import run_stages
+from recipes.worker import make_sound
 
 OWN = ("table", "rows", "seeds")
 
@@ -34,6 +35,8 @@ def reproduce(arguments: list[str]) -> None:
     report = report_stage(table, rows)
     runs, workers = Path(first.runs), first.launch.workers
     stages = in_order([report])
+    if Folder(runs, report).sealed:
+        make_sound(Folder(runs, report).path)  # the one stage that no other one reads
     try:
         made = run_stages(runs, stages, workers)
     except ValueError:

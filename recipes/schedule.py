@@ -12,11 +12,12 @@ import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 from focalpo.artifact import Folder, Stage
-from recipes.quiet import cores_each, quiet
+from focalpo.training.checkpoint import Stopped
+from recipes.quiet import cores_each, quiet_worker
 from recipes.worker import make
 
 
@@ -35,7 +36,7 @@ def run_stages(runs: Path, stages: list[Stage], workers: int) -> int:
     running: dict[Future, Stage] = {}
     # Threads follow the configured workers, not how many are busy: a sum's last bits depend on the number of threads,
     # and a stage must come out the same whether it is made first, alone, or again after a kill.
-    with ProcessPoolExecutor(workers, get_context("spawn"), quiet, (cores_each(workers),)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), quiet_worker, (cores_each(workers),)) as pool:
         try:
             while waiting or running:
                 for stage in _ready(waiting, done)[: workers - len(running)]:
@@ -49,6 +50,8 @@ def run_stages(runs: Path, stages: list[Stage], workers: int) -> int:
                     _take(future, stage, done, failures, display)
                 display.running(list(running.values()))
         except KeyboardInterrupt:
+            for child in active_children():
+                child.terminate()  # training saves first, see recipes/worker.py
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     display.close()
@@ -65,7 +68,7 @@ def _ready(waiting: list[Stage], done: set[str]) -> list[Stage]:
 def _take(future: Future, stage: Stage, done: set[str], failures: dict[str, str], display: "Display") -> None:
     try:
         seconds = future.result()
-    except ValueError as error:
+    except (ValueError, Stopped) as error:
         failures[stage.title] = str(error)
         display.line(f"failed  {stage.title}")
     except BrokenProcessPool:

@@ -1,20 +1,30 @@
-"""Make one stage: in this process, or in new ones. Whoever makes it, the folder says what it is."""
+"""Make one stage: in this process, or in new ones. Whoever makes it, the folder says what it is.
 
+python -m recipes.worker STAGE_FOLDER                  one process makes it
+torchrun ... -m recipes.worker STAGE_FOLDER            several ranks make it; rank 0 holds the lock and seals
+
+USR1 and TERM ask it to leave: training saves first. It then ends with code 75: start it again to go on.
+"""
+
+import contextlib
 import importlib
-import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
-from focalpo.artifact import Folder, Job, Stage, verify
-from recipes.quiet import cores_each
+from focalpo.artifact import ERROR, Damaged, Folder, Job, Stage, told_disk_errors, verify
+from focalpo.lifeline import end_with
+from recipes.memory import told_out_of_memory
+from recipes.quiet import cores_each, quiet
 
 RANKED = ("sft", "reference", "train")
-FACTS = ".facts.json"  # what rank 0 tells the process that seals
+SAVING = ("sft", "train")
+STACKS = ".stacks"
+AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 
 
 def make(runs: Path, stage: Stage) -> float:
@@ -22,37 +32,153 @@ def make(runs: Path, stage: Stage) -> float:
     folder = Folder(runs, stage)
     if folder.sealed:
         return 0.0
-    with folder.being_made() as job:
+    ranks = folder.job.launch.get("ranks", 1) if stage.kind in RANKED else 1
+    if ranks == 1 and not _keeps_memory(folder.job):
+        return make_here(folder)
+    started = time.monotonic()
+    _in_new_processes(folder, ranks)
+    return time.monotonic() - started
+
+
+def make_here(folder: Folder, wait: bool = False) -> float:
+    """Make a stage in this process and seal it.
+
+    Raises:
+        ValueError: when it cannot be made; the folder's `error.txt` says it too.
+        Stopped: when a signal asked for it.
+    """
+    with folder.being_made(wait) as job:
         if folder.sealed:  # by whoever held the lock before us
             return 0.0
-        for path in job.inputs.values():
-            verify(path)
-        started = time.monotonic()
-        ranks = job.launch.get("ranks", 1) if job.kind in RANKED else 1
-        facts = _in_new_processes(job, ranks) if ranks > 1 or _keeps_memory(job) else recipe(job)
+        (job.path / ERROR).unlink(missing_ok=True)
+        try:
+            for path in job.inputs.values():
+                make_sound(path)
+            started = time.monotonic()
+            facts = recipe(job)
+        except ValueError as error:
+            (job.path / ERROR).write_text(f"{error}\n")
+            raise
         seconds = time.monotonic() - started
         folder.seal(seconds, facts)
     return seconds
 
 
+def make_sound(path: Path) -> None:
+    """Make a sealed stage again when it is not what its manifest says; it is never used as it is."""
+    with contextlib.suppress(Damaged):
+        return verify(path)
+    folder = Folder.at(path)
+    with folder.being_made(wait=True):
+        try:
+            return verify(path)  # mended by whoever held the lock before us
+        except Damaged as damage:
+            print(damage, file=sys.stderr)
+            folder.break_seal()
+    make_here(folder)
+
+
 def recipe(job: Job) -> dict:
     """Call the recipe of the job's kind."""
-    return importlib.import_module(f"recipes.{job.kind}").make(job)
+    with told_disk_errors(job.path), told_out_of_memory(job), _stopping(job):
+        return importlib.import_module(f"recipes.{job.kind}").make(job)
+
+
+@contextlib.contextmanager
+def _stopping(job: Job) -> Iterator[None]:
+    """While open, USR1 and TERM stop the stage: training after its next step, saved; the others at once, since what
+    they have done is recorded as they go or soon done again."""
+    from focalpo.training.checkpoint import STOP, Stopped
+
+    stop = job.path / ".checkpoints" / STOP
+
+    def asked(number: int, frame: object) -> None:
+        if job.kind not in SAVING:
+            raise Stopped("asked to stop, run the same command again to go on")
+        stop.parent.mkdir(exist_ok=True)
+        stop.touch()
+
+    if int(os.environ.get("RANK", "0")) == 0:
+        stop.unlink(missing_ok=True)
+    before = {number: signal.signal(number, asked) for number in (signal.SIGUSR1, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _keeps_memory(job: Job) -> bool:
     """Whether the stage would hold what the next one needs: GPU memory and vLLM's caches go back with their process."""
+    import torch
+
     return torch.cuda.is_available() or job.settings.get("backend") == "vllm"
 
 
-def _in_new_processes(job: Job, ranks: int) -> dict:
+def _in_new_processes(folder: Folder, ranks: int) -> None:
+    job = folder.job
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    command = [sys.executable, *launcher, "-m", "recipes.rank", str(job.path)]
-    log = job.path / "log.txt"
-    with log.open("w") as file:
-        environment = os.environ | {"OMP_NUM_THREADS": str(cores_each(ranks))}
-        ended = subprocess.run(command, stdout=file, stderr=file, env=environment)
+    command = [sys.executable, *launcher, "-m", "recipes.worker", str(job.path)]
+    with told_disk_errors(job.path):
+        job.path.mkdir(parents=True, exist_ok=True)
+        job.write()
+        log = job.path / "log.txt"
+        with log.open("w") as file:
+            environment = os.environ | {"OMP_NUM_THREADS": str(cores_each(ranks)), "FOCALPO_MAKER": str(os.getpid())}
+            ended = subprocess.run(command, stdout=file, stderr=file, env=environment)
     if ended.returncode:
-        said = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
-        raise ValueError(said[-1].removeprefix("error: ") if said else f"{job.kind} failed, see the end of {log}")
-    return json.loads((job.path / FACTS).read_text())
+        raise ValueError(_why(job, log))
+
+
+def _why(job: Job, log: Path) -> str:
+    said = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
+    if said:
+        return said[-1].removeprefix("error: ")
+    stacks = job.path / STACKS
+    if any(stack.stat().st_size for stack in stacks.glob("*")):
+        return (
+            f"a step took longer than launch.hang_seconds={job.launch['hang_seconds']:g}; {stacks} holds the stack of "
+            "each rank; the ranks were ended, run again to go on from the last checkpoint"
+        )
+    return f"{job.kind} failed, see the end of {log}"
+
+
+def main(path: Path) -> None:
+    """One process of a stage: the only one, or one rank of several."""
+    folder = Folder.at(path)
+    job = folder.job
+    quiet(int(os.environ.get("OMP_NUM_THREADS", cores_each(1))))
+    if maker := os.environ.pop("FOCALPO_MAKER", None):
+        end_with(int(maker))
+    if "RANK" in os.environ:
+        from focalpo.training.ranks import watch
+
+        end_with(os.getppid())  # torchrun
+        (job.path / STACKS).mkdir(exist_ok=True)
+        watch(job.launch["hang_seconds"], job.path / STACKS)
+    if int(os.environ.get("RANK", "0")) == 0:
+        make_here(folder, wait=True)
+    else:
+        recipe(job)
+
+
+def leave(code: int) -> None:
+    """End the process without the interpreter's shutdown: gloo's threads may still hold Python objects then, which
+    aborts it now and then after all work is done and on disk."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    from focalpo.training.checkpoint import Stopped
+
+    try:
+        main(Path(sys.argv[1]))
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        leave(AGAIN)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        leave(1)
+    leave(0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FLOOR = {"records", "artifact", "track"}
+FLOOR = {"records", "artifact", "track", "lifeline"}
 # room -> rooms it may import, besides the floor and itself
 MAY = {
     "data": set(),
@@ -27,13 +27,13 @@ MAY = {
 ONLY = {
     "hydra": {"config"},
     "omegaconf": {"config"},
-    "deepspeed": {"training/engine"},
+    "deepspeed": {"training/engine", "training/checkpoint"},
     "vllm": {"generation"},
     "wandb": {"track"},
     "alpaca_eval": {"judging/alpaca_eval"},
     "trl": {"speed/peer"},
 }
-NO_TORCH = ("records", "artifact", "track", "dynamics", "judging", "reporting", "pocket", "data/sources")
+NO_TORCH = ("records", "artifact", "track", "lifeline", "dynamics", "judging", "reporting", "pocket", "data/sources")
 FILES = sorted((ROOT / "focalpo").rglob("*.py")) + sorted((ROOT / "recipes").glob("*.py"))
 
 

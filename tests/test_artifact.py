@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from focalpo.artifact import Folder, Job, Stage, read_manifest, verify, write_json
+from focalpo.artifact import Damaged, Folder, Job, Stage, read_manifest, verify, write_json
 
 
 def stage(**changes: object) -> Stage:
@@ -74,7 +74,7 @@ def test_an_output_that_is_not_what_the_manifest_says_is_named(tmp_path: Path, d
         (path / "weights.bin").write_bytes(b"WEIGHTS")
     else:
         (path / "weights.bin").unlink()
-    with pytest.raises(ValueError, match=r"weights.bin is not what its manifest says .*; delete .* and run again"):
+    with pytest.raises(ValueError, match=r"weights.bin is not what its manifest says .*; its stage must be made again"):
         verify(path)
 
 
@@ -114,3 +114,24 @@ def test_json_is_replaced_whole(tmp_path: Path) -> None:
     write_json(target, {"done": 2})
     assert json.loads(target.read_text()) == {"done": 2}
     assert [path.name for path in tmp_path.iterdir()] == ["progress.json"]
+
+
+def test_an_edited_manifest_is_named_and_vouches_for_nothing(tmp_path: Path) -> None:
+    path = sealed(tmp_path, stage())
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | {"facts": {"pairs": 4}}))
+    with pytest.raises(Damaged, match=r"manifest.json was changed after it was written \(sha256 differs\)"):
+        verify(path)
+    with Folder.at(path).being_made():
+        Folder.at(path).break_seal()
+    assert not (path / "weights.bin").exists() and not Folder.at(path).sealed
+
+
+def test_a_file_that_was_added_is_named_and_only_it_goes_when_the_seal_is_broken(tmp_path: Path) -> None:
+    path = sealed(tmp_path, stage())
+    (path / "adapter.bin").write_bytes(b"of another run")
+    with pytest.raises(Damaged, match="adapter.bin is not what its manifest says"):
+        verify(path)
+    with Folder.at(path).being_made():
+        Folder.at(path).break_seal()
+    assert (path / "weights.bin").exists() and not (path / "adapter.bin").exists()

@@ -1,17 +1,20 @@
 """The engine against plain PyTorch, and what must not change a result: packing, micro-batches, resuming."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from focalpo.data.tokens import with_mismatched
 from focalpo.training import checkpoint
 from focalpo.training.engine import Examples, open_engine, start_ranks, train
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.objective import OBJECTIVES, Logps
+from focalpo.training.packing import pack
 from focalpo.training.schedule import TrainSettings, global_batch_at, learning_rate_at, steps_of
 from focalpo.training.scoring import score
 from tests.test_logprobs import padded_logps
@@ -132,9 +135,17 @@ def test_a_resumed_run_is_bit_equal_to_one_that_was_never_stopped(tmp_path: Path
     assert_same_weights(dict(resumed.module.model.state_dict()), whole, atol=0)
 
 
-def test_a_half_written_checkpoint_is_not_used(tmp_path: Path) -> None:
+def stepped_engine(settings: TrainSettings = SETTINGS):
+    """An engine after one optimizer step."""
     start_ranks()
-    engine = open_engine(PackedPolicy(tiny_model()), SETTINGS)
+    engine = open_engine(PackedPolicy(tiny_model()), settings)
+    engine.backward(engine(pack(TREES[:2], ("chosen", "rejected"))).sum())
+    engine.step()
+    return engine
+
+
+def test_a_half_written_checkpoint_is_not_used(tmp_path: Path) -> None:
+    engine = stepped_engine()
     checkpoint.save(engine, tmp_path, 1, "run")
     (tmp_path / "step-000002").mkdir()
     assert checkpoint.resume(engine, tmp_path, "run") == 1
@@ -143,8 +154,7 @@ def test_a_half_written_checkpoint_is_not_used(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
-    start_ranks()
-    engine = open_engine(PackedPolicy(tiny_model()), SETTINGS)
+    engine = stepped_engine()
     checkpoint.save(engine, tmp_path, 1, "another run")
     with pytest.raises(ValueError, match="step-000001 was saved by a run with other settings; delete .* and run again"):
         train(engine, OBJECTIVES["dpo"](), examples("dpo"), SETTINGS, seed=5, checkpoints=tmp_path)
@@ -173,8 +183,52 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_pairs(tmp_path: Path)
     engine = open_engine(PackedPolicy(tiny_model()), SETTINGS)
     data = examples("dpo")
     data.reference["chosen"][TREES.index(TREES[0])] = math.nan
-    with pytest.raises(ValueError, match=r"loss is nan at step \d, pairs .*t0.*lower train.learning_rate"):
-        train(engine, OBJECTIVES["dpo"](), data, SETTINGS, seed=5, checkpoints=tmp_path)
+    with pytest.raises(ValueError, match=r"not finite at step \d, pairs t0 \(1 of 4\); .* lower train.learning_rate"):
+        train(engine, OBJECTIVES["dpo"](), data, SETTINGS, seed=5, checkpoints=tmp_path / ".checkpoints")
+    dumped = json.loads((tmp_path / "not_finite.json").read_text())["pairs"]
+    assert len(dumped) == 4 and [math.isnan(pair["loss"]) for pair in dumped].count(True) == 1
+    assert all(pair["prompt"] == next(tree.prompt for tree in TREES if tree.id == pair["id"]) for pair in dumped)
+
+
+LAYOUTS = [(0, "float32"), (1, "bfloat16"), (2, "float32"), (3, "float32"), (3, "bfloat16")]
+
+
+@pytest.mark.parametrize("saved_in", LAYOUTS)
+@pytest.mark.parametrize("resumed_in", LAYOUTS)
+def test_a_checkpoint_resumes_in_any_zero_stage(saved_in, resumed_in, tmp_path: Path) -> None:
+    """The same state bit for bit, whole, wherever it came from; a step more from there needs Adam's count as well."""
+    (stage, dtype), (other_stage, other_dtype) = saved_in, resumed_in
+    first = stepped_engine(replace(SETTINGS, zero_stage=stage, dtype=dtype))
+    checkpoint.save(first, tmp_path / "a", 1, "run")
+    second = open_engine(PackedPolicy(tiny_model(seed=9)), replace(SETTINGS, zero_stage=other_stage, dtype=other_dtype))
+    assert checkpoint.resume(second, tmp_path / "a", "run") == 1
+    checkpoint.save(second, tmp_path / "b", 1, "run")
+    one, two = (load_file(tmp_path / name / "step-000001" / "part-0-0.safetensors") for name in "ab")
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    steps = {float(state["step"]) for state in second.basic_optimizer.state.values()}
+    assert steps == {1.0}
+
+
+def test_a_damaged_checkpoint_is_named_and_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = stepped_engine()
+    checkpoint.save(engine, tmp_path, 1, "run")
+    part = tmp_path / "step-000001" / "part-0-0.safetensors"
+    content = bytearray(part.read_bytes())
+    content[-5] ^= 1
+    part.write_bytes(content)
+    assert checkpoint.resume(engine, tmp_path, "run") == 0
+    assert f"{part} is not what was saved (sha256 differs)" in capsys.readouterr().err
+
+
+def test_a_run_that_is_asked_to_stop_is_saved_first(tmp_path: Path) -> None:
+    whole = trained("focalpo", SETTINGS, tmp_path / "whole")
+    folder = tmp_path / "stopped"
+    folder.mkdir()
+    (folder / "stop").touch()
+    with pytest.raises(checkpoint.Stopped, match="saved after step 1"):
+        trained("focalpo", SETTINGS, folder)
+    (folder / "stop").unlink()
+    assert_same_weights(trained("focalpo", SETTINGS, folder), whole, atol=0)
 
 
 def test_each_epoch_is_a_permutation_of_its_own() -> None:

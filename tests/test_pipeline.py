@@ -114,7 +114,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_table(made: tuple[Path, str], tm
 
 
 @pytest.mark.slow
-def test_an_output_that_was_edited_is_named_and_never_used(made: tuple[Path, str]) -> None:
+def test_an_output_that_was_edited_is_named_and_made_again(made: tuple[Path, str]) -> None:
     runs, _ = made
     (report,) = (runs / "report").iterdir()
     (report / "manifest.json").unlink()
@@ -122,10 +122,11 @@ def test_an_output_that_was_edited_is_named_and_never_used(made: tuple[Path, str
     verdicts = judged / "alpaca_eval.parquet"
     kept = verdicts.read_bytes()
     verdicts.write_bytes(kept[:-1] + b"x")
-    output = output_of(reproduce(runs), fails=True)
-    assert re.search(r"alpaca_eval.parquet is not what its manifest says .*; delete .* and run again", output)
-    verdicts.write_bytes(kept)
-    assert "1 of" in output_of(reproduce(runs))
+    before = table_of(runs)
+    output = output_of(reproduce(runs))
+    assert f"{verdicts} is not what its manifest says (sha256 differs); its stage must be made again" in output
+    assert verdicts.read_bytes() == kept
+    assert table_of(runs) == before
 
 
 @pytest.mark.slow
@@ -139,7 +140,7 @@ def test_a_row_that_fails_is_a_dash_and_the_others_still_make_a_table(made: tupl
         else:  # unfinished work of another run, which must be refused
             checkpoint = tmp_path / "train" / folder.name / ".checkpoints" / "step-000001"
             checkpoint.mkdir(parents=True)
-            (checkpoint / "complete").write_text("another run")
+            (checkpoint / "complete").write_text('{"run": "another"}')
     output = output_of(reproduce(tmp_path), fails=True)
     assert output.count("was saved by a run with other settings") == 2, "two seeds"
     table, whole = table_of(tmp_path), table_of(made[0])

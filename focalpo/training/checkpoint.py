@@ -1,54 +1,214 @@
-"""Saving and resuming a run, and exporting its weights as an ordinary Hugging Face folder.
+"""Saving and resuming a run on any number of ranks, and exporting its weights as an ordinary Hugging Face folder.
 
-.checkpoints/step-000040/   DeepSpeed's files, one per rank   complete (written last, after every rank is done)
+.checkpoints/step-000040/   part-<rank>-<n>.safetensors   complete (written last: step, run, sha256 of every part)
+.checkpoints/stop           whoever makes this file asks the run to save and leave
+
+One format for all layouts: fp32 weights and Adam's two moments of every trained parameter, whole and by name. Ranks
+share the writing; the ranks that resume may be fewer or more, and of another ZeRO stage. Nothing is pickled.
 """
 
+import hashlib
 import json
+import os
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from focalpo.artifact import file_hash, write_json
 from focalpo.data.tokens import template_hash
-from focalpo.training.ranks import barrier, rank
+from focalpo.training.ranks import alive, at_rest, barrier, device, gather, rank, sum_over_ranks, world
 
 COMPLETE = "complete"
+STOP = "stop"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+PART_BYTES = 1 << 31  # what a rank holds in host memory before it writes a part
+
+
+class Stopped(Exception):
+    """The run was asked to stop and is saved: the same command goes on from there."""
+
+
+def fingerprint(*what: object) -> str:
+    """Tells runs apart: only the run that saved a checkpoint may go on from it."""
+    return hashlib.sha256(repr(what).encode()).hexdigest()
+
+
+def save_when_due(engine, folder: Path, step: int, run: str, every: int) -> None:
+    """Save every so many steps (0: never), and when somebody wants the run to stop; every rank must call it.
+
+    Raises:
+        Stopped: when the run was asked to stop, after saving.
+    """
+    # Summed: ranks may see the file at different moments and must leave at the same step.
+    stop = sum_over_ranks(torch.tensor(float((folder / STOP).exists()), device=device())) > 0
+    if stop or (every and step % every == 0):
+        save(engine, folder, step, run)
+    if stop:
+        raise Stopped(f"asked to stop; saved after step {step}, run the same command again to go on")
 
 
 def save(engine, folder: Path, step: int, run: str) -> None:
-    """Save weights, optimizer and random state after `step` steps of `run` (anything that tells runs apart); older
-    checkpoints go once this one is complete."""
-    name = f"step-{step:06d}"
-    engine.save_checkpoint(str(folder), tag=name, client_state={"step": step}, save_latest=False)
-    barrier()
+    """Save weights and optimizer after `step` steps of `run` (anything that tells runs apart); older checkpoints go
+    once this one is complete. The data order needs no saving: it is a function of the step."""
+    path = folder / f"step-{step:06d}"
     if rank() == 0:
-        (folder / name / COMPLETE).write_text(run)
+        shutil.rmtree(path, ignore_errors=True)  # what a kill in the middle of saving has left
+        path.mkdir(parents=True)
+    barrier()
+    hashes = {part.name: file_hash(part) for part in _write_parts(engine, path)}
+    files = {name: value for hashed in gather(hashes) for name, value in hashed.items()}
+    if rank() == 0:
+        write_json(path / COMPLETE, {"run": run, "step": step, "files": files})
         for other in folder.glob("step-*"):
-            if other.name != name:
+            if other.name != path.name:
                 shutil.rmtree(other)
     barrier()
 
 
 def resume(engine, folder: Path, run: str) -> int:
-    """Load the newest complete checkpoint and return its step, or 0 where there is none.
+    """Load the newest checkpoint that is complete and intact and return its step, or 0 where there is none.
 
     Raises:
         ValueError: when the checkpoint is of another run.
     """
-    complete = sorted(path.parent for path in folder.glob(f"step-*/{COMPLETE}"))
-    if not complete:
-        return 0
-    newest = complete[-1]
-    if (newest / COMPLETE).read_text() != run:
-        raise ValueError(f"{newest} was saved by a run with other settings; delete {folder} and run again")
-    _, state = engine.load_checkpoint(str(folder), tag=newest.name)
-    return int(state["step"])
+    for path in sorted((complete.parent for complete in folder.glob(f"step-*/{COMPLETE}")), reverse=True):
+        saved = json.loads((path / COMPLETE).read_text())
+        if saved["run"] != run:
+            raise ValueError(f"{path} was saved by a run with other settings; delete {folder} and run again")
+        # Ranks share the reading as they shared the writing.
+        mine = sorted(saved["files"])[rank() :: world()]
+        broken = [name for name in mine if not _intact(path / name, saved["files"][name])]
+        broken = [name for names in gather(broken) for name in names]
+        if not broken:
+            _load(engine, path, sorted(saved["files"]), saved["step"])
+            return int(saved["step"])
+        if rank() == 0:
+            print(
+                f"{path / broken[0]} is not what was saved (sha256 differs); the checkpoint is not used",
+                file=sys.stderr,
+            )
+            shutil.rmtree(path)
+        barrier()
+    return 0
+
+
+def _intact(part: Path, expected: str) -> bool:
+    return part.is_file() and file_hash(part) == expected
+
+
+def _write_parts(engine, path: Path) -> Iterator[Path]:
+    """This rank's share of the state, by name, a part at a time."""
+    share: dict[str, Tensor] = {}
+    size = number = 0
+    loads = [0] * world()
+    for name, parameter in _trained(engine):
+        owner = loads.index(min(loads))
+        for kind in ("weights", *MOMENTS):
+            whole = _whole(engine, parameter, None if kind == "weights" else kind)  # every rank takes part
+            loads[owner] += whole.numel()
+            if owner == rank():
+                share[f"{kind}.{name}"] = whole.detach().cpu().contiguous()
+                size += whole.numel() * whole.element_size()
+        alive()
+        if size > PART_BYTES:
+            yield _write(share, path / f"part-{rank()}-{number}.safetensors")
+            share, size, number = {}, 0, number + 1
+    if share:
+        yield _write(share, path / f"part-{rank()}-{number}.safetensors")
+
+
+def _write(tensors: dict[str, Tensor], path: Path) -> Path:
+    save_file(tensors, path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())  # the older checkpoint goes next: this one must survive the machine
+    return path
+
+
+def _load(engine, path: Path, parts: list[str], step: int) -> None:
+    _begin_moments(engine, step)
+    parameters = dict(_trained(engine))
+    for part in parts:
+        with safe_open(path / part, "pt") as tensors:
+            for key in tensors.keys():
+                kind, _, name = key.partition(".")
+                _put(engine, parameters[name], tensors.get_tensor(key), None if kind == "weights" else kind)
+        alive()
+
+
+def _trained(engine) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    return ((name, p) for name, p in engine.module.named_parameters() if p.requires_grad)
+
+
+def _plain(engine) -> bool:
+    """Whether the optimizer works on the parameters themselves (ZeRO-0), without copies of its own."""
+    return engine.optimizer is engine.basic_optimizer
+
+
+def _whole(engine, parameter: torch.nn.Parameter, moment: str | None) -> Tensor:
+    """The fp32 weights of a parameter, or one of its moments, gathered from all ranks."""
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    if _plain(engine):
+        return engine.optimizer.state[parameter][moment] if moment else parameter
+    whole = safe_get_full_optimizer_state(parameter, moment) if moment else safe_get_full_fp32_param(parameter)
+    return whole.view(getattr(parameter, "ds_shape", parameter.shape))
+
+
+@torch.no_grad()
+def _put(engine, parameter: torch.nn.Parameter, value: Tensor, moment: str | None) -> None:
+    """Give every rank its share of what `_whole` returned; the model's own weights follow the fp32 ones."""
+    if engine.zero_optimization_stage() == 3:
+        _put_partition(parameter, value, moment)
+    elif _plain(engine):
+        (engine.optimizer.state[parameter][moment] if moment else parameter).copy_(value)
+    else:
+        parameter.set_full_hp_param(value.to(parameter.device), moment)
+        if moment is None:
+            parameter.copy_(value)
+
+
+def _put_partition(parameter: torch.nn.Parameter, value: Tensor, moment: str | None) -> None:
+    from deepspeed import zero
+    from deepspeed.utils import safe_get_local_fp32_param, safe_set_local_fp32_param, safe_set_local_optimizer_state
+
+    length = safe_get_local_fp32_param(parameter).numel()
+    padded = torch.nn.functional.pad(value.flatten(), (0, length * world() - value.numel()))
+    mine = padded[rank() * length : (rank() + 1) * length]
+    if moment:
+        safe_set_local_optimizer_state(parameter, mine, moment)
+        return
+    safe_set_local_fp32_param(parameter, mine)
+    with zero.GatheredParameters([parameter], modifier_rank=0):
+        parameter.data.copy_(value)
+
+
+def _begin_moments(engine, step: int) -> None:
+    """Adam's state as it is after `step` steps, moments still zero: torch makes it at the first step, we need it now."""
+    optimizer = engine.basic_optimizer
+    if engine.zero_optimization_stage() == 3:
+        flat = engine.optimizer.fp32_partitioned_groups_flat
+    else:
+        flat = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter in flat:
+        # A fused step counts on the GPU, any other on the CPU, as torch does it.
+        device = parameter.device if optimizer.defaults["fused"] else "cpu"
+        moments = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
+        optimizer.state[parameter] = {"step": torch.tensor(float(step), device=device), **moments}
+    if not _plain(engine) and engine.zero_optimization_stage() < 3:
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def export(engine, tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig, folder: Path, card: str) -> None:
     """Write weights (safetensors), tokenizer, model card and the chat template's hash: a folder that
     `AutoModelForCausalLM.from_pretrained` loads. Every rank must call it; rank 0 writes."""
+    at_rest()
     policy = engine.module
     prefix = "model."
     if engine.zero_optimization_stage() == 3:

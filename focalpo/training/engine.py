@@ -7,12 +7,11 @@ micro-steps. Data order and learning rate are pure functions of the step, so a r
 """
 
 import contextlib
-import hashlib
 import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -20,12 +19,12 @@ import torch
 from torch import Tensor
 
 from focalpo.data.tokens import Tree
-from focalpo.training import checkpoint
+from focalpo.training import checkpoint, nonfinite
 from focalpo.training.dynamics import Watch
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.objective import Logps
 from focalpo.training.packing import Batcher
-from focalpo.training.ranks import device, rank, sum_over_ranks, world
+from focalpo.training.ranks import alive, device, rank, sum_over_ranks, world
 from focalpo.training.schedule import TrainSettings, global_batch_at, learning_rate_at, steps_of
 
 
@@ -77,7 +76,8 @@ def deepspeed_config(settings: TrainSettings) -> dict:
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": 0.0 if _plain_gradients(settings) else settings.max_grad_norm,
-        "zero_optimization": {"stage": settings.zero_stage},
+        # DeepSpeed's plain bf16 optimizer hides its fp32 weights from checkpoints; stage 1 is the same arithmetic.
+        "zero_optimization": {"stage": settings.zero_stage or int(settings.dtype == "bfloat16")},
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": settings.dtype == "bfloat16"},
         "steps_per_print": 1 << 30,
@@ -141,26 +141,28 @@ def train(
     """Train to the end, from the newest complete checkpoint if there is one; `watch` sees the policy at every step.
 
     Raises:
-        ValueError: when the loss is not finite, naming the pairs of the batch.
+        ValueError: when the loss is not finite, naming the pairs at fault.
+        Stopped: when somebody asked for it; the run is saved.
     """
     steps = steps_of(len(examples.trees), settings)
     batcher = batcher or Batcher(settings.micro_batch_tokens)
-    run = repr((objective, [tree.id for tree in examples.trees], settings, seed))
-    run = hashlib.sha256(run.encode()).hexdigest()
+    # How it is computed may differ when it goes on: other ranks, another ZeRO stage, smaller micro-batches.
+    what = replace(settings, zero_stage=0, activation_checkpointing=False, micro_batch_tokens=1, checkpoint_every=0)
+    run = checkpoint.fingerprint(objective, [tree.id for tree in examples.trees], what, seed)
     start = checkpoint.resume(engine, checkpoints, run)
     if tracker is not None:
         tracker.resume_at(start)
     if watch is not None:
         watch.look(engine, start, steps)
     for step in range(start, steps):
+        alive()
         rate = learning_rate_at(step, steps, settings)
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
         items = global_batch_at(step, len(examples.trees), settings.global_batch, seed)
-        totals = _accumulate(engine, objective, items, examples, batcher)
+        totals, seen = _accumulate(engine, objective, items, examples, batcher)
         if not math.isfinite(totals["loss"]):
-            names = ", ".join(examples.trees[item].id for item in items[:8])
-            raise ValueError(f"loss is {totals['loss']} at step {step}, pairs {names}, ...; lower train.learning_rate")
+            raise ValueError(nonfinite.tell(seen, examples.trees, examples.reference, step, checkpoints.parent))
         norm = _clip(engine, settings)
         engine.step()
         if tracker is not None:
@@ -169,27 +171,30 @@ def train(
             tracker.progress(step + 1, steps, loss=totals["loss"], accuracy=totals["reward_accuracy"])
         if watch is not None:
             watch.look(engine, step + 1, steps)
-        if settings.checkpoint_every and (step + 1) % settings.checkpoint_every == 0 and step + 1 < steps:
-            checkpoint.save(engine, checkpoints, step + 1, run)
+        if step + 1 < steps:
+            checkpoint.save_when_due(engine, checkpoints, step + 1, run, settings.checkpoint_every)
 
 
-def _accumulate(engine, objective, items: list[int], examples: Examples, batcher: Batcher) -> dict[str, float]:
-    """Gradients of one global batch, and the means of its metrics over all ranks."""
+def _accumulate(engine, objective, items: list[int], examples: Examples, batcher: Batcher):
+    """Gradients of one global batch; the means of its metrics over all ranks, and what this rank has seen of it."""
     branches = objective.branches
     means = _batch_means(engine, objective, items, examples, batcher)
     sums: dict[str, Tensor] = {}
+    seen: list[nonfinite.Seen] = []
     trees = [examples.trees[item] for item in items]
     for share, micro, last in batcher.micro_batches(trees, branches, world(), rank()):
+        mine = [items[place] for place in share]
         logps = engine(micro.to(device()))
-        batch = _logps(branches, logps, [items[place] for place in share], examples.trees, examples.reference, means)
+        batch = _logps(branches, logps, mine, examples.trees, examples.reference, means)
         loss = objective(batch)
+        seen.append((mine, logps.detach(), loss.loss.detach()))
         engine.set_gradient_accumulation_boundary(last)
         # DeepSpeed averages over ranks; times world / global batch makes the whole a mean over the global batch.
         engine.backward(loss.loss.sum() * (world() / len(items)))
         for name, value in _metrics(batch, loss).items():
             sums[name] = sums.get(name, 0.0) + value
     total = sum_over_ranks(torch.stack(list(sums.values())))
-    return dict(zip(sums, (total / len(items)).tolist(), strict=True))
+    return dict(zip(sums, (total / len(items)).tolist(), strict=True)), seen
 
 
 def _clip(engine, settings: TrainSettings) -> Tensor | None:

@@ -1,6 +1,12 @@
-"""The process group: who am I, how many are we, and sums over all of us. One process is a group of one."""
+"""The process group: who am I, how many are we, and sums over all of us. One process is a group of one.
 
+A rank that waits for another one for ever is found by time: `watch` once, then `alive` at every step.
+"""
+
+import faulthandler
 import os
+from pathlib import Path
+from typing import IO
 
 import torch
 import torch.distributed as dist
@@ -41,3 +47,27 @@ def gather(value: object) -> list:
 def barrier() -> None:
     if world() > 1:
         dist.barrier()
+
+
+_patience: tuple[float, IO] | None = None
+
+
+def watch(seconds: float, folder: Path) -> None:
+    """From the first `alive` on, end this process when the next one is later than that, and write the stack of each of
+    its threads to `folder/stacks-rank-<n>.txt`. Every rank waits for the one that hangs, so all of them write theirs.
+    """
+    global _patience
+    _patience = seconds, (folder / f"stacks-rank-{os.environ.get('RANK', '0')}.txt").open("w")
+
+
+def alive() -> None:
+    """This rank goes on."""
+    if _patience is not None:
+        seconds, file = _patience
+        faulthandler.dump_traceback_later(seconds, file=file, exit=True)
+
+
+def at_rest() -> None:
+    """What follows takes its time: nobody is watched until the next `alive`."""
+    if _patience is not None:
+        faulthandler.cancel_dump_traceback_later()

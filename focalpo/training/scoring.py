@@ -7,7 +7,7 @@ from torch import Tensor
 
 from focalpo.data.tokens import Tree
 from focalpo.training.packing import Batcher, MicroBatch
-from focalpo.training.ranks import device, gather, rank, world
+from focalpo.training.ranks import alive, device, gather, rank, world
 
 # Trees dealt together: enough to balance, few enough that progress is seen and plans stay cheap.
 BLOCK = 1024
@@ -28,6 +28,7 @@ def score(
         # Every rank must make the same number of calls under ZeRO-3, so a block smaller than the group is repeated.
         repeated = list(block) * -(-world() // len(block))
         for share, micro, _ in Batcher(micro_batch_tokens).micro_batches(repeated, branches, world(), rank()):
+            alive()
             logps = policy(micro.to(device())).tolist()
             rows += [(first + place % len(block), row) for place, row in zip(share, logps, strict=True)]
         progress(min(first + BLOCK, len(trees)), len(trees))

@@ -1,0 +1,41 @@
+"""When a loss is not finite: which pairs it was, and the whole global batch in a file for whoever looks into it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import Tensor
+
+from focalpo.artifact import write_json
+from focalpo.data.tokens import Tree
+from focalpo.training.ranks import gather, rank
+
+DUMP = "not_finite.json"
+Seen = tuple[list[int], Tensor, Tensor]
+"""Items of a micro-batch, their log-probs [items, branches] and their losses [items]."""
+
+
+def tell(
+    seen: Sequence[Seen], trees: Sequence[Tree], reference: dict[str, list[float]], step: int, folder: Path
+) -> str:
+    """Write the batch to `folder/not_finite.json` and say which pairs are at fault; every rank must call it."""
+    mine = [
+        {"item": item, "loss": loss, "logps": row}
+        for items, logps, losses in seen
+        for item, row, loss in zip(items, logps.tolist(), losses.tolist(), strict=True)
+    ]
+    rows = sorted((row for share in gather(mine) for row in share), key=lambda row: row["item"])
+    pairs = [
+        asdict(trees[row["item"]])  # id and token ids
+        | {"loss": row["loss"], "logps": row["logps"]}
+        | {"reference": {branch: values[row["item"]] for branch, values in reference.items()}}
+        for row in rows
+    ]
+    if rank() == 0:
+        write_json(folder / DUMP, {"step": step, "pairs": pairs})
+    bad = [pair["id"] for pair in pairs if not math.isfinite(pair["loss"])]
+    return (
+        f"loss is not finite at step {step}, pairs {', '.join(bad[:8])} ({len(bad)} of {len(pairs)}); {folder / DUMP} "
+        "holds the batch; mend or drop these pairs, or lower train.learning_rate"
+    )
