@@ -6,6 +6,7 @@ Each stage's settings are the slice of the configuration on which its outputs de
 share whatever they have in common, and a change re-makes what depends on it and nothing else.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -147,8 +148,12 @@ def benchmark_stage(config: Config, name: str) -> Stage:
     return Stage("benchmark", name, settings=_protocol(config, name), launch={"folder": config.judge.folder})
 
 
-def report_stage(table: TableConfig, rows: dict[tuple[str, str, int], Row]) -> Stage:
-    """The table over the judged rows: `rows[setting, row, seed]`."""
+Place = tuple[str, str, str]
+"""Where a run stands in a table: setting, row, and seed, "2" or, where there are several SFT models, "3.2"."""
+
+
+def report_stage(table: TableConfig, rows: dict[Place, Row], command: Sequence[str] = ()) -> Stage:
+    """The table over the judged rows; `command` are the arguments of `recipes.reproduce` that asked for it."""
     inputs = {}
     for (setting, row, seed), stages in rows.items():
         inputs[f"{setting}/{row}/{seed}/judge"] = stages.judge
@@ -159,18 +164,22 @@ def report_stage(table: TableConfig, rows: dict[tuple[str, str, int], Row]) -> S
             if stage.kind == "benchmark":
                 inputs[f"benchmark/{setting}/{name}"] = stage
     paper = table.paper_numbers and file_hash(EVAL / table.paper_numbers)
-    return Stage("report", table.scale, settings={"table": plain(table), "paper_numbers": paper}, inputs=inputs)
+    settings = {"table": plain(table), "paper_numbers": paper}
+    return Stage("report", table.study or table.scale, settings, inputs, launch={"command": list(command)})
 
 
-def table_rows(table: TableConfig, configs: dict[tuple[str, str], Config]) -> dict[tuple[str, str, int], Row]:
+def table_rows(table: TableConfig, configs: dict[tuple[str, str], Config]) -> dict[Place, Row]:
     """Every row, seed and setting of the table from one configuration per (setting, row)."""
     found = {}
     for (setting, name), config in configs.items():
         row = table.rows[name]
-        for seed in range(config.seed, config.seed + row.seeds):
-            # The SFT model is the same in both settings wherever their configurations agree: one name, one stage.
-            label = f"{setting}-{name}" if row.trained else name
-            found[setting, name, seed] = row_stages(replace(config, seed=seed), label, row.trained)
+        # The SFT model is the same in both settings wherever their configurations agree: one name, one stage.
+        label = f"{setting}-{name}" if row.trained else name
+        for model in range(config.model.seed, config.model.seed + table.sft_models):
+            for seed in range(config.seed, config.seed + row.seeds):
+                place = str(seed) if table.sft_models == 1 else f"{model}.{seed}"
+                chosen = replace(config, seed=seed, model=replace(config.model, seed=model))
+                found[setting, name, place] = row_stages(chosen, label, row.trained)
     return found
 
 

@@ -73,7 +73,7 @@ def _groups(job: Job, setting: str) -> dict[str, dict[str, float]]:
     return found
 
 
-def _seeds(job: Job, setting: str, row: str, kind: str) -> list[tuple[Path, int]]:
+def _seeds(job: Job, setting: str, row: str, kind: str) -> list[tuple[Path, str]]:
     parts = [(name.split("/"), path) for name, path in job.inputs.items()]
-    mine = [(int(p[2]), path) for p, path in parts if len(p) == 4 and p[0] == setting and p[1] == row and p[3] == kind]
-    return [(path, seed) for seed, path in sorted(mine)]
+    mine = [(p[2], path) for p, path in parts if len(p) == 4 and p[0] == setting and p[1] == row and p[3] == kind]
+    return [(path, seed) for seed, path in sorted(mine, key=lambda found: [int(part) for part in found[0].split(".")])]
