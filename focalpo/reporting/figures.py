@@ -104,7 +104,7 @@ def _labels_beside(axes: Axes, points: Sequence[tuple[str, float, float]]) -> No
             textcoords="axes fraction",
             fontsize=7,
             va="center",
-            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5},
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "relpos": (0, 0.5)},
         )
 
 

@@ -1,0 +1,55 @@
+"""The report for reading elsewhere: the page's content as Markdown and as LaTeX with booktabs."""
+
+from collections.abc import Mapping, Sequence
+
+from focalpo.reporting.judges import TITLES, JudgeStatistics
+from focalpo.reporting.page import Content
+from focalpo.reporting.tables import as_latex, as_markdown, tex
+
+
+def as_markdown_report(content: Content) -> str:
+    """The whole report in Markdown; figures are the files beside it."""
+    blocks = [f"# {content.results.title}", content.summary]
+    if content.warnings:
+        blocks.append("## Warnings\n\n" + "\n".join(f"- {line}" for line in content.warnings))
+    blocks += ["## Table", as_markdown(content.results).strip(), "## Figures"]
+    blocks += [f"### {p.title}\n\n![{p.title}](figures/{p.name}.png)\n\n{p.caption}" for p in content.pictures]
+    blocks.append("## What the judge did")
+    for setting, found in content.judges.items():
+        lines = ["| " + " | ".join(cells) + " |" for cells in _judge_rows(content, setting, found)]
+        rule = "|" + " --- |" * (len(TITLES) + 1)
+        blocks.append("\n".join([content.results.settings[setting], "", lines[0], rule, *lines[1:]]))
+    blocks.append("## To make one cell again")
+    for setting, origins in content.origins.items():
+        for row, origin in origins.items():
+            blocks.append(f"{content.results.settings[setting]}, {row}: `{origin.commands[-1]}`")
+    return "\n\n".join(blocks) + "\n"
+
+
+def as_latex_report(content: Content) -> str:
+    """The same as LaTeX: tables in booktabs style and figures as floats, to be \\input into a paper."""
+    blocks = [f"% {content.results.title}\n% \\usepackage{{booktabs,graphicx}}", tex(content.summary)]
+    if content.warnings:
+        items = "\n".join(f"\\item {tex(line)}" for line in content.warnings)
+        blocks.append(f"\\begin{{itemize}}\n{items}\n\\end{{itemize}}")
+    blocks.append(_float("table*", as_latex(content.results), content.results.title))
+    for picture in content.pictures:
+        image = f"\\includegraphics[width=\\textwidth]{{figures/{picture.name}.png}}"
+        blocks.append(_float("figure*", image, f"{picture.title}. {picture.caption}"))
+    for setting, found in content.judges.items():
+        head, *rows = (" & ".join(map(tex, cells)) + " \\\\" for cells in _judge_rows(content, setting, found))
+        body = [f"\\begin{{tabular}}{{l{'r' * len(TITLES)}}}", "\\toprule", head, "\\midrule", *rows]
+        table = "\n".join([*body, "\\bottomrule", "\\end{tabular}"])
+        blocks.append(_float("table*", table, f"What the judge did, {content.results.settings[setting]}"))
+    blocks += [tex(note) for note in content.results.notes]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _float(kind: str, body: str, caption: str) -> str:
+    return f"\\begin{{{kind}}}\n\\centering\n{body.strip()}\n\\caption{{{tex(caption)}}}\n\\end{{{kind}}}"
+
+
+def _judge_rows(content: Content, setting: str, found: Mapping[str, JudgeStatistics]) -> Sequence[list[str]]:
+    labels = {row.name: row.label for row in content.results.rows[setting]}
+    body = [[labels[row], *(f"{getattr(s, name):.4g}" for name in TITLES)] for row, s in found.items()]
+    return [["", *TITLES.values()], *body]
