@@ -17,7 +17,7 @@ VLLM_VERSION := $(shell sed -n 's/.*"vllm==\(.*\)".*/\1/p' pyproject.toml)
 # The environment first, as when it is activated: DeepSpeed builds its operators with the ninja that it finds there.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup reproduce-table1 test test-slow test-vllm test-all check lock clean clean-runs
+.PHONY: help setup reproduce-table1 why argument notebooks dashboard test test-slow test-vllm test-all check lock clean clean-runs
 
 help: ## show this list
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -26,6 +26,19 @@ setup: $(INSTALLED) ## make the environment .venv, or bring it up to date; the o
 
 reproduce-table1: $(INSTALLED) ## make Table 1: SCALE=pocket (the default, any machine) or SCALE=paper (GPUs)
 	@python -m recipes.reproduce table=$(SCALE) $(ARGS)
+
+why: $(INSTALLED) ## the chain behind a number: make why CELL=focalpo/base/ae2_lc
+	@python -m recipes.why $(CELL) $(REPORT)
+
+argument: $(INSTALLED) ## the studies behind the table, with their figures: gamma, and label noise
+	@python -m recipes.reproduce table=gamma $(ARGS)
+	@python -m recipes.reproduce table=noise $(ARGS)
+
+notebooks: $(INSTALLED) ## run the notebooks on the newest report of SCALE and render them into its folder
+	@python -m recipes.notebooks $(SCALE) $(ARGS)
+
+dashboard: $(INSTALLED) ## create or update the W&B workspace and report of the newest report of SCALE
+	@python -m recipes.dashboard $(SCALE) $(ARGS)
 
 test: $(INSTALLED) ## run the quick tests, at most 15 minutes on 2 cores
 	OMP_NUM_THREADS=1 python -m pytest -m 'not slow and not vllm' $(ARGS)

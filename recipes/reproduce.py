@@ -52,7 +52,7 @@ def reproduce(arguments: list[str]) -> None:
 def show(report: Path) -> None:
     """Print the table and where its files are."""
     print((report / "table1.txt").read_text())
-    for name in ("table1.md", "table1.csv", "table1.tex", "table1.png", "dynamics.png"):
+    for name in ("report.html", "report.md", "report.tex", "table1.csv", "table1.tex", "figures"):
         print(f"  {report / name}")
 
 

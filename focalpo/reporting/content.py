@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from focalpo.artifact import commit
 from focalpo.dynamics import Change, groups
 from focalpo.reporting.argument import displacement_figure, gradient_figure, margins_figure
 from focalpo.reporting.cells import Results
@@ -50,7 +51,7 @@ def content_of(run: TableRun, results: Results, pictures: list[Picture]) -> Cont
         ran = {row: found for row, found in folders.items() if found}
         origins[setting] = {
             row: Origin(
-                list(found), [f"judge/{path.name}" for path in found.values()], commands(run, setting, row, made_by)
+                list(found), [f"judge/{path.name}" for path in found.values()], commands(run, setting, row, commit())
             )
             for row, found in ran.items()
         }

@@ -1,7 +1,7 @@
 """The chain behind a number: the manifest of every stage that went into it, and the commands that make it again."""
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from focalpo.artifact import read_manifest
@@ -45,10 +45,13 @@ def commits(stages: Chain) -> list[str]:
     return list(dict.fromkeys(manifest["commit"] for manifest in reversed(stages.values())))
 
 
-def commands(run: TableRun, setting: str, row: str, made_by: Sequence[str]) -> list[str]:
-    """The command lines that make one row of one setting again, with the row it is compared with."""
+def commands(run: TableRun, setting: str, row: str, commit: str) -> list[str]:
+    """The command lines that make one row of one setting again, with the row it is compared with.
+
+    `commit` is the report's: what was sealed before it has the same keys there. Unknown or changed code has none.
+    """
     kept = [a for a in run.command if a.partition("=")[0] not in ("table", "settings", "rows", "runs")]
     rows = dict.fromkeys([run.table["compare_with"], row]) if run.table["compare_with"] in run.rows else [row]
     table = [f"table={run.name}", f"settings={setting}", f"rows={','.join(rows)}"]
-    checkout = [f"git checkout {commit}" for commit in made_by[:1] if commit != "unknown" and "+" not in commit]
-    return [*checkout, "make setup", f"python -m recipes.reproduce {shlex.join([*table, *kept])}"]
+    checkout = [f"git checkout {commit}"] if commit != "unknown" and "+" not in commit else []
+    return [*checkout, "make setup", f".venv/bin/python -m recipes.reproduce {shlex.join([*table, *kept])}"]

@@ -87,7 +87,9 @@ function drawCurves() {
   const setting = $("curve-setting").value, metric = $("curve-metric").value;
   const chosen = [...document.querySelectorAll("#curve-rows input:checked")].map((box) => box.value);
   const series = Object.entries(data.curves[setting]).filter(([, found]) => found[metric]);
-  const all = series.flatMap(([, found]) => found[metric]);
+  const coloured = series.filter(([row]) => chosen.includes(row));
+  // The coloured rows set the scale: one loss of another size would flatten all others.
+  const all = (coloured.length ? coloured : series).flatMap(([, found]) => found[metric]);
   if (!all.length) return $("curve-plot").replaceChildren("No row of this setting has this metric.");
   const W = 900, H = 380, left = 60, right = 10, top = 10, bottom = 40;
   let low = Math.min(...all), high = Math.max(...all);
@@ -102,11 +104,13 @@ function drawCurves() {
   }
   for (const tick of ticks(0, last)) plot.append(svg("text", { x: x(tick), y: H - 20, "text-anchor": "middle" }, tick));
   plot.append(svg("text", { x: W / 2, y: H - 4, "text-anchor": "middle" }, "step"));
-  for (const coloured of [false, true]) for (const [row, found] of series) {
-    if (chosen.includes(row) !== coloured) continue;
+  plot.append(svg("clipPath", { id: "curve-area" }));
+  plot.lastChild.append(svg("rect", { x: left, y: top, width: W - left - right, height: H - top - bottom }));
+  for (const front of [false, true]) for (const [row, found] of series) {
+    if (chosen.includes(row) !== front) continue;
     const points = found[metric].map((value, place) => `${x(found.step[place])},${y(value)}`).join(" ");
-    const line = svg("polyline", { points, fill: "none", stroke: coloured ? colourOf(row) : "#8c959f",
-      "stroke-width": coloured ? 2 : 1, "stroke-opacity": coloured ? 1 : 0.45 });
+    const line = svg("polyline", { points, fill: "none", stroke: front ? colourOf(row) : "#8c959f",
+      "stroke-width": front ? 2 : 1, "stroke-opacity": front ? 1 : 0.45, "clip-path": "url(#curve-area)" });
     line.append(svg("title", {}, labelOf(setting, row)));
     plot.append(line);
   }
@@ -147,7 +151,7 @@ function load(name) {
 let place = 0;
 function judged(answer) {
   if (answer.games) return `Arena-Hard games: ${answer.games.join(", ")}; score ${(100 * answer.score).toFixed(0)}%`;
-  return `better than the reference with ${(100 * answer.score).toFixed(0)}%`;
+  return `judged better than the reference: ${(100 * answer.score).toFixed(0)}%`;
 }
 
 function side(label, answer) {
