@@ -6,7 +6,7 @@ from focalpo.artifact import Job, commit
 from focalpo.plan import EVAL
 from focalpo.reporting.answers import write_answers
 from focalpo.reporting.content import content_of, draw
-from focalpo.reporting.document import as_latex_report, as_markdown_report
+from focalpo.reporting.document import as_latex_report, as_markdown_report, as_summary
 from focalpo.reporting.page import page
 from focalpo.reporting.table_run import TableRun
 from focalpo.reporting.tables import as_csv, as_latex, as_markdown, as_text
@@ -24,7 +24,7 @@ STUDIES = {"gamma": "gamma study", "noise": "label noise study", None: "Table 1"
 
 
 def make(job: Job) -> dict:
-    """Fill the job's folder with report.{html,md,tex}, table1.{txt,md,csv,tex}, figures/ and answers/."""
+    """Fill the job's folder with report.{html,md,tex}, table1.{txt,md,csv,tex}, summary.md, figures/ and answers/."""
     run = TableRun.read(job.path)
     table = run.table
     paper = yaml.safe_load((EVAL / table["paper_numbers"]).read_text())["numbers"] if table["paper_numbers"] else {}
@@ -33,6 +33,7 @@ def make(job: Job) -> dict:
     results = run.results(paper, title, notes)
     for name, write in (("txt", as_text), ("md", as_markdown), ("csv", as_csv), ("tex", as_latex)):
         (job.path / f"table1.{name}").write_text(write(results))
+    (job.path / "summary.md").write_text(as_summary(results))
     (job.path / "figures").mkdir(exist_ok=True)
     content = content_of(run, results, draw(run, results, job.path / "figures"))
     for name, text in (("html", page), ("md", as_markdown_report), ("tex", as_latex_report)):

@@ -21,7 +21,7 @@ def gradient_figure(path: Path) -> None:
     """Loss and gradient weight against p: FocalPO by both readings of its factor, and focal loss, against DPO."""
     p = np.linspace(0.001, 0.999, 999)
     u = np.log(p / (1 - p))
-    figure, (loss, both, detached, foil) = plt.subplots(1, 4, figsize=(13, 3.6), layout="constrained")
+    figure, ((loss, both), (detached, foil)) = plt.subplots(2, 2, figsize=(10, 7.5), layout="constrained")
     panels = (
         (loss, "FocalPO, loss $-p^\\gamma\\,\\log p$", lambda gamma: focalpo_loss(u, gamma)),
         (both, "FocalPO, weight\nfactor differentiated (our default)", lambda gamma: focalpo_weight(u, gamma)),

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from focalpo.reporting.cells import COLUMNS, Cell, Results
 from focalpo.reporting.judges import TITLES, JudgeStatistics
 from focalpo.reporting.page import Content
-from focalpo.reporting.tables import as_latex, as_markdown, tex
+from focalpo.reporting.tables import NONE, as_latex, as_markdown, tex
 
 
 def as_markdown_report(content: Content) -> str:
@@ -53,3 +54,29 @@ def _judge_rows(content: Content, setting: str, found: Mapping[str, JudgeStatist
     labels = {row.name: row.label for row in content.results.rows[setting]}
     body = [[labels[row], *(f"{getattr(s, name):.4g}" for name in TITLES)] for row, s in found.items()]
     return [["", *TITLES.values()], *body]
+
+
+def as_summary(results: Results) -> str:
+    """The table on a dozen lines of Markdown, all settings side by side: value and half-width of its 95% interval.
+
+    A star marks a difference to the compared row with p < .05 after Holm's correction.
+    """
+    places = [(setting, column) for setting in results.rows for column in COLUMNS]
+    titles = [f"{results.settings[setting].partition(' (')[0]}, {COLUMNS[column]}" for setting, column in places]
+    by_name = {(setting, row.name): row for setting, rows in results.rows.items() for row in rows}
+    labels = {row.name: row.label for rows in results.rows.values() for row in rows}
+    lines = [["", *titles], ["---"] + ["---:"] * len(places)]
+    for name, label in labels.items():
+        found = [by_name.get((setting, name)) for setting, _ in places]
+        cells = [row.cells.get(column) if row else None for row, (_, column) in zip(found, places, strict=True)]
+        lines.append([label, *map(_summary_cell, cells)])
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    star = f"± half a 95% interval; \\* differs from {results.compare_label}, p < .05 after Holm's correction."
+    return f"{body}\n\n{results.title}. {star}\n"
+
+
+def _summary_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return NONE
+    star = "\\*" if cell.difference is not None and cell.p_holm < 0.05 else ""
+    return f"{cell.value:.1f} ±{(cell.high - cell.low) / 2:.1f}{star}"
