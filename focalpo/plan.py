@@ -57,6 +57,7 @@ def row_stages(config: Config, name: str, trained: bool = True) -> Row:
             "tensor_parallel": config.generate.tensor_parallel,
             "data_parallel": config.generate.data_parallel,
             "max_batch_tokens": config.generate.max_batch_tokens,
+            "track": plain(config.track),
         },
     )
     judge = Stage(
@@ -64,7 +65,7 @@ def row_stages(config: Config, name: str, trained: bool = True) -> Row:
         label,
         settings={"protocols": {name: _protocol(config, name) for name in config.judge.benchmarks}},
         inputs={"completions": generate} | benchmarks,
-        launch={"endpoint": plain(config.judge.endpoint)},
+        launch={"endpoint": plain(config.judge.endpoint), "track": plain(config.track)},
     )
     return Row(model if trained else None, generate, judge)
 
@@ -113,7 +114,7 @@ def pairs_stage(config: Config) -> Stage:
         config.data.name,
         settings={"model": _source(config), "data": _data(config) | limits} | sampler,
         inputs=_model_input(config),
-        launch={"max_batch_tokens": config.generate.max_batch_tokens},
+        launch={"max_batch_tokens": config.generate.max_batch_tokens, "track": plain(config.track)},
     )
 
 
@@ -145,7 +146,8 @@ def sft_stage(config: Config) -> Stage | None:
 
 def benchmark_stage(config: Config, name: str) -> Stage:
     """The benchmark's questions and reference answers: fetched, taken from a folder, or made by the pocket world."""
-    return Stage("benchmark", name, settings=_protocol(config, name), launch={"folder": config.judge.folder})
+    launch = {"folder": config.judge.folder, "track": plain(config.track)}
+    return Stage("benchmark", name, settings=_protocol(config, name), launch=launch)
 
 
 Place = tuple[str, str, str]
@@ -165,7 +167,8 @@ def report_stage(table: TableConfig, rows: dict[Place, Row], command: Sequence[s
                 inputs[f"benchmark/{setting}/{name}"] = stage
     paper = table.paper_numbers and file_hash(EVAL / table.paper_numbers)
     settings = {"table": plain(table), "paper_numbers": paper}
-    return Stage("report", table.study or table.scale, settings, inputs, launch={"command": list(command)})
+    launch = {"command": list(command), "track": next(iter(rows.values())).judge.launch["track"] if rows else {}}
+    return Stage("report", table.study or table.scale, settings, inputs, launch)
 
 
 def table_rows(table: TableConfig, configs: dict[tuple[str, str], Config]) -> dict[Place, Row]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from focalpo.artifact import Folder, Job, Stage, verify
+from recipes.opening import tracker_of
 from recipes.quiet import cores_each
 
 RANKED = ("sft", "reference", "train")
@@ -36,8 +37,15 @@ def make(runs: Path, stage: Stage) -> float:
 
 
 def recipe(job: Job) -> dict:
-    """Call the recipe of the job's kind."""
-    return importlib.import_module(f"recipes.{job.kind}").make(job)
+    """Call the recipe of the job's kind, tracked; those that run on several ranks open their tracker themselves."""
+    make = importlib.import_module(f"recipes.{job.kind}").make
+    if job.kind in RANKED:
+        return make(job)
+    with tracker_of(job) as tracker:
+        facts = make(job)
+        if tracker is not None:
+            tracker.summary(facts)
+    return facts
 
 
 def _keeps_memory(job: Job) -> bool:

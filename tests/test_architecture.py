@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FLOOR = {"records", "artifact", "track"}
+FLOOR = {"records", "artifact", "metrics", "track"}
 # room -> rooms it may import, besides the floor and itself
 MAY = {
     "data": set(),
@@ -31,7 +31,7 @@ ONLY = {
     "wandb": {"track"},
     "alpaca_eval": {"judging/alpaca_eval"},
 }
-NO_TORCH = ("records", "artifact", "track", "dynamics", "judging", "reporting", "pocket", "data/sources")
+NO_TORCH = ("records", "artifact", "metrics", "track", "dynamics", "judging", "reporting", "pocket", "data/sources")
 FILES = sorted((ROOT / "focalpo").rglob("*.py")) + sorted((ROOT / "recipes").glob("*.py"))
 
 

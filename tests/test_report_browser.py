@@ -124,4 +124,4 @@ def test_every_figure_is_as_wide_as_it_takes_to_read_it(page: Page) -> None:
     for figure in page.locator("figure svg").all():
         box = figure.bounding_box()
         # Figures are drawn 10 to 12 inches wide: 80 pixels an inch make their smallest type 8 pixels high.
-        assert box is not None and box["width"] >= 950 and box["height"] >= 250
+        assert box is not None and box["width"] >= 950 and box["height"] >= 150
