@@ -8,10 +8,10 @@ import csv
 import sys
 from pathlib import Path
 
-from focalpo.artifact import MANIFEST, read_manifest
+from focalpo.artifact import read_manifest
 from focalpo.reporting.cells import COLUMNS
 from focalpo.reporting.provenance import Chain, chain, commands, warnings_of
-from focalpo.reporting.table_run import TableRun
+from focalpo.reporting.table_run import TableRun, newest_reports
 from recipes.command import explained
 
 
@@ -31,12 +31,6 @@ def why(cell: str, reports: list[Path]) -> str:
     raise ValueError(
         f"no report has a number for {cell!r}; it must be {known}; looked in {', '.join(map(str, reports)) or 'none'}"
     )
-
-
-def newest_reports(runs: Path) -> list[Path]:
-    """Sealed reports, the one made last first."""
-    sealed = [path.parent for path in runs.glob(f"report/*/{MANIFEST}")]
-    return sorted(sealed, key=lambda report: read_manifest(report)["finished"], reverse=True)
 
 
 def _scores(report: Path) -> dict[tuple[str, str, str], dict[str, str]]:

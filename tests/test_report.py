@@ -13,9 +13,9 @@ from focalpo.artifact import Folder, Job, read_manifest
 from focalpo.plan import in_order
 from focalpo.records import AlpacaVerdict, read_records, write_records
 from focalpo.reporting.provenance import chain, warnings_of
-from focalpo.reporting.table_run import TableRun
+from focalpo.reporting.table_run import TableRun, newest_reports
 from recipes.publish import publish
-from recipes.why import newest_reports, why
+from recipes.why import why
 from tests.conftest import made
 from tests.sealed_table import planned, sealed_stages
 

@@ -1,10 +1,11 @@
 """A table run as its readers see it: the report's folder in, the sealed folders behind every place of the table out."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from focalpo.artifact import Job, read_manifest
+from focalpo.artifact import MANIFEST, Job, read_manifest
 from focalpo.dynamics import Change, change
 from focalpo.records import PairState, read_records
 from focalpo.reporting.cells import Results, RowSpec, Run, setting_rows
@@ -74,6 +75,27 @@ class TableRun:
             Run(judge, _facts(judge, self.inputs[f"{setting}/{row}/{seed}/generate"]))
             for seed, judge in self.seeds(setting, row, "judge").items()
         ]
+
+
+def newest_reports(runs: Path, name: str = "*") -> list[Path]:
+    """Sealed reports of the tables of that name, the one made last first."""
+    sealed = [path.parent for path in runs.glob(f"report/{name}-*/{MANIFEST}")]
+    return sorted(sealed, key=lambda report: read_manifest(report)["finished"], reverse=True)
+
+
+def chosen_report(name: str = "pocket") -> Path:
+    """The report that FOCALPO_REPORT names, else the newest of that name in the checkout's runs/: for notebooks.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    if named := os.environ.get("FOCALPO_REPORT"):
+        return Path(named)
+    runs = Path(__file__).parents[2] / "runs"
+    found = newest_reports(runs, name)
+    if not found:
+        raise ValueError(f"{runs} has no report of the {name} table; make it: make reproduce-table1 SCALE={name}")
+    return found[0]
 
 
 def _facts(judge: Path, generate: Path) -> dict[str, float]:
