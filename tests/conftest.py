@@ -18,7 +18,7 @@ def sealed_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(folder: Folder) -> Path:
-    """Make and seal a report, with bootstraps of 200 rounds: there must be intervals, their width is not the question."""
+    """Make and seal a report, with bootstraps of 200 rounds: intervals must be there, their width does not matter."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stats, "ROUNDS", 200)
         _forget()

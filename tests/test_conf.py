@@ -64,7 +64,7 @@ def test_every_trained_row_of_a_table_has_a_file_or_is_an_objective(name):
     for column in table.settings.values():
         for row, values in table.rows.items():
             name = values.experiment or row
-                file = CONF / "experiment" / column.experiments / f"{name}.yaml"
+            file = CONF / "experiment" / column.experiments / f"{name}.yaml"
             assert file.is_file() or not values.trained or name in OBJECTIVES, row
 
 

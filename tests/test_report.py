@@ -1,4 +1,4 @@
-"""The report: one page with every number, its provenance and its figures, and the same numbers wherever they are shown."""
+"""The report: one page with every number, its provenance and its figures; the same numbers wherever they are shown."""
 
 import csv
 import json
@@ -43,7 +43,9 @@ def test_the_page_is_one_file_that_asks_the_network_for_nothing(sealed_report: P
         found: list[str] = []
 
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            self.found += [value or "" for name, value in attrs if name in ("src", "href") and tag in ("link", "script")]
+            self.found += [
+                value or "" for name, value in attrs if name in ("src", "href") and tag in ("link", "script")
+            ]
 
     Addresses().feed(text)
     assert Addresses.found == ["data:,"], "an empty icon, so that no browser asks for one"
@@ -121,7 +123,9 @@ def test_one_changed_verdict_changes_every_place_that_shows_the_score(sealed_rep
         "why": why("focalpo/base/ae2_wr", newest_reports(runs)),
     }
     for name, text in pages.items():
-        row = next(line for line in text.splitlines() if re.search(rf"FocalPO.*(?<![\d.]){re.escape(after)}(?!\d)", line))
+        row = next(
+            line for line in text.splitlines() if re.search(rf"FocalPO.*(?<![\d.]){re.escape(after)}(?!\d)", line)
+        )
         assert not re.search(rf"(?<![\d.+-]){re.escape(before)}(?!\d)", row.partition("class=focus")[2] or row), name
 
 

@@ -54,7 +54,9 @@ def violations(page: Page) -> list[str]:
 
 
 def column(page: Page, place: int) -> list[str]:
-    return [cell.inner_text().split()[0] for cell in page.locator(f"table.sortable tbody tr > :nth-child({place})").all()]
+    return [
+        cell.inner_text().split()[0] for cell in page.locator(f"table.sortable tbody tr > :nth-child({place})").all()
+    ]
 
 
 def test_it_opens_without_a_complaint_and_keeps_the_rules_of_accessibility(page: Page) -> None:

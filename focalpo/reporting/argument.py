@@ -47,7 +47,9 @@ def gradient_figure(path: Path) -> None:
 def margins_figure(changes: Mapping[str, Sequence[Change]], path: Path) -> None:
     """Reward margins at the end of held-out pairs that started right and wrong, `changes[row label]` one per seed."""
     figure, panels = _panels(changes, same_heights=False)
-    margins = {row: (np.concatenate([c.margin for c in found]), _started_right(found)) for row, found in changes.items()}
+    margins = {
+        row: (np.concatenate([c.margin for c in found]), _started_right(found)) for row, found in changes.items()
+    }
     # What most rows need: the few that run far away pile up at the ends instead of squeezing all others.
     low, high = np.median([np.percentile(margin, [1, 99]) for margin, _ in margins.values()], axis=0)
     bins = np.linspace(1.5 * min(low, -1.0), 1.5 * max(high, 1.0), 40)

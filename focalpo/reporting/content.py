@@ -58,10 +58,11 @@ def content_of(run: TableRun, results: Results, pictures: list[Picture]) -> Cont
         statistics = {row: judge_statistics(run, setting, row) for row in ran}
         judges[setting] = {row: found for row, found in statistics.items() if found is not None}
     seeds = sorted({len(origin.seeds) for found in origins.values() for origin in found.values()})
+    per_row = " to ".join(map(str, dict.fromkeys([*seeds[:1], *seeds[-1:]])))
     finished = max((manifest["finished"] for manifest in stages.values()), default="never")
     summary = (
-        f"{len(run.settings)} settings, {len(run.rows)} rows, {' to '.join(map(str, dict.fromkeys(seeds[:1] + seeds[-1:])))} "
-        f"seeds a row; {len(stages)} stages, the last finished {finished}; commits {', '.join(c[:12] for c in made_by)}."
+        f"{len(run.settings)} settings, {len(run.rows)} rows, {per_row} seeds a row; {len(stages)} stages, "
+        f"the last finished {finished}; commits {', '.join(name[:12] for name in made_by)}."
     )
     curves = {
         setting: {row: curve for row in run.rows if (curve := _curves(run, setting, row))} for setting in run.settings
@@ -94,7 +95,9 @@ def _plates(run: TableRun, results: Results) -> list[Plate]:
 
 
 def _dynamics(run: TableRun, changes: Changes) -> list[Plate]:
-    shares = {run.settings[setting]: {row: _shares(found) for row, found in rows.items()} for setting, rows in changes.items()}
+    shares = {
+        run.settings[setting]: {row: _shares(found) for row, found in rows.items()} for setting, rows in changes.items()
+    }
     curves: dict[str, dict[str, dict[str, list[float]]]] = {}
     for setting in changes:
         for row in changes[setting]:
@@ -159,8 +162,8 @@ DISPLACEMENT = (
 GAMMA = (
     "gamma",
     "FocalPO's gamma, its two readings, and DPO rescaled to match",
-    "Above: win rate, margin, log-prob of chosen and ranking accuracy on held-out data, a tick per seed. Below: why the "
-    "differentiated form collapses. Its loss goes to 0 at both ends and never exceeds 1/(gamma e), so with few wrong "
+    "Above: win rate, margin, log-prob of chosen and ranking accuracy on held-out data, a tick per seed. Below: why "
+    "the differentiated form collapses. Its loss goes to 0 at both ends and never exceeds 1/(gamma e), so with few wrong "
     "labels no finite margin is best and all margins run away; triangles mark where training can rest.",
 )
 NOISE = (

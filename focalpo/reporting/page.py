@@ -55,7 +55,9 @@ class Content:
 def page(content: Content) -> str:
     """The HTML page."""
     results = content.results
-    options = "".join(f'<option value="{escape(name)}">{escape(label)}</option>' for name, label in results.settings.items())
+    options = "".join(
+        f'<option value="{escape(name)}">{escape(label)}</option>' for name, label in results.settings.items()
+    )
     return Template((WEB / "template.html").read_text()).substitute(
         title=escape(results.title),
         css=(WEB / "report.css").read_text(),
@@ -120,7 +122,7 @@ def _table(results: Results, setting: str, rows: Sequence[RowResult]) -> str:
     head = "".join(f'<th scope="col" aria-sort="none"><button type="button">{escape(name)}</button></th>'
                    for name in ["Method", *COLUMNS.values(), *extras.values()])  # fmt: skip
     body = "".join(
-        f'<tr{" class=focus" if row.name == "focalpo" else ""}>'
+        f"<tr{' class=focus' if row.name == 'focalpo' else ''}>"
         f'<th scope="row" data-value="{escape(row.label)}">{escape(row.label)}</th>'
         + "".join(_cell(results, setting, row, column) for column in COLUMNS)
         + "".join(_number(row.extras.get(name)) for name in extras)

@@ -41,7 +41,12 @@ def gamma_figure(run: TableRun, results: Results, path: Path) -> None:
             ):
                 axes.plot(values, [at] * len(values), "|", color=colour, markersize=7)
                 axes.plot([np.mean(values)], [at], "o", color=colour, markersize=4)
-    titles = ("AlpacaEval WR, 95% interval", "margin, nats", "log-prob of chosen,\nchange, nats", "ranked right at the end %")
+    titles = (
+        "AlpacaEval WR, 95% interval",
+        "margin, nats",
+        "log-prob of chosen,\nchange, nats",
+        "ranked right at the end %",
+    )
     for axes, title in zip(panels, titles, strict=True):
         rows_axis(axes, labels)
         axes.set_title(title, fontsize=9)
@@ -78,7 +83,9 @@ def noise_figure(run: TableRun, results: Results, path: Path) -> None:
     figure, grid = plt.subplots(2, 3, figsize=(12, 7), layout="constrained")
     for (column, title), axes in zip(COLUMNS.items(), grid[0], strict=True):
         for offset, colour, (family, settings) in zip((-0.7, 0.7), (BLUE, ORANGE), families.items(), strict=False):
-            _differences(axes, [(_noise(s) + offset, _row(results, s, "focalpo")) for s in settings], column, colour, family)
+            _differences(
+                axes, [(_noise(s) + offset, _row(results, s, "focalpo")) for s in settings], column, colour, family
+            )
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set_title(f"FocalPO minus DPO, {title}", fontsize=9)
         axes.set_ylabel("points", fontsize=8)
@@ -119,9 +126,7 @@ def _row(results: Results, setting: str, name: str) -> RowResult:
     return next(row for row in results.rows[setting] if row.name == name)
 
 
-def _differences(
-    axes: Axes, rows: Sequence[tuple[float, RowResult]], column: str, colour: str, label: str
-) -> None:
+def _differences(axes: Axes, rows: Sequence[tuple[float, RowResult]], column: str, colour: str, label: str) -> None:
     for place, (x, row) in enumerate(rows):
         difference = row.cells[column].difference if column in row.cells else None
         if difference is not None:

@@ -1,6 +1,6 @@
 """What FocalPO changes, by hand: losses and gradient weights as functions of the margin. numpy, no model.
 
-    u = beta D,  p = sig(u),  weight w = -dL/du: how hard a pair pulls on its margin. DPO: w = 1 - p.
+u = beta D,  p = sig(u),  weight w = -dL/du: how hard a pair pulls on its margin. DPO: w = 1 - p.
 """
 
 import numpy as np
