@@ -29,6 +29,8 @@ ONLY = {
     "deepspeed": {"training/engine"},
     "vllm": {"generation"},
     "wandb": {"track"},
+    "wandb_workspaces": {"dashboard"},
+    "nbclient": {"notebooks"},
     "alpaca_eval": {"judging/alpaca_eval"},
 }
 NO_TORCH = ("records", "artifact", "metrics", "track", "dynamics", "judging", "reporting", "pocket", "data/sources")

@@ -35,8 +35,8 @@ def judged_answers(judge: Path, generate: Path) -> dict[str, list[dict]]:
     """One run's answers by benchmark, in the order of the questions; `score` is its share of the win, 0 to 1."""
     verdicts = read_records(judge / "alpaca_eval.parquet", AlpacaVerdict)
     games = read_records(judge / "arena_hard.parquet", ArenaGame)
-    alpaca = [{"score": _alpaca(verdict)} for verdict in verdicts]
-    arena = [
+    alpaca: list[dict] = [{"score": _alpaca(verdict)} for verdict in verdicts]
+    arena: list[dict] = [
         {"score": _arena(pair), "games": [game.verdict for game in pair]}
         for pair in (games[place : place + 2] for place in range(0, len(games), 2))
     ]

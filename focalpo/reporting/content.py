@@ -1,4 +1,4 @@
-"""From a table run and its results to all that a report shows: pictures, curves, judge statistics, the chain of stages."""
+"""From a table run and its results to all that a report shows: pictures, curves, judge statistics, all stages."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -163,8 +163,8 @@ GAMMA = (
     "gamma",
     "FocalPO's gamma, its two readings, and DPO rescaled to match",
     "Above: win rate, margin, log-prob of chosen and ranking accuracy on held-out data, a tick per seed. Below: why "
-    "the differentiated form collapses. Its loss goes to 0 at both ends and never exceeds 1/(gamma e), so with few wrong "
-    "labels no finite margin is best and all margins run away; triangles mark where training can rest.",
+    "the differentiated form collapses. Its loss goes to 0 at both ends and never exceeds 1/(gamma e), so with few "
+    "wrong labels no finite margin is best and all margins run away; triangles mark where training can rest.",
 )
 NOISE = (
     "noise",

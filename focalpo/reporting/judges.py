@@ -54,7 +54,9 @@ def judge_statistics(run: TableRun, setting: str, row: str) -> JudgeStatistics |
     preference = np.array([verdict.preference for verdict in alpaca])
     results = _results(games)
     return JudgeStatistics(
-        *(sum(call.get(name, 0) for call in calls) for name in ("calls", "retried", "failed")),
+        calls=sum(call.get("calls", 0) for call in calls),
+        retried=sum(call.get("retried", 0) for call in calls),
+        failed=sum(call.get("failed", 0) for call in calls),
         draws=100 * float(np.mean(np.abs(preference - 1.5) < 0.05)),
         agree=100 * float(np.mean(np.sign(results[:, 0] - 0.5) == np.sign(results[:, 1] - 0.5))),
         strong=100 * float(np.mean([game.weight == 3 for game in games])),

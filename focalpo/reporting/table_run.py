@@ -44,8 +44,8 @@ class TableRun:
 
     def seeds(self, setting: str, row: str, kind: str) -> dict[str, Path]:
         """The row's folders of a kind of stage by seed, in order; empty when the row did not run."""
-        parts = [(*name.split("/"), path) for name, path in self.inputs.items() if name.count("/") == 3]
-        mine = [(str(p[2]), Path(p[4])) for p in parts if p[0] == setting and p[1] == row and p[3] == kind]
+        parts = [(name.split("/"), path) for name, path in self.inputs.items()]
+        mine = [(p[2], path) for p, path in parts if len(p) == 4 and (p[0], p[1], p[3]) == (setting, row, kind)]
         return dict(sorted(mine, key=lambda found: [int(part) for part in found[0].split(".")]))
 
     def benchmark(self, setting: str, name: str) -> Path | None:
