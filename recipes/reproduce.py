@@ -3,6 +3,7 @@
 python -m recipes.reproduce                          the pocket table
 python -m recipes.reproduce table=paper              the paper's (says what it needs where it cannot run)
 python -m recipes.reproduce rows=dpo,focalpo seeds=1 train.max_steps=20     fewer rows, seeds, any override
+python -m recipes.reproduce --quiet                  only the table and where everything is
 """
 
 import sys
@@ -23,6 +24,8 @@ OWN = ("table", "settings", "rows", "seeds")
 
 def reproduce(arguments: list[str]) -> None:
     """Make the table that the arguments ask for and print it."""
+    silent = "--quiet" in arguments
+    arguments = [argument for argument in arguments if argument != "--quiet"]
     own, overrides = split_arguments(arguments)
     table = with_rows(compose_table(own.get("table", "pocket")), own)
     configs = compose_rows(table, overrides)
@@ -35,13 +38,13 @@ def reproduce(arguments: list[str]) -> None:
     runs, workers = Path(first.runs), first.launch.workers
     stages = in_order([report])
     try:
-        made = run_stages(runs, stages, workers)
+        made = run_stages(runs, stages, workers, silent)
     except ValueError:
         # What came through is worth a table of its own: rows that failed are "-" in it.
         judged = {place: row for place, row in rows.items() if all(Folder(runs, s).sealed for s in row.stages())}
         if judged:
             partial = report_stage(table, judged, arguments)
-            run_stages(runs, in_order([partial]), workers)
+            run_stages(runs, in_order([partial]), workers, silent)
             show(Folder(runs, partial).path)
         raise
     show(Folder(runs, report).path)
