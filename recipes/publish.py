@@ -12,7 +12,7 @@ from focalpo.artifact import verify
 from focalpo.plan import EVAL
 from recipes.command import explained
 
-FILES = ("summary.md", "table1.md", "table1.csv", "table1.tex")
+FILES = ("summary.md", "checklist.md", "table1.md", "table1.csv", "table1.tex")
 FIGURES = ("table1", "dynamics", "gradient", "displacement", "gamma", "noise")
 MARKED = re.compile(r"(<!-- table: (docs/\w+)/summary.md.*?-->\n).*?(<!-- end of table -->)", re.S)
 

@@ -5,6 +5,7 @@ import yaml
 from focalpo.artifact import Job, commit
 from focalpo.plan import EVAL
 from focalpo.reporting.answers import write_answers
+from focalpo.reporting.checklist import checklist
 from focalpo.reporting.content import content_of, draw
 from focalpo.reporting.document import as_latex_report, as_markdown_report, as_summary
 from focalpo.reporting.page import page
@@ -24,7 +25,7 @@ STUDIES = {"gamma": "gamma study", "noise": "label noise study", None: "Table 1"
 
 
 def make(job: Job) -> dict:
-    """Fill the job's folder with report.{html,md,tex}, table1.{txt,md,csv,tex}, summary.md, figures/ and answers/."""
+    """Fill the job's folder with the report, its table and its checklist in all formats, figures/ and answers/."""
     run = TableRun.read(job.path)
     table = run.table
     paper = yaml.safe_load((EVAL / table["paper_numbers"]).read_text())["numbers"] if table["paper_numbers"] else {}
@@ -38,5 +39,6 @@ def make(job: Job) -> dict:
     content = content_of(run, results, draw(run, results, job.path / "figures"))
     for name, text in (("html", page), ("md", as_markdown_report), ("tex", as_latex_report)):
         (job.path / f"report.{name}").write_text(text(content))
+    (job.path / "checklist.md").write_text(checklist(run, results, content.stages))
     write_answers(run, job.path / "answers")
     return {"cells": sum(len(row.cells) for found in results.rows.values() for row in found)}
