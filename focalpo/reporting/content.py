@@ -75,12 +75,12 @@ def _curves(run: TableRun, setting: str, row: str) -> dict[str, list[float]]:
 
 
 def _plates(run: TableRun, results: Results) -> list[Plate]:
-    """The figures that the run's artifacts can give; a study has one of its own in place of those of Table 1."""
-    if run.table["study"] == "gamma":
-        return [_gradient(), Plate(*GAMMA, lambda path: gamma_figure(run, results, path))]
-    if run.table["study"] == "noise":
+    """The figures that the run's artifacts can give; a study's own comes first."""
+    if run.table["study"] == "noise":  # its many settings are one figure, and too many for those of Table 1
         return [Plate(*NOISE, lambda path: noise_figure(run, results, path))]
+    own = [Plate(*GAMMA, lambda path: gamma_figure(run, results, path))] if run.table["study"] == "gamma" else []
     plates = [
+        *own,
         Plate(*TABLE, lambda path: table_figure(results, path)),
         Plate(*LENGTH, lambda path: length_figure(results, path)),
         _gradient(),

@@ -154,6 +154,3 @@ def _mean_and_error(points: Sequence[tuple[float, Sequence[float]]]) -> tuple[li
     full = [(x, np.array(values)) for x, values in points if len(values)]
     errors = [1.96 * float(v.std(ddof=1)) / len(v) ** 0.5 if len(v) > 1 else 0.0 for _, v in full]
     return [x for x, _ in full], [float(v.mean()) for _, v in full], errors
-
-
-FIGURES = {"gamma": gamma_figure, "noise": noise_figure}
