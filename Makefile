@@ -17,7 +17,8 @@ VLLM_VERSION := $(shell sed -n 's/.*"vllm==\(.*\)".*/\1/p' pyproject.toml)
 # The environment first, as when it is activated: DeepSpeed builds its operators with the ninja that it finds there.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup reproduce-table1 bench test test-slow test-vllm test-all check lock clean clean-runs
+.PHONY: help setup reproduce-table1 bench why argument notebooks dashboard test test-slow test-browser test-vllm test-all \
+	check lock clean clean-runs
 
 help: ## show this list
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -30,17 +31,36 @@ reproduce-table1: $(INSTALLED) ## make Table 1: SCALE=pocket (the default, any m
 bench: $(INSTALLED) ## time this trainer beside TRL and each of its speed-ups; ARGS='bench=gpu', see conf/bench/
 	@python -m recipes.bench $(ARGS)
 
+why: $(INSTALLED) ## the chain behind a number: make why CELL=focalpo/base/ae2_lc
+	@python -m recipes.why $(CELL) $(REPORT)
+
+argument: $(INSTALLED) ## the studies behind the table, with their figures: gamma, and label noise
+	@python -m recipes.reproduce table=gamma $(ARGS)
+	@python -m recipes.reproduce table=noise $(ARGS)
+
+notebooks: $(INSTALLED) ## run the notebooks on the newest report of SCALE and render them into its folder
+	@python -m recipes.notebooks $(SCALE) $(ARGS)
+
+dashboard: $(INSTALLED) ## create or update the W&B workspace and report of the newest report of SCALE
+	@python -m recipes.dashboard $(SCALE) $(ARGS)
+
 test: $(INSTALLED) ## run the quick tests, at most 15 minutes on 2 cores
-	OMP_NUM_THREADS=1 python -m pytest -m 'not slow and not vllm' $(ARGS)
+	OMP_NUM_THREADS=1 python -m pytest -m 'not slow and not vllm and not browser' $(ARGS)
 
 test-slow: $(INSTALLED) ## run the slow tests
 	OMP_NUM_THREADS=1 python -m pytest -m 'slow and not vllm' $(ARGS)
+
+test-browser: $(INSTALLED) ## open the report in Chromium; on Debian, root installs it where it is missing
+	@command -v chromium chromium-browser google-chrome > /dev/null || { apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core > /dev/null; } || { \
+		echo "error: install Chromium, then run the same command again"; exit 1; }
+	OMP_NUM_THREADS=1 python -m pytest -m browser $(ARGS)
 
 test-vllm: export PATH := $(CURDIR)/.venv-vllm/bin:$(PATH)
 test-vllm: .venv-vllm/installed ## run the tests that need vLLM, for real on a CPU, in an environment of their own
 	OMP_NUM_THREADS=1 python -m pytest -m vllm $(ARGS)
 
-test-all: test test-slow test-vllm ## run all tests
+test-all: test test-slow test-browser test-vllm ## run all tests
 
 check: $(INSTALLED) ## ruff, ruff format, mypy and shellcheck
 	ruff check .

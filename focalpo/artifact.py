@@ -241,7 +241,7 @@ def output_files(path: Path) -> list[Path]:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    text = json.dumps(value, indent=1, sort_keys=True)
+    text = json.dumps(value, indent=1)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with partial.open("w") as file:
         file.write(text)

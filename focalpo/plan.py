@@ -6,6 +6,7 @@ Each stage's settings are the slice of the configuration on which its outputs de
 share whatever they have in common, and a change re-makes what depends on it and nothing else.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def row_stages(config: Config, name: str, trained: bool = True) -> Row:
             "tensor_parallel": config.generate.tensor_parallel,
             "data_parallel": config.generate.data_parallel,
             "max_batch_tokens": config.generate.max_batch_tokens,
+            "track": plain(config.track),
         },
     )
     judge = Stage(
@@ -63,7 +65,7 @@ def row_stages(config: Config, name: str, trained: bool = True) -> Row:
         label,
         settings={"protocols": {name: _protocol(config, name) for name in config.judge.benchmarks}},
         inputs={"completions": generate} | benchmarks,
-        launch={"endpoint": plain(config.judge.endpoint)},
+        launch={"endpoint": plain(config.judge.endpoint), "track": plain(config.track)},
     )
     return Row(model if trained else None, generate, judge)
 
@@ -112,7 +114,7 @@ def pairs_stage(config: Config) -> Stage:
         config.data.name,
         settings={"model": _source(config), "data": _data(config) | limits} | sampler,
         inputs=_model_input(config),
-        launch={"max_batch_tokens": config.generate.max_batch_tokens},
+        launch={"max_batch_tokens": config.generate.max_batch_tokens, "track": plain(config.track)},
     )
 
 
@@ -144,11 +146,16 @@ def sft_stage(config: Config) -> Stage | None:
 
 def benchmark_stage(config: Config, name: str) -> Stage:
     """The benchmark's questions and reference answers: fetched, taken from a folder, or made by the pocket world."""
-    return Stage("benchmark", name, settings=_protocol(config, name), launch={"folder": config.judge.folder})
+    launch = {"folder": config.judge.folder, "track": plain(config.track)}
+    return Stage("benchmark", name, settings=_protocol(config, name), launch=launch)
 
 
-def report_stage(table: TableConfig, rows: dict[tuple[str, str, int], Row]) -> Stage:
-    """The table over the judged rows: `rows[setting, row, seed]`."""
+Place = tuple[str, str, str]
+"""Where a run stands in a table: setting, row, and seed, "2" or, where there are several SFT models, "3.2"."""
+
+
+def report_stage(table: TableConfig, rows: dict[Place, Row], command: Sequence[str] = ()) -> Stage:
+    """The table over the judged rows; `command` are the arguments of `recipes.reproduce` that asked for it."""
     inputs = {}
     for (setting, row, seed), stages in rows.items():
         inputs[f"{setting}/{row}/{seed}/judge"] = stages.judge
@@ -159,18 +166,23 @@ def report_stage(table: TableConfig, rows: dict[tuple[str, str, int], Row]) -> S
             if stage.kind == "benchmark":
                 inputs[f"benchmark/{setting}/{name}"] = stage
     paper = table.paper_numbers and file_hash(EVAL / table.paper_numbers)
-    return Stage("report", table.scale, settings={"table": plain(table), "paper_numbers": paper}, inputs=inputs)
+    settings = {"table": plain(table), "paper_numbers": paper}
+    launch = {"command": list(command), "track": next(iter(rows.values())).judge.launch["track"] if rows else {}}
+    return Stage("report", table.study or table.scale, settings, inputs, launch)
 
 
-def table_rows(table: TableConfig, configs: dict[tuple[str, str], Config]) -> dict[tuple[str, str, int], Row]:
+def table_rows(table: TableConfig, configs: dict[tuple[str, str], Config]) -> dict[Place, Row]:
     """Every row, seed and setting of the table from one configuration per (setting, row)."""
     found = {}
     for (setting, name), config in configs.items():
         row = table.rows[name]
-        for seed in range(config.seed, config.seed + row.seeds):
-            # The SFT model is the same in both settings wherever their configurations agree: one name, one stage.
-            label = f"{setting}-{name}" if row.trained else name
-            found[setting, name, seed] = row_stages(replace(config, seed=seed), label, row.trained)
+        # The SFT model is the same in both settings wherever their configurations agree: one name, one stage.
+        label = f"{setting}-{name}" if row.trained else name
+        for model in range(config.model.seed, config.model.seed + table.sft_models):
+            for seed in range(config.seed, config.seed + row.seeds):
+                place = str(seed) if table.sft_models == 1 else f"{model}.{seed}"
+                chosen = replace(config, seed=seed, model=replace(config.model, seed=model))
+                found[setting, name, place] = row_stages(chosen, label, row.trained)
     return found
 
 

@@ -156,16 +156,25 @@ class TableSettingConfig:
 
 @dataclass(slots=True)
 class RowConfig:
-    """One row: its label and how many seeds; `trained: false` is the SFT model itself."""
+    """One row: its label and how many seeds; `trained: false` is the SFT model itself.
+
+    A row of a study is another row's experiment with overrides of its own.
+    """
 
     label: str
     seeds: int
     trained: bool = True
+    experiment: str | None = None
+    overrides: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class TableConfig:
-    """Table 1 at one scale; with `add_new_objectives` a freshly registered loss gets a row of its own."""
+    """Table 1 at one scale; with `add_new_objectives` a freshly registered loss gets a row of its own.
+
+    A `study` is a table with a figure of its own. With `sft_models` > 1 every row is trained on that many SFT models,
+    each with the row's seeds.
+    """
 
     scale: str
     settings: dict[str, TableSettingConfig]
@@ -174,3 +183,5 @@ class TableConfig:
     add_new_objectives: bool
     paper_numbers: str | None
     needs: dict[str, str] = field(default_factory=dict)
+    study: str | None = None
+    sft_models: int = 1

@@ -10,7 +10,8 @@ from recipes.opening import source_of
 
 def make(job: Job) -> dict:
     """Fill the job's folder with `<set>.parquet`."""
-    settings, launch = job.settings, job.launch
+    settings = job.settings
+    launch = {name: value for name, value in job.launch.items() if name != "track"}
     backend = Backend(settings["backend"], settings["dtype"], **launch)
     generator = Generator(source_of(job), backend)
     if "model" in job.inputs:

@@ -25,12 +25,14 @@ def source_of(job: Job) -> ModelSource:
 @contextlib.contextmanager
 def tracker_of(job: Job) -> Iterator[Tracker | None]:
     """A tracker on rank 0, None on the others."""
-    tracker = Tracker(job, shaped(job.launch["track"], TrackSettings)) if rank() == 0 else None
+    tracker = Tracker(job, shaped(job.launch.get("track", {}), TrackSettings)) if rank() == 0 else None
+    succeeded = False
     try:
         yield tracker
+        succeeded = True
     finally:
         if tracker is not None:
-            tracker.close()
+            tracker.close(succeeded)
 
 
 def train_settings_of(job: Job) -> TrainSettings:

@@ -1,4 +1,4 @@
-"""Put a finished table into docs/ and the README, so that both show what was really produced.
+"""Put a finished report into docs/ and its table into the pages that have a place for it: what was really produced.
 
 python -m recipes.publish runs/report/pocket-0123456789ab
 """
@@ -12,27 +12,31 @@ from focalpo.artifact import verify
 from focalpo.plan import EVAL
 from recipes.command import explained
 
-FILES = ("table1.md", "table1.csv", "table1.tex", "table1.png", "dynamics.png")
-MARKED = re.compile(r"(<!-- table: (docs/\w+)/table1.md.*?-->\n).*?(<!-- end of table -->)", re.S)
+FILES = ("summary.md", "checklist.md", "table1.md", "table1.csv", "table1.tex")
+FIGURES = ("table1", "dynamics", "gradient", "displacement", "gamma", "noise")
+MARKED = re.compile(r"(<!-- table: (docs/\w+)/summary.md.*?-->\n).*?(<!-- end of table -->)", re.S)
 
 
 def publish(report: Path, root: Path) -> None:
-    """Copy a sealed report to docs/<scale>/ under `root`, and its table between the README's marks.
+    """Copy a sealed report to docs/<name>/ under `root`, and its summary between the marks of README or docs/*.md.
 
     Raises:
-        ValueError: when the report is not sealed, or the README has no place for a table of its scale.
+        ValueError: when the report is not sealed, or no page has a place for it.
     """
     verify(report)
-    scale = report.name.partition("-")[0]
-    readme = root / "README.md"
-    found = MARKED.search(readme.read_text())
-    if found is None or found[2] != f"docs/{scale}":
-        raise ValueError(f"{readme} has no place for docs/{scale}/table1.md; mark one with <!-- table: ... -->")
-    (root / "docs" / scale).mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        shutil.copyfile(report / name, root / "docs" / scale / name)
-    table = (report / "table1.md").read_text()
-    readme.write_text(MARKED.sub(lambda marks: marks[1] + table + marks[3], readme.read_text()))
+    place = f"docs/{report.name.rpartition('-')[0]}"
+    pages = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    marked = [page for page in pages if any(found[1] == place for found in MARKED.findall(page.read_text()))]
+    if not marked:
+        raise ValueError(f"no page of {root} has a place for {place}/summary.md; mark one with <!-- table: ... -->")
+    (root / place).mkdir(parents=True, exist_ok=True)
+    for name in [*FILES, *(f"figures/{name}.png" for name in FIGURES)]:
+        if (report / name).is_file():
+            shutil.copyfile(report / name, root / place / Path(name).name)
+    summary = (report / "summary.md").read_text()
+    for page in marked:
+        text = MARKED.sub(lambda m: m[1] + summary + m[3] if m[2] == place else m[0], page.read_text())
+        page.write_text(text)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
-"""Table 1 from sealed judge stages: text, Markdown, CSV, LaTeX and two figures."""
+"""The report of a table run from its sealed stages: tables, figures, and one page with everything behind them."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import numpy as np
 import yaml
 
-from focalpo.artifact import Job, commit, read_manifest
-from focalpo.dynamics import change, groups
+from focalpo.artifact import Job, commit
 from focalpo.plan import EVAL
-from focalpo.records import PairState, read_records
-from focalpo.reporting.cells import Results, RowSpec, Run, setting_rows
-from focalpo.reporting.figures import dynamics_figure, table_figure
+from focalpo.reporting.answers import write_answers
+from focalpo.reporting.checklist import checklist
+from focalpo.reporting.content import content_of, draw
+from focalpo.reporting.document import as_latex_report, as_markdown_report, as_summary
+from focalpo.reporting.page import page
+from focalpo.reporting.table_run import TableRun
 from focalpo.reporting.tables import as_csv, as_latex, as_markdown, as_text
 
 NOTES = (
@@ -23,57 +21,24 @@ SCALE_NOTES = {
     "behave there, not how they rank on real models.",
     "paper": "The paper's judge is retired: a number stands beside the paper's only under the same protocol hash.",
 }
+STUDIES = {"gamma": "gamma study", "noise": "label noise study", None: "Table 1"}
 
 
 def make(job: Job) -> dict:
-    """Fill the job's folder with table1.{txt,md,csv,tex,png} and dynamics.png."""
-    table = job.settings["table"]
+    """Fill the job's folder with the report, its table and its checklist in all formats, figures/ and answers/."""
+    run = TableRun.read(job.path)
+    table = run.table
     paper = yaml.safe_load((EVAL / table["paper_numbers"]).read_text())["numbers"] if table["paper_numbers"] else {}
-    rows = {}
-    for setting in table["settings"]:
-        specs = [
-            RowSpec(name, row["label"], list(_runs(job, setting, name)), paper.get(setting, {}).get(name, {}))
-            for name, row in table["rows"].items()
-        ]
-        benchmark = job.inputs.get(f"benchmark/{setting}/alpaca_eval")  # None where no row of the setting was judged
-        rows[setting] = setting_rows(specs, benchmark and benchmark / "df_gamed.csv", table["compare_with"])
-    compared = table["rows"].get(table["compare_with"], {"label": ""})["label"]
-    results = Results(
-        f"FocalPO, Table 1 at {table['scale']} scale, commit {commit()[:12]}",
-        {name: setting["label"] for name, setting in table["settings"].items()},
-        rows,
-        table["compare_with"],
-        compared,
-        NOTES + ((SCALE_NOTES[table["scale"]],) if table["scale"] in SCALE_NOTES else ()),
-    )
+    notes = NOTES + ((SCALE_NOTES[table["scale"]],) if table["scale"] in SCALE_NOTES else ())
+    title = f"FocalPO, {STUDIES[table['study']]} at {table['scale']} scale, commit {commit()[:12]}"
+    results = run.results(paper, title, notes)
     for name, write in (("txt", as_text), ("md", as_markdown), ("csv", as_csv), ("tex", as_latex)):
         (job.path / f"table1.{name}").write_text(write(results))
-    table_figure(results, job.path / "table1.png")
-    labels = {name: row["label"] for name, row in table["rows"].items()}
-    shares = {results.settings[setting]: _groups(job, setting) for setting in table["settings"]}
-    dynamics_figure(shares, labels, job.path / "dynamics.png")
-    return {"cells": sum(len(row.cells) for found in rows.values() for row in found)}
-
-
-def _runs(job: Job, setting: str, row: str) -> Iterator[Run]:
-    for judge, seed in _seeds(job, setting, row, "judge"):
-        generated = read_manifest(job.inputs[f"{setting}/{row}/{seed}/generate"])["facts"]["alpaca_eval"]
-        facts = {"tokens": generated["tokens"], "unfinished": 100 * generated["unfinished"]}
-        yield Run(judge, facts | read_manifest(judge)["facts"].get("gold", {}))
-
-
-def _groups(job: Job, setting: str) -> dict[str, dict[str, float]]:
-    """Mean shares of the four ranking groups over a row's seeds, on held-out pairs."""
-    found = {}
-    for row in job.settings["table"]["rows"]:
-        files = [folder / "dynamics.parquet" for folder, _ in _seeds(job, setting, row, "train")]
-        if files:
-            shares = [groups(change(read_records(file, PairState), "test")) for file in files]
-            found[row] = {name: float(np.mean([share[name] for share in shares])) for name in shares[0]}
-    return found
-
-
-def _seeds(job: Job, setting: str, row: str, kind: str) -> list[tuple[Path, int]]:
-    parts = [(name.split("/"), path) for name, path in job.inputs.items()]
-    mine = [(int(p[2]), path) for p, path in parts if len(p) == 4 and p[0] == setting and p[1] == row and p[3] == kind]
-    return [(path, seed) for seed, path in sorted(mine)]
+    (job.path / "summary.md").write_text(as_summary(results))
+    (job.path / "figures").mkdir(exist_ok=True)
+    content = content_of(run, results, draw(run, results, job.path / "figures"))
+    for name, text in (("html", page), ("md", as_markdown_report), ("tex", as_latex_report)):
+        (job.path / f"report.{name}").write_text(text(content))
+    (job.path / "checklist.md").write_text(checklist(run, results, content.stages))
+    write_answers(run, job.path / "answers")
+    return {"cells": sum(len(row.cells) for found in results.rows.values() for row in found)}

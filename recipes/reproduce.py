@@ -3,6 +3,7 @@
 python -m recipes.reproduce                          the pocket table
 python -m recipes.reproduce table=paper              the paper's (says what it needs where it cannot run)
 python -m recipes.reproduce rows=dpo,focalpo seeds=1 train.max_steps=20     fewer rows, seeds, any override
+python -m recipes.reproduce --quiet                  only the table and where everything is
 """
 
 import sys
@@ -19,11 +20,13 @@ from recipes.needs import unmet
 from recipes.schedule import run_stages
 from recipes.worker import make_sound
 
-OWN = ("table", "rows", "seeds")
+OWN = ("table", "settings", "rows", "seeds")
 
 
 def reproduce(arguments: list[str]) -> None:
     """Make the table that the arguments ask for and print it."""
+    silent = "--quiet" in arguments
+    arguments = [argument for argument in arguments if argument != "--quiet"]
     own, overrides = split_arguments(arguments)
     table = with_rows(compose_table(own.get("table", "pocket")), own)
     configs = compose_rows(table, overrides)
@@ -32,19 +35,19 @@ def reproduce(arguments: list[str]) -> None:
     if missing:
         raise ValueError(missing)
     rows = table_rows(table, configs)
-    report = report_stage(table, rows)
+    report = report_stage(table, rows, arguments)
     runs, workers = Path(first.runs), first.launch.workers
     stages = in_order([report])
     if Folder(runs, report).sealed:
         make_sound(Folder(runs, report).path)  # the one stage that no other one reads
     try:
-        made = run_stages(runs, stages, workers)
+        made = run_stages(runs, stages, workers, silent)
     except ValueError:
         # What came through is worth a table of its own: rows that failed are "-" in it.
         judged = {place: row for place, row in rows.items() if all(Folder(runs, s).sealed for s in row.stages())}
         if judged:
-            partial = report_stage(table, judged)
-            run_stages(runs, in_order([partial]), workers)
+            partial = report_stage(table, judged, arguments)
+            run_stages(runs, in_order([partial]), workers, silent)
             show(Folder(runs, partial).path)
         raise
     show(Folder(runs, report).path)
@@ -55,23 +58,31 @@ def reproduce(arguments: list[str]) -> None:
 def show(report: Path) -> None:
     """Print the table and where its files are."""
     print((report / "table1.txt").read_text())
-    for name in ("table1.md", "table1.csv", "table1.tex", "table1.png", "dynamics.png"):
+    for name in ("report.html", "report.md", "report.tex", "table1.csv", "table1.tex", "figures"):
         print(f"  {report / name}")
 
 
 def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
-    """The command line's own `table=`, `rows=`, `seeds=`, and the overrides for Hydra."""
+    """The command line's own `table=`, `settings=`, `rows=`, `seeds=`, and the overrides for Hydra."""
     pairs = [(argument.partition("=")[0], argument) for argument in arguments]
     own = {name: argument.partition("=")[2] for name, argument in pairs if name in OWN}
     return own, [argument for name, argument in pairs if name not in OWN]
 
 
 def with_rows(table: TableConfig, own: dict[str, str]) -> TableConfig:
-    """The table with new objectives added, cut down to the rows and seeds asked for.
+    """The table with new objectives added, cut down to the settings, rows and seeds asked for.
 
     Raises:
-        ValueError: for a row that does not exist, or seeds that are no number.
+        ValueError: for a setting or row that does not exist, or seeds that are no number.
     """
+    if "settings" in own:
+        chosen = own["settings"].split(",")
+        unknown = [name for name in chosen if name not in table.settings]
+        if unknown:
+            raise ValueError(
+                f"settings={own['settings']}: there is no setting {unknown[0]!r}; there are {', '.join(table.settings)}"
+            )
+        table = replace(table, settings={name: table.settings[name] for name in chosen})
     rows = dict(table.rows)
     new = {name: RowConfig(cls.label, seeds=3) for name, cls in OBJECTIVES.items()}
     if table.add_new_objectives:
@@ -95,12 +106,13 @@ def compose_rows(table: TableConfig, overrides: list[str]) -> dict[tuple[str, st
     configs = {}
     for setting, column in table.settings.items():
         for row, values in table.rows.items():
-            experiment = f"{column.experiments}/{row}"
+            name = values.experiment or row
+            experiment = f"{column.experiments}/{name}"
             if (CONF / "experiment" / f"{experiment}.yaml").is_file():
                 which = [f"experiment={experiment}"]
             else:
-                which = [f"objective={row}"] if values.trained else []
-            configs[setting, row] = compose([*column.overrides, *which, *overrides])
+                which = [f"objective={name}"] if values.trained else []
+            configs[setting, row] = compose([*column.overrides, *which, *values.overrides, *overrides])
     return configs
 
 

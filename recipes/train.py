@@ -49,6 +49,8 @@ def make(job: Job) -> dict:
             tracker=tracker,
             watch=watch,
         )
+        if tracker is not None:
+            tracker.summary(watch.summary())
     tokenizer = load_tokenizer(source)
     card = checkpoint.model_card(job.name, job.settings, source.path)
     stops = stop_ids(source, tokenizer)

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from focalpo.artifact import ERROR, Damaged, Folder, Job, Stage, told_disk_errors, verify
@@ -81,7 +81,20 @@ def make_sound(path: Path) -> None:
 def recipe(job: Job) -> dict:
     """Call the recipe of the job's kind."""
     with told_disk_errors(job.path), told_out_of_memory(job), _stopping(job):
-        return importlib.import_module(f"recipes.{job.kind}").make(job)
+        return _tracked(job, importlib.import_module(f"recipes.{job.kind}").make)
+
+
+def _tracked(job: Job, make: Callable[[Job], dict]) -> dict:
+    """Call `make`; the recipes of several ranks open their tracker themselves."""
+    if job.kind in RANKED:
+        return make(job)
+    from recipes.opening import tracker_of
+
+    with tracker_of(job) as tracker:
+        facts = make(job)
+        if tracker is not None:
+            tracker.summary(facts)
+    return facts
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FLOOR = {"records", "artifact", "track", "lifeline"}
+FLOOR = {"records", "artifact", "metrics", "track", "lifeline"}
 # room -> rooms it may import, besides the floor and itself
 MAY = {
     "data": set(),
@@ -30,10 +30,15 @@ ONLY = {
     "deepspeed": {"training/engine", "training/checkpoint"},
     "vllm": {"generation"},
     "wandb": {"track"},
+    "wandb_workspaces": {"dashboard"},
+    "nbclient": {"notebooks"},
     "alpaca_eval": {"judging/alpaca_eval"},
     "trl": {"speed/peer"},
 }
-NO_TORCH = ("records", "artifact", "track", "lifeline", "dynamics", "judging", "reporting", "pocket", "data/sources")
+NO_TORCH = (
+    *("records", "artifact", "metrics", "track", "lifeline", "dynamics", "judging", "reporting", "pocket"),
+    "data/sources",
+)
 FILES = sorted((ROOT / "focalpo").rglob("*.py")) + sorted((ROOT / "recipes").glob("*.py"))
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +14,11 @@ from pathlib import Path
 import pytest
 
 from focalpo.artifact import verify
+from focalpo.records import read_json_lines
+from focalpo.reporting.table_run import newest_reports
+from recipes.notebooks import render
+from recipes.why import why
+from tests.test_track import ended, history
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -68,7 +74,7 @@ def test_from_nothing_to_a_table_with_an_interval_in_every_cell(made: tuple[Path
         assert table[setting, "dpo", "ae2_wr"]["difference"] == "-"
         assert float(table[setting, "focalpo", "ae2_wr"]["p_holm"]) <= 1
     (folder,) = (runs / "report").iterdir()
-    for name in ("table1.md", "table1.csv", "table1.tex", "table1.png", "dynamics.png"):
+    for name in ("report.html", "table1.md", "table1.csv", "table1.tex", "figures/dynamics.png"):
         assert str(folder / name) in output and (folder / name).stat().st_size > 0
     shown = f"{float(table['base', 'dpo', 'ae2_wr']['value']):.1f} ["
     assert shown in output and shown in (folder / "table1.md").read_text()
@@ -170,6 +176,43 @@ def test_a_judge_that_is_down_leaves_the_stage_unsealed_and_says_what_to_do(tmp_
     output = output_of(reproduce(tmp_path, *command), fails=True)
     assert re.search(r"judge/sft-s1-\w+: .*http://127.0.0.1:9/v1.* and run again", output)
     assert not list(tmp_path.glob("judge/*/manifest.json"))
+
+
+@pytest.mark.slow
+def test_the_commands_that_why_prints_make_the_same_cell_again(made: tuple[Path, str], tmp_path: Path) -> None:
+    printed = why("focalpo/base/ae2_lc", newest_reports(made[0])).splitlines()[-1]
+    python, *words = shlex.split(printed)
+    assert python == ".venv/bin/python"
+    command = [sys.executable, *words, f"runs={tmp_path}"]
+    output_of(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    again, first = (table_of(runs)["base", "focalpo", "ae2_lc"] for runs in (tmp_path, made[0]))
+    kept = [name for name in first if name != "p_holm"]  # corrected over the rows of its own table
+    assert {name: again[name] for name in kept} == {name: first[name] for name in kept}
+
+
+@pytest.mark.slow
+def test_notebooks_run_on_the_table(made: tuple[Path, str]) -> None:
+    pages = render(newest_reports(made[0])[0])
+    assert len(pages) == 4
+    shown = f"{float(table_of(made[0])['base', 'focalpo', 'ae2_lc']['value']):.1f} ±"
+    assert shown in (pages[1]).read_text()
+
+
+@pytest.mark.slow
+def test_every_stage_of_a_tracked_table_is_an_offline_run_with_all_its_metrics(
+    made: tuple[Path, str], tmp_path: Path
+) -> None:
+    for kind in ("sft", "pairs", "reference", "benchmark"):
+        (tmp_path / kind).symlink_to(made[0] / kind)
+    output = output_of(reproduce(tmp_path, "rows=dpo", "seeds=1", "settings=base", "track=offline"))
+    assert "W&B failed" not in output
+    runs = {path.name.split("-", 3)[3]: path for path in (tmp_path / "wandb").glob("offline-run-*")}
+    assert sorted(name.partition("-")[0] for name in runs) == ["generate", "judge", "report", "train"]
+    (trained,) = (tmp_path / "train").iterdir()
+    name = next(name for name in runs if name.startswith("train"))
+    (tmp_path / "one" / "wandb").mkdir(parents=True)
+    (tmp_path / "one" / "wandb" / runs[name].name).symlink_to(runs[name])
+    assert history(ended(tmp_path / "one")) == read_json_lines(trained / "metrics.jsonl")
 
 
 def command_fails(*arguments: str) -> str:

@@ -63,7 +63,7 @@ def test_a_python_command_runs(command: str, tmp_path_factory: pytest.TempPathFa
 
 
 def test_the_table_is_the_one_that_was_produced() -> None:
-    produced = (ROOT / "docs" / "pocket" / "table1.md").read_text().strip()
+    produced = (ROOT / "docs" / "pocket" / "summary.md").read_text().strip()
     shown = re.search(r"<!-- table: .*?-->\n(.*?)\n<!-- end of table -->", README, re.S)
     assert shown is not None and shown.group(1).strip() == produced
 
@@ -77,17 +77,19 @@ def test_every_path_that_is_named_exists() -> None:
 def test_publishing_puts_the_produced_table_between_the_marks(tmp_path: Path) -> None:
     folder = Folder(tmp_path, Stage("report", "pocket", {}))
     with folder.being_made() as job:
-        for name in FILES:
+        (job.path / "figures").mkdir()
+        for name in (*FILES, "figures/dynamics.png"):
             (job.path / name).write_text(f"| {name} |\n")
         folder.seal(1.0)
     (tmp_path / "README.md").write_text(
-        "before\n<!-- table: docs/pocket/table1.md -->\nold\n<!-- end of table -->\nafter\n"
+        "before\n<!-- table: docs/pocket/summary.md -->\nold\n<!-- end of table -->\nafter\n"
     )
     publish(folder.path, tmp_path)
     shown = (tmp_path / "README.md").read_text()
     assert shown.startswith("before\n") and shown.endswith("after\n")
-    assert "| table1.md |" in shown and "old" not in shown
+    assert "| summary.md |" in shown and "old" not in shown
+    assert (tmp_path / "docs/pocket/dynamics.png").is_file()
     assert (tmp_path / "docs/pocket/table1.csv").read_text() == "| table1.csv |\n"
     (tmp_path / "README.md").write_text("no marks")
-    with pytest.raises(ValueError, match="has no place for docs/pocket/table1.md"):
+    with pytest.raises(ValueError, match="has a place for docs/pocket/summary.md"):
         publish(folder.path, tmp_path)

@@ -1,27 +1,34 @@
 """Tracking: metrics.jsonl always, W&B offline without a key, nothing that is a secret or a prompt."""
 
 import json
+import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 from wandb.proto import wandb_internal_pb2
 
 from focalpo.artifact import Job
+from focalpo.metrics import METRICS
 from focalpo.records import read_json_lines
 from focalpo.track import Tracker, TrackSettings
+from focalpo.training import engine
+from focalpo.training.objective import Logps, Loss
 
 
-def job(folder: Path) -> Job:
-    path = folder / "train" / "dpo-s1-0123456789ab"
+def job(folder: Path, kind: str = "train", inputs: dict[str, Path] | None = None) -> Job:
+    path = folder / kind / "dpo-s1-0123456789ab"
     path.mkdir(parents=True)
-    return Job("train", "dpo-s1", "0123456789ab", {"objective": {"name": "dpo"}}, {}, path, {})
+    made = Job(kind, "base-dpo-s1", "0123456789ab", {"objective": {"name": "dpo"}}, {}, path, inputs or {})
+    made.write()
+    return made
 
 
-def offline_metrics(folder: Path) -> list[dict[str, float]]:
-    """The history rows in an offline run's file: records of W&B's own protobuf in the frames of a leveldb log."""
+def offline_records(folder: Path) -> list[wandb_internal_pb2.Record]:
+    """What an offline run's file holds: records of W&B's own protobuf in the frames of a leveldb log."""
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    data, place, rows, parts = path.read_bytes(), 7, [], b""
+    data, place, found, parts = path.read_bytes(), 7, [], b""
     while place + 7 <= len(data):
         left = 32768 - place % 32768
         if left < 7:
@@ -34,10 +41,21 @@ def offline_metrics(folder: Path) -> list[dict[str, float]]:
             record = wandb_internal_pb2.Record()
             record.ParseFromString(parts)
             parts = b""
-            items = {(i.key or i.nested_key[0]): json.loads(i.value_json) for i in record.history.item}
-            if record.history.item:
-                rows.append({key: value for key, value in items.items() if not key.startswith("_")})
-    return rows
+            found.append(record)
+    return found
+
+
+def ended(folder: Path) -> list[wandb_internal_pb2.Record]:
+    """All records, once W&B's writer, a process of its own that may lag behind, has written the last."""
+    deadline = time.monotonic() + 60
+    while not any(record.HasField("exit") for record in offline_records(folder)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return offline_records(folder)
+
+
+def history(records: list[wandb_internal_pb2.Record]) -> list[dict[str, float]]:
+    rows = [{(i.key or i.nested_key[0]): json.loads(i.value_json) for i in r.history.item} for r in records]
+    return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows if row]
 
 
 def test_metrics_are_lines_of_json_and_a_resumed_run_takes_no_step_twice(tmp_path: Path) -> None:
@@ -67,15 +85,122 @@ def test_without_a_key_wandb_writes_every_metric_to_disk_and_asks_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    tracker = Tracker(job(tmp_path), TrackSettings(wandb=mode))
-    tracker.log(1, loss=0.5, grad_norm=2.0)
-    tracker.log(2, loss=0.25, grad_norm=1.0)
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked something"))
+    made = job(tmp_path)
+    tracker = Tracker(made, TrackSettings(wandb=mode))
+    values = {name: place / 8 for place, name in enumerate(METRICS)}
+    tracker.log(1, **values)
+    tracker.resume_at(0)  # as after a kill: step 1 is taken again
+    tracker.log(1, **values)
+    tracker.log(2, **values)
+    tracker.summary({"pairs": 7})
     tracker.close()
-    expected = [{"loss": 0.5, "grad_norm": 2.0}, {"loss": 0.25, "grad_norm": 1.0}]
-    deadline = time.monotonic() + 30  # W&B's writer is a process of its own and may lag behind on a busy machine
-    while offline_metrics(tmp_path) != expected and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert offline_metrics(tmp_path) == expected
+    records = ended(tmp_path)
+    lines = read_json_lines(made.path / "metrics.jsonl")
+    assert [row["step"] for row in history(records)] == [1, 1, 2], "W&B plots by step: taken twice is no gap"
+    assert history(records)[1:] == lines and set(lines[0]) == {"step", *METRICS}
+    summary = {item.key: item.value_json for record in records for item in record.summary.update}
+    assert summary["pairs"] == "7"
+    assert any(record.stats.item for record in records), "the machine's load is there as well"
+
+
+def test_a_run_is_found_by_its_row_and_knows_what_it_was_made_from(tmp_path: Path) -> None:
+    pairs = job(tmp_path, "pairs")
+    tracker = Tracker(job(tmp_path, "train", {"pairs": pairs.path}), TrackSettings(wandb="offline"))
+    tracker.close()
+    records = ended(tmp_path)
+    (run,) = (record.run for record in records if record.HasField("run"))
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert (run.run_id, run.run_group, run.job_type) == ("train-0123456789ab", "base-dpo", "train")
+    assert list(run.tags) == ["train", "dpo"] and config["objective"] == {"name": "dpo"}
+    assert config["inputs"] == {"pairs": "pairs-0123456789ab"}
+    (artifact,) = (record.artifact for record in records if record.HasField("artifact"))
+    assert (artifact.type, artifact.name) == ("checkpoint", "train-0123456789ab")
+
+
+class StandIn:
+    """W&B as far as a stage sees it, online: remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.settings: dict = {}
+        self.used: list[tuple[str, str]] = []
+        self.logged: list[tuple[str, str]] = []
+        self.summary: dict = {}
+        self.exit_code: int | None = None
+
+    def init(self, **settings) -> "StandIn":
+        self.settings = settings
+        return self
+
+    def define_metric(self, name: str, step_metric: str) -> None:
+        assert (name, step_metric) == ("*", "step")
+
+    def use_artifact(self, artifact) -> None:
+        self.used.append((artifact.type, artifact.name))
+
+    def log_artifact(self, artifact) -> None:
+        self.logged.append((artifact.type, artifact.name.partition(":")[0]))
+
+    def log(self, values: dict) -> None:
+        raise OSError("no route to host")
+
+    def finish(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+
+def online(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    stand_in = StandIn()
+    monkeypatch.setenv("WANDB_API_KEY", "not-a-key")
+    monkeypatch.setattr("wandb.init", stand_in.init)
+    return stand_in
+
+
+def test_with_a_key_the_run_can_go_on_after_a_requeue_and_uses_its_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in = online(monkeypatch)
+    pairs = job(tmp_path, "pairs")
+    tracker = Tracker(job(tmp_path, "train", {"pairs": pairs.path}), TrackSettings(wandb="online"))
+    tracker.close()
+    assert (stand_in.settings["resume"], stand_in.settings["id"]) == ("allow", "train-0123456789ab")
+    assert stand_in.settings["mode"] == "online"
+    assert "not-a-key" not in json.dumps({k: v for k, v in stand_in.settings.items() if k == "config"})
+    assert stand_in.used == [("dataset", "pairs-0123456789ab")]
+    assert stand_in.logged == [("checkpoint", "train-0123456789ab")] and stand_in.exit_code == 0
+
+
+def test_a_stage_that_failed_leaves_no_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = online(monkeypatch)
+    Tracker(job(tmp_path), TrackSettings(wandb="online")).close(succeeded=False)
+    assert stand_in.logged == [] and stand_in.exit_code == 1
+
+
+def test_wandb_that_fails_is_said_once_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    online(monkeypatch)
+    made = job(tmp_path)
+    tracker = Tracker(made, TrackSettings(wandb="online"))
+    for step in (1, 2, 3):
+        tracker.log(step, loss=1.0)
+    tracker.close()
+    assert len(read_json_lines(made.path / "metrics.jsonl")) == 3
+    assert capsys.readouterr().err == "W&B failed and is left out from here: OSError: no route to host\n"
+
+
+def test_wandb_that_is_not_installed_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    made = job(tmp_path)
+    tracker = Tracker(made, TrackSettings(wandb="offline"))
+    tracker.log(1, loss=1.0)
+    tracker.close()
+    assert len(read_json_lines(made.path / "metrics.jsonl")) == 1
+
+
+def test_every_metric_of_a_real_training_has_a_name_that_readers_know() -> None:
+    batch = Logps({b: torch.zeros(2) for b in ("chosen", "rejected")}, {}, {}, {})
+    logged = engine._metrics(batch, Loss(torch.zeros(2), torch.zeros(2), torch.zeros(2)))
+    assert {*logged, "learning_rate", "grad_norm"} == set(METRICS)
 
 
 def test_an_unknown_mode_is_refused() -> None:

@@ -84,9 +84,10 @@ class Results:
     def has_paper(self) -> bool:
         return any(row.paper for rows in self.rows.values() for row in rows)
 
-    def extras(self, setting: str) -> list[str]:
-        """Titles of the extra columns that any row of the setting has."""
-        return [title for name, title in EXTRAS.items() if any(name in row.extras for row in self.rows[setting])]
+    def extras(self, setting: str) -> dict[str, str]:
+        """Titles of the extra columns that any row of the setting has, by name."""
+        rows = self.rows[setting]
+        return {name: title for name, title in EXTRAS.items() if any(name in row.extras for row in rows)}
 
 
 def setting_rows(specs: Sequence[RowSpec], gamed: Path | None, compare_with: str) -> list[RowResult]:

@@ -1,4 +1,4 @@
-"""The figures of a table run: the table as intervals, and what each method does to pairs ranked right and wrong."""
+"""The figures of every table run: the table as intervals, rankings before and after, win rate against length."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,16 +8,26 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from focalpo.reporting.cells import COLUMNS, Results
 
 # Colours that stay apart for colour-blind readers and in print (Okabe and Ito 2008).
+BLUE, ORANGE, GREEN, SKY, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#999999"
 GROUPS = {
-    "right_right": ("right, stays right", "#009E73"),
-    "wrong_right": ("wrong, becomes right", "#56B4E9"),
-    "right_wrong": ("right, becomes wrong", "#E69F00"),
-    "wrong_wrong": ("wrong, stays wrong", "#999999"),
+    "right_right": ("right, stays right", GREEN),
+    "wrong_right": ("wrong, becomes right", SKY),
+    "right_wrong": ("right, becomes wrong", ORANGE),
+    "wrong_wrong": ("wrong, stays wrong", GREY),
 }
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write `<path>.png` and `<path>.svg`, the same bytes for the same numbers, and close the figure."""
+    with matplotlib.rc_context({"svg.hashsalt": "focalpo"}):
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    figure.savefig(path.with_suffix(".png"), dpi=150)
+    plt.close(figure)
 
 
 def table_figure(results: Results, path: Path) -> None:
@@ -38,8 +48,7 @@ def table_figure(results: Results, path: Path) -> None:
             _intervals(axes, results, setting, column)
             axes.set_title(f"{results.settings[setting]}\n{title}" if column == "ae2_lc" else title, fontsize=9)
     figure.suptitle(results.title, fontsize=10)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save(figure, path)
 
 
 def dynamics_figure(
@@ -57,14 +66,46 @@ def dynamics_figure(
             bars = axes.barh(range(len(rows)), shares, left=left, color=colour, label=title)
             axes.bar_label(bars, [f"{share:.0f}" for share in shares], label_type="center", fontsize=7)
             left = [start + share for start, share in zip(left, shares, strict=True)]
-        _rows_axis(axes, [labels[row] for row in rows])
+        rows_axis(axes, [labels[row] for row in rows])
         axes.set_xlim(0, 100)
         axes.set_xlabel("% of held-out pairs, ranked by summed log-probability", fontsize=8)
         axes.set_title(setting, fontsize=9)
     handles, names = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(GROUPS), fontsize=8)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save(figure, path)
+
+
+def length_figure(results: Results, path: Path) -> None:
+    """Win rate against answer length: raw as a ring, length-controlled as a dot, joined."""
+    figure, grid = plt.subplots(1, len(results.rows), figsize=(11, 5), squeeze=False, sharey=True, layout="constrained")
+    for (setting, rows), axes in zip(results.rows.items(), grid[0], strict=True):
+        shown = [row for row in rows if row.cells and "tokens" in row.extras]
+        for row in shown:
+            x, raw, controlled = row.extras["tokens"], row.cells["ae2_wr"].value, row.cells["ae2_lc"].value
+            colour = RED if row.name == "focalpo" else BLUE
+            axes.plot([x, x], [raw, controlled], color=colour, linewidth=0.8)
+            axes.plot([x], [raw], "o", markerfacecolor="none", color=colour, markersize=6)
+            axes.plot([x], [controlled], "o", color=colour, markersize=5)
+        _labels_beside(axes, [(row.label, row.extras["tokens"], row.cells["ae2_lc"].value) for row in shown])
+        axes.set_xlabel("mean answer length, tokens", fontsize=8)
+        axes.set_title(results.settings[setting], fontsize=9)
+        axes.grid(linewidth=0.3)
+    grid[0][0].set_ylabel("AlpacaEval win rate % (ring: raw, dot: length-controlled)", fontsize=8)
+    save(figure, path)
+
+
+def _labels_beside(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """Name points in a column right of the panel, in the order of their heights, so that no two names overlap."""
+    for place, (label, x, y) in enumerate(sorted(points, key=lambda point: point[2])):
+        axes.annotate(
+            label,
+            (x, y),
+            xytext=(1.02, (place + 0.5) / len(points)),
+            textcoords="axes fraction",
+            fontsize=7,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "relpos": (0, 0.5)},
+        )
 
 
 def _intervals(axes: Axes, results: Results, setting: str, column: str) -> None:
@@ -72,19 +113,20 @@ def _intervals(axes: Axes, results: Results, setting: str, column: str) -> None:
     for place, row in enumerate(rows):
         cell = row.cells.get(column)
         if cell is not None:
-            colour = "#D55E00" if row.name == "focalpo" else "#0072B2"
+            colour = RED if row.name == "focalpo" else BLUE
             axes.plot([cell.low, cell.high], [place, place], color=colour, linewidth=2)
             axes.plot([cell.value], [place], "o", color=colour, markersize=5)
         if row.paper.get(column) is not None:
             axes.plot([row.paper[column]], [place], "x", color="black", markersize=6)
     base = next((row.cells[column].value for row in rows if row.name == results.compare_with and row.cells), None)
     if base is not None:
-        axes.axvline(base, color="#0072B2", linewidth=0.8, linestyle=":")
-    _rows_axis(axes, [row.label for row in rows])
+        axes.axvline(base, color=BLUE, linewidth=0.8, linestyle=":")
+    rows_axis(axes, [row.label for row in rows])
     axes.grid(axis="x", linewidth=0.3)
 
 
-def _rows_axis(axes: Axes, labels: Sequence[str]) -> None:
+def rows_axis(axes: Axes, labels: Sequence[str]) -> None:
+    """One line per row of the table, the first at the top."""
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="x", labelsize=8)

@@ -13,7 +13,7 @@ def as_text(results: Results) -> str:
     """The table for a terminal, one block per setting."""
     blocks = [results.title]
     for setting, rows in results.rows.items():
-        header = ["", *COLUMNS.values(), *results.extras(setting)]
+        header = ["", *COLUMNS.values(), *results.extras(setting).values()]
         body = [
             [row.label, *(_plain(row.cells.get(name)) for name in COLUMNS), *_extras(row, results, setting)]
             for row in rows
@@ -27,7 +27,7 @@ def as_markdown(results: Results) -> str:
     """The table for a README, with the paper's numbers where there are any."""
     blocks = [f"**{results.title}**"]
     for setting, rows in results.rows.items():
-        header = [results.settings[setting], *COLUMNS.values(), *results.extras(setting)]
+        header = [results.settings[setting], *COLUMNS.values(), *results.extras(setting).values()]
         lines = [_md(header), _md(["---"] + ["---:"] * (len(header) - 1))]
         for row in rows:
             cells = [_with_paper(row, name, results) for name in COLUMNS]
@@ -70,14 +70,14 @@ def as_latex(results: Results) -> str:
     """The table with booktabs, value and half-width of its interval, for a paper."""
     groups = list(results.rows)
     columns = "l" + "r" * (len(COLUMNS) * len(groups))
-    top = " & ".join(f"\\multicolumn{{{len(COLUMNS)}}}{{c}}{{{_tex(results.settings[group])}}}" for group in groups)
-    header = " & ".join(_tex(title) for _ in groups for title in COLUMNS.values())
+    top = " & ".join(f"\\multicolumn{{{len(COLUMNS)}}}{{c}}{{{tex(results.settings[group])}}}" for group in groups)
+    header = " & ".join(tex(title) for _ in groups for title in COLUMNS.values())
     labels = {row.name: row.label for rows in results.rows.values() for row in rows}
     by_name = {(group, row.name): row for group, rows in results.rows.items() for row in rows}
     lines = ["\\begin{tabular}{" + columns + "}", "\\toprule", f" & {top} \\\\", f" & {header} \\\\", "\\midrule"]
     for name, label in labels.items():
         cells = [_tex_cell(by_name.get((group, name)), column) for group in groups for column in COLUMNS]
-        lines.append(f"{_tex(label)} & " + " & ".join(cells) + " \\\\")
+        lines.append(f"{tex(label)} & " + " & ".join(cells) + " \\\\")
     return "\n".join([f"% {results.title}", *lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
 
@@ -91,8 +91,7 @@ def _with_paper(row: RowResult, name: str, results: Results) -> str:
 
 
 def _extras(row: RowResult, results: Results, setting: str) -> list[str]:
-    shown = [name for name, title in EXTRAS.items() if title in results.extras(setting)]
-    return [f"{row.extras[name]:.1f}" if name in row.extras else NONE for name in shown]
+    return [f"{row.extras[name]:.1f}" if name in row.extras else NONE for name in results.extras(setting)]
 
 
 def _difference_rows(rows: Sequence[RowResult], results: Results) -> list[list[str]]:
@@ -107,10 +106,11 @@ def _difference(cell: Cell | None) -> str:
     if cell is None or cell.difference is None:
         return NONE
     found = cell.difference
-    return f"{found.value:+.1f} [{found.low:+.1f}, {found.high:+.1f}] p={_p(cell.p_holm)}"
+    return f"{found.value:+.1f} [{found.low:+.1f}, {found.high:+.1f}] p={p_text(cell.p_holm)}"
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
+    """A p-value as it is printed: three digits, no leading zero."""
     return "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
 
 
@@ -153,7 +153,8 @@ def _or_none(value: float | None) -> object:
     return NONE if value is None else value
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
+    """Text with LaTeX's special signs escaped."""
     for sign in "&%#_":
         text = text.replace(sign, f"\\{sign}")
     return text

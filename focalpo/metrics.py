@@ -1,0 +1,33 @@
+"""Every metric that training writes to metrics.jsonl and W&B, named once: its title, and the panel it belongs to.
+
+A metric that is not here is refused by a test: give it a line, and report and dashboard show it.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """How readers see a metric; means are over the global batch."""
+
+    title: str
+    panel: str
+
+
+METRICS = {
+    "loss": Metric("loss", "Optimisation"),
+    "reward_accuracy": Metric("reward accuracy", "Rewards"),
+    "reward_margin": Metric("reward margin", "Rewards"),
+    "reward_chosen": Metric("reward of chosen", "Rewards"),
+    "reward_rejected": Metric("reward of rejected", "Rewards"),
+    "logps_chosen": Metric("log-prob of chosen, nats", "Likelihood"),
+    "logps_rejected": Metric("log-prob of rejected, nats", "Likelihood"),
+    "ranking_accuracy": Metric("likelihood ranking accuracy", "Likelihood"),
+    "learning_rate": Metric("learning rate", "Optimisation"),
+    "grad_norm": Metric("gradient norm before clipping", "Optimisation"),
+}
+
+
+def title(name: str) -> str:
+    """The metric's title; its own name when it is not known here."""
+    return METRICS[name].title if name in METRICS else name

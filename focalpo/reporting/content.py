@@ -1,0 +1,175 @@
+"""From a table run and its results to all that a report shows: pictures, curves, judge statistics, all stages."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from focalpo.artifact import commit
+from focalpo.dynamics import Change, groups
+from focalpo.reporting.argument import displacement_figure, gradient_figure, margins_figure
+from focalpo.reporting.cells import Results
+from focalpo.reporting.curves import training_curves
+from focalpo.reporting.figures import dynamics_figure, length_figure, table_figure
+from focalpo.reporting.judges import JudgeStatistics, judge_statistics
+from focalpo.reporting.page import Content, Origin, Picture
+from focalpo.reporting.provenance import chain, commands, commits, warnings_of
+from focalpo.reporting.studies import gamma_figure, noise_figure
+from focalpo.reporting.table_run import TableRun
+
+Changes = Mapping[str, Mapping[str, list[Change]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plate:
+    """A figure before it is drawn: where it is written is given to `drawn`."""
+
+    name: str
+    title: str
+    caption: str
+    drawn: Callable[[Path], None]
+
+
+def draw(run: TableRun, results: Results, folder: Path) -> list[Picture]:
+    """Draw the figures of the run, each as PNG and SVG, and hand them back with their texts."""
+    pictures = []
+    for plate in _plates(run, results):
+        plate.drawn(folder / plate.name)
+        pictures.append(Picture(plate.name, plate.title, plate.caption, (folder / f"{plate.name}.svg").read_text()))
+    return pictures
+
+
+def content_of(run: TableRun, results: Results, pictures: list[Picture]) -> Content:
+    """All that the report shows."""
+    stages = chain(path for name, path in run.inputs.items())
+    made_by = commits(stages)
+    origins: dict[str, dict[str, Origin]] = {}
+    judges: dict[str, dict[str, JudgeStatistics]] = {}
+    for setting in run.settings:
+        folders = {row: run.seeds(setting, row, "judge") for row in run.rows}
+        ran = {row: found for row, found in folders.items() if found}
+        origins[setting] = {
+            row: Origin(
+                list(found), [f"judge/{path.name}" for path in found.values()], commands(run, setting, row, commit())
+            )
+            for row, found in ran.items()
+        }
+        statistics = {row: judge_statistics(run, setting, row) for row in ran}
+        judges[setting] = {row: found for row, found in statistics.items() if found is not None}
+    seeds = sorted({len(origin.seeds) for found in origins.values() for origin in found.values()})
+    per_row = " to ".join(map(str, dict.fromkeys([*seeds[:1], *seeds[-1:]])))
+    finished = max((manifest["finished"] for manifest in stages.values()), default="never")
+    summary = (
+        f"{len(run.settings)} settings, {len(run.rows)} rows, {per_row} seeds a row; {len(stages)} stages, "
+        f"the last finished {finished}; commits {', '.join(name[:12] for name in made_by)}."
+    )
+    curves = {
+        setting: {row: curve for row in run.rows if (curve := _curves(run, setting, row))} for setting in run.settings
+    }
+    return Content(results, summary, warnings_of(stages), origins, curves, judges, pictures, stages)
+
+
+def _curves(run: TableRun, setting: str, row: str) -> dict[str, list[float]]:
+    return training_curves(list(run.seeds(setting, row, "train").values()))
+
+
+def _plates(run: TableRun, results: Results) -> list[Plate]:
+    """The figures that the run's artifacts can give; a study's own comes first."""
+    if run.table["study"] == "noise":  # its many settings are one figure, and too many for those of Table 1
+        return [Plate(*NOISE, lambda path: noise_figure(run, results, path))]
+    own = [Plate(*GAMMA, lambda path: gamma_figure(run, results, path))] if run.table["study"] == "gamma" else []
+    plates = [
+        *own,
+        Plate(*TABLE, lambda path: table_figure(results, path)),
+        Plate(*LENGTH, lambda path: length_figure(results, path)),
+        _gradient(),
+    ]
+    changes = {
+        setting: {row: found for row in run.rows if (found := run.changes(setting, row, "test"))}
+        for setting in run.settings
+    }
+    if any(changes.values()):
+        plates += _dynamics(run, changes)
+    return plates
+
+
+def _dynamics(run: TableRun, changes: Changes) -> list[Plate]:
+    shares = {
+        run.settings[setting]: {row: _shares(found) for row, found in rows.items()} for setting, rows in changes.items()
+    }
+    curves: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for setting in changes:
+        for row in changes[setting]:
+            curves.setdefault(run.rows[row], {})[run.settings[setting]] = _curves(run, setting, row)
+    plates = [Plate(*DYNAMICS, lambda path: dynamics_figure(shares, run.rows, path))]
+    for setting, rows in changes.items():
+        named = {run.rows[row]: found for row, found in rows.items()}
+        if named:
+            name, title, caption = MARGINS
+            drawn = lambda path, named=named: margins_figure(named, path)  # noqa: E731  # one figure per setting
+            plates.append(Plate(f"{name}_{setting}", f"{title}: {run.settings[setting]}", caption, drawn))
+    return [*plates, Plate(*DISPLACEMENT, lambda path: displacement_figure(curves, path))]
+
+
+def _shares(found: list[Change]) -> dict[str, float]:
+    """Mean shares of the four ranking groups over a row's seeds."""
+    shares = [groups(change) for change in found]
+    return {name: float(np.mean([share[name] for share in shares])) for name in shares[0]}
+
+
+def _gradient() -> Plate:
+    return Plate(*GRADIENT, gradient_figure)
+
+
+TABLE = (
+    "table1",
+    "Every cell with its interval",
+    "Points are scores, lines 95% intervals; the dotted line is the row that the table compares with, crosses are the "
+    "paper's numbers where they are known. FocalPO in red.",
+)
+LENGTH = (
+    "length",
+    "Win rate against length",
+    "Raw win rate (ring) and length-controlled win rate (dot) of each row over the mean length of its answers. A long "
+    "line between them: length moved the judge.",
+)
+GRADIENT = (
+    "gradient",
+    "How hard a pair pulls",
+    "Loss and gradient weight against p, the model's belief in the label. FocalPO gives less weight to pairs ranked "
+    "wrong (small p), focal loss more. With the factor differentiated the weight is negative below p = e^(-1/gamma): "
+    "such pairs are pushed further the wrong way. Calculated, no data.",
+)
+DYNAMICS = (
+    "dynamics",
+    "Pairs ranked right and wrong, before and after",
+    "Held-out pairs by whether the model ranks chosen above rejected (summed log-prob) at the start and at the end, "
+    "means over seeds. The paper's premise is the grey part: wrong pairs that stay wrong.",
+)
+MARGINS = (
+    "margins",
+    "Reward margins at the end",
+    "Margin D of held-out pairs over all seeds, by whether the SFT model ranked them right. Pairs beyond the axis are "
+    "in its last bars.",
+)
+DISPLACEMENT = (
+    "displacement",
+    "What happens to both likelihoods",
+    "Log-prob of chosen (solid) and rejected (dashed) answers over training, change since the first steps, batch means "
+    "over all seeds. Below the line a solid curve is likelihood displacement: the preferred answer became less likely.",
+)
+GAMMA = (
+    "gamma",
+    "FocalPO's gamma, its two readings, and DPO rescaled to match",
+    "Above: win rate, margin, log-prob of chosen and ranking accuracy on held-out data, a tick per seed. Below: why "
+    "the differentiated form collapses. Its loss goes to 0 at both ends and never exceeds 1/(gamma e), so with few "
+    "wrong labels no finite margin is best and all margins run away; triangles mark where training can rest.",
+)
+NOISE = (
+    "noise",
+    "FocalPO minus DPO against label noise",
+    "Above: paired differences with 95% intervals, prompts and runs resampled. Below: margins of training pairs whose "
+    "label is true or false, and how many false labels are memorised; bars are 1.96 standard errors over runs, which "
+    "share three SFT models.",
+)

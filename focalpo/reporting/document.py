@@ -1,0 +1,82 @@
+"""The report for reading elsewhere: the page's content as Markdown and as LaTeX with booktabs."""
+
+from collections.abc import Mapping, Sequence
+
+from focalpo.reporting.cells import COLUMNS, Cell, Results
+from focalpo.reporting.judges import TITLES, JudgeStatistics
+from focalpo.reporting.page import Content
+from focalpo.reporting.tables import NONE, as_latex, as_markdown, tex
+
+
+def as_markdown_report(content: Content) -> str:
+    """The whole report in Markdown; figures are the files beside it."""
+    blocks = [f"# {content.results.title}", content.summary]
+    if content.warnings:
+        blocks.append("## Warnings\n\n" + "\n".join(f"- {line}" for line in content.warnings))
+    blocks += ["## Table", as_markdown(content.results).strip(), "## Figures"]
+    blocks += [f"### {p.title}\n\n![{p.title}](figures/{p.name}.png)\n\n{p.caption}" for p in content.pictures]
+    blocks.append("## What the judge did")
+    for setting, found in content.judges.items():
+        lines = ["| " + " | ".join(cells) + " |" for cells in _judge_rows(content, setting, found)]
+        rule = "|" + " --- |" * (len(TITLES) + 1)
+        blocks.append("\n".join([content.results.settings[setting], "", lines[0], rule, *lines[1:]]))
+    blocks.append("## To make one cell again")
+    for setting, origins in content.origins.items():
+        for row, origin in origins.items():
+            blocks.append(f"{content.results.settings[setting]}, {row}: `{origin.commands[-1]}`")
+    return "\n\n".join(blocks) + "\n"
+
+
+def as_latex_report(content: Content) -> str:
+    """The same as LaTeX: tables in booktabs style and figures as floats, to be \\input into a paper."""
+    blocks = [f"% {content.results.title}\n% \\usepackage{{booktabs,graphicx}}", tex(content.summary)]
+    if content.warnings:
+        items = "\n".join(f"\\item {tex(line)}" for line in content.warnings)
+        blocks.append(f"\\begin{{itemize}}\n{items}\n\\end{{itemize}}")
+    blocks.append(_float("table*", as_latex(content.results), content.results.title))
+    for picture in content.pictures:
+        image = f"\\includegraphics[width=\\textwidth]{{figures/{picture.name}.png}}"
+        blocks.append(_float("figure*", image, f"{picture.title}. {picture.caption}"))
+    for setting, found in content.judges.items():
+        head, *rows = (" & ".join(map(tex, cells)) + " \\\\" for cells in _judge_rows(content, setting, found))
+        body = [f"\\begin{{tabular}}{{l{'r' * len(TITLES)}}}", "\\toprule", head, "\\midrule", *rows]
+        table = "\n".join([*body, "\\bottomrule", "\\end{tabular}"])
+        blocks.append(_float("table*", table, f"What the judge did, {content.results.settings[setting]}"))
+    blocks += [tex(note) for note in content.results.notes]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _float(kind: str, body: str, caption: str) -> str:
+    return f"\\begin{{{kind}}}\n\\centering\n{body.strip()}\n\\caption{{{tex(caption)}}}\n\\end{{{kind}}}"
+
+
+def _judge_rows(content: Content, setting: str, found: Mapping[str, JudgeStatistics]) -> Sequence[list[str]]:
+    labels = {row.name: row.label for row in content.results.rows[setting]}
+    body = [[labels[row], *(f"{getattr(s, name):.4g}" for name in TITLES)] for row, s in found.items()]
+    return [["", *TITLES.values()], *body]
+
+
+def as_summary(results: Results) -> str:
+    """The table on a dozen lines of Markdown, all settings side by side: value and half-width of its 95% interval.
+
+    A star marks a difference to the compared row with p < .05 after Holm's correction.
+    """
+    places = [(setting, column) for setting in results.rows for column in COLUMNS]
+    titles = [f"{results.settings[setting].partition(' (')[0]}, {COLUMNS[column]}" for setting, column in places]
+    by_name = {(setting, row.name): row for setting, rows in results.rows.items() for row in rows}
+    labels = {row.name: row.label for rows in results.rows.values() for row in rows}
+    lines = [["", *titles], ["---"] + ["---:"] * len(places)]
+    for name, label in labels.items():
+        found = [by_name.get((setting, name)) for setting, _ in places]
+        cells = [row.cells.get(column) if row else None for row, (_, column) in zip(found, places, strict=True)]
+        lines.append([label, *map(_summary_cell, cells)])
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    star = f"± half a 95% interval; \\* differs from {results.compare_label}, p < .05 after Holm's correction."
+    return f"{body}\n\n{results.title}. {star}\n"
+
+
+def _summary_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return NONE
+    star = "\\*" if cell.difference is not None and cell.p_holm < 0.05 else ""
+    return f"{cell.value:.1f} ±{(cell.high - cell.low) / 2:.1f}{star}"

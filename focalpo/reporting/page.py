@@ -1,0 +1,218 @@
+"""The report as one page: what is known about a table run in, one HTML file out that needs nothing else to be read.
+
+Numbers and figures are in the page; only the answers, which are many, lie beside it and are loaded when looked at.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+from string import Template
+
+from focalpo.metrics import METRICS
+from focalpo.reporting.cells import COLUMNS, Cell, Results, RowResult
+from focalpo.reporting.judges import TITLES, JudgeStatistics
+from focalpo.reporting.provenance import Chain
+from focalpo.reporting.tables import NONE, p_text
+
+WEB = Path(__file__).parent / "web"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a row of a setting comes from: its seeds, its judge stages and the commands that make it again."""
+
+    seeds: list[str]
+    stages: list[str]
+    commands: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure of the report: its file's name, a title, what to see in it, and the SVG itself."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """All that a report shows; by setting and row where both are keys."""
+
+    results: Results
+    summary: str
+    warnings: Sequence[str]
+    origins: Mapping[str, Mapping[str, Origin]]
+    curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
+    judges: Mapping[str, Mapping[str, JudgeStatistics]]
+    pictures: Sequence[Picture]
+    stages: Chain
+
+
+def page(content: Content) -> str:
+    """The HTML page."""
+    results = content.results
+    options = "".join(
+        f'<option value="{escape(name)}">{escape(label)}</option>' for name, label in results.settings.items()
+    )
+    return Template((WEB / "template.html").read_text()).substitute(
+        title=escape(results.title),
+        css=(WEB / "report.css").read_text(),
+        js=(WEB / "report.js").read_text(),
+        summary=escape(content.summary),
+        warnings=_warnings(content.warnings),
+        tables="".join(_table(results, setting, rows) for setting, rows in results.rows.items()),
+        notes="".join(f'<p class="quiet">{escape(note)}</p>' for note in results.notes),
+        figures="".join(map(_figure, content.pictures)),
+        judges="".join(_judges(results, setting, found) for setting, found in content.judges.items()),
+        stages=_stages(content.stages),
+        setting_options=options,
+        footer=f"{len(content.stages)} sealed stages stand behind this page.",
+        data=_data(content).replace("</", "<\\/"),  # the end of a script is looked for even inside JSON
+    )
+
+
+def _data(content: Content) -> str:
+    results = content.results
+    rows = {
+        setting: [_row(row, content.origins[setting].get(row.name, Origin([], [], []))) for row in found]
+        for setting, found in results.rows.items()
+    }
+    kept = ("commit", "finished", "seconds", "inputs", "outputs", "settings")
+    stages = {title: {name: manifest[name] for name in kept} for title, manifest in content.stages.items()}
+    values = {
+        "settings": results.settings,
+        "columns": COLUMNS,
+        "compare_with": results.compare_with,
+        "compare_label": results.compare_label,
+        "metrics": {name: metric.title for name, metric in METRICS.items()},
+        "rows": rows,
+        "curves": content.curves,
+        "stages": stages,
+    }
+    # NaN is no JSON; a number that is not known is null.
+    return json.dumps(_without_nan(values), allow_nan=False, separators=(",", ":"))
+
+
+def _row(row: RowResult, origin: Origin) -> dict:
+    cells = {name: asdict(cell) for name, cell in row.cells.items()}
+    return {"name": row.name, "label": row.label, "cells": cells, "paper": dict(row.paper)} | asdict(origin)
+
+
+def _without_nan(value):
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def _warnings(warnings: Sequence[str]) -> str:
+    if not warnings:
+        return '<p class="quiet">No stage warned of anything.</p>'
+    lines = "".join(f"<li>{escape(line)}</li>" for line in warnings)
+    return f'<section class="warnings" aria-label="Warnings"><h2>Warnings</h2><ul>{lines}</ul></section>'
+
+
+def _table(results: Results, setting: str, rows: Sequence[RowResult]) -> str:
+    extras = results.extras(setting)
+    head = "".join(f'<th scope="col" aria-sort="none"><button type="button">{escape(name)}</button></th>'
+                   for name in ["Method", *COLUMNS.values(), *extras.values()])  # fmt: skip
+    body = "".join(
+        f"<tr{' class=focus' if row.name == 'focalpo' else ''}>"
+        f'<th scope="row" data-value="{escape(row.label)}">{escape(row.label)}</th>'
+        + "".join(_cell(results, setting, row, column) for column in COLUMNS)
+        + "".join(_number(row.extras.get(name)) for name in extras)
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Table, {escape(results.settings[setting])}">'
+        f'<table class="sortable"><caption>{escape(results.settings[setting])}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _cell(results: Results, setting: str, row: RowResult, column: str) -> str:
+    cell = row.cells.get(column)
+    paper = row.paper.get(column)
+    known = f"<small>paper {paper:.1f}</small>" if paper is not None else ""
+    if cell is None:
+        return f"<td>{NONE}{known}</td>"
+    place = f"{setting}/{row.name}/{column}"
+    opens = f"Where {cell.value:.1f} comes from: {row.label}, {COLUMNS[column]}"
+    return (
+        f'<td data-value="{cell.value}"><button type="button" class="cell" data-cell="{escape(place)}" '
+        f'title="{escape(opens)}">{cell.value:.1f}</button> <small>[{cell.low:.1f}, {cell.high:.1f}]</small>'
+        f"{_compared(cell, results)}{known}{_verdict(cell)}</td>"
+    )
+
+
+def _compared(cell: Cell, results: Results) -> str:
+    if cell.difference is None:
+        return ""
+    found = cell.difference
+    return f"<small>{found.value:+.1f} to {escape(results.compare_label)}, p={p_text(cell.p_holm)}</small>"
+
+
+def _verdict(cell: Cell) -> str:
+    verdict = asdict(cell).get("verdict")
+    return f"<small>{escape(str(verdict))}</small>" if verdict else ""
+
+
+def _number(value: float | None) -> str:
+    return f"<td>{NONE}</td>" if value is None else f'<td data-value="{value}">{value:.1f}</td>'
+
+
+def _figure(picture: Picture) -> str:
+    return (
+        f'<figure id="figure-{picture.name}"><h3>{escape(picture.title)}</h3>'
+        f'<div class="figure" tabindex="0" role="img" aria-label="{escape(picture.title)}. {escape(picture.caption)}">'
+        f"{_inline(picture)}</div><figcaption>{escape(picture.caption)}</figcaption></figure>"
+    )
+
+
+def _inline(picture: Picture) -> str:
+    """The SVG without its XML head; ids get the figure's name, since several figures share one page."""
+    svg = picture.svg[picture.svg.index("<svg") :]
+    for mark in ('id="', 'href="#', "url(#"):
+        svg = svg.replace(mark, f"{mark}{picture.name}-")
+    return svg
+
+
+def _judges(results: Results, setting: str, found: Mapping[str, JudgeStatistics]) -> str:
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in ["Method", *TITLES.values()])
+    labels = {row.name: row.label for row in results.rows[setting]}
+    body = "".join(
+        f'<tr><th scope="row">{escape(labels[row])}</th>'
+        + "".join(f"<td>{_short(getattr(statistics, name))}</td>" for name in TITLES)
+        + "</tr>"
+        for row, statistics in found.items()
+    )
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Judge, {escape(results.settings[setting])}">'
+        f"<table><caption>{escape(results.settings[setting])}</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _short(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.1f}"
+
+
+def _stages(stages: Chain) -> str:
+    """How many stages of each kind there are, and how long they took."""
+    kinds: dict[str, list[float]] = {}
+    for title, manifest in stages.items():
+        kinds.setdefault(title.partition("/")[0], []).append(manifest["seconds"])
+    body = "".join(
+        f'<tr><th scope="row">{kind}</th><td>{len(seconds)}</td><td>{sum(seconds) / 60:.1f}</td></tr>'
+        for kind, seconds in kinds.items()
+    )
+    return (
+        '<table><thead><tr><th scope="col">Kind</th><th scope="col">stages</th>'
+        f'<th scope="col">minutes, summed</th></tr></thead><tbody>{body}</tbody></table>'
+    )

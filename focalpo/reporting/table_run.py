@@ -1,0 +1,104 @@
+"""A table run as its readers see it: the report's folder in, the sealed folders behind every place of the table out."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from focalpo.artifact import MANIFEST, Job, read_manifest
+from focalpo.dynamics import Change, change
+from focalpo.records import PairState, read_records
+from focalpo.reporting.cells import Results, RowSpec, Run, setting_rows
+
+
+@dataclass(frozen=True, slots=True)
+class TableRun:
+    """What the report stage was asked for (`table`), by which `command`, and its inputs by name."""
+
+    path: Path
+    table: dict
+    command: tuple[str, ...]
+    inputs: Mapping[str, Path]
+
+    @staticmethod
+    def read(report: Path) -> "TableRun":
+        """The run behind a report's folder, sealed or in the making; inputs are its neighbours under runs/."""
+        job, runs = Job.read(report), report.resolve().parent.parent
+        inputs = {name: runs / path.parent.name / path.name for name, path in job.inputs.items()}
+        return TableRun(report, job.settings["table"], tuple(job.launch.get("command", ())), inputs)
+
+    @property
+    def name(self) -> str:
+        """The table's file in conf/table/."""
+        return self.table["study"] or self.table["scale"]
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Labels of the settings by name."""
+        return {name: setting["label"] for name, setting in self.table["settings"].items()}
+
+    @property
+    def rows(self) -> dict[str, str]:
+        """Labels of the rows by name."""
+        return {name: row["label"] for name, row in self.table["rows"].items()}
+
+    def seeds(self, setting: str, row: str, kind: str) -> dict[str, Path]:
+        """The row's folders of a kind of stage by seed, in order; empty when the row did not run."""
+        parts = [(name.split("/"), path) for name, path in self.inputs.items()]
+        mine = [(p[2], path) for p, path in parts if len(p) == 4 and (p[0], p[1], p[3]) == (setting, row, kind)]
+        return dict(sorted(mine, key=lambda found: [int(part) for part in found[0].split(".")]))
+
+    def benchmark(self, setting: str, name: str) -> Path | None:
+        """The folder of the setting's benchmark; None where no row of the setting was judged."""
+        return self.inputs.get(f"benchmark/{setting}/{name}")
+
+    def changes(self, setting: str, row: str, split: str) -> list[Change]:
+        """What training did to the pairs of a split, one per seed; empty for a row that was not trained."""
+        files = [folder / "dynamics.parquet" for folder in self.seeds(setting, row, "train").values()]
+        return [change(read_records(file, PairState), split) for file in files]
+
+    def results(self, paper: Mapping, title: str, notes: tuple[str, ...]) -> Results:
+        """The table's cells with intervals and differences; `paper` holds published numbers by setting and row."""
+        rows = {}
+        for setting in self.settings:
+            specs = [
+                RowSpec(name, label, self._runs(setting, name), paper.get(setting, {}).get(name, {}))
+                for name, label in self.rows.items()
+            ]
+            benchmark = self.benchmark(setting, "alpaca_eval")
+            rows[setting] = setting_rows(specs, benchmark and benchmark / "df_gamed.csv", self.table["compare_with"])
+        compare_with = self.table["compare_with"]
+        return Results(title, self.settings, rows, compare_with, self.rows.get(compare_with, ""), notes)
+
+    def _runs(self, setting: str, row: str) -> list[Run]:
+        return [
+            Run(judge, _facts(judge, self.inputs[f"{setting}/{row}/{seed}/generate"]))
+            for seed, judge in self.seeds(setting, row, "judge").items()
+        ]
+
+
+def newest_reports(runs: Path, name: str = "*") -> list[Path]:
+    """Sealed reports of the tables of that name, the one made last first."""
+    sealed = [path.parent for path in runs.glob(f"report/{name}-*/{MANIFEST}")]
+    return sorted(sealed, key=lambda report: read_manifest(report)["finished"], reverse=True)
+
+
+def chosen_report(name: str = "pocket") -> Path:
+    """The report that FOCALPO_REPORT names, else the newest of that name in the checkout's runs/: for notebooks.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    if named := os.environ.get("FOCALPO_REPORT"):
+        return Path(named)
+    runs = Path(__file__).parents[2] / "runs"
+    found = newest_reports(runs, name)
+    if not found:
+        raise ValueError(f"{runs} has no report of the {name} table; make it: make reproduce-table1 SCALE={name}")
+    return found[0]
+
+
+def _facts(judge: Path, generate: Path) -> dict[str, float]:
+    generated = read_manifest(generate)["facts"]["alpaca_eval"]
+    facts = {"tokens": generated["tokens"], "unfinished": 100 * generated["unfinished"]}
+    return facts | read_manifest(judge)["facts"].get("gold", {})

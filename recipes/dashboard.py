@@ -1,0 +1,113 @@
+"""The W&B workspace and report of a table, as code: curves by method, rankings, the table, stages planned and paid for.
+
+python -m recipes.dashboard pocket track.project=focalpo     creates them, or updates those it created before
+
+Without a login (WANDB_API_KEY) nothing is written online; runs tracked with track=offline are uploaded by `wandb sync`.
+"""
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from focalpo.artifact import MANIFEST, Folder, Stage, read_manifest, write_json
+from focalpo.config import compose_table
+from focalpo.metrics import METRICS
+from focalpo.plan import in_order, report_stage, table_rows
+from focalpo.reporting.table_run import newest_reports
+from recipes.command import explained
+from recipes.reproduce import compose_rows, split_arguments, with_rows
+
+ADDRESSES = "dashboard.json"  # under runs/: what was created before, to be updated instead of made twice
+
+with warnings.catch_warnings():
+    # wandb-workspaces 0.4 is written against pydantic's first interface.
+    warnings.filterwarnings("ignore", message="Pydantic V1 style")
+    import wandb_workspaces.reports.v2 as reports
+    import wandb_workspaces.workspaces as workspaces
+
+
+def main(arguments: list[str]) -> None:
+    """Create or update both, or say why not."""
+    name = arguments[0] if arguments and "=" not in arguments[0] else "pocket"
+    own, overrides = split_arguments([argument for argument in arguments if argument != name])
+    table = with_rows(compose_table(name), own)
+    configs = compose_rows(table, overrides)
+    first = next(iter(configs.values()))
+    runs, project = Path(first.runs), first.track.project
+    found = newest_reports(runs, name)
+    stages = in_order([report_stage(table, table_rows(table, configs))])
+    summary = (found[0] / "summary.md").read_text() if found else f"The {name} table is not finished."
+    if not os.environ.get("WANDB_API_KEY"):
+        print(f"no W&B login (WANDB_API_KEY is not set): nothing was written online; {len(stages)} stages planned")
+        print(cost_table(runs, stages))
+        print(f"offline runs lie in {runs / 'wandb'}; log in, then: wandb sync {runs / 'wandb'}/offline-run-*")
+        return
+    entity = os.environ.get("WANDB_ENTITY", "")
+    known = json.loads((runs / ADDRESSES).read_text()) if (runs / ADDRESSES).is_file() else {}
+    workspace = workspace_of(entity, project, known.get(f"{project}/{name}/workspace"))
+    report = report_of(entity, project, name, summary, cost_table(runs, stages), known.get(f"{project}/{name}/report"))
+    workspace.save()
+    report.save()
+    known |= {f"{project}/{name}/workspace": workspace.url, f"{project}/{name}/report": report.url}
+    write_json(runs / ADDRESSES, known)
+    print(f"  {workspace.url}\n  {report.url}")
+
+
+def workspace_of(entity: str, project: str, address: str | None) -> workspaces.Workspace:
+    """A section per panel of the metrics, runs grouped by row; the one at the address, if any, with new sections."""
+    made = workspaces.Workspace.from_url(address) if address else workspaces.Workspace(entity=entity, project=project)
+    made.name = "Training by method"
+    made.sections = [
+        workspaces.Section(name=panel, panels=_lines(panel), is_open=True)
+        for panel in dict.fromkeys(metric.panel for metric in METRICS.values())
+    ]
+    made.runset_settings = workspaces.RunsetSettings(groupby=[workspaces.Metric("group")])
+    return made
+
+
+def report_of(entity: str, project: str, name: str, summary: str, cost: str, address: str | None) -> reports.Report:
+    """The table, the curves of all training runs grouped by row, and stages planned against stages paid for."""
+    made = reports.Report.from_url(address) if address else reports.Report(project, entity)
+    training = reports.Runset(
+        entity=entity, project=project, name="training", filters="Metric('jobType') == 'train'", groupby=["group"]
+    )
+    made.title, made.description = f"FocalPO, {name} table", "Written by python -m recipes.dashboard"
+    made.blocks = [
+        reports.H1("Table"),
+        reports.MarkdownBlock(summary),
+        reports.H1("Training, by method"),
+        reports.PanelGrid(runsets=[training], panels=[line for p in ("Optimisation", "Rewards") for line in _lines(p)]),
+        reports.H1("Rankings and likelihoods"),
+        reports.PanelGrid(runsets=[training], panels=_lines("Likelihood")),
+        reports.H1("Plan and actual cost"),
+        reports.MarkdownBlock(cost),
+    ]
+    return made
+
+
+def cost_table(runs: Path, stages: Sequence[Stage]) -> str:
+    """Markdown: how many stages of each kind are planned and sealed, the hours they took, and what that makes in all.
+
+    The hours of what is missing are the mean of what is sealed of that kind; a kind with nothing sealed has none.
+    """
+    planned: dict[str, list[Path]] = {}
+    for stage in stages:
+        planned.setdefault(stage.kind, []).append(Folder(runs, stage).path)
+    lines = ["| kind | planned | sealed | hours so far | hours in all |", "| --- | ---: | ---: | ---: | ---: |"]
+    for kind, folders in planned.items():
+        seconds = [read_manifest(folder)["seconds"] for folder in folders if (folder / MANIFEST).is_file()]
+        expected = f"{sum(seconds) / len(seconds) * len(folders) / 3600:.3f}" if seconds else "not known"
+        lines.append(f"| {kind} | {len(folders)} | {len(seconds)} | {sum(seconds) / 3600:.3f} | {expected} |")
+    return "\n".join(lines)
+
+
+def _lines(panel: str) -> list:
+    names = [name for name, metric in METRICS.items() if metric.panel == panel]
+    return [reports.LinePlot(title=METRICS[name].title, x="step", y=[name], groupby="group") for name in names]
+
+
+if __name__ == "__main__":
+    explained(lambda: main(sys.argv[1:]))

@@ -1,0 +1,63 @@
+"""Run the notebooks on a sealed report and put rendered copies into its folder; the notebooks themselves stay clean.
+
+python -m recipes.notebooks pocket                  the newest report of a table
+python -m recipes.notebooks runs/report/NAME        this one
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
+
+from focalpo.plan import EVAL
+from focalpo.reporting.table_run import newest_reports
+from recipes.command import explained
+
+NOTEBOOKS = sorted((EVAL.parent / "notebooks").glob("*.ipynb"))
+SECONDS = 300
+
+
+def run_notebook(path: Path, report: Path) -> nbformat.NotebookNode:
+    """The notebook with its outputs, run top to bottom on a report.
+
+    Raises:
+        ValueError: when a cell fails, with what it said.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    environment = os.environ | {"FOCALPO_REPORT": str(report.resolve())}
+    client = NotebookClient(notebook, timeout=SECONDS, kernel_name="python3")
+    client.create_kernel_manager().transport = "ipc"  # nobody else on the machine can listen
+    try:
+        client.execute(env=environment)
+    except CellExecutionError as error:
+        raise ValueError(f"{path.name} failed on {report}: {error.ename}: {error.evalue}") from error
+    return notebook
+
+
+def render(report: Path) -> list[Path]:
+    """Write `<report>/notebooks/*.html`: readable anywhere, nothing fetched."""
+    exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="")
+    folder = report / "notebooks"
+    folder.mkdir(exist_ok=True)
+    written = []
+    for path in NOTEBOOKS:
+        text, _ = exporter.from_notebook_node(run_notebook(path, report))
+        written.append(folder / f"{path.stem}.html")
+        written[-1].write_text(text)
+    return written
+
+
+def main(which: str) -> None:
+    reports = [Path(which)] if Path(which).is_dir() else newest_reports(Path("runs"), which)
+    if not reports:
+        raise ValueError(f"there is no report of the {which} table; make it: make reproduce-table1 SCALE={which}")
+    for path in render(reports[0]):
+        print(f"  {path}")
+
+
+if __name__ == "__main__":
+    explained(lambda: main(sys.argv[1] if len(sys.argv) > 1 else "pocket"))

@@ -1,0 +1,71 @@
+"""The chain behind one number of a table: what it is, the stages that made it, and the commands that make it again.
+
+python -m recipes.why focalpo/base/ae2_lc                      from the newest report that has the cell
+python -m recipes.why focalpo/base/ae2_lc runs/report/NAME     from this one
+"""
+
+import csv
+import sys
+from pathlib import Path
+
+from focalpo.artifact import read_manifest
+from focalpo.reporting.cells import COLUMNS
+from focalpo.reporting.provenance import Chain, chain, commands, warnings_of
+from focalpo.reporting.table_run import TableRun, newest_reports
+from recipes.command import explained
+
+
+def why(cell: str, reports: list[Path]) -> str:
+    """The explanation of `row/setting/column` from the first of the reports that has it.
+
+    Raises:
+        ValueError: when no report has the cell.
+    """
+    for report in reports:
+        run = TableRun.read(report)
+        row, setting, column = parts if len(parts := cell.split("/")) == 3 else ("", "", "")
+        score = _scores(report).get((setting, row, column))
+        if column in COLUMNS and score is not None and score["value"] != "-":
+            return _explained(run, row, setting, column, score)
+    known = f"ROW/SETTING/COLUMN with a column of {', '.join(COLUMNS)}"
+    raise ValueError(
+        f"no report has a number for {cell!r}; it must be {known}; looked in {', '.join(map(str, reports)) or 'none'}"
+    )
+
+
+def _scores(report: Path) -> dict[tuple[str, str, str], dict[str, str]]:
+    with (report / "table1.csv").open() as file:
+        return {(line["setting"], line["row"], line["column"]): line for line in csv.DictReader(file)}
+
+
+def _explained(run: TableRun, row: str, setting: str, column: str, score: dict[str, str]) -> str:
+    value, low, high = (f"{float(score[name]):.1f}" for name in ("value", "low", "high"))
+    judges = run.seeds(setting, row, "judge")
+    stages = chain(judges.values())
+    lines = [
+        f"{run.rows[row]}, {run.settings[setting]}, {COLUMNS[column]}: {value} [{low}, {high}]",
+        f"{score['seeds']} seeds on {score['prompts']} prompts, in {run.path}",
+        "",
+        *_stage_lines(stages),
+    ]
+    if found := warnings_of(stages):
+        lines += ["", "warnings", *(f"  {line}" for line in found)]
+    made_by = read_manifest(run.path)["commit"]
+    return "\n".join([*lines, "", "to make it again", *(f"  {c}" for c in commands(run, setting, row, made_by))])
+
+
+def _stage_lines(stages: Chain) -> list[str]:
+    width = max(map(len, stages))
+    lines = []
+    for title, manifest in stages.items():
+        needed = [name.rpartition("-")[2] for name in manifest["inputs"].values()]
+        made_from = f"  from {', '.join(needed)}" if needed else ""
+        lines.append(f"{title:<{width}}  {manifest['seconds']:8.1f} s  commit {manifest['commit'][:12]}{made_from}")
+    return lines
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3):
+        sys.exit("error: name a cell: python -m recipes.why ROW/SETTING/COLUMN [REPORT]")
+    where = [Path(sys.argv[2])] if len(sys.argv) == 3 else newest_reports(Path("runs"))
+    explained(lambda: print(why(sys.argv[1], where)))

@@ -1,0 +1,87 @@
+"""A small table run whose stages are sealed but were never computed: real plan and keys, invented records."""
+
+import random
+from pathlib import Path
+
+from focalpo.artifact import Folder, Job, Stage
+from focalpo.config import compose_table
+from focalpo.plan import in_order, report_stage, table_rows
+from focalpo.records import (
+    AlpacaVerdict,
+    ArenaGame,
+    Completion,
+    PairState,
+    Question,
+    append_json,
+    read_records,
+    write_records,
+)
+from recipes import benchmark
+from recipes.reproduce import compose_rows, with_rows
+
+ASKED = ["table=pocket", "settings=base", "rows=sft,dpo,focalpo", "seeds=2"]
+STEPS = 12
+
+
+def planned(name: str = "pocket", **own: str) -> Stage:
+    """The report stage of a cut-down table."""
+    own = own or {"settings": "base", "rows": "sft,dpo,focalpo", "seeds": "2"}
+    table = with_rows(compose_table(name), own)
+    command = [f"table={name}", *(f"{key}={value}" for key, value in own.items())]
+    return report_stage(table, table_rows(table, compose_rows(table, [])), command)
+
+
+def sealed_stages(runs: Path, report: Stage) -> Folder:
+    """Seal everything that the report needs; returns the report's own folder, still empty."""
+    for stage in in_order([report])[:-1]:
+        folder = Folder(runs, stage)
+        with folder.being_made() as job:
+            folder.seal(1.5, MAKERS.get(stage.kind, _something)(job))
+    return Folder(runs, report)
+
+
+def _something(job: Job) -> dict:
+    (job.path / "made.txt").write_text(job.key)
+    return {}
+
+
+def _train(job: Job) -> dict:
+    draw = random.Random(job.key)
+    for step in range(1, STEPS + 1):
+        row = {"loss": 0.7 - 0.01 * step, "reward_accuracy": 0.5, "logps_chosen": -8.0, "logps_rejected": -9.0 - step}
+        append_json(job.path / "metrics.jsonl", {"step": step} | row)
+    states = [
+        PairState(step, split, f"{split}-{n}", draw.gauss(-8, 2), draw.gauss(-9, 2), 7, 8, n % 10 == 0)
+        for step in (0, STEPS)
+        for split in ("train", "test")
+        for n in range(40)
+    ]
+    write_records(job.path / "dynamics.parquet", states)
+    return {"pairs": 40}
+
+
+def _generate(job: Job) -> dict:
+    facts = {}
+    for name, values in job.settings["sets"].items():
+        questions = read_records(job.inputs[values["questions"]] / "questions.parquet", Question)
+        completions = [Completion(q.id, q.prompt, f"{job.name} says {q.id[:4]}", 6, True) for q in questions]
+        write_records(job.path / f"{name}.parquet", completions)
+        facts[name] = {"tokens": 6.0, "unfinished": 0.0}
+    return facts
+
+
+def _judge(job: Job) -> dict:
+    draw = random.Random(job.key)
+    alpaca = read_records(job.inputs["alpaca_eval"] / "questions.parquet", Question)
+    verdicts = [
+        AlpacaVerdict(q.id, n, 1 + draw.random() ** 2, len(q.reference), draw.randrange(5, 60))
+        for n, q in enumerate(alpaca)
+    ]
+    write_records(job.path / "alpaca_eval.parquet", verdicts)
+    arena = read_records(job.inputs["arena_hard"] / "questions.parquet", Question)
+    games = [ArenaGame(q.id, game, "A>B", draw.choice([0.0, 0.5, 1.0]), 1) for q in arena for game in (1, 2)]
+    write_records(job.path / "arena_hard.parquet", games)
+    return {"calls": {"calls": 800, "retried": 3, "failed": 0, "replayed": 0}, "gold": {"greedy_success": 50.0}}
+
+
+MAKERS = {"benchmark": benchmark.make, "train": _train, "generate": _generate, "judge": _judge}

@@ -1,0 +1,129 @@
+"""The report as a reader meets it: in a real Chromium, from disk, light and dark, by keyboard, on a phone."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import axe_playwright_python
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+pytestmark = pytest.mark.browser
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
+SCREENS = {"desk": (1200, 900), "phone": (390, 844)}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert path is not None, "no Chromium on this machine; on Debian: apt-get install chromium"
+    flags = ["--no-sandbox"] if os.geteuid() == 0 else []  # root's Chromium refuses to start inside a sandbox
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=flags)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(params=["light", "dark"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=SCREENS)
+def page(request: pytest.FixtureRequest, browser: Browser, scheme: str, sealed_report: Path) -> Iterator[Page]:
+    """The report, opened from disk without a network; every complaint of the browser fails the test."""
+    width, height = SCREENS[request.param]
+    context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": height}, offline=True)
+    opened = context.new_page()
+    said: list[str] = []
+    opened.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("requestfailed", lambda request: said.append(f"failed: {request.url}"))
+    opened.goto((sealed_report / "report.html").as_uri())
+    opened.wait_for_selector("#answer-view .sides")
+    yield opened
+    assert said == []
+    context.close()
+
+
+def violations(page: Page) -> list[str]:
+    page.evaluate(AXE)
+    found = page.evaluate("axe.run()")["violations"]
+    return [f"{each['id']}: {each['nodes'][0]['html'][:200]}" for each in found]
+
+
+def column(page: Page, place: int) -> list[str]:
+    return [
+        cell.inner_text().split()[0] for cell in page.locator(f"table.sortable tbody tr > :nth-child({place})").all()
+    ]
+
+
+def test_it_opens_without_a_complaint_and_keeps_the_rules_of_accessibility(page: Page) -> None:
+    assert violations(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out at the side"
+
+
+def test_a_title_sorts_its_column_down_up_and_back(page: Page) -> None:
+    before = column(page, 2)
+    title = page.get_by_role("button", name="AlpacaEval LC").first
+    title.focus()
+    page.keyboard.press("Enter")
+    assert column(page, 2) == sorted(before, key=float, reverse=True)
+    expect(page.locator("table.sortable th").nth(1)).to_have_attribute("aria-sort", "descending")
+    page.keyboard.press("Enter")
+    assert column(page, 2) == sorted(before, key=float)
+    page.keyboard.press("Enter")
+    assert column(page, 2) == before
+
+
+def test_a_number_opens_its_provenance_by_keyboard_and_closes_again(page: Page) -> None:
+    cell = page.locator("button.cell[data-cell='base/focalpo/ae2_lc']")
+    cell.focus()
+    page.keyboard.press("Enter")
+    panel = page.get_by_role("dialog")
+    expect(panel).to_be_visible()
+    expect(panel.get_by_role("heading", level=2)).to_have_text("FocalPO, Pocket base (off-policy pairs), AlpacaEval LC")
+    expect(panel).to_contain_text("recipes.reproduce table=pocket settings=base rows=dpo,focalpo seeds=2")
+    judge = panel.locator("details", has_text="judge/base-focalpo-s1")
+    judge.locator("summary").click()
+    expect(judge).to_contain_text("alpaca_eval.parquet")
+    expect(judge).to_contain_text("sha256")
+    assert violations(page) == []
+    page.keyboard.press("Escape")
+    expect(panel).to_be_hidden()
+    expect(cell).to_be_focused()
+
+
+def test_any_two_rows_are_read_side_by_side(page: Page) -> None:
+    sides = page.locator("#answer-view .sides > div")
+    expect(sides.nth(0)).to_contain_text("base-dpo-s1 says")
+    expect(sides.nth(1)).to_contain_text("base-focalpo-s1 says")
+    page.select_option("#answer-left", "sft")
+    expect(sides.nth(0)).to_contain_text("sft-s1 says")
+    first = page.locator("#answer-view").inner_text()
+    page.get_by_role("button", name="Next").click()
+    expect(page.get_by_role("status")).to_have_text("prompt 2 of 400")
+    assert page.locator("#answer-view").inner_text() != first
+    page.select_option("#answer-benchmark", "arena_hard")
+    expect(page.get_by_role("status")).to_have_text("prompt 1 of 200")
+    expect(sides.nth(0)).to_contain_text("Arena-Hard games: A>B, A>B")
+    page.select_option("#answer-filter", "left")
+    expect(page.get_by_role("status")).to_contain_text("prompt 1 of ")
+    assert 0 < int(page.get_by_role("status").inner_text().split()[-1]) < 200
+
+
+def test_curves_follow_the_metric_and_the_chosen_rows(page: Page) -> None:
+    lines = page.locator("#curve-plot polyline")
+    expect(lines).to_have_count(2)
+    page.select_option("#curve-metric", "logps_rejected")
+    expect(page.locator("#curve-plot svg")).to_have_attribute("aria-label", "log-prob of rejected, nats over steps")
+    page.get_by_role("checkbox", name="DPO", exact=True).uncheck()
+    expect(page.locator("#curve-plot polyline[stroke='#8c959f']")).to_have_count(1)
+
+
+def test_every_figure_is_as_wide_as_it_takes_to_read_it(page: Page) -> None:
+    for figure in page.locator("figure svg").all():
+        box = figure.bounding_box()
+        # Figures are drawn 10 to 12 inches wide: 80 pixels an inch make their smallest type 8 pixels high.
+        assert box is not None and box["width"] >= 950 and box["height"] >= 150

@@ -1,0 +1,90 @@
+"""The small numbers beside the table, by hand: judge statistics, curves, the checklist, what the summary marks."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from focalpo.judging.stats import Interval
+from focalpo.records import AlpacaVerdict, ArenaGame, write_records
+from focalpo.reporting.answers import judged_answers
+from focalpo.reporting.cells import Cell, Results, RowResult
+from focalpo.reporting.checklist import checklist
+from focalpo.reporting.curves import training_curves
+from focalpo.reporting.document import as_summary
+from focalpo.reporting.judges import judge_statistics
+from focalpo.reporting.provenance import chain, commands
+from focalpo.reporting.table_run import TableRun
+
+
+def test_a_curve_is_the_mean_over_seeds_and_over_windows_of_steps(tmp_path: Path) -> None:
+    for seed, start in (("a", 0.0), ("b", 10.0)):
+        (tmp_path / seed).mkdir()
+        lines = [json.dumps({"step": step, "loss": start + step}) for step in (1, 2, 3, 4)]
+        (tmp_path / seed / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    # windows (1, 2) and (3, 4); seeds differ by 10, so their mean lies 5 above the first
+    assert training_curves([tmp_path / "a", tmp_path / "b"], points=2) == {"step": [1.5, 3.5], "loss": [6.5, 8.5]}
+    assert training_curves([tmp_path]) == {}, "a folder without metrics has no curve"
+
+
+def test_judge_statistics_by_hand(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "judge" / "dpo-s1-0"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"facts": {"calls": {"calls": 9, "retried": 2, "failed": 1}}}))
+    verdicts = [AlpacaVerdict(str(n), n, p, 10, 20 + n) for n, p in enumerate((1.0, 1.5, 1.46, 2.0))]
+    write_records(folder / "alpaca_eval.parquet", verdicts)
+    games = [(1.0, 1.0), (0.0, 1.0), (0.5, 0.5), (0.5, 1.0)]  # (game 1: model second, game 2: model first)
+    flat = [
+        ArenaGame(str(n), g + 1, "A>B", pair[g], 3 if n == 0 else 1) for n, pair in enumerate(games) for g in (0, 1)
+    ]
+    write_records(folder / "arena_hard.parquet", flat)
+    found = judge_statistics(TableRun(tmp_path, {}, (), {"base/dpo/1/judge": folder}), "base", "dpo")
+    assert found is not None
+    assert (found.calls, found.retried, found.failed) == (9, 2, 1)
+    assert (found.draws, found.agree, found.strong) == (50.0, 50.0, 25.0)
+    assert found.first_place == 100 * (0 + 1 + 0 + 0.5) / 4
+    assert (found.model_length, found.reference_length) == (21.5, 10.0)
+    assert judge_statistics(TableRun(tmp_path, {}, (), {}), "base", "dpo") is None
+
+
+def test_an_answer_carries_its_share_of_the_win(sealed_report: Path) -> None:
+    run = TableRun.read(sealed_report)
+    folders = (run.seeds("base", "dpo", kind)["1"] for kind in ("judge", "generate"))
+    answers = judged_answers(*folders)
+    assert all(0 <= answer["score"] <= 1 for found in answers.values() for answer in found)
+    assert len(answers["alpaca_eval"]) == 400 and len(answers["arena_hard"]) == 200
+    assert set(answers["arena_hard"][0]) == {"text", "tokens", "finished", "score", "games"}
+
+
+def test_the_summary_stars_what_holm_leaves_standing_and_dashes_what_did_not_run() -> None:
+    cell = Cell(30.0, 28.0, 32.0, 3, 400, 0.5, difference=Interval(4.0, 2.0, 6.0), p=0.01, p_holm=0.03)
+    rows = [
+        RowResult("a", "A", {"ae2_lc": cell, "ae2_wr": replace(cell, p_holm=0.06)}, {}, {}),
+        RowResult("b", "B", {}, {}, {}),
+    ]
+    lines = as_summary(Results("T", {"base": "Base (x)"}, {"base": rows}, "dpo", "DPO", ())).splitlines()
+    assert lines[0] == "|  | Base, AlpacaEval LC | Base, AlpacaEval WR | Base, Arena-Hard WR |"
+    assert lines[2:4] == ["| A | 30.0 ±2.0\\* | 30.0 ±2.0 | - |", "| B | - | - | - |"]
+
+
+@pytest.mark.parametrize("commit, first", [("abc", "git checkout abc"), ("abc+changes", "make setup")])
+def test_commands_name_a_commit_only_where_it_says_all(sealed_report: Path, commit: str, first: str) -> None:
+    run = TableRun.read(sealed_report)
+    asked = replace(run, command=("table=pocket", "runs=/elsewhere", "train.max_steps=3", "judge.x='a b'"))
+    found = commands(asked, "base", "dpo", commit)
+    assert found[0] == first
+    tail = """settings=base rows=dpo train.max_steps=3 'judge.x='"'"'a b'"'"''"""
+    assert found[-1] == f".venv/bin/python -m recipes.reproduce table=pocket {tail}"
+
+
+def test_the_checklist_counts_what_the_manifests_say(sealed_report: Path) -> None:
+    run = TableRun.read(sealed_report)
+    stages = chain(run.inputs.values())
+    text = (sealed_report / "checklist.md").read_text()
+    assert f"{len(stages)} sealed stages" in text and "2 seeds a row" in text and "200 or 400 prompts" in text
+    # every invented stage took 1.5 s
+    assert f"{len(stages) * 1.5 / 3600:.2f} stage-hours" in text
+    assert "4 preference runs with dpo, focalpo" in text
+    assert len([line for line in text.splitlines() if line[:1].isdigit()]) == 16
+    assert "Nothing was trained" in checklist(run, Results("T", {}, {}, "dpo", "DPO", ()), {})
