@@ -135,6 +135,10 @@ def _problems(config: Config):
     for phase in config.model.phases.values():
         yield from phase.train.problems()
     yield from config.train.problems()
+    if config.lora is not None:
+        yield from config.lora.problems()
+        if config.train.zero_stage == 3:
+            yield "lora with train.zero_stage=3: adapters cannot be merged into divided weights; set a lower stage"
     yield from _data_problems(config.data)
     if (config.model.path is None) == (config.model.architecture is None):
         yield "model: set either model.path (a released model) or model.architecture (trained here), not both"

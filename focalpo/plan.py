@@ -86,7 +86,8 @@ def train_stage(config: Config, name: str) -> Stage:
             "train": settings,
             "dynamics": plain(config.dynamics),
             "seed": config.seed,
-        },
+        }
+        | ({"lora": plain(config.lora)} if config.lora else {}),
         inputs=inputs,
         launch=_launch(config) | {"train": execution},
     )
@@ -169,7 +170,7 @@ def table_rows(table: TableConfig, configs: dict[tuple[str, str], Config]) -> di
         row = table.rows[name]
         for seed in range(config.seed, config.seed + row.seeds):
             # The SFT model is the same in both settings wherever their configurations agree: one name, one stage.
-            label = f"{setting}-{name}" if row.trained else name
+            label = f"{setting}-{name}" if row.trained or table.settings[setting].released else name
             found[setting, name, seed] = row_stages(replace(config, seed=seed), label, row.trained)
     return found
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from focalpo.track import TrackSettings
 from focalpo.training.engine import TrainSettings
+from focalpo.training.lora import LoraSettings
 from focalpo.training.scratch import Architecture
 
 
@@ -139,17 +140,30 @@ class Config:
     judge: JudgeConfig
     launch: LaunchConfig
     track: TrackSettings
+    lora: LoraSettings | None
     seed: int
     runs: str
 
 
 @dataclass(slots=True)
+class CheckpointConfig:
+    """A checkpoint that somebody else trained: its hub id and commit (null: not established, the newest is taken)."""
+
+    path: str
+    revision: str | None
+
+
+@dataclass(slots=True)
 class TableSettingConfig:
-    """One setting (pair of columns) of the table: overrides that select it and the folder of its experiments."""
+    """One setting (pair of columns) of the table: overrides that select it and the folder of its experiments.
+
+    `released`, by row, are checkpoints that can take the place of training: rows=released.
+    """
 
     label: str
     overrides: list[str]
     experiments: str
+    released: dict[str, CheckpointConfig] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

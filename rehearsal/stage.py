@@ -5,6 +5,7 @@ configurations --every hub id, revision, protocol--> repositories on disk --> en
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -31,8 +32,9 @@ DATASETS = {
 }
 
 
-def build(configs: Iterable[Config], root: Path) -> dict[tuple[str, str], Repository]:
-    """Write every repository that the configurations name; returns them by kind and name."""
+def build(configs: Iterable[Config], root: Path) -> list[Repository]:
+    """Write every repository that the configurations name, anew; returns them."""
+    shutil.rmtree(root, ignore_errors=True)
     found: dict[tuple[str, str], Repository] = {}
     words = texts()
     for config in configs:
@@ -48,7 +50,7 @@ def build(configs: Iterable[Config], root: Path) -> dict[tuple[str, str], Reposi
             if not (root / f"{name}.made").is_dir():
                 benchmark = repository_of(name, root)
                 found[benchmark.kind, benchmark.name] = benchmark
-    return found
+    return list(found.values())
 
 
 def _seed(name: str) -> int:
@@ -83,6 +85,7 @@ def environment(hub: Hub, home: Path, key: str | None) -> dict[str, str]:
 def judge(folder: Path) -> Iterator[str]:
     """An OpenAI-compatible judge on loopback; gives its address."""
     ready = folder / "judge.url"
+    ready.unlink(missing_ok=True)
     command = [sys.executable, "-m", "focalpo.pocket.judge", "--ready-file", str(ready)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
