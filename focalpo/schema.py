@@ -37,8 +37,25 @@ class ModelConfig:
 
 
 @dataclass(slots=True)
+class OnPolicyConfig:
+    """Pairs made here: one sample of the model for each seed, rated by a reward model, the best against the worst.
+
+    `reward_code` allows the reward model to run code of its own repository, at the pinned revision.
+    """
+
+    seeds: list[int]
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    reward_model: str
+    reward_revision: str | None
+    reward_code: bool
+    reward_dtype: str
+
+
+@dataclass(slots=True)
 class DataConfig:
-    """Preference pairs: made by the pocket world, read from files, or loaded from the hub at a revision."""
+    """Preference pairs: made by the pocket world or by the model itself, read from files, or loaded from the hub."""
 
     name: str
     source: str
@@ -57,6 +74,7 @@ class DataConfig:
     samples: int
     temperature: float
     seed: int
+    on_policy: OnPolicyConfig | None = None
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ import torch
 from focalpo.artifact import Folder, Job, Stage, verify
 from recipes.quiet import cores_each
 
-RANKED = ("sft", "reference", "train")
+RANKED = ("sft", "reward", "reference", "train")
 FACTS = ".facts.json"  # what rank 0 tells the process that seals
 
 

@@ -1,7 +1,8 @@
 """The dress rehearsal of a table: every row, name and step of it, on stand-ins, then a look at what came out.
 
 python -m rehearsal                       table=paper, all rows
-python -m rehearsal rows=sft,dpo          fewer rows
+python -m rehearsal rows=sft,dpo          fewer rows; rows=released, any override
+python -m rehearsal table=one_gpu         another scale
 python -m rehearsal --diff                what a rehearsal changes, and nothing is run
 python -m rehearsal --go-on               go on with one that was interrupted instead of starting from nothing
 """
@@ -13,13 +14,13 @@ import sys
 import time
 from pathlib import Path
 
-from focalpo.config import CONF, compose_table
+from focalpo.config import CONF, compose, compose_table
 from focalpo.schema import Config, TableConfig
 from recipes.command import explained
 from recipes.quiet import cores_each, quiet
 from recipes.reproduce import compose_rows, split_arguments, with_rows
 from rehearsal.check import checked
-from rehearsal.differences import HARDWARE, Change, changes, described, protocol_changes
+from rehearsal.differences import Change, changes, described, hardware, protocol_changes
 from rehearsal.hub import serving
 from rehearsal.stage import build, endpoints, environment, judge
 
@@ -42,10 +43,11 @@ def rehearse(arguments: list[str]) -> None:
     if "--go-on" not in flags:
         shutil.rmtree(runs, ignore_errors=True)
     folder = runs / ".stand-ins"  # in a fixed place: a protocol's path is part of the stages that use it
-    repositories = build(paper.values(), folder / "hub")
+    starts = {name: str(compose(column.overrides).model.path) for name, column in table.settings.items()}
+    repositories = build(paper, starts, folder / "hub")
     first = next(iter(paper.values()))
     with serving(repositories) as hub, judge(folder) as address:
-        changed = [f"{key}={value}" for key, value in HARDWARE.items()] + [f"runs={runs}"]
+        changed = [*hardware(first), f"runs={runs}"]
         changed += endpoints(first, repositories, folder / "eval", address)
         tell(table, first, changes(paper, compose_rows(table, [*overrides, *changed])), folder / "eval")
         if "--diff" in flags:

@@ -10,18 +10,18 @@ from focalpo.config import plain
 from focalpo.plan import EVAL
 from focalpo.schema import Config
 
-HARDWARE = {
-    "launch.gpus": "0",
-    "launch.ranks": "2",
-    "launch.workers": "2",
-    "generate.data_parallel": "1",
-}
-"""Two ranks on two cores instead of eight on eight GPUs, and two stages at once where a rank needs no GPU."""
+HARDWARE = ("launch.gpus", "launch.ranks", "launch.workers", "generate.data_parallel")
 ENDPOINTS = ("judge.endpoint.base_url", "judge.benchmarks.alpaca_eval", "judge.benchmarks.arena_hard", "runs")
 PROTOCOL = ("prompts", "files.*.sha256")
 """What no stand-in can keep of a protocol: how many prompts, and what its files hash to."""
 
 Change = tuple[Any, Any]
+
+
+def hardware(config: Config) -> list[str]:
+    """Overrides for two cores and no GPU: two ranks where there were more, two stages at once, one engine each."""
+    ranks = min(2, config.launch.ranks)
+    return ["launch.gpus=0", f"launch.ranks={ranks}", "launch.workers=2", "generate.data_parallel=1"]
 
 
 def changes(paper: Mapping[Any, Config], rehearsed: Mapping[Any, Config]) -> dict[str, set[Change]]:

@@ -6,6 +6,7 @@ their order and its two end tokens, a tokenizer that would add a BOS of its own 
 """
 
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,18 +133,18 @@ def _tokens(tokenizer: PreTrainedTokenizerBase) -> dict:
     }
 
 
-FAMILIES: dict[str, tuple[Callable, Callable, list[str]]] = {
+KINDS: dict[str, tuple[Callable, Callable, list[str]]] = {
     "mistral": (mistral_tokenizer, mistral_config, ["</s>"]),
     "llama3": (llama3_tokenizer, llama3_config, ["<|eot_id|>", "<|end_of_text|>"]),
     "qwen2": (qwen2_tokenizer, qwen2_config, ["<|im_end|>", "<|endoftext|>"]),
 }
 
 
-def write_model(family: str, folder: Path, texts: list[str], seed: int) -> None:
-    """A causal LM of a family as the hub would hold it."""
-    make_tokenizer, make_config, ends = FAMILIES[family]
+def write_model(family: str, texts: list[str], folder: Path) -> None:
+    """A causal LM of a family as the hub would hold it; its weights are drawn by the name of its folder."""
+    make_tokenizer, make_config, ends = KINDS[family]
     tokenizer = make_tokenizer(texts)
-    torch.manual_seed(seed)
+    torch.manual_seed(zlib.crc32(folder.name.encode()))
     model = AutoModelForCausalLM.from_config(make_config(tokenizer), dtype=torch.bfloat16)
     stops = [tokenizer.convert_tokens_to_ids(name) for name in ends]
     _ends_now_and_then(model, stops[0])
@@ -152,10 +153,10 @@ def write_model(family: str, folder: Path, texts: list[str], seed: int) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def write_reward_model(folder: Path, texts: list[str], seed: int) -> None:
+def write_reward_model(texts: list[str], folder: Path) -> None:
     """A Llama that gives a chat one score, with the tokenizer of the models that it rates."""
     tokenizer = llama3_tokenizer(texts)
-    torch.manual_seed(seed)
+    torch.manual_seed(zlib.crc32(folder.name.encode()))
     config = llama3_config(tokenizer)
     config.num_labels, config.pad_token_id = 1, tokenizer.convert_tokens_to_ids("<|end_of_text|>")
     AutoModelForSequenceClassification.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)

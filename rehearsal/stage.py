@@ -3,27 +3,29 @@
 configurations --every hub id, revision, protocol--> repositories on disk --> environment and overrides of the run
 """
 
-import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from focalpo.schema import Config
 from rehearsal.benchmarks import protocol_over, repository_of
 from rehearsal.datasets import texts, write_armorm, write_h4, write_trl_lib
 from rehearsal.hub import Hub, Repository
-from rehearsal.models import write_model
+from rehearsal.models import write_model, write_reward_model
 
 START_SECONDS = 30
-# The setting's own start says which family its checkpoints are of; a name is never searched for one.
-FAMILY_OF = {
+# The model that a setting starts from says of which family its checkpoints are; no name is searched for one.
+FAMILIES = {
     "HuggingFaceH4/mistral-7b-sft-beta": "mistral",
     "meta-llama/Meta-Llama-3-8B-Instruct": "llama3",
+    "Qwen/Qwen2.5-0.5B-Instruct": "qwen2",
+    "Qwen/Qwen2.5-1.5B-Instruct": "qwen2",
 }
 DATASETS = {
     "trl-lib/ultrafeedback_binarized": write_trl_lib,
@@ -32,29 +34,35 @@ DATASETS = {
 }
 
 
-def build(configs: Iterable[Config], root: Path) -> list[Repository]:
-    """Write every repository that the configurations name, anew; returns them."""
+def build(configs: Mapping[tuple[str, str], Config], starts: Mapping[str, str], root: Path) -> list[Repository]:
+    """Write every repository that the configurations of (setting, row) name, anew; returns them.
+
+    `starts[setting]` is the model that a setting starts from.
+    """
     shutil.rmtree(root, ignore_errors=True)
     found: dict[tuple[str, str], Repository] = {}
     words = texts()
-    for config in configs:
-        model, data = config.model, config.data
-        assert model.path is not None and data.path is not None
-        wanted = Repository("models", model.path, model.revision, root / "models" / model.path)
-        if found.setdefault(("models", model.path), wanted) is wanted:
-            write_model(FAMILY_OF[model.path], wanted.folder, words, seed=_seed(model.path))
-        wanted = Repository("datasets", data.path, data.revision, root / "datasets" / data.path)
-        if found.setdefault(("datasets", data.path), wanted) is wanted:
-            DATASETS[data.path](wanted.folder)
-        for name in config.judge.benchmarks.values():
-            if not (root / f"{name}.made").is_dir():
-                benchmark = repository_of(name, root)
-                found[benchmark.kind, benchmark.name] = benchmark
-    return list(found.values())
+    for (setting, _), config in configs.items():
+        for repository, write in wanted(config, FAMILIES[starts[setting]], words, root):
+            if (repository.kind, repository.name) not in found:
+                found[repository.kind, repository.name] = repository
+                write(repository.folder)
+    names = {name for config in configs.values() for name in config.judge.benchmarks.values()}
+    return [*found.values(), *(repository_of(name, root) for name in sorted(names))]
 
 
-def _seed(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
+def wanted(config: Config, family: str, words: list[str], root: Path) -> Iterator[tuple[Repository, Callable]]:
+    """The repositories that one configuration names, and what writes each."""
+    model, data = config.model, config.data
+    yield _repository(root, "models", model.path, model.revision), partial(write_model, family, words)
+    yield _repository(root, "datasets", data.path, data.revision), DATASETS[str(data.path)]
+    if (made := data.on_policy) is not None:
+        yield _repository(root, "models", made.reward_model, made.reward_revision), partial(write_reward_model, words)
+
+
+def _repository(root: Path, kind: str, name: str | None, revision: str | None) -> Repository:
+    assert name is not None, "nothing that is made here is rehearsed"
+    return Repository(kind, name, revision, root / kind / name)
 
 
 def endpoints(config: Config, repositories: Iterable[Repository], protocols: Path, judge: str) -> list[str]:
@@ -98,4 +106,3 @@ def judge(folder: Path) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait()
-

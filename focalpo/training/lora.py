@@ -43,7 +43,9 @@ def add_adapters(model: PreTrainedModel, settings: LoraSettings, seed: int):
     modules = [name.rpartition(".")[2] for name, _ in model.named_modules()]
     missing = [target for target in settings.targets if target not in modules]
     if missing:
-        raise ValueError(f"lora.targets: {model.config.model_type} has no module {', '.join(missing)}; correct the name")
+        raise ValueError(
+            f"lora.targets: {model.config.model_type} has no module {', '.join(missing)}; correct the name"
+        )
     torch.manual_seed(seed)
     # No dropout: a policy that drops is not the reference at step 0.
     config = LoraConfig(
