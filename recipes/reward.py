@@ -15,8 +15,8 @@ def make(job: Job) -> dict:
     samples = [read_records(job.inputs[f"seed-{seed}"] / "samples.parquet", Completion) for seed in seeds]
     rows = [
         (prompt, seed, answer.text)
-        for prompt, *answers in zip(prompts, *samples, strict=True)
-        for seed, answer in zip(seeds, answers, strict=True)
+        for prompt, *drawn in zip(prompts, *samples, strict=True)
+        for seed, answer in zip(seeds, drawn, strict=True)
     ]
     model = RewardModel(**job.settings["reward"])
     scores = model.scores(

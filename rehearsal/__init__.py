@@ -1,1 +1,1 @@
-"""The dress rehearsal: table=paper run for real against stand-ins on loopback. Nothing in focalpo/ or recipes/ knows."""
+"""The dress rehearsal: table=paper for real, against stand-ins on loopback. Nothing in focalpo/ or recipes/ knows."""

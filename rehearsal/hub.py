@@ -124,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         names = repository.files()
         if found["what"] == "paths-info":
-            asked = json.loads(body)["paths"] if (body or "").startswith("{") else parse_qs(body or "").get("paths", [])
+            asked = parse_qs(body or "").get("paths", [])
             content: object = repository.entries(asked)
         elif found["what"] == "tree":
             deep = parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() in ("true", "1")

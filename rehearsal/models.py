@@ -1,8 +1,8 @@
 """Tiny random models of the paper's architectures, with tokenizers and chat templates of the same shape.
 
 A checkpoint is what the hub holds: safetensors, config, generation config, tokenizer. Sizes are small, everything else
-is as in the real ones: grouped-query attention, untied embeddings, Mistral's sliding window, Llama 3's special tokens in
-their order and its two end tokens, a tokenizer that would add a BOS of its own beside a template that may hold one.
+is as in the real ones: grouped-query attention, untied embeddings, Mistral's sliding window, Llama 3's special tokens
+in their order and its two end tokens, a tokenizer that would add a BOS of its own beside a template that may hold one.
 """
 
 import json
@@ -64,7 +64,7 @@ INST_TEMPLATE = (
 
 
 def mistral_tokenizer(texts: list[str]) -> PreTrainedTokenizerBase:
-    """Pieces with byte fallback, `<unk> <s> </s>` as 0, 1, 2, and the [INST] template that the base setting replaces."""
+    """Pieces with byte fallback, `<unk> <s> </s>` as 0, 1, 2, and an [INST] template, which the base setting replaces."""
     special = ["<unk>", "<s>", "</s>"]
     pieces = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     pieces.pre_tokenizer = pre_tokenizers.Metaspace()

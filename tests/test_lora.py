@@ -12,7 +12,7 @@ from focalpo.training.objective import OBJECTIVES, Logps
 from focalpo.training.packing import pack
 from tests.tiny import random_trees, tiny_model
 
-SETTINGS = LoraSettings(rank=4, alpha=8.0, targets=["q_proj", "v_proj", "gate_proj", "down_proj"])
+SETTINGS = LoraSettings(rank=4, alpha=8, targets=["q_proj", "v_proj", "gate_proj", "down_proj"])
 BATCH = pack(random_trees(5), ("chosen", "rejected"))
 
 
@@ -88,7 +88,7 @@ def test_the_same_seed_makes_the_same_adapters_and_another_one_others() -> None:
 
 def test_a_target_that_is_not_there_is_named() -> None:
     with pytest.raises(ValueError, match="lora.targets: llama has no module c_attn; correct the name"):
-        add_adapters(tiny_model(), LoraSettings(4, 8.0, ["q_proj", "c_attn"]), seed=1)
+        add_adapters(tiny_model(), LoraSettings(4, 8, ["q_proj", "c_attn"]), seed=1)
 
 
 def test_what_cannot_be_adapted_is_told_before_anything_starts() -> None:

@@ -17,7 +17,7 @@ class LoraSettings:
     """Rank and scale of the adapters, and the linear modules that get one."""
 
     rank: int
-    alpha: float
+    alpha: int
     targets: list[str]
 
     def problems(self) -> list[str]:
