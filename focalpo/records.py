@@ -41,6 +41,27 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt to make a pair for, and the split (train, test) that the pair will belong to."""
+
+    id: str
+    split: str
+    prompt: Messages
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """One sampled answer to a prompt and the reward model's score of it."""
+
+    id: str
+    split: str
+    prompt: Messages
+    seed: int
+    text: str
+    reward: float
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """One benchmark prompt with the reference answer a model is compared with."""
 

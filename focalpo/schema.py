@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from focalpo.track import TrackSettings
+from focalpo.training.lora import LoraSettings
 from focalpo.training.schedule import TrainSettings
 from focalpo.training.scratch import Architecture
 
@@ -36,8 +37,25 @@ class ModelConfig:
 
 
 @dataclass(slots=True)
+class OnPolicyConfig:
+    """Pairs made here: one sample of the model for each seed, rated by a reward model, the best against the worst.
+
+    `reward_code` allows the reward model to run code of its own repository, at the pinned revision.
+    """
+
+    seeds: list[int]
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    reward_model: str
+    reward_revision: str | None
+    reward_code: bool
+    reward_dtype: str
+
+
+@dataclass(slots=True)
 class DataConfig:
-    """Preference pairs: made by the pocket world, read from files, or loaded from the hub at a revision."""
+    """Preference pairs: made by the pocket world or by the model itself, read from files, or loaded from the hub."""
 
     name: str
     source: str
@@ -56,6 +74,7 @@ class DataConfig:
     samples: int
     temperature: float
     seed: int
+    on_policy: OnPolicyConfig | None = None
 
 
 @dataclass(slots=True)
@@ -141,17 +160,30 @@ class Config:
     judge: JudgeConfig
     launch: LaunchConfig
     track: TrackSettings
+    lora: LoraSettings | None
     seed: int
     runs: str
 
 
 @dataclass(slots=True)
+class CheckpointConfig:
+    """A checkpoint that somebody else trained: its hub id and commit (null: not established, the newest is taken)."""
+
+    path: str
+    revision: str | None
+
+
+@dataclass(slots=True)
 class TableSettingConfig:
-    """One setting (pair of columns) of the table: overrides that select it and the folder of its experiments."""
+    """One setting (pair of columns) of the table: overrides that select it and the folder of its experiments.
+
+    `released`, by row, are checkpoints that can take the place of training: rows=released.
+    """
 
     label: str
     overrides: list[str]
     experiments: str
+    released: dict[str, CheckpointConfig] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

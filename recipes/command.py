@@ -8,11 +8,12 @@ from pathlib import Path
 
 from focalpo.artifact import Folder, Stage, read_manifest
 from focalpo.config import compose
-from focalpo.plan import in_order, row_stages, train_stage
+from focalpo.plan import in_order, pairs_stage, row_stages, train_stage
 from focalpo.schema import Config
 from recipes.schedule import run_stages
 
 GOALS: dict[str, Callable[[Config], Stage]] = {
+    "pairs": pairs_stage,
     "train": lambda config: train_stage(config, config.objective.name),
     "generate": lambda config: row_stages(config, config.objective.name).generate,
     "judge": lambda config: row_stages(config, config.objective.name).judge,

@@ -13,24 +13,24 @@ def make(job: Job) -> dict:
     settings = job.settings
     launch = {name: value for name, value in job.launch.items() if name != "track"}
     backend = Backend(settings["backend"], settings["dtype"], **launch)
-    generator = Generator(source_of(job), backend)
-    if "model" in job.inputs:
-        check_template(job.inputs["model"] / "model", generator.tokenizer)
     facts = {}
-    for name, values in settings["sets"].items():
-        decoding = {key: value for key, value in plain(values).items() if key != "questions"}
-        questions = read_records(job.inputs[values["questions"]] / "questions.parquet", Question)
-        completions = generator.answer(
-            [question.id for question in questions],
-            [question.prompt for question in questions],
-            Decoding(**decoding),
-            settings["seed"],
-        )
-        write_records(job.path / f"{name}.parquet", completions)
-        facts[name] = {
-            "tokens": sum(completion.tokens for completion in completions) / len(completions),
-            "unfinished": sum(not completion.finished for completion in completions) / len(completions),
-        }
+    with Generator(source_of(job), backend) as generator:
+        if "model" in job.inputs:
+            check_template(job.inputs["model"] / "model", generator.tokenizer)
+        for name, values in settings["sets"].items():
+            decoding = {key: value for key, value in plain(values).items() if key != "questions"}
+            questions = read_records(job.inputs[values["questions"]] / "questions.parquet", Question)
+            completions = generator.answer(
+                [question.id for question in questions],
+                [question.prompt for question in questions],
+                Decoding(**decoding),
+                settings["seed"],
+            )
+            write_records(job.path / f"{name}.parquet", completions)
+            facts[name] = {
+                "tokens": sum(completion.tokens for completion in completions) / len(completions),
+                "unfinished": sum(not completion.finished for completion in completions) / len(completions),
+            }
     return facts
 
 

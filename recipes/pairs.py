@@ -1,16 +1,21 @@
-"""Preference pairs: made, read or loaded; checked; rendered to token ids for the model they will train."""
+"""Preference pairs: made, read or loaded; checked; rendered to token ids for the model they will train.
+
+python -m recipes.pairs setting=llama3_instruct data=on_policy        the model's own answers, rated by a reward model
+"""
 
 from pathlib import Path
 
 from focalpo.artifact import Job
+from focalpo.data.on_policy import best_against_worst
 from focalpo.data.sources import FileSource, HubSource, load, prompt_position
 from focalpo.data.tokens import Limits, pair_trees, write_trees
-from focalpo.data.validate import Checked
+from focalpo.data.validate import Checked, validate
 from focalpo.generation import Backend, Decoding, Generator
 from focalpo.pocket import datasets as pocket
 from focalpo.pocket.benchmarks import benchmark_prompts
-from focalpo.records import Completion, Pair, write_records
+from focalpo.records import Completion, Pair, Rated, read_records, write_records
 from focalpo.training.model import load_tokenizer, stop_ids
+from recipes.command import run_single
 from recipes.opening import source_of
 
 SPLITS = ("train", "test")
@@ -20,7 +25,8 @@ def make(job: Job) -> dict:
     """Fill the job's folder with `<split>.parquet` (texts) and `<split>_trees.parquet` (token ids)."""
     data = job.settings["data"]
     limits = Limits(data["max_prompt_length"], data["max_length"])
-    checked = on_policy_pairs(job) if data["source"] == "pocket_instruct" else load_pairs(data)
+    makers = {"pocket_instruct": pocket_on_policy_pairs, "on_policy": rated_pairs}
+    checked = makers[data["source"]](job) if data["source"] in makers else load_pairs(data)
     source = source_of(job)
     tokenizer = load_tokenizer(source)
     stops = stop_ids(source, tokenizer)
@@ -53,7 +59,13 @@ def load_pairs(data: dict) -> Checked:
     return load(hub, data["on_bad_rows"], data["limit"])
 
 
-def on_policy_pairs(job: Job) -> Checked:
+def rated_pairs(job: Job) -> Checked:
+    """The model's own answers, best against worst by a reward model."""
+    rated = read_records(job.inputs["rated"] / "rated.parquet", Rated)
+    return validate(*best_against_worst(rated, job.name), job.settings["data"]["on_bad_rows"])
+
+
+def pocket_on_policy_pairs(job: Job) -> Checked:
     """Samples of the policy itself, best against worst by a noisy gold rating (the recipe of llama3-ultrafeedback)."""
     data = job.settings["data"]
     tasks = pocket.preference_tasks(data["prompts"], data["seed"], benchmark_prompts())
@@ -81,3 +93,7 @@ def _contract_report(split: str, problems: dict[str, str]) -> str:
         f"{len(problems)} {split} pairs break the tokens contract ({shown}{'; ...' if len(problems) > 5 else ''}); "
         "mend them, raise data.max_prompt_length / data.max_length, or set data.on_bad_rows=drop"
     )
+
+
+if __name__ == "__main__":
+    run_single("pairs")

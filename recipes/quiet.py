@@ -25,6 +25,7 @@ def quiet(cores: int) -> None:
     torch.set_num_threads(max(1, cores))
     transformers_logging.set_verbosity_error()  # hints about generation flags that we set ourselves
     transformers_logging.disable_progress_bar()  # "loading weights", one bar per model of the table
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # one bar per split; read when it is imported
     # DeepSpeed 0.19 calls torch collectives by the names that torch 2.13 renames.
     warnings.filterwarnings("ignore", category=FutureWarning, message=r"`torch.distributed.\w+` is deprecated")
     # DeepSpeed reports the accelerator it found and its configuration at every start.

@@ -19,6 +19,7 @@ NOTES = (
 SCALE_NOTES = {
     "pocket": "Pocket scale: a 0.2M-parameter model in a world whose gold reward is known. It says how the losses "
     "behave there, not how they rank on real models.",
+    "one_gpu": "One-GPU scale: a small chat model and a judge of your own; it says nothing beside the paper's numbers.",
     "paper": "The paper's judge is retired: a number stands beside the paper's only under the same protocol hash.",
 }
 STUDIES = {"gamma": "gamma study", "noise": "label noise study", None: "Table 1"}

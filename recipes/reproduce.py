@@ -2,6 +2,7 @@
 
 python -m recipes.reproduce                          the pocket table
 python -m recipes.reproduce table=paper              the paper's (says what it needs where it cannot run)
+python -m recipes.reproduce table=paper rows=released    the checkpoints of the authors, generated and judged only
 python -m recipes.reproduce rows=dpo,focalpo seeds=1 train.max_steps=20     fewer rows, seeds, any override
 python -m recipes.reproduce --quiet                  only the table and where everything is
 """
@@ -21,6 +22,7 @@ from recipes.schedule import run_stages
 from recipes.worker import make_sound
 
 OWN = ("table", "settings", "rows", "seeds")
+RELEASED = "released"
 
 
 def reproduce(arguments: list[str]) -> None:
@@ -87,7 +89,9 @@ def with_rows(table: TableConfig, own: dict[str, str]) -> TableConfig:
     new = {name: RowConfig(cls.label, seeds=3) for name, cls in OBJECTIVES.items()}
     if table.add_new_objectives:
         rows |= {name: row for name, row in new.items() if name not in {*rows, "sft"}}
-    if "rows" in own:
+    if own.get("rows") == RELEASED:
+        rows = released_rows(table)
+    elif "rows" in own:
         known = new | rows
         names = own["rows"].split(",")
         unknown = [name for name in names if name not in known]
@@ -98,7 +102,22 @@ def with_rows(table: TableConfig, own: dict[str, str]) -> TableConfig:
         if not own["seeds"].isdecimal() or int(own["seeds"]) < 1:
             raise ValueError(f"seeds={own['seeds']} must be a number >= 1")
         rows = {name: replace(row, seeds=int(own["seeds"])) for name, row in rows.items()}
+    if own.get("rows") != RELEASED:
+        table = replace(table, settings={name: replace(each, released={}) for name, each in table.settings.items()})
     return replace(table, rows=rows)
+
+
+def released_rows(table: TableConfig) -> dict[str, RowConfig]:
+    """The rows that somebody else has trained in every setting: judged as they are published.
+
+    Raises:
+        ValueError: when the table names no such checkpoints.
+    """
+    columns = table.settings.values()
+    rows = {name: row for name, row in table.rows.items() if all(name in column.released for column in columns)}
+    if not rows:
+        raise ValueError(f"rows={RELEASED}: the {table.scale} table names no released checkpoints; leave it out")
+    return {name: replace(row, label=f"{row.label} (released)", trained=False) for name, row in rows.items()}
 
 
 def compose_rows(table: TableConfig, overrides: list[str]) -> dict[tuple[str, str], Config]:
@@ -112,6 +131,9 @@ def compose_rows(table: TableConfig, overrides: list[str]) -> dict[tuple[str, st
                 which = [f"experiment={experiment}"]
             else:
                 which = [f"objective={name}"] if values.trained else []
+            if column.released:
+                checkpoint = column.released[row]
+                which += [f"model.path={checkpoint.path}", f"model.revision={checkpoint.revision or 'null'}"]
             configs[setting, row] = compose([*column.overrides, *which, *values.overrides, *overrides])
     return configs
 

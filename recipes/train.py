@@ -1,6 +1,7 @@
 """Train one policy on preference pairs with one objective.
 
 python -m recipes.train objective=dpo seed=2
+python -m recipes.train experiment=pocket/dpo lora=rank16 train.learning_rate=2e-3
 python -m recipes.train setting=files data.path=pairs.jsonl objective=focalpo objective.gamma=0.1
 """
 
@@ -14,6 +15,7 @@ from focalpo.training import checkpoint
 from focalpo.training.dynamics import Watch
 from focalpo.training.engine import Examples, open_engine, partitioned_loading, start_ranks, train
 from focalpo.training.logprobs import PackedPolicy
+from focalpo.training.lora import LoraSettings, add_adapters, merge
 from focalpo.training.model import generation_config, load_model, load_tokenizer, stop_ids
 from recipes.command import run_single
 from recipes.opening import source_of, tracker_of, train_settings_of
@@ -29,6 +31,8 @@ def make(job: Job) -> dict:
     mismatched = with_mismatched(trees) if objective.batch_branches else []
     with partitioned_loading(settings):
         model = load_model(source, settings.dtype)
+    lora = job.settings.get("lora")
+    adapters = add_adapters(model, LoraSettings(**lora), job.settings["seed"]) if lora else None
     engine = open_engine(PackedPolicy(model), settings)
     watch = Watch(
         trees[: job.settings["dynamics"]["train_pairs"]],
@@ -51,6 +55,8 @@ def make(job: Job) -> dict:
         )
         if tracker is not None:
             tracker.summary(watch.summary())
+    if adapters is not None:
+        merge(adapters)
     tokenizer = load_tokenizer(source)
     card = checkpoint.model_card(job.name, job.settings, source.path)
     stops = stop_ids(source, tokenizer)

@@ -21,7 +21,7 @@ from focalpo.lifeline import end_with
 from recipes.memory import told_out_of_memory
 from recipes.quiet import cores_each, quiet
 
-RANKED = ("sft", "reference", "train")
+RANKED = ("sft", "reward", "reference", "train")
 SAVING = ("sft", "train")
 STACKS = ".stacks"
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h

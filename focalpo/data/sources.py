@@ -14,18 +14,19 @@ import random
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from focalpo.data.schemas import Split, convert, prompt_key
 from focalpo.data.validate import Checked, validate
-from focalpo.records import Messages, Pair
+from focalpo.records import Messages
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 # `limit` must name the same pairs in every run, whatever that run's own seed.
 LIMIT_SEED = 0
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +111,9 @@ def prompt_position(prompt: Messages) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def sample(pairs: list[Pair], limit: int) -> list[Pair]:
-    """The first `limit` pairs of a shuffle that is the same in every run: a smaller limit is part of a larger one."""
-    shuffled = list(pairs)
+def sample(items: list[Item], limit: int) -> list[Item]:
+    """The first `limit` items of a shuffle that is the same in every run: a smaller limit is part of a larger one."""
+    shuffled = list(items)
     random.Random(LIMIT_SEED).shuffle(shuffled)
     return shuffled[:limit]
 

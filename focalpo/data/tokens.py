@@ -56,6 +56,14 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages]) 
     return _ids(tokenizer, [_text(tokenizer, prompt, add_generation_prompt=True) for prompt in prompts])
 
 
+def dialogue_ids(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages], answers: Sequence[str]
+) -> list[list[int]]:
+    """Ids of prompts with their answers, one BOS in front: what a reward model reads."""
+    turns = [[*p, {"role": "assistant", "content": a}] for p, a in zip(prompts, answers, strict=True)]
+    return _ids(tokenizer, [_text(tokenizer, turn, add_generation_prompt=False) for turn in turns])
+
+
 def pair_trees(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], limits: Limits, stop_ids: Sequence[int]
 ) -> tuple[list[Tree], dict[str, str]]:
@@ -124,7 +132,7 @@ def _trees(
     stop_ids: Sequence[int],
 ) -> tuple[list[Tree], dict[str, str]]:
     prompt_rows = prompt_ids(tokenizer, prompts)
-    branch_rows = {branch: _full_ids(tokenizer, prompts, texts) for branch, texts in answers.items()}
+    branch_rows = {branch: dialogue_ids(tokenizer, prompts, texts) for branch, texts in answers.items()}
     trees, problems = [], {}
     for place, (name, prompt) in enumerate(zip(names, prompt_rows, strict=True)):
         try:
@@ -137,13 +145,6 @@ def _trees(
         else:
             trees.append(Tree(name, prompt, branches))
     return trees, problems
-
-
-def _full_ids(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages], answers: Sequence[str]
-) -> list[list[int]]:
-    turns = [[*p, {"role": "assistant", "content": a}] for p, a in zip(prompts, answers, strict=True)]
-    return _ids(tokenizer, [_text(tokenizer, turn, add_generation_prompt=False) for turn in turns])
 
 
 def _response(

@@ -4,6 +4,7 @@ protocol.files --copy or download, sha256 checked--> folder --> list[Question], 
 """
 
 import json
+import os
 import shutil
 import urllib.request
 from http.client import HTTPException
@@ -64,7 +65,7 @@ def _download(protocol: Protocol, path: str, into: Path) -> None:
     try:
         if protocol.source.startswith(GITHUB):
             repository = protocol.source.removeprefix(GITHUB)
-            url = f"https://raw.githubusercontent.com/{repository}/{protocol.revision}/{path}"
+            url = f"{_raw_endpoint()}/{repository}/{protocol.revision}/{path}"
             with urllib.request.urlopen(url, timeout=60) as reply, into.open("wb") as file:
                 shutil.copyfileobj(reply, file)
         else:
@@ -76,6 +77,11 @@ def _download(protocol: Protocol, path: str, into: Path) -> None:
             f"{protocol.name}: cannot download {path} from {protocol.source} ({reason}); set judge.folder to a folder "
             "that holds it"
         ) from error
+
+
+def _raw_endpoint() -> str:
+    """Where GitHub's files are fetched: a mirror may be named in the environment, as HF_ENDPOINT names the hub's."""
+    return os.environ.get("GITHUB_RAW_ENDPOINT", "https://raw.githubusercontent.com")
 
 
 def _alpaca_questions(protocol: AlpacaProtocol, folder: Path) -> list[Question]:

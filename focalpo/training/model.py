@@ -52,11 +52,12 @@ def stop_ids(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> list[in
         ValueError: when a stop token is not in the vocabulary.
     """
     names = source.stop_tokens or (tokenizer.eos_token,)
-    ids = [tokenizer.convert_tokens_to_ids(name) for name in names]
-    for name, token in zip(names, ids, strict=True):
-        if token is None or token == tokenizer.unk_token_id:
+    # Looked up by name: Qwen2's unknown token is also one that ends its turns.
+    vocabulary = tokenizer.get_vocab()
+    for name in names:
+        if name not in vocabulary:
             raise ValueError(f"stop token {name!r} is not in the vocabulary of {source.path}; mend model.stop_tokens")
-    return ids
+    return [vocabulary[name] for name in names]
 
 
 def load_model(source: ModelSource, dtype: str) -> PreTrainedModel:

@@ -1,0 +1,14 @@
+"""The prompts that on-policy pairs are made for."""
+
+from focalpo.artifact import Job
+from focalpo.data.on_policy import hub_prompts
+from focalpo.records import write_records
+
+
+def make(job: Job) -> dict:
+    """Fill the job's folder with `prompts.parquet`."""
+    settings = job.settings
+    splits = (settings["train_split"], settings["test_split"])
+    prompts = hub_prompts(settings["path"], settings["revision"], splits, settings["limit"])
+    write_records(job.path / "prompts.parquet", prompts)
+    return {"prompts": len(prompts)}

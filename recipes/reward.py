@@ -1,0 +1,31 @@
+"""A reward model's score of every sample."""
+
+from focalpo.artifact import Job
+from focalpo.records import Completion, Prompt, Rated, read_records, write_records
+from focalpo.rewarding import RewardModel
+from focalpo.training.engine import start_ranks
+from focalpo.training.ranks import rank
+
+
+def make(job: Job) -> dict:
+    """Fill the job's folder with `rated.parquet`: all samples of all seeds, by prompt."""
+    start_ranks()
+    prompts = read_records(job.inputs["prompts"] / "prompts.parquet", Prompt)
+    seeds = job.settings["seeds"]
+    samples = [read_records(job.inputs[f"seed-{seed}"] / "samples.parquet", Completion) for seed in seeds]
+    rows = [
+        (prompt, seed, answer.text)
+        for prompt, *drawn in zip(prompts, *samples, strict=True)
+        for seed, answer in zip(seeds, drawn, strict=True)
+    ]
+    model = RewardModel(**job.settings["reward"])
+    scores = model.scores(
+        [prompt.prompt for prompt, _, _ in rows], [text for _, _, text in rows], job.launch["batch_tokens"]
+    )
+    rated = [
+        Rated(prompt.id, prompt.split, prompt.prompt, seed, text, score)
+        for (prompt, seed, text), score in zip(rows, scores, strict=True)
+    ]
+    if rank() == 0:
+        write_records(job.path / "rated.parquet", rated)
+    return {"rated": len(rated)}

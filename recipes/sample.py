@@ -1,0 +1,22 @@
+"""One answer of the policy to every prompt, at one seed."""
+
+from focalpo.artifact import Job
+from focalpo.generation import Backend, Decoding, Generator
+from focalpo.records import Prompt, read_records, write_records
+from recipes.opening import source_of
+
+
+def make(job: Job) -> dict:
+    """Fill the job's folder with `samples.parquet`, in the order of the prompts."""
+    settings = job.settings
+    prompts = read_records(job.inputs["prompts"] / "prompts.parquet", Prompt)
+    backend = Backend(settings["backend"], settings["dtype"], **job.launch)
+    with Generator(source_of(job), backend) as generator:
+        answers = generator.answer(
+            [prompt.id for prompt in prompts],
+            [prompt.prompt for prompt in prompts],
+            Decoding(**settings["decoding"]),
+            settings["seed"],
+        )
+    write_records(job.path / "samples.parquet", answers)
+    return {"samples": len(answers), "unfinished": sum(not answer.finished for answer in answers) / len(answers)}

@@ -1,0 +1,75 @@
+"""The dress rehearsal of a table: every row, name and step of it, on stand-ins, then a look at what came out.
+
+python -m rehearsal                       table=paper, all rows
+python -m rehearsal rows=sft,dpo          fewer rows; rows=released, any override
+python -m rehearsal table=one_gpu         another scale
+python -m rehearsal --diff                what a rehearsal changes, and nothing is run
+python -m rehearsal --go-on               go on with one that was interrupted instead of starting from nothing
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from focalpo.config import CONF, compose, compose_table
+from focalpo.schema import Config, TableConfig
+from recipes.command import explained
+from recipes.quiet import cores_each, quiet
+from recipes.reproduce import compose_rows, split_arguments, with_rows
+from rehearsal.check import checked
+from rehearsal.differences import Change, changes, described, hardware, protocol_changes
+from rehearsal.hub import serving
+from rehearsal.stage import build, endpoints, environment, judge
+
+RUNS = CONF.parent / "runs" / "rehearsal"
+FLAGS = ("--diff", "--go-on")
+
+
+def rehearse(arguments: list[str]) -> None:
+    """Run the table that the arguments ask for; unless told to go on, its folder is emptied first.
+
+    Raises:
+        ValueError: when the run fails, or what it left behind is not a whole table on a whole chain.
+    """
+    quiet(cores_each(1))
+    flags = {each for each in arguments if each in FLAGS}
+    own, overrides = split_arguments([each for each in arguments if each not in flags])
+    table = with_rows(compose_table(own.setdefault("table", "paper")), own)
+    paper = compose_rows(table, overrides)
+    runs = Path(next((each.removeprefix("runs=") for each in overrides if each.startswith("runs=")), RUNS)).resolve()
+    if "--go-on" not in flags:
+        shutil.rmtree(runs, ignore_errors=True)
+    folder = runs / ".stand-ins"  # in a fixed place: a protocol's path is part of the stages that use it
+    starts = {name: str(compose(column.overrides).model.path) for name, column in table.settings.items()}
+    repositories = build(paper, starts, folder / "hub")
+    first = next(iter(paper.values()))
+    with serving(repositories) as hub, judge(folder) as address:
+        changed = [*hardware(first), f"runs={runs}"]
+        changed += endpoints(first, repositories, folder / "eval", address)
+        tell(table, first, changes(paper, compose_rows(table, [*overrides, *changed])), folder / "eval")
+        if "--diff" in flags:
+            return
+        started = time.monotonic()
+        told = [f"{key}={value}" for key, value in own.items()]
+        command = [sys.executable, "-m", "recipes.reproduce", *told, *overrides, *changed]
+        surroundings = environment(hub, folder / "home", first.judge.endpoint.api_key_env)
+        ended = subprocess.run(command, env=surroundings, cwd=CONF.parent)
+    if ended.returncode:
+        raise ValueError(f"the rehearsal stopped with status {ended.returncode}, its stages are in {runs}")
+    print(checked(runs, table))
+    print(f"rehearsed in {(time.monotonic() - started) / 60:.1f} min on {os.cpu_count()} cores")
+
+
+def tell(table: TableConfig, first: Config, found: dict[str, set[Change]], protocols: Path) -> None:
+    """Print what differs from the scale that is rehearsed."""
+    print(f"what differs from the {table.scale} scale, over all rows")
+    print(described(found))
+    for protocol in first.judge.benchmarks.values():
+        print(f"  protocol  {protocol:32} " + ", ".join(protocol_changes(protocol, protocols)))
+
+
+if __name__ == "__main__":
+    explained(lambda: rehearse(sys.argv[1:]))

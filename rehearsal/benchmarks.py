@@ -1,0 +1,61 @@
+"""The benchmarks' files in their published formats, in our own words, and the protocols that name them.
+
+A protocol here is the one of eval/ but for what no stand-in can keep: how many prompts, and the files' sha256.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from focalpo.judging.benchmarks import GITHUB
+from focalpo.judging.protocol import AlpacaProtocol, Protocol, load_protocol
+from focalpo.plan import EVAL
+from focalpo.pocket.benchmarks import write_benchmark
+from rehearsal.hub import Repository
+
+PROMPTS = {"alpaca_eval": 24, "arena_hard": 16}
+# The files that the pocket world writes, by their role in a protocol.
+MADE = {
+    "questions": {"alpaca_eval": "alpaca_eval.json", "arena_hard": "question.jsonl"},
+    "gamed": {"alpaca_eval": "df_gamed.csv"},
+    "difficulty": {"alpaca_eval": "instruction_difficulty.csv"},
+    "answers": {"arena_hard": "baseline.jsonl"},
+}
+
+
+def repository_of(name: str, root: Path) -> Repository:
+    """A protocol's files where it says they lie: a data set of the hub, or a GitHub repository at a commit."""
+    protocol = load_protocol(EVAL / f"{name}.yaml")
+    on_github = protocol.source.startswith(GITHUB)
+    source = protocol.source.removeprefix(GITHUB)
+    repository = Repository("raw" if on_github else "datasets", source, protocol.revision, root / source)
+    made = root / f"{name}.made"
+    made.mkdir(parents=True)
+    write_benchmark(_kind(protocol), made, rows=PROMPTS[_kind(protocol)])
+    for role, file in protocol.files.items():
+        place = repository.folder / file.path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(made / MADE[role][_kind(protocol)], place)
+    return repository
+
+
+def protocol_over(name: str, repositories: Mapping[str, Repository], folder: Path) -> Path:
+    """Write the protocol for the stand-in's files, its annotator and prompts beside it; returns its path."""
+    values = yaml.safe_load((EVAL / f"{name}.yaml").read_text())
+    repository = repositories[values["source"].removeprefix(GITHUB)]
+    values["prompts"] = PROMPTS[values["benchmark"]]
+    for file in values["files"].values():
+        file["sha256"] = hashlib.sha256((repository.folder / file["path"]).read_bytes()).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    for named in ("annotator", "prompt_file"):
+        if named in values:
+            shutil.copyfile(EVAL / values[named], folder / values[named])
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    return folder / f"{name}.yaml"
+
+
+def _kind(protocol: Protocol) -> str:
+    return "alpaca_eval" if isinstance(protocol, AlpacaProtocol) else "arena_hard"

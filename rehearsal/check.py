@@ -1,0 +1,42 @@
+"""What a rehearsal must leave behind: a table without a gap, and a chain of manifests without one."""
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+
+from focalpo.artifact import verify
+from focalpo.reporting.cells import COLUMNS
+from focalpo.reporting.tables import NONE
+from focalpo.schema import TableConfig
+
+
+def checked(runs: Path, table: TableConfig) -> str:
+    """One line of what is there.
+
+    Raises:
+        ValueError: for the first rows without a number, outputs that are not what was sealed, or inputs that are gone.
+    """
+    (file,) = runs.glob("report/*/table1.csv")
+    with file.open() as lines:
+        values = {(line["setting"], line["row"], line["column"]): line["value"] for line in csv.DictReader(lines)}
+    expected = [(setting, row) for setting in table.settings for row in table.rows]
+    gaps = [place for place in expected for column in COLUMNS if values.get((*place, column), NONE) == NONE]
+    if gaps:
+        raise ValueError(f"the table has no number in {gaps}; see {file.parent}")
+    manifests = sorted(runs.glob("*/*/manifest.json"))
+    for path in manifests:
+        verify(path.parent)
+        gone = [name for name in json.loads(path.read_text())["inputs"].values() if not _sealed(runs / name)]
+        if gone:
+            raise ValueError(f"{path.parent} was made from {gone[0]}, which is not sealed")
+    unsealed = [path.parent for path in runs.glob("*/*/stage.json") if not _sealed(path.parent)]
+    if unsealed:
+        raise ValueError(f"{unsealed[0]} was begun and not sealed")
+    counts = Counter(path.parent.parent.name for path in manifests)
+    made = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    return f"{len(expected)} rows, no gap in the table; {len(manifests)} sealed stages, no gap in the chain: {made}"
+
+
+def _sealed(folder: Path) -> bool:
+    return (folder / "manifest.json").is_file()

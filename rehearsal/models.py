@@ -1,0 +1,176 @@
+"""Tiny random models of the paper's architectures, with tokenizers and chat templates of the same shape.
+
+A checkpoint is what the hub holds: safetensors, config, generation config, tokenizer. Sizes are small, everything else
+is as in the real ones: grouped-query attention, untied embeddings, Mistral's sliding window, Llama 3's special tokens
+in their order and its two end tokens, a tokenizer that would add a BOS of its own beside a template that may hold one.
+"""
+
+import json
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaTokenizer,
+    MistralConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+# Long enough for every pair and answer here; what runs on without end is cut there, by vLLM as by the real window.
+POSITIONS = 256
+SHAPE = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,  # of 32: the smallest head that vLLM has on a CPU
+    "num_key_value_heads": 1,
+    "max_position_embeddings": POSITIONS,
+    "tie_word_embeddings": False,
+}
+LLAMA3_SPECIAL = [
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    *(f"<|reserved_special_token_{place}|>" for place in range(4)),
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|reserved_special_token_4|>",
+    "<|eot_id|>",
+]
+# The name of a role between header tokens, a blank line, the text; BOS is part of the template.
+LLAMA3_TEMPLATE = (
+    "{{ bos_token }}{% for turn in messages %}"
+    "{{ '<|start_header_id|>' + turn.role + '<|end_header_id|>\n\n' + turn.content.strip() + '<|eot_id|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+CHATML_TEMPLATE = (
+    "{% if messages[0].role != 'system' %}{{ '<|im_start|>system\nBe helpful.<|im_end|>\n' }}{% endif %}"
+    "{% for turn in messages %}{{ '<|im_start|>' + turn.role + '\n' + turn.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# What a checkpoint of this family may carry, and what must not be used: the template is the configuration's.
+INST_TEMPLATE = (
+    "{{ bos_token }}{% for turn in messages %}{{ '[INST] ' + turn.content + ' [/INST]' if turn.role == 'user' "
+    "else turn.content + eos_token }}{% endfor %}"
+)
+
+
+def mistral_tokenizer(texts: list[str]) -> PreTrainedTokenizerBase:
+    """Pieces with byte fallback, `<unk> <s> </s>` as 0, 1, 2, and an [INST] template, which the base setting replaces."""
+    special = ["<unk>", "<s>", "</s>"]
+    pieces = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    pieces.pre_tokenizer = pre_tokenizers.Metaspace()
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=[*special, *bytes_], show_progress=False)
+    pieces.train_from_iterator([text.replace("\n", " ") for text in texts], trainer)
+    learnt = pieces_of(pieces)
+    return LlamaTokenizer(vocab=learnt["vocab"], merges=learnt["merges"], chat_template=INST_TEMPLATE)
+
+
+def llama3_tokenizer(texts: list[str]) -> PreTrainedTokenizerBase:
+    """Byte-level BPE that puts `<|begin_of_text|>` before every text it is given, as the real one does."""
+    tokenizer = _byte_level(texts, LLAMA3_SPECIAL)
+    bos = tokenizer.token_to_id("<|begin_of_text|>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", bos)]
+    )
+    names = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, chat_template=LLAMA3_TEMPLATE)
+
+
+def qwen2_tokenizer(texts: list[str]) -> PreTrainedTokenizerBase:
+    """Byte-level BPE without a BOS, ChatML turns."""
+    tokenizer = _byte_level(texts, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, chat_template=CHATML_TEMPLATE)
+
+
+def _byte_level(texts: list[str], special: list[str]) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
+    )
+    # Behind the learnt ones, as in the released vocabularies.
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special])
+    return tokenizer
+
+
+def pieces_of(tokenizer: Tokenizer) -> dict:
+    """The vocabulary and merges of a learnt BPE."""
+    model = json.loads(tokenizer.to_str())["model"]
+    return {"vocab": model["vocab"], "merges": [tuple(pair) for pair in model["merges"]]}
+
+
+def mistral_config(tokenizer: PreTrainedTokenizerBase) -> MistralConfig:
+    return MistralConfig(**SHAPE, **_tokens(tokenizer), sliding_window=POSITIONS - 64, rope_theta=10000.0)
+
+
+def llama3_config(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
+    return LlamaConfig(**SHAPE, **_tokens(tokenizer), rope_theta=500000.0)
+
+
+def qwen2_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2Config:
+    return Qwen2Config(**SHAPE | {"tie_word_embeddings": True}, **_tokens(tokenizer))
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase) -> dict:
+    return {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": None,
+    }
+
+
+KINDS: dict[str, tuple[Callable, Callable, list[str]]] = {
+    "mistral": (mistral_tokenizer, mistral_config, ["</s>"]),
+    "llama3": (llama3_tokenizer, llama3_config, ["<|eot_id|>", "<|end_of_text|>"]),
+    "qwen2": (qwen2_tokenizer, qwen2_config, ["<|im_end|>", "<|endoftext|>"]),
+}
+
+
+def write_model(family: str, texts: list[str], folder: Path) -> None:
+    """A causal LM of a family as the hub would hold it; its weights are drawn by the name of its folder."""
+    make_tokenizer, make_config, ends = KINDS[family]
+    tokenizer = make_tokenizer(texts)
+    torch.manual_seed(zlib.crc32(folder.name.encode()))
+    model = AutoModelForCausalLM.from_config(make_config(tokenizer), dtype=torch.bfloat16)
+    stops = [tokenizer.convert_tokens_to_ids(name) for name in ends]
+    _ends_now_and_then(model, stops[0])
+    model.generation_config = GenerationConfig(bos_token_id=tokenizer.bos_token_id, eos_token_id=stops)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def write_reward_model(texts: list[str], folder: Path) -> None:
+    """A Llama that gives a chat one score, with the tokenizer of the models that it rates."""
+    tokenizer = llama3_tokenizer(texts)
+    torch.manual_seed(zlib.crc32(folder.name.encode()))
+    config = llama3_config(tokenizer)
+    config.num_labels, config.pad_token_id = 1, tokenizer.convert_tokens_to_ids("<|end_of_text|>")
+    AutoModelForSequenceClassification.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _ends_now_and_then(model: PreTrainedModel, stop: int) -> None:
+    """Let random weights end their answers: a constant first dimension of the residual stream gives the head a bias."""
+    with torch.no_grad():
+        embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        embedding.normal_(std=0.5)
+        if head is not embedding:
+            head.normal_(std=0.25)
+        tied = head is embedding
+        embedding[:, 0] = 2.0
+        head[:, 0] = 2.0 if tied else 0.0
+        head[stop, 0] = 6.0 if tied else 1.0

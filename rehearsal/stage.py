@@ -1,0 +1,108 @@
+"""What the stand-ins must hold, read from the configurations themselves: their names and revisions, never our own.
+
+configurations --every hub id, revision, protocol--> repositories on disk --> environment and overrides of the run
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from focalpo.schema import Config
+from rehearsal.benchmarks import protocol_over, repository_of
+from rehearsal.datasets import texts, write_armorm, write_h4, write_trl_lib
+from rehearsal.hub import Hub, Repository
+from rehearsal.models import write_model, write_reward_model
+
+START_SECONDS = 30
+# The model that a setting starts from says of which family its checkpoints are; no name is searched for one.
+FAMILIES = {
+    "HuggingFaceH4/mistral-7b-sft-beta": "mistral",
+    "meta-llama/Meta-Llama-3-8B-Instruct": "llama3",
+    "Qwen/Qwen2.5-0.5B-Instruct": "qwen2",
+    "Qwen/Qwen2.5-1.5B-Instruct": "qwen2",
+}
+DATASETS = {
+    "trl-lib/ultrafeedback_binarized": write_trl_lib,
+    "HuggingFaceH4/ultrafeedback_binarized": write_h4,
+    "princeton-nlp/llama3-ultrafeedback-armorm": write_armorm,
+}
+
+
+def build(configs: Mapping[tuple[str, str], Config], starts: Mapping[str, str], root: Path) -> list[Repository]:
+    """Write every repository that the configurations of (setting, row) name, anew; returns them.
+
+    `starts[setting]` is the model that a setting starts from.
+    """
+    shutil.rmtree(root, ignore_errors=True)
+    found: dict[tuple[str, str], Repository] = {}
+    words = texts()
+    for (setting, _), config in configs.items():
+        for repository, write in wanted(config, FAMILIES[starts[setting]], words, root):
+            if (repository.kind, repository.name) not in found:
+                found[repository.kind, repository.name] = repository
+                write(repository.folder)
+    names = {name for config in configs.values() for name in config.judge.benchmarks.values()}
+    return [*found.values(), *(repository_of(name, root) for name in sorted(names))]
+
+
+def wanted(config: Config, family: str, words: list[str], root: Path) -> Iterator[tuple[Repository, Callable]]:
+    """The repositories that one configuration names, and what writes each."""
+    model, data = config.model, config.data
+    yield _repository(root, "models", model.path, model.revision), partial(write_model, family, words)
+    yield _repository(root, "datasets", data.path, data.revision), DATASETS[str(data.path)]
+    if (made := data.on_policy) is not None:
+        yield _repository(root, "models", made.reward_model, made.reward_revision), partial(write_reward_model, words)
+
+
+def _repository(root: Path, kind: str, name: str | None, revision: str | None) -> Repository:
+    assert name is not None, "nothing that is made here is rehearsed"
+    return Repository(kind, name, revision, root / kind / name)
+
+
+def endpoints(config: Config, repositories: Iterable[Repository], protocols: Path, judge: str) -> list[str]:
+    """Overrides: where the judge is, and the protocols over the stand-in's files instead of the published ones."""
+    by_source = {repository.name: repository for repository in repositories}
+    overrides = [f"judge.endpoint.base_url={judge}"]
+    for role, name in config.judge.benchmarks.items():
+        path = protocol_over(name, by_source, protocols)
+        overrides.append(f"judge.benchmarks.{role}={path.with_suffix('')}")
+    return overrides
+
+
+def environment(hub: Hub, home: Path, key: str | None) -> dict[str, str]:
+    """The environment of the run: both hosts on loopback, caches of its own, and no way out to any other host."""
+    nowhere = "http://127.0.0.1:9"
+    told = {
+        "HF_ENDPOINT": hub.url,
+        "GITHUB_RAW_ENDPOINT": f"{hub.url}/raw",
+        "HF_HOME": str(home),
+        "http_proxy": nowhere,
+        "https_proxy": nowhere,
+        "no_proxy": "127.0.0.1,localhost",
+    }
+    return os.environ | told | ({key: "sk-rehearsal-on-loopback"} if key else {})
+
+
+@contextmanager
+def judge(folder: Path) -> Iterator[str]:
+    """An OpenAI-compatible judge on loopback; gives its address."""
+    ready = folder / "judge.url"
+    ready.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "focalpo.pocket.judge", "--ready-file", str(ready)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not ready.is_file():
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise ValueError("the judge of the rehearsal did not start")
+            time.sleep(0.02)
+        yield ready.read_text()
+    finally:
+        server.terminate()
+        server.wait()
