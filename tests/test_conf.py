@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from focalpo import config as door
-from focalpo.config import CONF, compose, compose_table
+from focalpo.config import CONF, compose, compose_bench, compose_table
 from focalpo.judging.protocol import load_protocol
 from focalpo.plan import EVAL
 from focalpo.schema import Config
@@ -18,7 +18,7 @@ TABLES = sorted(path.stem for path in (CONF / "table").glob("*.yaml"))
 GROUP_FILES = sorted(
     path.relative_to(CONF)
     for path in CONF.rglob("*.yaml")
-    if path.parent != CONF and path.parent.name != "table" and "experiment" not in path.parts
+    if path.parent != CONF and path.parent.name not in ("table", "bench") and "experiment" not in path.parts
 )
 # What the user must say, file by file: nothing else may be missing.
 TOLD = {"data/file.yaml": ["data.path=pairs.jsonl"], "setting/files.yaml": ["data.path=pairs.jsonl"]}
@@ -44,6 +44,13 @@ def experiments_in_their_settings() -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("path", GROUP_FILES, ids=str)
 def test_every_file_of_every_group_composes_and_validates(path):
     composed(f"{path.parent}={path.stem}", *TOLD.get(str(path), []))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "bench").glob("*.yaml")))
+def test_every_benchmark_composes_and_trl_takes_whole_micro_batches(name):
+    config = compose_bench(name, [])
+    assert not config.train.problems()
+    assert all(config.train.global_batch % peer.micro_batch == 0 for peer in config.peers.values())
 
 
 @pytest.mark.parametrize("overrides", experiments_in_their_settings(), ids=" ".join)

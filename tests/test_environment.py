@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,8 @@ def normal(name: str) -> str:
 
 
 def pins(lines: list[str]) -> dict[str, str]:
-    """Name to version of requirements that are all `name==version`."""
+    """Name to version of requirements that are all `name==version`, or other extras of ours."""
+    lines = [line for line in lines if not line.startswith("focalpo[")]
     pairs = [re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.!+]+)", line) for line in lines]
     assert all(pairs), [line for line, pair in zip(lines, pairs, strict=True) if not pair]
     return {normal(pair[1]): pair[2] for pair in pairs}
@@ -36,7 +36,7 @@ def lock() -> dict[str, str]:
 
 def imported(*folders: str) -> set[str]:
     """Distributions that the code of these folders imports; a package that is not installed goes by its own name."""
-    own = {"focalpo", "recipes", "tests", *sys.stdlib_module_names}
+    own = {"focalpo", "recipes", "rehearsal", "tests", *sys.stdlib_module_names}
     distributions = packages_distributions()
     found = set()
     for folder in folders:
@@ -54,7 +54,8 @@ def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[st
 
 
 def targets() -> list[str]:
-    return re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
+    joined = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    return re.search(r"^\.PHONY: (.*)$", joined, re.M)[1].split()
 
 
 def test_the_lock_holds_the_version_that_pyproject_pins():
@@ -76,12 +77,14 @@ def test_conda_takes_its_versions_from_pyproject_and_the_lock():
     constraint, project = last["pip"]
     assert constraint == "-c constraints.txt"
     extras = re.fullmatch(r"-e \.\[([a-z,]+)\]", project)[1].split(",")
-    assert set(extras) == set(EXTRAS)
+    assert set(extras) == {"vllm", "dev"}, "dev brings the other extras"
+    named = next(line for line in EXTRAS["dev"] if line.startswith("focalpo["))
+    assert set(re.fullmatch(r"focalpo\[(.*)\]", named)[1].split(",")) == EXTRAS.keys() - {"vllm", "dev"}
 
 
 def test_what_the_package_imports_is_declared():
-    declared = pins(PROJECT["dependencies"]).keys() | pins(EXTRAS["vllm"]).keys()
-    assert imported("focalpo", "recipes") <= declared
+    features = [line for name, extra in EXTRAS.items() if name != "dev" for line in extra]
+    assert imported("focalpo", "recipes", "rehearsal") <= pins(PROJECT["dependencies"] + features).keys()
 
 
 def test_what_the_tests_import_is_declared():
@@ -106,10 +109,10 @@ def test_make_help_tells_every_target():
 
 def test_each_test_is_run_by_exactly_one_target_of_test_all():
     chosen = re.findall(r"pytest -m ('[^']+'|\w+)", make("--dry-run", "test-all").stdout)
-    assert len(chosen) == 3
-    for slow, vllm in product([False, True], repeat=2):
-        hits = [eval(expression.strip("'"), {"slow": slow, "vllm": vllm}) for expression in chosen]
-        assert sum(hits) == 1, (slow, vllm)
+    assert len(chosen) == 4
+    for marks in ({}, {"slow"}, {"vllm"}, {"browser"}, {"slow", "vllm"}):
+        names = {name: name in marks for name in ("slow", "vllm", "browser")}
+        assert sum(eval(expression.strip("'"), {}, names) for expression in chosen) == 1, marks
 
 
 def test_vllm_on_a_cpu_is_the_version_for_gpus():
