@@ -64,7 +64,7 @@ INST_TEMPLATE = (
 
 
 def mistral_tokenizer(texts: list[str]) -> PreTrainedTokenizerBase:
-    """Pieces with byte fallback, `<unk> <s> </s>` as 0, 1, 2, and an [INST] template, which the base setting replaces."""
+    """Pieces with byte fallback, `<unk> <s> </s>` as 0, 1, 2, and an [INST] template that the base setting replaces."""
     special = ["<unk>", "<s>", "</s>"]
     pieces = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     pieces.pre_tokenizer = pre_tokenizers.Metaspace()
