@@ -195,7 +195,10 @@ class RowConfig:
 
 @dataclass(slots=True)
 class TableConfig:
-    """Table 1 at one scale; with `add_new_objectives` a freshly registered loss gets a row of its own."""
+    """Table 1 at one scale; with `add_new_objectives` a freshly registered loss gets a row of its own.
+
+    `searches` are what recipes.sweep tries for a row, in Hydra's multirun grammar: objective.beta=0.1,0.3
+    """
 
     scale: str
     settings: dict[str, TableSettingConfig]
@@ -204,3 +207,4 @@ class TableConfig:
     add_new_objectives: bool
     paper_numbers: str | None
     needs: dict[str, str] = field(default_factory=dict)
+    searches: dict[str, list[str]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The rehearsal is the paper scale: it differs in hardware and endpoints alone, and its stand-ins are what they stand for.
+"""The rehearsal is the paper scale: it differs in hardware and endpoints alone, its stand-ins are what they stand for.
 
 The whole of it is `make rehearse`; here two rows of each setting run, and those parts that need no vLLM.
 """
