@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_of_a_rows_points_the_most_accurate_is_best_and_of_equal_ones_the_first(
     points = [{"setting": "base", "row": row, "overrides": [f"a={n}"]} for n, row in enumerate(rows)]
     with Folder(tmp_path, Stage("sweep", "pocket", {"points": points}, inputs)).being_made() as job:
         assert make(job) == {"points": 5, "failed": 1}
-        found = list(csv.DictReader((job.path / "sweep.csv").open()))
+        found = list(csv.DictReader(StringIO((job.path / "sweep.csv").read_text())))
         lines = (job.path / "sweep.txt").read_text().splitlines()
     assert [row["best"] for row in found] == ["", "best", "", "", "best"]
     assert lines[3].endswith("failed") and lines[1].endswith("best")
