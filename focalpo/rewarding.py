@@ -1,4 +1,4 @@
-"""Prompts and answers in, one score each out, by a reward model: any sequence classifier of transformers with one label.
+"""Prompts and answers in, one score each out, by a reward model: any sequence classifier with one label.
 
 Dialogues of exactly the same length form a batch, so that nothing is ever padded: heads that look for the last token,
 or for a certain one, see what they were trained on.

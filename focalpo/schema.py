@@ -205,7 +205,8 @@ class TableConfig:
     """Table 1 at one scale; with `add_new_objectives` a freshly registered loss gets a row of its own.
 
     A `study` is a table with a figure of its own. With `sft_models` > 1 every row is trained on that many SFT models,
-    each with the row's seeds.
+    each with the row's seeds. `searches` are what recipes.sweep tries for a row, in Hydra's multirun grammar:
+    objective.beta=0.1,0.3
     """
 
     scale: str
@@ -217,3 +218,4 @@ class TableConfig:
     needs: dict[str, str] = field(default_factory=dict)
     study: str | None = None
     sft_models: int = 1
+    searches: dict[str, list[str]] = field(default_factory=dict)

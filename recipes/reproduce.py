@@ -3,6 +3,7 @@
 python -m recipes.reproduce                          the pocket table
 python -m recipes.reproduce table=paper              the paper's (says what it needs where it cannot run)
 python -m recipes.reproduce table=paper rows=released    the checkpoints of the authors, generated and judged only
+python -m recipes.reproduce table=paper rows=released,dpo,focalpo            some of them
 python -m recipes.reproduce rows=dpo,focalpo seeds=1 train.max_steps=20     fewer rows, seeds, any override
 python -m recipes.reproduce --quiet                  only the table and where everything is
 """
@@ -89,11 +90,13 @@ def with_rows(table: TableConfig, own: dict[str, str]) -> TableConfig:
     new = {name: RowConfig(cls.label, seeds=3) for name, cls in OBJECTIVES.items()}
     if table.add_new_objectives:
         rows |= {name: row for name, row in new.items() if name not in {*rows, "sft"}}
-    if own.get("rows") == RELEASED:
-        rows = released_rows(table)
-    elif "rows" in own:
+    names = own["rows"].split(",") if "rows" in own else []
+    released = RELEASED in names
+    if released:
+        rows, new = released_rows(table), {}
+        names = [name for name in names if name != RELEASED] or list(rows)
+    if names:
         known = new | rows
-        names = own["rows"].split(",")
         unknown = [name for name in names if name not in known]
         if unknown:
             raise ValueError(f"rows={own['rows']}: there is no row {unknown[0]!r}; there are {', '.join(known)}")
@@ -102,7 +105,7 @@ def with_rows(table: TableConfig, own: dict[str, str]) -> TableConfig:
         if not own["seeds"].isdecimal() or int(own["seeds"]) < 1:
             raise ValueError(f"seeds={own['seeds']} must be a number >= 1")
         rows = {name: replace(row, seeds=int(own["seeds"])) for name, row in rows.items()}
-    if own.get("rows") != RELEASED:
+    if not released:
         table = replace(table, settings={name: replace(each, released={}) for name, each in table.settings.items()})
     return replace(table, rows=rows)
 

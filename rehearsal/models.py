@@ -64,7 +64,7 @@ INST_TEMPLATE = (
 
 
 def mistral_tokenizer(texts: list[str]) -> PreTrainedTokenizerBase:
-    """Pieces with byte fallback, `<unk> <s> </s>` as 0, 1, 2, and an [INST] template, which the base setting replaces."""
+    """Pieces with byte fallback, `<unk> <s> </s>` as 0, 1, 2, and an [INST] template that the base setting replaces."""
     special = ["<unk>", "<s>", "</s>"]
     pieces = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     pieces.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -167,10 +167,11 @@ def _ends_now_and_then(model: PreTrainedModel, stop: int) -> None:
     """Let random weights end their answers: a constant first dimension of the residual stream gives the head a bias."""
     with torch.no_grad():
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-        embedding.normal_(std=0.5)
-        if head is not embedding:
-            head.normal_(std=0.25)
         tied = head is embedding
+        # A tied head repeats what it has just read unless the embeddings are small beside the constant.
+        embedding.normal_(std=0.1 if tied else 0.5)
+        if not tied:
+            head.normal_(std=0.25)
+            head[:, 0] = 0.0
         embedding[:, 0] = 2.0
-        head[:, 0] = 2.0 if tied else 0.0
-        head[stop, 0] = 6.0 if tied else 1.0
+        head[stop, 0] = 2.35 if tied else 1.0

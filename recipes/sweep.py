@@ -1,0 +1,99 @@
+"""Search the knobs of a table's rows, and keep every point that was tried.
+
+python -m recipes.sweep table=paper rows=dpo,focalpo                 the search that the table writes down for each row
+python -m recipes.sweep rows=focalpo objective.gamma=0,0.05,0.1 train.learning_rate=3e-4,6e-4         or one of your own
+
+The rule: of a row's points the one with the highest reward accuracy on the held-out pairs after training is taken, of
+equal ones the first. No benchmark and no judge has a say, so that what is judged later has not been chosen by it.
+"""
+
+import csv
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from focalpo.artifact import Folder, Job, read_manifest
+from focalpo.config import compose_table, expand
+from focalpo.dynamics import change
+from focalpo.plan import in_order, sweep_stage, train_stage
+from focalpo.records import PairState, read_records
+from focalpo.schema import TableConfig
+from recipes.command import explained
+from recipes.reproduce import compose_rows, split_arguments, with_rows
+from recipes.schedule import run_stages
+
+FIELDS = ("setting", "row", "point", "reward_accuracy", "standard_error", "margin", "best")
+
+
+def sweep(arguments: list[str]) -> None:
+    """Train every point of every row asked for and print what came of it.
+
+    Raises:
+        ValueError: when a point cannot be trained; the others are trained and shown all the same.
+    """
+    own, overrides = split_arguments(arguments)
+    table = with_rows(compose_table(own.get("table", "pocket")), own)
+    configs = {
+        (setting, row, tuple(point)): config
+        for setting, row in ((s, r) for s in table.settings for r, values in table.rows.items() if values.trained)
+        for point in expand(table.searches.get(row, []), overrides)
+        for config in compose_rows(_only(table, setting, row), point).values()
+    }
+    stages = {place: train_stage(config, f"{place[0]}-{place[1]}") for place, config in configs.items()}
+    first = next(iter(configs.values()))
+    runs, workers = Path(first.runs), first.launch.workers
+    print(f"{len(stages)} points")
+    failed: ValueError | None = None
+    try:
+        run_stages(runs, in_order(list(stages.values())), workers)
+    except ValueError as error:
+        failed = error
+    made = [(*place[:2], list(place[2]), s if Folder(runs, s).sealed else None) for place, s in stages.items()]
+    results = sweep_stage(table.scale, made)
+    run_stages(runs, [results], workers)
+    print((Folder(runs, results).path / "sweep.txt").read_text() + f"\n  {Folder(runs, results).path / 'sweep.csv'}")
+    if failed:
+        raise failed
+
+
+def _only(table: TableConfig, setting: str, row: str) -> TableConfig:
+    return replace(table, settings={setting: table.settings[setting]}, rows={row: table.rows[row]})
+
+
+def make(job: Job) -> dict:
+    """Fill the job's folder with sweep.csv and sweep.txt: every point tried, the best of each row marked."""
+    rows = [_result(job, number, point) for number, point in enumerate(job.settings["points"])]
+    for setting, row in dict.fromkeys((each["setting"], each["row"]) for each in rows):
+        mine = [r for r in rows if (r["setting"], r["row"]) == (setting, row) and r["reward_accuracy"] is not None]
+        if mine:
+            max(mine, key=lambda each: each["reward_accuracy"])["best"] = "best"
+    with (job.path / "sweep.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    (job.path / "sweep.txt").write_text("\n".join(_line(row) for row in rows) + "\n")
+    return {"points": len(rows), "failed": sum(row["reward_accuracy"] is None for row in rows)}
+
+
+def _result(job: Job, number: int, point: dict) -> dict:
+    told = {"setting": point["setting"], "row": point["row"], "point": " ".join(point["overrides"]), "best": ""}
+    folder = job.inputs.get(str(number))
+    if folder is None:
+        return told | dict.fromkeys(("reward_accuracy", "standard_error", "margin"))
+    facts = read_manifest(folder)["facts"]["test"]
+    accuracy = facts["reward_accuracy"]
+    pairs = len(change(read_records(folder / "dynamics.parquet", PairState), "test").margin)
+    error = (accuracy * (1 - accuracy) / pairs) ** 0.5
+    return told | {"reward_accuracy": accuracy, "standard_error": error, "margin": facts["margin"]}
+
+
+def _line(row: dict) -> str:
+    start = f"{row['setting']:10} {row['row']:10} {row['point']:60}"
+    if row["reward_accuracy"] is None:
+        return f"{start} failed"
+    accuracy, error = row["reward_accuracy"], row["standard_error"]
+    return f"{start} accuracy {accuracy:.4f} +- {error:.4f}  margin {row['margin']:8.3f} nats  {row['best']}".rstrip()
+
+
+if __name__ == "__main__":
+    explained(lambda: sweep(sys.argv[1:]))

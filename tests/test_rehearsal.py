@@ -1,0 +1,194 @@
+"""The rehearsal is the paper scale: it differs in hardware and endpoints alone, its stand-ins are what they stand for.
+
+The whole of it is `make rehearse`; here two rows of each setting run, and those parts that need no vLLM.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from focalpo.config import CONF, compose, compose_table
+from focalpo.data.tokens import Limits, pair_trees, prompt_ids
+from focalpo.records import Pair
+from focalpo.training.model import ModelSource, load_tokenizer, stop_ids
+from recipes.reproduce import compose_rows, with_rows
+from rehearsal.benchmarks import protocol_over, repository_of
+from rehearsal.datasets import texts
+from rehearsal.differences import ENDPOINTS, HARDWARE, PROTOCOL, changes, hardware, protocol_changes
+from rehearsal.hub import Repository, serving
+from rehearsal.models import write_model
+from rehearsal.stage import build, endpoints, environment
+
+ROOT = CONF.parent
+MODELS = {"mistral_base": "mistral", "llama3_instruct": "llama3", "one_gpu": "qwen2"}
+
+
+@pytest.mark.parametrize("name", ["paper", "one_gpu"])
+def test_a_rehearsal_differs_in_hardware_and_endpoints_alone(name: str, tmp_path: Path) -> None:
+    table = with_rows(compose_table(name), {})
+    paper = compose_rows(table, [])
+    first = next(iter(paper.values()))
+    made = [repository_of(protocol, tmp_path) for protocol in first.judge.benchmarks.values()]
+    changed = endpoints(first, made, tmp_path / "eval", "http://127.0.0.1:1/v1")
+    found = changes(paper, compose_rows(table, [*hardware(first), *changed, "runs=elsewhere"]))
+    assert found.keys() <= {*HARDWARE, *ENDPOINTS}
+    assert {"judge.endpoint.base_url", "launch.gpus"} <= found.keys()
+    for protocol in first.judge.benchmarks.values():
+        for key in protocol_changes(protocol, tmp_path / "eval"):
+            assert any(re.fullmatch(kept.replace(".", r"\.").replace("*", r"\w+"), key) for kept in PROTOCOL), key
+
+
+def test_a_changed_recipe_would_be_seen() -> None:
+    paper = {"row": compose(["experiment=mistral_base/dpo"])}
+    other = {"row": compose(["experiment=mistral_base/dpo", "train.global_batch=64", "objective.beta=0.1"])}
+    assert changes(paper, other) == {"train.global_batch": {(128, 64)}, "objective.beta": {(0.01, 0.1)}}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A stand-in checkpoint of each family, by the setting that it starts."""
+    root = tmp_path_factory.mktemp("mistral-and-others")
+    words = texts()
+    for family in MODELS.values():
+        write_model(family, words, root / family)
+    return {setting: root / family for setting, family in MODELS.items()}
+
+
+@pytest.fixture(params=MODELS)
+def opened(request, models: dict[str, Path]) -> tuple[PreTrainedTokenizerBase, list[int], Path]:
+    """A stand-in's tokenizer under its setting's template and stop tokens."""
+    model = compose([f"setting={request.param}"]).model
+    template = (ROOT / model.chat_template).read_text() if model.chat_template else None
+    source = ModelSource(str(models[request.param]), None, template, tuple(model.stop_tokens))
+    tokenizer = load_tokenizer(source)
+    return tokenizer, stop_ids(source, tokenizer), models[request.param]
+
+
+PAIR = Pair("p", [{"role": "user", "content": "sort : bird ant cat"}], "ant bird cat .", "cat")
+
+
+def test_a_stand_in_keeps_the_tokens_contract(opened) -> None:
+    tokenizer, stops, _ = opened
+    trees, problems = pair_trees(tokenizer, [PAIR], Limits(512, 1024), stops)
+    assert problems == {}
+    for branch, text in (("chosen", PAIR.chosen), ("rejected", PAIR.rejected)):
+        assert tokenizer.decode(trees[0].branches[branch][:-1]) == text
+        assert trees[0].branches[branch][-1] == stops[0]
+
+
+def test_a_stand_in_would_double_the_bos_if_it_were_let(opened) -> None:
+    """The trap of vLLM and of trainers that tokenize rendered text: the tokenizer adds a BOS to the template's."""
+    tokenizer, _, folder = opened
+    (ids,) = prompt_ids(tokenizer, [PAIR.prompt])
+    if tokenizer.bos_token_id is None:
+        assert folder.name == "qwen2"
+        return
+    assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
+    if folder.name == "llama3":  # its template holds the BOS, as SimPO's templates for both models do
+        text = tokenizer.apply_chat_template(PAIR.prompt, tokenize=False, add_generation_prompt=True)
+        assert tokenizer(text)["input_ids"].count(tokenizer.bos_token_id) == 2
+
+
+def test_stand_ins_have_the_shape_of_what_they_stand_for(models: dict[str, Path]) -> None:
+    configs = {family: AutoConfig.from_pretrained(models[setting]) for setting, family in MODELS.items()}
+    assert [configs[family].architectures for family in ("mistral", "llama3", "qwen2")] == [
+        ["MistralForCausalLM"],
+        ["LlamaForCausalLM"],
+        ["Qwen2ForCausalLM"],
+    ]
+    assert configs["mistral"].sliding_window < configs["mistral"].max_position_embeddings
+    assert all(config.num_key_value_heads < config.num_attention_heads for config in configs.values())
+    generation = json.loads((models["llama3_instruct"] / "generation_config.json").read_text())
+    assert len(generation["eos_token_id"]) == 2
+    own = load_tokenizer(ModelSource(str(models["mistral_base"])))
+    assert "[INST]" in own.chat_template, "the swap that the base setting must not take"
+
+
+CLIENT = """
+import sys
+from pathlib import Path
+from focalpo.data.sources import HubSource, load
+from focalpo.judging.benchmarks import fetch
+from focalpo.judging.protocol import load_protocol
+from focalpo.training.model import ModelSource, load_model, load_tokenizer
+
+protocols, into, pinned, other = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
+data = "princeton-nlp/llama3-ultrafeedback-armorm"
+checked = load(HubSource(data, pinned, "train", "test"), "drop")
+print("pairs", len(checked.train), len(checked.test), checked.schemas["train"])
+for name in ("alpaca_eval_2", "arena_hard_v0_1"):
+    fetch(load_protocol(protocols / f"{name}.yaml"), None, into)
+named = "meta-llama/Meta-Llama-3-8B-Instruct"
+print("model", load_model(ModelSource(named, other), "bfloat16").config.model_type)
+for wrong in (lambda: load(HubSource(data, "5" * 40, "train", "test"), "drop"),
+              lambda: load_tokenizer(ModelSource(named, "5" * 40))):
+    try:
+        wrong()
+    except ValueError as error:
+        print("refused", error)
+"""
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[tuple[dict[str, str], Path]]:
+    """The environment of a run against the stand-ins of the instruct setting, and the folder of its protocols."""
+    config = compose(["experiment=llama3_instruct/dpo"])
+    made = build({("instruct", "dpo"): config}, {"instruct": str(config.model.path)}, tmp_path / "hub")
+    by_name: dict[str, Repository] = {each.name: each for each in made}
+    for protocol in config.judge.benchmarks.values():
+        protocol_over(protocol, by_name, tmp_path / "eval")
+    with serving(made) as hub:
+        yield environment(hub, tmp_path / "home", None), tmp_path / "eval"
+
+
+def test_the_real_clients_get_models_data_and_benchmarks_at_their_pins_and_nothing_else(stage, tmp_path: Path) -> None:
+    surroundings, protocols = stage
+    config = compose(["experiment=llama3_instruct/dpo"])
+    into = tmp_path / "benchmarks"
+    into.mkdir()
+    pins = [str(config.data.revision), str(config.model.revision)]
+    command = [sys.executable, "-c", CLIENT, str(protocols), str(into), *pins]
+    done = subprocess.run(command, cwd=ROOT, env=surroundings, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "pairs 300 40 prompt and dialogues\n" in done.stdout and "model llama\n" in done.stdout
+    assert done.stdout.count("refused ") == 2
+    expected = {"alpaca_eval_gpt4_baseline.json", "df_gamed.csv", "instruction_difficulty.csv"}
+    assert {path.name for path in into.iterdir()} == expected | {"question.jsonl", "gpt-4-0314.jsonl"}
+
+
+def test_a_run_in_rehearsal_reaches_no_other_host(stage) -> None:
+    surroundings, _ = stage
+    code = "import urllib.request; urllib.request.urlopen('https://huggingface.co', timeout=20)"
+    done = subprocess.run([sys.executable, "-c", code], env=surroundings, capture_output=True, text=True, timeout=60)
+    assert done.returncode and "Connection refused" in done.stderr
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["rows=sft,kto"], ["4 rows, no gap", "2 pairs, 4 reference", "4 judge", "2 train"]),
+        (["rows=released,focalpo"], ["2 rows, no gap", "2 generate, 2 judge, 1 report"]),
+        (
+            ["table=one_gpu", "rows=dpo", "lora=rank16", "data=on_policy", "data.on_policy.seeds=[13,21]"],
+            ["1 rows, no gap", "1 prompts", "2 sample", "1 reward,", "1 train"],
+        ),
+    ],
+    ids=["paper", "released", "one_gpu"],
+)
+def test_a_table_runs_from_nothing_to_numbers(arguments: list[str], expected: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rehearsal", *arguments, f"runs={tmp_path / 'runs'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500, env=os.environ)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no gap in the chain" in done.stdout and "OTHER" not in done.stdout
+    for line in expected:
+        assert line in done.stdout
+    (table,) = tmp_path.glob("runs/report/*/table1.md")
+    assert ("(paper " in table.read_text()) == ("one_gpu" not in "".join(arguments))

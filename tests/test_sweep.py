@@ -1,0 +1,94 @@
+"""A search is expanded as Hydra's multirun does, trained as stages, and shown whole; the rule picks the best."""
+
+import csv
+import json
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from focalpo.artifact import Folder, Stage
+from focalpo.config import CONF, compose, compose_table, expand
+from focalpo.records import PairState, write_records
+from recipes.sweep import make
+
+
+def test_a_search_is_the_product_of_its_values_in_their_order() -> None:
+    search = ["objective.beta=0.1,0.3", "train.learning_rate=1e-4,choice(2e-4,4e-4)"]
+    points = expand(["objective.beta=0.1,0.3", "seed=range(1,3)"], [])
+    assert points == [[f"objective.beta={beta}", f"seed={seed}"] for beta in ("0.1", "0.3") for seed in (1, 2)]
+    assert len(expand(search[:1], ["train.epochs=1"])) == 2
+
+
+def test_an_override_takes_the_place_of_what_the_search_says() -> None:
+    search = ["objective.beta=0.1,0.3", "train.learning_rate=1e-4,2e-4"]
+    points = expand(search, ["objective.beta=5", "train.max_steps=3"])
+    assert points == [
+        [f"train.learning_rate={rate}", "objective.beta=5", "train.max_steps=3"] for rate in ("0.0001", "0.0002")
+    ]
+
+
+def test_a_search_that_cannot_be_read_is_one_line() -> None:
+    with pytest.raises(ValueError) as said:
+        expand([], ["objective.beta=choice(1"])
+    assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize("name", ["paper", "one_gpu", "pocket"])
+def test_every_search_belongs_to_a_row_and_every_end_of_it_is_a_valid_configuration(name: str) -> None:
+    table = compose_table(name)
+    column = next(iter(table.settings.values()))
+    for row, search in table.searches.items():
+        assert table.rows[row].trained
+        points = expand(search, [])
+        for point in (points[0], points[-1]):
+            config = compose([*column.overrides, f"experiment={column.experiments}/{row}", *point])
+            assert config.train.learning_rate == float(dict(p.split("=") for p in point)["train.learning_rate"])
+    if name == "paper":
+        assert table.searches.keys() == {row for row, values in table.rows.items() if values.trained}
+
+
+def state(step: int, name: str, chosen: float) -> PairState:
+    return PairState(step, "test", name, chosen, -5.0, 3, 3, None)
+
+
+def test_of_a_rows_points_the_most_accurate_is_best_and_of_equal_ones_the_first(tmp_path: Path) -> None:
+    accuracies = [0.5, 0.75, 0.75, None, 0.25]
+    rows = ["dpo", "dpo", "dpo", "dpo", "focalpo"]
+    inputs = {}
+    for number, accuracy in enumerate(accuracies):
+        if accuracy is None:
+            continue
+        stage = Stage("train", f"point-{number}", {"number": number})
+        with Folder(tmp_path, stage).being_made() as job:
+            states = [state(step, f"p{n}", 0.0) for step in (0, 1) for n in range(4)]
+            write_records(job.path / "dynamics.parquet", states)
+        Folder(tmp_path, stage).seal(1.0, {"test": {"reward_accuracy": accuracy, "margin": 2.0}})
+        inputs[str(number)] = stage
+    points = [{"setting": "base", "row": row, "overrides": [f"a={n}"]} for n, row in enumerate(rows)]
+    with Folder(tmp_path, Stage("sweep", "pocket", {"points": points}, inputs)).being_made() as job:
+        assert make(job) == {"points": 5, "failed": 1}
+        found = list(csv.DictReader(StringIO((job.path / "sweep.csv").read_text())))
+        lines = (job.path / "sweep.txt").read_text().splitlines()
+    assert [row["best"] for row in found] == ["", "best", "", "", "best"]
+    assert lines[3].endswith("failed") and lines[1].endswith("best")
+    assert float(found[1]["standard_error"]) == pytest.approx((0.75 * 0.25 / 4) ** 0.5)
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_its_points_and_shares_what_they_have_in_common(tmp_path: Path) -> None:
+    small = ["model.phases.pretraining.count=640", "model.phases.pretraining.train.max_steps=20"]
+    small += ["model.phases.sft.count=320", "data.prompts=200", "train.max_steps=2", "dynamics.train_pairs=20"]
+    asked = ["rows=focalpo", "objective.gamma=0,0.1", "objective.beta=0.3", "train.learning_rate=6e-4"]
+    command = [sys.executable, "-m", "recipes.sweep", f"runs={tmp_path}", *asked, *small]
+    done = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 points" in done.stdout and done.stdout.count("best") == 2
+    kinds = [path.parent.parent.name for path in tmp_path.glob("*/*/manifest.json")]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {
+        "sft": 2, "pairs": 2, "reference": 2, "train": 4, "sweep": 1,
+    }  # fmt: skip
+    (manifest,) = tmp_path.glob("sweep/*/manifest.json")
+    assert json.loads(manifest.read_text())["facts"] == {"points": 4, "failed": 0}
