@@ -18,7 +18,7 @@ from focalpo.schema import Config, TableConfig
 
 EVAL = Path(__file__).parent.parent / "eval"
 # How to compute, not what: in a train section, these change no result beyond rounding.
-EXECUTION = ("zero_stage", "activation_checkpointing", "micro_batch_tokens", "checkpoint_every")
+EXECUTION = ("zero_stage", "activation_checkpointing", "micro_batch_tokens", "checkpoint_every", "kernels")
 # What a source of pairs depends on, besides the limits and the treatment of bad rows.
 POCKET_DATA = ("prompts", "label_noise", "samples", "temperature", "seed", "test_fraction")
 FILE_DATA = ("path", "test_path", "test_fraction", "limit")

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from focalpo.data.tokens import with_mismatched
 from focalpo.training import checkpoint
 from focalpo.training.engine import Examples, open_engine, start_ranks, train
+from focalpo.training.kernels import use_kernels
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.objective import OBJECTIVES, Logps
 from focalpo.training.packing import pack
@@ -255,3 +256,17 @@ def test_an_incomplete_last_batch_is_left_out_and_max_steps_cuts() -> None:
     assert steps_of(15, SETTINGS) == 3
     assert steps_of(15, replace(SETTINGS, epochs=2)) == 6
     assert steps_of(15, replace(SETTINGS, epochs=2, max_steps=5)) == 5
+
+
+def test_compiled_kernels_change_no_log_prob() -> None:
+    trees = random_trees(5, seed=2)
+    plain, compiled = PackedPolicy(tiny_model()), PackedPolicy(tiny_model())
+    use_kernels(compiled.model, "compiled")
+    micro = pack(trees, ("chosen", "rejected"))
+    torch.testing.assert_close(compiled(micro), plain(micro), atol=1e-5, rtol=1e-5)
+    assert all(layer.mlp._compiled_call_impl is not None for layer in compiled.model.base_model.layers)
+
+
+def test_liger_kernels_are_refused_without_a_gpu() -> None:
+    with pytest.raises(ValueError, match="needs a GPU; use plain or compiled"):
+        use_kernels(tiny_model(), "liger")

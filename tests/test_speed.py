@@ -92,7 +92,7 @@ def test_padding_changes_no_log_prob() -> None:
     torch.testing.assert_close(policy(padded), policy(pack(trees, BRANCHES)), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in plan.VARIANTS if name != "with torch.compile"])
+@pytest.mark.parametrize("name", plan.VARIANTS)
 def test_no_speed_up_changes_a_loss_or_a_gradient(name: str) -> None:
     load = workload()
     cached = ours.reference(load)

@@ -20,7 +20,6 @@ VARIANTS = {
     "without cached reference": Switches(cached_reference=False),
     "without chunked head": Switches(chunked_head=False),
     "without balanced planning": Switches(balanced=False),
-    "with torch.compile": Switches(compile=True),
 }
 OTHER_DTYPE = {"float32": "bfloat16", "bfloat16": "float32"}
 TripleLengths = list[tuple[int, int, int]]
@@ -80,6 +79,8 @@ def ablations(config: BenchSettings, real: TripleLengths) -> Iterator[Measuremen
         for name, switches in VARIANTS.items():
             yield _ours(f"ablation/{name}/{turn}", workload, reference, switches)
         yield _ours(f"ablation/in {other}/{turn}", _with(workload, dtype=other), reference)
+        for kernels in config.kernels:
+            yield _ours(f"ablation/with {kernels} kernels/{turn}", _with(workload, kernels=kernels), reference)
 
 
 def growth(config: BenchSettings, real: TripleLengths) -> Iterator[Measurement]:

@@ -68,5 +68,6 @@ class BenchSettings:
     repeats: int
     seed: int
     peers: dict[str, PeerSettings]
+    kernels: list[str]
     growth: GrowthSettings
     out: str

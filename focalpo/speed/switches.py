@@ -29,7 +29,6 @@ class Switches:
     cached_reference: bool = True
     chunked_head: bool = True
     balanced: bool = True
-    compile: bool = False
 
 
 def batcher_of(switches: Switches, budget: int) -> Batcher:
@@ -46,8 +45,6 @@ def batcher_of(switches: Switches, budget: int) -> Batcher:
 
 def policy_of(model: PreTrainedModel, frozen: PreTrainedModel | None, switches: Switches) -> PackedPolicy:
     """The policy; with a frozen model, one that runs it before every forward of its own."""
-    if switches.compile:
-        compile_elementwise(model)
     chunk = None if switches.chunked_head else WHOLE
     return PackedPolicy(model, chunk) if frozen is None else BesideReference(model, PackedPolicy(frozen), chunk)
 
@@ -86,11 +83,3 @@ def deal_in_order(costs: Sequence[int], ranks: int, budget: int) -> list[list[li
     each = max(1, budget // max(costs))
     hands = [list(range(rank, len(costs), ranks)) for rank in range(ranks)]
     return [[hand[first : first + each] for first in range(0, len(hand), each)] for hand in hands]
-
-
-def compile_elementwise(model: PreTrainedModel) -> None:
-    """Compile what lies between matrix products: norms and gated activations, for any number of tokens. Attention stays
-    as it is, its shapes change with every micro-batch."""
-    for layer in model.base_model.layers:
-        for module in (layer.input_layernorm, layer.post_attention_layernorm, layer.mlp):
-            module.compile(dynamic=True)

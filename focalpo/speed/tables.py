@@ -107,7 +107,7 @@ def growth(plan: Sequence[Measurement], results: Results, objectives: Sequence[i
 
 def planner(plans: Sequence[Plan]) -> list[Row]:
     """How even global batches are dealt."""
-    return [{name: value for name, value in asdict(plan).items() if name != "seconds"} for plan in plans]
+    return [asdict(plan) for plan in plans]
 
 
 def text(rows: Sequence[Row]) -> str:

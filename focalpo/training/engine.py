@@ -21,6 +21,7 @@ from torch import Tensor
 from focalpo.data.tokens import Tree
 from focalpo.training import checkpoint, nonfinite
 from focalpo.training.dynamics import Watch
+from focalpo.training.kernels import use_kernels
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.objective import Logps
 from focalpo.training.packing import Batcher
@@ -112,6 +113,7 @@ def open_engine(policy: PackedPolicy, settings: TrainSettings):
 
     if settings.activation_checkpointing:
         policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    use_kernels(policy.model, settings.kernels)
     policy.train()
     # torch's own fused AdamW: DeepSpeed's is compiled at run time and wants nvcc.
     optimizer = torch.optim.AdamW(
@@ -147,7 +149,8 @@ def train(
     steps = steps_of(len(examples.trees), settings)
     batcher = batcher or Batcher(settings.micro_batch_tokens)
     # How it is computed may differ when it goes on: other ranks, another ZeRO stage, smaller micro-batches.
-    what = replace(settings, zero_stage=0, activation_checkpointing=False, micro_batch_tokens=1, checkpoint_every=0)
+    how = {"zero_stage": 0, "activation_checkpointing": False, "micro_batch_tokens": 1, "checkpoint_every": 0}
+    what = replace(settings, **how, kernels="plain")
     run = checkpoint.fingerprint(objective, [tree.id for tree in examples.trees], what, seed)
     start = checkpoint.resume(engine, checkpoints, run)
     if tracker is not None:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
+from focalpo.training.kernels import KERNELS
+
 
 @dataclass(slots=True)
 class TrainSettings:
-    """Everything about optimisation that changes the weights, and the two knobs that do not (the micro-batch and how
-    often to save)."""
+    """Everything about optimisation that changes the weights, and what does not: the last five, plan.EXECUTION."""
 
     learning_rate: float
     global_batch: int
@@ -27,6 +28,7 @@ class TrainSettings:
     activation_checkpointing: bool
     micro_batch_tokens: int
     checkpoint_every: int
+    kernels: str = "plain"
 
     def problems(self) -> list[str]:
         """What is wrong with the values, each with its remedy."""
@@ -42,6 +44,7 @@ class TrainSettings:
             f"train.dtype={self.dtype!r} must be float32 or bfloat16": self.dtype in ("float32", "bfloat16"),
             f"train.zero_stage={self.zero_stage} must be 0, 1, 2 or 3": self.zero_stage in (0, 1, 2, 3),
             f"train.micro_batch_tokens={self.micro_batch_tokens} must be >= 1": self.micro_batch_tokens >= 1,
+            f"train.kernels={self.kernels!r} must be {', '.join(KERNELS)}": self.kernels in KERNELS,
             f"train.checkpoint_every={self.checkpoint_every} must be >= 0 steps": self.checkpoint_every >= 0,
         }
         return [message for message, fine in checks.items() if not fine]
