@@ -149,8 +149,8 @@ def train(
     steps = steps_of(len(examples.trees), settings)
     batcher = batcher or Batcher(settings.micro_batch_tokens)
     # How it is computed may differ when it goes on: other ranks, another ZeRO stage, smaller micro-batches.
-    how = {"zero_stage": 0, "activation_checkpointing": False, "micro_batch_tokens": 1, "checkpoint_every": 0}
-    what = replace(settings, **how, kernels="plain")
+    what = replace(settings, zero_stage=0, activation_checkpointing=False, kernels="plain")
+    what = replace(what, micro_batch_tokens=1, checkpoint_every=0)
     run = checkpoint.fingerprint(objective, [tree.id for tree in examples.trees], what, seed)
     start = checkpoint.resume(engine, checkpoints, run)
     if tracker is not None:
