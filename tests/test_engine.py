@@ -260,6 +260,7 @@ def test_an_incomplete_last_batch_is_left_out_and_max_steps_cuts() -> None:
 
 # Torch's compiler looks at the gradients of what it is given, and is warned by torch of doing so.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.slow
 def test_compiled_kernels_change_no_log_prob() -> None:
     trees = random_trees(5, seed=2)
     plain, compiled = PackedPolicy(tiny_model()), PackedPolicy(tiny_model())
