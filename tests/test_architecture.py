@@ -35,12 +35,13 @@ ONLY = {
     "nbclient": {"notebooks"},
     "alpaca_eval": {"judging/alpaca_eval"},
     "trl": {"speed/peer"},
+    "peft": {"training/lora"},
 }
 NO_TORCH = (
     *("records", "artifact", "metrics", "track", "lifeline", "dynamics", "judging", "reporting", "pocket"),
     "data/sources",
 )
-FILES = sorted((ROOT / "focalpo").rglob("*.py")) + sorted((ROOT / "recipes").glob("*.py"))
+FILES = [path for room in ("focalpo", "recipes", "rehearsal") for path in sorted((ROOT / room).rglob("*.py"))]
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -68,6 +69,7 @@ def test_a_file_imports_only_what_its_room_may(path: Path) -> None:
             assert top != "focalpo" or target in {room, *FLOOR, *MAY.get(room, ())}, f"{place} may not import {name}"
             assert top != "torch" or not place.startswith(NO_TORCH), f"{place} must run without torch"
             assert room not in FLOOR or top != "focalpo" or target in FLOOR, f"{place} is floor, {name} is not"
+        assert top != "rehearsal" or package == "rehearsal", f"{place}: nothing that is rehearsed knows of it"
         assert top not in ONLY or place in ONLY[top], f"{place} may not import {top}: only {ONLY[top]} knows it"
 
 
@@ -95,5 +97,6 @@ def test_no_file_is_two_rooms() -> None:
 
 def test_recipes_stay_recipes() -> None:
     """A recipe opens, calls and seals; the thinking is in the package."""
-    kinds = ("sft", "pairs", "reference", "train", "generate", "benchmark", "judge", "report")
+    kinds = ("sft", "prompts", "sample", "reward", "pairs", "reference", "train", "generate", "benchmark", "judge")
+    kinds += ("report", "sweep")
     assert not [k for k in kinds if len((ROOT / f"recipes/{k}.py").read_text().splitlines()) > 110]

@@ -1,0 +1,136 @@
+"""Pairs of the model's own answers: which prompts, which answers make a pair, what a reward model says, the stages."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from focalpo.config import compose
+from focalpo.data import on_policy
+from focalpo.data.on_policy import best_against_worst, hub_prompts
+from focalpo.data.validate import EMPTY, IDENTICAL, validate
+from focalpo.plan import in_order, pairs_stage
+from focalpo.records import Rated
+from focalpo.rewarding import RewardModel
+from rehearsal.datasets import texts
+from rehearsal.models import write_model, write_reward_model
+
+SEEDS = (13, 21, 42, 79, 100)
+
+
+def rated(name: str, answers: list[tuple[str, float]], split: str = "train") -> list[Rated]:
+    prompt = [{"role": "user", "content": name}]
+    return [Rated(name, split, prompt, seed, text, reward) for seed, (text, reward) in zip(SEEDS, answers, strict=True)]
+
+
+def test_the_highest_reward_is_chosen_and_the_lowest_rejected() -> None:
+    answers = [("a", 0.2), ("b", 0.9), ("c", -1.0), ("d", 0.5), ("e", 0.1)]
+    train, test = best_against_worst(rated("p", answers) + rated("q", answers[::-1], "test"), "own")
+    assert [(pair.chosen, pair.rejected) for pair in train.pairs.values()] == [("b", "c")]
+    assert [(pair.id, pair.chosen, pair.rejected) for pair in test.pairs.values()] == [("q", "b", "c")]
+
+
+def test_of_equal_rewards_the_earlier_seed_is_taken() -> None:
+    answers = [("a", 1.0), ("b", 1.0), ("c", 0.0), ("d", 0.0), ("e", 0.5)]
+    train, _ = best_against_worst(rated("p", answers), "own")
+    assert [(pair.chosen, pair.rejected) for pair in train.pairs.values()] == [("a", "c")]
+
+
+def test_answers_that_teach_nothing_are_dropped_and_counted() -> None:
+    good = [("a", 1.0), ("b", 0.0), ("c", 0.5), ("d", 0.5), ("e", 0.5)]
+    same = [("a", 1.0), ("a", 0.0), ("a", 0.5), ("a", 0.5), ("a", 0.5)]
+    empty = [("a", 1.0), ("", 0.0), ("c", 0.5), ("d", 0.5), ("e", 0.5)]
+    everything = rated("p", good) + rated("q", same) + rated("r", empty) + rated("s", good, "test")
+    checked = validate(*best_against_worst(everything, "own"), "drop")
+    assert checked.dropped == {IDENTICAL: 1, EMPTY: 1}
+    assert [pair.id for pair in checked.train] == ["p"] and [pair.id for pair in checked.test] == ["s"]
+
+
+def test_prompts_are_different_sorted_and_a_test_prompt_is_no_train_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {"train_prefs": ["b", "a", "b", "c"], "test_prefs": ["c", "d"]}
+    monkeypatch.setattr(on_policy, "hub_rows", lambda name, revision, split: [{"prompt": text} for text in held[split]])
+    found = hub_prompts("own/prompts", "0" * 40, ("train_prefs", "test_prefs"), None)
+    assert [(each.prompt[0]["content"], each.split) for each in found] == [
+        ("a", "train"), ("b", "train"), ("c", "test"), ("d", "test"),
+    ]  # fmt: skip
+    assert len(hub_prompts("own/prompts", "0" * 40, ("train_prefs", "test_prefs"), 1)) == 2
+
+
+def test_prompts_that_are_no_texts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_policy, "hub_rows", lambda name, revision, split: [{"chosen": "x"}])
+    with pytest.raises(ValueError, match="own/prompts train has no column `prompt` of texts"):
+        hub_prompts("own/prompts", "0" * 40, ("train", "test"), None)
+
+
+@pytest.fixture(scope="module")
+def rewarder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hub") / "reward"
+    write_reward_model(texts(), folder)
+    return folder
+
+
+def test_scores_are_the_models_own_one_dialogue_at_a_time_whatever_the_batch(rewarder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(rewarder)
+    model = AutoModelForSequenceClassification.from_pretrained(rewarder, dtype=torch.float32).eval()
+    words = ["ant", "bird", "cat bird", "ant ant ant", "dog", "cat"]
+    prompts = [[{"role": "user", "content": f"sort : {word}"}] for word in words]
+    expected = []
+    for prompt, word in zip(prompts, words, strict=True):
+        turns = [*prompt, {"role": "assistant", "content": word}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+        row = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            expected.append(float(model(row).logits[0, 0]))
+    own = RewardModel(str(rewarder), None, "float32", own_code=False)
+    for batch_tokens in (1, 60, 4096):
+        assert own.scores(prompts, words, batch_tokens) == pytest.approx(expected, abs=1e-5)
+    assert len({round(score, 4) for score in expected}) > 3
+
+
+def test_what_is_no_reward_model_is_refused_in_one_line(rewarder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot load the reward model .*nowhere"):
+        RewardModel(str(tmp_path / "nowhere"), None, "float32", own_code=False)
+    model = AutoModelForSequenceClassification.from_pretrained(rewarder, num_labels=3, ignore_mismatched_sizes=True)
+    model.save_pretrained(tmp_path / "three")
+    AutoTokenizer.from_pretrained(rewarder).save_pretrained(tmp_path / "three")
+    with pytest.raises(ValueError, match="gives 3 scores an answer, not one"):
+        RewardModel(str(tmp_path / "three"), None, "float32", own_code=False).scores([[
+            {"role": "user", "content": "sort : ant"}]], ["ant"], 64)  # fmt: skip
+
+
+def test_the_recipe_is_the_published_one_a_stage_for_each_seed() -> None:
+    config = compose(["setting=llama3_instruct", "data=on_policy"])
+    made = config.data.on_policy
+    assert made is not None and tuple(made.seeds) == SEEDS
+    assert (made.temperature, made.top_p, made.max_new_tokens) == (0.8, 0.95, 4096)
+    assert made.reward_model == "RLHFlow/ArmoRM-Llama3-8B-v0.1" and made.reward_revision
+    stages = in_order([pairs_stage(config)])
+    assert [stage.kind for stage in stages] == ["prompts", *["sample"] * 5, "reward", "pairs"]
+    assert [stage.settings["seed"] for stage in stages[1:6]] == list(SEEDS)
+    assert len({stage.key for stage in stages}) == 8
+
+
+def test_pairs_can_be_made_for_any_model_and_only_where_they_are_asked_for() -> None:
+    own = compose(["setting=one_gpu", "data=on_policy"])
+    other = compose(["setting=llama3_instruct", "data=on_policy"])
+    kinds = {stage.kind: stage for stage in in_order([pairs_stage(own)])}
+    assert kinds["sample"].settings["model"]["path"] == "Qwen/Qwen2.5-0.5B-Instruct"
+    assert pairs_stage(own).key != pairs_stage(other).key
+    with pytest.raises(ValueError, match="data.on_policy belongs to data.source=on_policy"):
+        compose(["setting=mistral_base", "data.source=on_policy"])
+
+
+@pytest.mark.vllm
+def test_two_replicas_answer_as_one_does(tmp_path: Path) -> None:
+    from focalpo.generation import Backend, Decoding, Generator
+    from focalpo.training.model import ModelSource
+
+    write_model("llama3", texts(), tmp_path / "model")
+    prompts = [[{"role": "user", "content": f"sort : {word}"}] for word in ("ant", "cat bird", "dog", "ant ant", "cat")]
+    found = []
+    for replicas in (1, 2):
+        with Generator(ModelSource(str(tmp_path / "model")), Backend("vllm", "bfloat16", 1, replicas, 4096)) as made:
+            sets = [Decoding(0.9, 1.0, 16), Decoding(0.0, 1.0, 16)]
+            found.append([made.answer(list("abcde"), prompts, decoding, seed=3) for decoding in sets])
+    assert found[0] == found[1]
