@@ -82,7 +82,8 @@ def test_publishing_puts_the_produced_table_between_the_marks(tmp_path: Path) ->
             (job.path / name).write_text(f"| {name} |\n")
         folder.seal(1.0)
     (tmp_path / "README.md").write_text(
-        "before\n<!-- table: docs/pocket/summary.md -->\nold\n<!-- end of table -->\n![x](docs/pocket/dynamics.png)\nafter\n"
+        "before\n<!-- table: docs/pocket/summary.md -->\nold\n<!-- end of table -->\n"
+        "![x](docs/pocket/dynamics.png)\nafter\n"
     )
     publish(folder.path, tmp_path)
     shown = (tmp_path / "README.md").read_text()
