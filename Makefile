@@ -53,13 +53,13 @@ test: $(INSTALLED) ## run the quick tests, at most 15 minutes on 2 cores
 	OMP_NUM_THREADS=1 python -m pytest -m 'not slow and not vllm and not browser' $(ARGS)
 
 test-slow: $(INSTALLED) ## run the slow tests
-	OMP_NUM_THREADS=1 python -m pytest -m 'slow and not vllm' $(ARGS)
+	OMP_NUM_THREADS=1 python -m pytest -m 'slow and not vllm and not browser' $(ARGS)
 
 test-browser: $(INSTALLED) ## open the report in Chromium; on Debian, root installs it where it is missing
 	@command -v chromium chromium-browser google-chrome > /dev/null || { apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core > /dev/null; } || { \
 		echo "error: install Chromium, then run the same command again"; exit 1; }
-	OMP_NUM_THREADS=1 python -m pytest -m browser $(ARGS)
+	OMP_NUM_THREADS=1 python -m pytest -m 'browser and not vllm' $(ARGS)
 
 test-vllm: export PATH := $(CURDIR)/.venv-vllm/bin:$(PATH)
 test-vllm: .venv-vllm/installed ## run the tests that need vLLM, for real on a CPU, in an environment of their own

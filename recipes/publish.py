@@ -13,12 +13,13 @@ from focalpo.plan import EVAL
 from recipes.command import explained
 
 FILES = ("summary.md", "checklist.md", "table1.md", "table1.csv", "table1.tex")
-FIGURES = ("table1", "dynamics", "gradient", "displacement", "gamma", "noise")
 MARKED = re.compile(r"(<!-- table: (docs/\w+)/summary.md.*?-->\n).*?(<!-- end of table -->)", re.S)
 
 
 def publish(report: Path, root: Path) -> None:
     """Copy a sealed report to docs/<name>/ under `root`, and its summary between the marks of README or docs/*.md.
+
+    Of its figures those are copied that some page shows.
 
     Raises:
         ValueError: when the report is not sealed, or no page has a place for it.
@@ -30,9 +31,10 @@ def publish(report: Path, root: Path) -> None:
     if not marked:
         raise ValueError(f"no page of {root} has a place for {place}/summary.md; mark one with <!-- table: ... -->")
     (root / place).mkdir(parents=True, exist_ok=True)
-    for name in [*FILES, *(f"figures/{name}.png" for name in FIGURES)]:
-        if (report / name).is_file():
-            shutil.copyfile(report / name, root / place / Path(name).name)
+    texts = "".join(page.read_text() for page in pages)
+    shown = [path for path in (report / "figures").glob("*.png") if f"{Path(place).name}/{path.name})" in texts]
+    for path in [*(report / name for name in FILES), *shown]:
+        shutil.copyfile(path, root / place / path.name)
     summary = (report / "summary.md").read_text()
     for page in marked:
         text = MARKED.sub(lambda m: m[1] + summary + m[3] if m[2] == place else m[0], page.read_text())
