@@ -6,18 +6,21 @@
 #   PYTHON=python3.12       make the environment with another Python, 3.11 to 3.13
 #   EXTRAS=dev,vllm         what to install besides the core, here for GPUs
 #   SCALE=paper             the table's scale, see conf/table/
-#   ARGS='...'              added to the command of reproduce-table1, test, test-slow, test-vllm and lock
+#   CLUSTER=slurm           where its stages run, see conf/cluster/
+#   ARGS='...'              added to the command of every target about the table, of the tests, soak and lock
 
 PYTHON ?= python3.11
 EXTRAS ?= dev
 SCALE ?= pocket
+CLUSTER ?= local
+TABLE = table=$(SCALE) cluster=$(CLUSTER) $(ARGS)
 INSTALLED := .venv/installed-$(EXTRAS)
 VLLM_VERSION := $(shell sed -n 's/.*"vllm==\(.*\)".*/\1/p' pyproject.toml)
 
 # The environment first, as when it is activated: DeepSpeed builds its operators with the ninja that it finds there.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup reproduce-table1 test test-slow test-vllm test-all check lock clean clean-runs
+.PHONY: help setup reproduce-table1 plan status cancel doctor soak test test-slow test-vllm test-all check lock clean clean-runs
 
 help: ## show this list
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -25,7 +28,22 @@ help: ## show this list
 setup: $(INSTALLED) ## make the environment .venv, or bring it up to date; the other targets do so themselves
 
 reproduce-table1: $(INSTALLED) ## make Table 1: SCALE=pocket (the default, any machine) or SCALE=paper (GPUs)
-	@python -m recipes.reproduce table=$(SCALE) $(ARGS)
+	@python -m recipes.reproduce $(TABLE)
+
+plan: $(INSTALLED) ## what the table would take: jobs, GPU-hours, memory of a GPU, disk, judge; starts nothing
+	@python -m recipes.plan $(TABLE)
+
+status: $(INSTALLED) ## where each row of the table stands, here or in Slurm's queue
+	@python -m recipes.status $(TABLE)
+
+cancel: $(INSTALLED) ## take the table's jobs out of Slurm's queue
+	@python -m recipes.cancel $(TABLE)
+
+doctor: $(INSTALLED) ## what this machine has and lacks for the table, each line with its remedy
+	@python -m recipes.doctor $(TABLE)
+
+soak: $(INSTALLED) ## kill a small table at random, again and again, and compare what comes out
+	OMP_NUM_THREADS=1 python -m tests.soak $(ARGS)
 
 test: $(INSTALLED) ## run the quick tests, at most 15 minutes on 2 cores
 	OMP_NUM_THREADS=1 python -m pytest -m 'not slow and not vllm' $(ARGS)
