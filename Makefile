@@ -7,19 +7,22 @@
 #   EXTRAS=dev,vllm         what to install besides the core, here for GPUs
 #   SCALE=paper             the table's scale, see conf/table/
 #   ROWS=dpo,focalpo        some of its rows; ROWS=released: the checkpoints that their authors published, not trained here
-#   ARGS='...'              added to the command of reproduce-table1, bench, test, test-slow, test-vllm and lock
+#   CLUSTER=slurm           where its stages run, see conf/cluster/
+#   ARGS='...'              added to the command of every target about the table, of the benchmark, tests, soak and lock
 
 PYTHON ?= python3.11
 EXTRAS ?= dev
 SCALE ?= pocket
+CLUSTER ?= local
+TABLE = table=$(SCALE) cluster=$(CLUSTER) $(if $(ROWS),rows=$(ROWS)) $(ARGS)
 INSTALLED := .venv/installed-$(EXTRAS)
 VLLM_VERSION := $(shell sed -n 's/.*"vllm==\(.*\)".*/\1/p' pyproject.toml)
 
 # The environment first, as when it is activated: DeepSpeed builds its operators with the ninja that it finds there.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup reproduce-table1 rehearse bench why argument notebooks dashboard test test-slow test-browser \
-	test-vllm test-all check lock clean clean-runs
+.PHONY: help setup reproduce-table1 plan status cancel doctor rehearse bench soak why argument notebooks dashboard \
+	test test-slow test-browser test-vllm test-all check lock clean clean-runs
 
 help: ## show this list
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -27,7 +30,19 @@ help: ## show this list
 setup: $(INSTALLED) ## make the environment .venv, or bring it up to date; the other targets do so themselves
 
 reproduce-table1: $(INSTALLED) ## make Table 1: SCALE=pocket (the default, any machine), one_gpu or paper
-	@python -m recipes.reproduce table=$(SCALE) $(if $(ROWS),rows=$(ROWS)) $(ARGS)
+	@python -m recipes.reproduce $(TABLE)
+
+plan: $(INSTALLED) ## what the table would take: jobs, GPU-hours, memory of a GPU, disk, judge; starts nothing
+	@python -m recipes.plan $(TABLE)
+
+status: $(INSTALLED) ## where each row of the table stands, here or in Slurm's queue
+	@python -m recipes.status $(TABLE)
+
+cancel: $(INSTALLED) ## take the table's jobs out of Slurm's queue
+	@python -m recipes.cancel $(TABLE)
+
+doctor: $(INSTALLED) ## what this machine has and lacks for the table, each line with its remedy
+	@python -m recipes.doctor $(TABLE)
 
 rehearse: export PATH := $(CURDIR)/.venv-vllm/bin:$(PATH)
 rehearse: .venv-vllm/installed ## run SCALE=paper, every row, on tiny stand-ins of models, data, hub and judge; no GPU
@@ -35,6 +50,9 @@ rehearse: .venv-vllm/installed ## run SCALE=paper, every row, on tiny stand-ins 
 
 bench: $(INSTALLED) ## time this trainer beside TRL and each of its speed-ups; ARGS='bench=gpu', see conf/bench/
 	@python -m recipes.bench $(ARGS)
+
+soak: $(INSTALLED) ## kill a small table at random, again and again, and compare what comes out
+	OMP_NUM_THREADS=1 python -m tests.soak $(ARGS)
 
 why: $(INSTALLED) ## the chain behind a number: make why CELL=focalpo/base/ae2_lc
 	@python -m recipes.why $(CELL) $(REPORT)

@@ -147,6 +147,30 @@ class LaunchConfig:
 
 
 @dataclass(slots=True)
+class SizeConfig:
+    """What a Slurm job of one kind of stage asks for, of each of its nodes."""
+
+    nodes: int
+    gpus: int
+    cpus: int
+    memory: str
+    minutes: int
+
+
+@dataclass(slots=True)
+class ClusterConfig:
+    """Who runs the stages: `local` (this machine) or `slurm`, with the site's names and the sizes by kind of stage."""
+
+    scheduler: str
+    partition: str | None
+    account: str | None
+    setup: str | None
+    container: list[str]
+    at_once: int
+    stages: dict[str, SizeConfig]
+
+
+@dataclass(slots=True)
 class Config:
     """Everything one row of the table depends on."""
 
@@ -159,6 +183,7 @@ class Config:
     generate: GenerateConfig
     judge: JudgeConfig
     launch: LaunchConfig
+    cluster: ClusterConfig
     track: TrackSettings
     lora: LoraSettings | None
     seed: int

@@ -18,7 +18,7 @@ from focalpo.metrics import METRICS
 from focalpo.plan import in_order, report_stage, table_rows
 from focalpo.reporting.table_run import newest_reports
 from recipes.command import explained
-from recipes.reproduce import compose_rows, split_arguments, with_rows
+from recipes.table import compose_rows, split_arguments, with_rows
 
 ADDRESSES = "dashboard.json"  # under runs/: what was created before, to be updated instead of made twice
 

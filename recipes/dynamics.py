@@ -11,8 +11,8 @@ from focalpo.artifact import Folder, read_manifest
 from focalpo.config import compose_table
 from focalpo.plan import in_order, train_stage
 from recipes.command import explained
-from recipes.reproduce import compose_rows, split_arguments, with_rows
 from recipes.schedule import run_stages
+from recipes.table import compose_rows, split_arguments, with_rows
 
 COLUMNS = {
     "reward_accuracy": "reward accuracy",

@@ -9,37 +9,30 @@ python -m recipes.reproduce --quiet                  only the table and where ev
 """
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from focalpo.artifact import Folder
-from focalpo.config import CONF, compose, compose_table
-from focalpo.plan import in_order, report_stage, table_rows
-from focalpo.schema import Config, RowConfig, TableConfig
-from focalpo.training.objective import OBJECTIVES
+from focalpo.plan import in_order, report_stage
 from recipes.command import explained
-from recipes.needs import unmet
+from recipes.doctor import blocking
 from recipes.schedule import run_stages
+from recipes.submit import submit
+from recipes.table import Planned, planned
 from recipes.worker import make_sound
-
-OWN = ("table", "settings", "rows", "seeds")
-RELEASED = "released"
 
 
 def reproduce(arguments: list[str]) -> None:
-    """Make the table that the arguments ask for and print it."""
+    """Make the table that the arguments ask for and print it; on a cluster, submit it."""
     silent = "--quiet" in arguments
     arguments = [argument for argument in arguments if argument != "--quiet"]
-    own, overrides = split_arguments(arguments)
-    table = with_rows(compose_table(own.get("table", "pocket")), own)
-    configs = compose_rows(table, overrides)
-    first = next(iter(configs.values()))
-    missing = unmet(table, first)
-    if missing:
+    plan = planned(arguments)
+    table, rows, report, runs, first = plan.table, plan.rows, plan.report, plan.runs, plan.first
+    if missing := unmet(plan):
         raise ValueError(missing)
-    rows = table_rows(table, configs)
-    report = report_stage(table, rows, arguments)
-    runs, workers = Path(first.runs), first.launch.workers
+    if first.cluster.scheduler == "slurm" and not Folder(runs, report).sealed:
+        print(submit(plan))
+        return
+    workers = first.launch.workers
     stages = in_order([report])
     if Folder(runs, report).sealed:
         make_sound(Folder(runs, report).path)  # the one stage that no other one reads
@@ -58,87 +51,25 @@ def reproduce(arguments: list[str]) -> None:
     print(f"{made} of {len(stages)} stages were made{others}" if made else "nothing to do")
 
 
+def unmet(plan: Planned) -> str | None:
+    """One screen of what this machine lacks for the table, or None when it can start here."""
+    missing = blocking(plan)
+    if not missing:
+        return None
+    needs = "\n".join(f"  {name:<12} {value}" for name, value in plan.table.needs.items())
+    return (
+        f"the {plan.table.scale} table cannot run here, nothing was started\n"
+        + "".join(f"  missing      {line}\n" for line in missing)
+        + f"what it needs\n{needs}\n"
+        + "the same code runs everywhere: make reproduce-table1 SCALE=pocket needs none of this"
+    )
+
+
 def show(report: Path) -> None:
     """Print the table and where its files are."""
     print((report / "table1.txt").read_text())
     for name in ("report.html", "report.md", "report.tex", "table1.csv", "table1.tex", "figures"):
         print(f"  {report / name}")
-
-
-def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
-    """The command line's own `table=`, `settings=`, `rows=`, `seeds=`, and the overrides for Hydra."""
-    pairs = [(argument.partition("=")[0], argument) for argument in arguments]
-    own = {name: argument.partition("=")[2] for name, argument in pairs if name in OWN}
-    return own, [argument for name, argument in pairs if name not in OWN]
-
-
-def with_rows(table: TableConfig, own: dict[str, str]) -> TableConfig:
-    """The table with new objectives added, cut down to the settings, rows and seeds asked for.
-
-    Raises:
-        ValueError: for a setting or row that does not exist, or seeds that are no number.
-    """
-    if "settings" in own:
-        chosen = own["settings"].split(",")
-        unknown = [name for name in chosen if name not in table.settings]
-        if unknown:
-            raise ValueError(
-                f"settings={own['settings']}: there is no setting {unknown[0]!r}; there are {', '.join(table.settings)}"
-            )
-        table = replace(table, settings={name: table.settings[name] for name in chosen})
-    rows = dict(table.rows)
-    new = {name: RowConfig(cls.label, seeds=3) for name, cls in OBJECTIVES.items()}
-    if table.add_new_objectives:
-        rows |= {name: row for name, row in new.items() if name not in {*rows, "sft"}}
-    names = own["rows"].split(",") if "rows" in own else []
-    released = RELEASED in names
-    if released:
-        rows, new = released_rows(table), {}
-        names = [name for name in names if name != RELEASED] or list(rows)
-    if names:
-        known = new | rows
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise ValueError(f"rows={own['rows']}: there is no row {unknown[0]!r}; there are {', '.join(known)}")
-        rows = {name: known[name] for name in names}
-    if "seeds" in own:
-        if not own["seeds"].isdecimal() or int(own["seeds"]) < 1:
-            raise ValueError(f"seeds={own['seeds']} must be a number >= 1")
-        rows = {name: replace(row, seeds=int(own["seeds"])) for name, row in rows.items()}
-    if not released:
-        table = replace(table, settings={name: replace(each, released={}) for name, each in table.settings.items()})
-    return replace(table, rows=rows)
-
-
-def released_rows(table: TableConfig) -> dict[str, RowConfig]:
-    """The rows that somebody else has trained in every setting: judged as they are published.
-
-    Raises:
-        ValueError: when the table names no such checkpoints.
-    """
-    columns = table.settings.values()
-    rows = {name: row for name, row in table.rows.items() if all(name in column.released for column in columns)}
-    if not rows:
-        raise ValueError(f"rows={RELEASED}: the {table.scale} table names no released checkpoints; leave it out")
-    return {name: replace(row, label=f"{row.label} (released)", trained=False) for name, row in rows.items()}
-
-
-def compose_rows(table: TableConfig, overrides: list[str]) -> dict[tuple[str, str], Config]:
-    """One configuration for every setting and row: its experiment file, or a new objective with its defaults."""
-    configs = {}
-    for setting, column in table.settings.items():
-        for row, values in table.rows.items():
-            name = values.experiment or row
-            experiment = f"{column.experiments}/{name}"
-            if (CONF / "experiment" / f"{experiment}.yaml").is_file():
-                which = [f"experiment={experiment}"]
-            else:
-                which = [f"objective={name}"] if values.trained else []
-            if column.released:
-                checkpoint = column.released[row]
-                which += [f"model.path={checkpoint.path}", f"model.revision={checkpoint.revision or 'null'}"]
-            configs[setting, row] = compose([*column.overrides, *which, *values.overrides, *overrides])
-    return configs
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from focalpo.plan import in_order, sweep_stage, train_stage
 from focalpo.records import PairState, read_records
 from focalpo.schema import TableConfig
 from recipes.command import explained
-from recipes.reproduce import compose_rows, split_arguments, with_rows
 from recipes.schedule import run_stages
+from recipes.table import compose_rows, split_arguments, with_rows
 
 FIELDS = ("setting", "row", "point", "reward_accuracy", "standard_error", "margin", "best")
 

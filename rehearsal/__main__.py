@@ -18,7 +18,7 @@ from focalpo.config import CONF, compose, compose_table
 from focalpo.schema import Config, TableConfig
 from recipes.command import explained
 from recipes.quiet import cores_each, quiet
-from recipes.reproduce import compose_rows, split_arguments, with_rows
+from recipes.table import compose_rows, split_arguments, with_rows
 from rehearsal.check import checked
 from rehearsal.differences import Change, changes, described, hardware, protocol_changes
 from rehearsal.hub import serving

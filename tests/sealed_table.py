@@ -17,7 +17,7 @@ from focalpo.records import (
     write_records,
 )
 from recipes import benchmark
-from recipes.reproduce import compose_rows, with_rows
+from recipes.table import compose_rows, with_rows
 
 ASKED = ["table=pocket", "settings=base", "rows=sft,dpo,focalpo", "seeds=2"]
 STEPS = 12

@@ -23,7 +23,7 @@ from focalpo.records import Pair
 from focalpo.training.engine import deepspeed_config, global_batch_at, steps_of
 from focalpo.training.model import ModelSource, load_tokenizer, stop_ids
 from focalpo.training.packing import deal, tree_cost
-from recipes.reproduce import compose_rows, with_rows
+from recipes.table import compose_rows, with_rows
 from tests.test_data_sources import FileSource
 
 # setting: model and commit, template, stop tokens, data set, commit and splits, longest sequence and prompt, the rate

@@ -1,0 +1,80 @@
+"""Where each row of a table stands, here or in Slurm's queue: python -m recipes.status table=pocket
+
+base/dpo/1      train sealed      generate 120/400      judge waits
+"""
+
+import fcntl
+import json
+import sys
+from pathlib import Path
+
+from focalpo.artifact import ERROR, LOCK, Folder
+from focalpo.plan import in_order
+from recipes.command import explained
+from recipes.submit import Task, queue
+from recipes.table import planned
+
+
+def status(arguments: list[str]) -> None:
+    """Print the state of what the rows share, of every row, and why stages failed."""
+    plan = planned(arguments)
+    tasks = {task.key: task for task in queue(plan.runs)} if plan.first.cluster.scheduler == "slurm" else {}
+    stages = in_order([plan.report])
+    states = {stage.key: state(Folder(plan.runs, stage), tasks.get(stage.key)) for stage in stages}
+    own = {stage.key for row in plan.rows.values() for stage in row.stages()}
+    for stage in stages:
+        if stage.key not in own:
+            print(f"{stage.kind + '/' + stage.name:44} {states[stage.key]}")
+    for place, row in plan.rows.items():
+        print(
+            f"{'/'.join(map(str, place)):24} "
+            + " ".join(f"{s.kind} {states[s.key]:<24}" for s in row.stages()).rstrip()
+        )
+    for stage in stages:
+        if states[stage.key] == "failed":
+            print(f"{stage.title}: {(Folder(plan.runs, stage).path / ERROR).read_text().strip()}")
+    sealed = sum(found == "sealed" for found in states.values())
+    print(f"{sealed} of {len(stages)} stages are sealed" + _rest(states))
+
+
+def state(folder: Folder, task: Task | None) -> str:
+    """One or a few words; Slurm's own where it has the stage."""
+    if folder.sealed:
+        return "sealed"
+    if task is not None and task.state == "PENDING":
+        return f"queued ({task.job}, {task.reason})"
+    if task is not None or _locked(folder.path):
+        return f"{_progress(folder.path)}" + (f" ({task.job})" if task else "")
+    if (folder.path / ERROR).is_file():
+        return "failed"
+    return "stopped" if (folder.path / LOCK).exists() else "waits"
+
+
+def _locked(path: Path) -> bool:
+    """Whether a live process makes the stage."""
+    if not (path / LOCK).is_file():
+        return False
+    with (path / LOCK).open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _progress(path: Path) -> str:
+    if not (path / "progress.json").is_file():
+        return "running"
+    told = json.loads((path / "progress.json").read_text())
+    return f"{told['done']}/{told['total']}"
+
+
+def _rest(states: dict[str, str]) -> str:
+    words = [found.split()[0] for found in states.values() if found != "sealed"]
+    running = sum("/" in word or word == "running" for word in words)
+    counts = {"running": running} | {word: words.count(word) for word in ("queued", "failed", "stopped", "waits")}
+    return "".join(f", {count} {word}" for word, count in counts.items() if count)
+
+
+if __name__ == "__main__":
+    explained(lambda: status(sys.argv[1:]))
