@@ -1,9 +1,8 @@
 """What a timed run says of itself, and how it is read off a process."""
 
-import resource
-import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -52,5 +51,6 @@ def peak_bytes() -> int:
     """The most memory that the run ever held: the GPU's allocator's, or the process's resident set on a CPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return resident if sys.platform == "darwin" else resident * 1024
+    # Not getrusage: its maximum begins with what the parent held when it started this process.
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
