@@ -16,7 +16,7 @@ VENV=${VENV:-.venv}
 if [[ ! -x $VENV/bin/python ]]; then
     "$PYTHON" -m venv "$VENV"
     from=(${WHEELS:+--no-index --find-links "$WHEELS"})
-    "$VENV/bin/pip" install --quiet --constraint constraints.txt "${from[@]}" -e '.[bench]'
+    "$VENV/bin/pip" install --quiet --constraint constraints.txt "${from[@]}" -e '.[bench,liger]'
 fi
 export PATH="$PWD/$VENV/bin:$PATH" # DeepSpeed looks for ninja there
 

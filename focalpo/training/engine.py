@@ -124,7 +124,7 @@ def open_engine(policy: PackedPolicy, settings: TrainSettings):
         fused=True,
     )
     engine = deepspeed.initialize(model=policy, optimizer=optimizer, config=deepspeed_config(settings))[0]
-    if world() == 1 and settings.zero_stage == 0:
+    if world() == 1 and _plain_gradients(settings):
         engine.enable_backward_allreduce = False  # it would copy every gradient there and back to sum it with nothing
     return engine
 

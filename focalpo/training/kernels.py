@@ -34,7 +34,7 @@ def _use_liger(model: PreTrainedModel) -> None:
     if not torch.cuda.is_available():
         raise ValueError("train.kernels=liger needs a GPU; use plain or compiled")
     if find_spec("liger_kernel") is None:
-        raise ValueError("train.kernels=liger needs its package: pip install liger-kernel==0.8.5, or use compiled")
+        raise ValueError("train.kernels=liger needs its package: make setup EXTRAS=dev,liger, or use compiled")
     from liger_kernel.transformers.monkey_patch import _apply_liger_kernel_to_instance
 
     # Its head would build what ours never builds; its rotation would replace transformers' for every model there is.
