@@ -61,6 +61,8 @@ def as_summary(results: Results) -> str:
 
     A star marks a difference to the compared row with p < .05 after Holm's correction.
     """
+    if len(results.rows) > 2:
+        return _long_summary(results)
     places = [(setting, column) for setting in results.rows for column in COLUMNS]
     titles = [f"{results.settings[setting].partition(' (')[0]}, {COLUMNS[column]}" for setting, column in places]
     by_name = {(setting, row.name): row for setting, rows in results.rows.items() for row in rows}
@@ -70,6 +72,20 @@ def as_summary(results: Results) -> str:
         found = [by_name.get((setting, name)) for setting, _ in places]
         cells = [row.cells.get(column) if row else None for row, (_, column) in zip(found, places, strict=True)]
         lines.append([label, *map(_summary_cell, cells)])
+    return _summary_text(lines, results)
+
+
+def _long_summary(results: Results) -> str:
+    """The same for many settings: a line per setting and row."""
+    lines = [["", "", *COLUMNS.values()], ["---", "---"] + ["---:"] * len(COLUMNS)]
+    for setting, rows in results.rows.items():
+        for row in rows:
+            cells = [_summary_cell(row.cells.get(column)) for column in COLUMNS]
+            lines.append([results.settings[setting], row.label, *cells])
+    return _summary_text(lines, results)
+
+
+def _summary_text(lines: Sequence[Sequence[str]], results: Results) -> str:
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     star = f"± half a 95% interval; \\* differs from {results.compare_label}, p < .05 after Holm's correction."
     return f"{body}\n\n{results.title}. {star}\n"

@@ -135,8 +135,9 @@ def _differences(axes: Axes, rows: Sequence[tuple[float, RowResult]], column: st
 
 
 def _pairs(changes: Mapping[str, Sequence[Change]]) -> list[tuple[Change, Change]]:
-    """DPO and FocalPO of the same seed on the same SFT model."""
-    return list(zip(changes["dpo"], changes["focalpo"], strict=False))
+    """DPO and FocalPO of the same seed on the same SFT model; none where a run is missing and places would shift."""
+    dpo, focalpo = changes["dpo"], changes["focalpo"]
+    return list(zip(dpo, focalpo, strict=True)) if len(dpo) == len(focalpo) else []
 
 
 def _split(found: Sequence[Change], wrong: bool) -> list[float]:
