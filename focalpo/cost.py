@@ -66,7 +66,7 @@ class Memory:
 
 
 def training_memory(
-    shape: Shape, batch: Batch, dtype: str, zero_stage: int, ranks: int, activation_checkpointing: bool
+    shape: Shape, batch: Batch, dtype: str, zero_stage: int, ranks: int, activation_checkpointing: bool, device: str
 ) -> Memory:
     """Memory of one rank at the peak of a training step, which is the backward pass of the head: all activations are
     still there and the gradients and Adam's moments of earlier steps stay."""
@@ -80,14 +80,14 @@ def training_memory(
             gradients=size * count / ranks,
             optimizer=(master + 8 * count) / ranks,
             activations=_activations(shape, batch, size, activation_checkpointing),
-            head=_head(shape, batch, size),
+            head=_head(shape, batch, size, CHUNK_LOGITS[device]),
         )
     return Memory(
         parameters=size * count,
         gradients=size * count / (ranks if zero_stage == 2 else 1),
         optimizer=(master + 8 * count) / (ranks if zero_stage else 1),
         activations=_activations(shape, batch, size, activation_checkpointing),
-        head=_head(shape, batch, size),
+        head=_head(shape, batch, size, CHUNK_LOGITS[device]),
     )
 
 
@@ -104,9 +104,9 @@ def _activations(shape: Shape, batch: Batch, size: int, activation_checkpointing
     return shape.layers * size * batch.tokens * shape.hidden + layer
 
 
-def _head(shape: Shape, batch: Batch, size: int) -> float:
+def _head(shape: Shape, batch: Batch, size: int, chunk: int) -> float:
     """Logits of one chunk in fp32, their gradient, and the two terms it is the sum of (logsumexp's and the label's)."""
-    rows = min(batch.predicted, max(1, CHUNK_LOGITS // shape.vocabulary))
+    rows = min(batch.predicted, max(1, chunk // shape.vocabulary))
     low = size * rows * shape.vocabulary if size < 4 else 0
     return 4 * 4 * rows * shape.vocabulary + 2 * low
 

@@ -47,7 +47,8 @@ def measure(shape: Shape, trees: int, settings: TrainSettings) -> dict:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
-    memory = training_memory(shape, batch, settings.dtype, settings.zero_stage, 1, settings.activation_checkpointing)
+    recompute = settings.activation_checkpointing
+    memory = training_memory(shape, batch, settings.dtype, settings.zero_stage, 1, recompute, engine.device.type)
     operations = training_operations(shape, batch, PROMPT + RESPONSE / 2, settings.activation_checkpointing)
     return {
         "parameters": shape.parameters,

@@ -55,6 +55,7 @@ class Estimate:
         self.config, self.runs = config, runs
         self.sizes = yaml.safe_load((CONF / "sizes.yaml").read_text())
         self.shape = _shape(config, self.sizes)
+        self.device = "cuda" if config.launch.gpus else "cpu"
         data = self.sizes["data"]
         self.data = data.get(config.data.name, data["pocket"])
 
@@ -84,7 +85,7 @@ class Estimate:
         context = self.data["prompt"] + self.data["answer"] / 2
         return Need(
             training_operations(self.shape, Batch(pairs * tokens, pairs * predicted), context, recompute),
-            training_memory(self.shape, micro, settings["dtype"], how["zero_stage"], ranks, recompute),
+            training_memory(self.shape, micro, settings["dtype"], how["zero_stage"], ranks, recompute, self.device),
             model_bytes(self.shape, settings["dtype"]),
         )
 

@@ -23,6 +23,7 @@ MAY = {
     "speed": {"data", "training"},
     "config": {"schema", "training", "speed"},
     "plan": {"schema", "config", "judging"},
+    "cost": {"training"},
 }
 # package -> the only places that may import it
 ONLY = {
