@@ -25,6 +25,12 @@ PAPER_PARTS = [
     *(CONF / "data").glob("*ultrafeedback*.yaml"),
     *(CONF / "judge" / f"{name}.yaml" for name in ("gpt4_turbo", "local")),
     CONF / "launch" / "gpus8.yaml",
+    CONF / "launch" / "gpu1.yaml",
+    CONF / "lora" / "rank16.yaml",
+    CONF / "data" / "on_policy.yaml",
+    *(CONF / "model" / f"qwen2_5_{size}_instruct.yaml" for size in ("0_5b", "1_5b")),
+    *(CONF / group / "one_gpu.yaml" for group in ("train", "generate", "setting")),
+    *(CONF / "experiment" / "one_gpu").glob("*.yaml"),
 ]
 
 
@@ -162,7 +168,7 @@ def test_the_rows_of_a_setting_share_pairs_reference_and_benchmarks():
 @pytest.mark.parametrize("path", [*PAPER_FILES, *PAPER_PARTS], ids=lambda path: str(path.relative_to(CONF)))
 def test_every_number_says_where_it_comes_from(path):
     value = re.compile(r"\s*[\w-]+:\s*(-?\d[\d.e+-]*|true|false)\s*(#.*)?$")
-    mark = re.compile(r"# \((read|remembered|chosen here(, range remembered[ .\de-]+)?)\)")
+    mark = re.compile(r"# \((read|remembered|chosen here(, not swept|, range remembered[ .\de-]+)?)\)")
     for line in path.read_text().splitlines():
         if found := value.match(line):
             assert found[2] and mark.match(found[2]), line
