@@ -157,7 +157,7 @@ def test_the_real_clients_get_models_data_and_benchmarks_at_their_pins_and_nothi
     command = [sys.executable, "-c", CLIENT, str(protocols), str(into), *pins]
     done = subprocess.run(command, cwd=ROOT, env=surroundings, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "pairs 300 40 prompt and dialogues\n" in done.stdout and "model llama\n" in done.stdout
+    assert "pairs 540 40 prompt and dialogues\n" in done.stdout and "model llama\n" in done.stdout
     assert done.stdout.count("refused ") == 2
     expected = {"alpaca_eval_gpt4_baseline.json", "df_gamed.csv", "instruction_difficulty.csv"}
     assert {path.name for path in into.iterdir()} == expected | {"question.jsonl", "gpt-4-0314.jsonl"}

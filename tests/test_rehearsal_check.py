@@ -1,0 +1,66 @@
+"""What a rehearsal must leave behind is refused when a cell, an input or the effect of training is missing."""
+
+from pathlib import Path
+
+import pytest
+
+from focalpo.artifact import Folder, Stage
+from focalpo.schema import RowConfig, TableConfig, TableSettingConfig
+from rehearsal.check import checked
+
+TABLE = TableConfig(
+    "paper",
+    {"base": TableSettingConfig("Base", [], "mistral_base")},
+    {"dpo": RowConfig("DPO", 1), "focalpo": RowConfig("FocalPO", 1)},
+    "dpo",
+    False,
+    None,
+)
+
+
+def left_behind(runs: Path, values: tuple[str, str] = ("1.5", "2.5"), weights: tuple[str, str] = ("a", "b")) -> Path:
+    """Two trained rows and their report."""
+    trained = {}
+    for row, content in zip(("dpo", "focalpo"), weights, strict=True):
+        trained[row] = Stage("train", row, {"row": row})
+        with Folder(runs, trained[row]).being_made() as job:
+            (job.path / "model").mkdir()
+            (job.path / "model" / "model.safetensors").write_text(content)
+        Folder(runs, trained[row]).seal(1.0)
+    report = Folder(runs, Stage("report", "paper", {}, trained))
+    with report.being_made() as job:
+        lines = ["setting,row,column,value"]
+        for row, value in zip(("dpo", "focalpo"), values, strict=True):
+            lines += [f"base,{row},{column},{value}" for column in ("ae2_lc", "ae2_wr", "arena_hard")]
+        (job.path / "table1.csv").write_text("\n".join(lines) + "\n")
+    report.seal(1.0)
+    return Folder(runs, trained["dpo"]).path
+
+
+def test_a_whole_table_on_a_whole_chain_is_told_in_one_line(tmp_path: Path) -> None:
+    left_behind(tmp_path)
+    assert checked(tmp_path, TABLE).startswith("2 rows, no gap in the table; 3 sealed stages, no gap in the chain:")
+
+
+def test_a_cell_without_a_number_is_named(tmp_path: Path) -> None:
+    left_behind(tmp_path, values=("1.5", "-"))
+    with pytest.raises(ValueError, match=r"the table has no number in \[\('base', 'focalpo'\)"):
+        checked(tmp_path, TABLE)
+
+
+def test_an_input_that_is_gone_is_named(tmp_path: Path) -> None:
+    (left_behind(tmp_path) / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="was made from train/dpo-.*, which is not sealed"):
+        checked(tmp_path, TABLE)
+
+
+def test_an_output_that_was_changed_is_named(tmp_path: Path) -> None:
+    (left_behind(tmp_path) / "model" / "model.safetensors").write_text("edited")
+    with pytest.raises(ValueError, match="is not what its manifest says"):
+        checked(tmp_path, TABLE)
+
+
+def test_two_rows_with_the_same_weights_are_named(tmp_path: Path) -> None:
+    left_behind(tmp_path, weights=("same", "same"))
+    with pytest.raises(ValueError, match="dpo-.* and focalpo-.* have the same weights"):
+        checked(tmp_path, TABLE)
