@@ -1,6 +1,6 @@
 """How fast this engine trains, beside TRL on the same pairs; what each speed-up is worth; how cost grows.
 
-python -m recipes.bench                                        on this machine's CPU, half an hour
+python -m recipes.bench                                        on this machine's CPU, about an hour
 python -m recipes.bench bench=gpu                              on one GPU
 python -m recipes.bench parts=[peers] repeats=5 pairs_file=pairs.parquet
 
