@@ -8,7 +8,7 @@
 #   SCALE=paper             the table's scale, see conf/table/
 #   ROWS=dpo,focalpo        some of its rows; ROWS=released: the checkpoints that their authors published, not trained here
 #   CLUSTER=slurm           where its stages run, see conf/cluster/
-#   ARGS='...'              added to the command of every target about the table, of the benchmark, tests, soak and lock
+#   ARGS='...'              added to the command of every target about the table, of the benchmark, the tests and lock
 
 PYTHON ?= python3.11
 EXTRAS ?= dev
@@ -21,7 +21,7 @@ VLLM_VERSION := $(shell sed -n 's/.*"vllm==\(.*\)".*/\1/p' pyproject.toml)
 # The environment first, as when it is activated: DeepSpeed builds its operators with the ninja that it finds there.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup reproduce-table1 plan status cancel doctor rehearse bench soak why argument notebooks dashboard \
+.PHONY: help setup reproduce-table1 plan status cancel doctor rehearse bench why argument notebooks dashboard \
 	test test-slow test-browser test-vllm test-all check lock clean clean-runs
 
 help: ## show this list
@@ -50,9 +50,6 @@ rehearse: .venv-vllm/installed ## run SCALE=paper, every row, on tiny stand-ins 
 
 bench: $(INSTALLED) ## time this trainer beside TRL and each of its speed-ups; ARGS='bench=gpu', see conf/bench/
 	@python -m recipes.bench $(ARGS)
-
-soak: $(INSTALLED) ## kill a small table at random, again and again, and compare what comes out
-	OMP_NUM_THREADS=1 python -m tests.soak $(ARGS)
 
 why: $(INSTALLED) ## the chain behind a number: make why CELL=focalpo/base/ae2_lc
 	@python -m recipes.why $(CELL) $(REPORT)
