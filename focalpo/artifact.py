@@ -184,7 +184,9 @@ def told_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        known = (code for code in DISK_ERRORS if getattr(error, "errno", None) == code or f"os error {code}" in str(error))
+        known = (
+            code for code in DISK_ERRORS if getattr(error, "errno", None) == code or f"os error {code}" in str(error)
+        )
         told = next((DISK_ERRORS[code] for code in known), None)
         if told is None:
             raise
@@ -211,7 +213,9 @@ def verify(path: Path) -> None:
     """
     manifest = read_manifest(path)
     if manifest.get("sha256") != _own_hash(manifest):
-        raise Damaged(f"{path / MANIFEST} was changed after it was written (sha256 differs); its stage must be made again")
+        raise Damaged(
+            f"{path / MANIFEST} was changed after it was written (sha256 differs); its stage must be made again"
+        )
     expected, found = manifest["outputs"], output_hashes(path)
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):

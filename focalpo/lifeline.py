@@ -1,6 +1,6 @@
 """Processes that end with another one, whichever way it ends: nothing is left behind after a kill.
 
-    python -m focalpo.lifeline PID MODULE ARGUMENTS...      run a module that ends with the process PID
+python -m focalpo.lifeline PID MODULE ARGUMENTS...      run a module that ends with the process PID
 """
 
 import os

@@ -12,7 +12,9 @@ def cancel(arguments: list[str]) -> None:
     """Cancel the jobs that make the table's stages."""
     plan = planned(arguments)
     if plan.first.cluster.scheduler != "slurm":
-        raise ValueError("nothing to cancel on this machine: press Ctrl-C where the table is made; CLUSTER=slurm for jobs")
+        raise ValueError(
+            "nothing to cancel on this machine: press Ctrl-C where the table is made; CLUSTER=slurm for jobs"
+        )
     keys = {stage.key for stage in in_order([plan.report])}
     jobs = [task.job for task in queue(plan.runs) if task.key in keys]
     if jobs:

@@ -57,7 +57,9 @@ def _local(plan: Planned) -> Iterator[Finding]:
     yield _judge_key(config)
     for each in {config.model.name: config for config in plan.configs.values()}.values():
         if each.model.path and not each.model.revision and not Path(each.model.path).is_dir():
-            yield Finding("fail", "revision", f"no revision of {each.model.path}: pin it in conf/model/{each.model.name}.yaml")
+            yield Finding(
+                "fail", "revision", f"no revision of {each.model.path}: pin it in conf/model/{each.model.name}.yaml"
+            )
     if slurm:
         yield _slurm()
 
@@ -74,7 +76,9 @@ def _gpus(config: Config, slurm: bool) -> Iterator[Finding]:
         version = driver.read_text().strip()
         old = int(version.partition(".")[0]) < OLDEST_DRIVER
         remedy = f": CUDA {torch.version.cuda} wants {OLDEST_DRIVER} or newer, ask for an update" if old else ""
-        yield Finding("warn" if old else "ok", "driver", f"{version}, torch built for CUDA {torch.version.cuda}{remedy}")
+        yield Finding(
+            "warn" if old else "ok", "driver", f"{version}, torch built for CUDA {torch.version.cuda}{remedy}"
+        )
 
 
 def _versions(config: Config) -> Iterator[Finding]:
@@ -87,8 +91,10 @@ def _versions(config: Config) -> Iterator[Finding]:
             continue
         if pins.get(name) != found:
             other.append(f"{name} {found} (locked {pins.get(name)})")
-    yield Finding("warn", "versions", f"{', '.join(other)}: make setup") if other else Finding(
-        "ok", "versions", "as in constraints.txt"
+    yield (
+        Finding("warn", "versions", f"{', '.join(other)}: make setup")
+        if other
+        else Finding("ok", "versions", "as in constraints.txt")
     )
     if config.generate.backend == "vllm" and find_spec("vllm") is None:
         yield Finding("fail", "vllm", "vllm: make setup EXTRAS=dev,vllm")

@@ -120,7 +120,9 @@ def _shape(config: Config, sizes: dict) -> Shape:
     made = config.model.architecture
     if made is None:
         if config.model.name not in sizes["models"]:
-            raise ValueError(f"conf/sizes.yaml has no shape of {config.model.name}; add it from the model's config.json")
+            raise ValueError(
+                f"conf/sizes.yaml has no shape of {config.model.name}; add it from the model's config.json"
+            )
         return Shape(**sizes["models"][config.model.name])
     heads = made.num_attention_heads
     layers, vocabulary = made.num_hidden_layers, sizes["vocabulary"]

@@ -1,6 +1,6 @@
 """Where each row of a table stands, here or in Slurm's queue: python -m recipes.status table=pocket
 
-    base/dpo/1      train sealed      generate 120/400      judge waits
+base/dpo/1      train sealed      generate 120/400      judge waits
 """
 
 import fcntl
@@ -26,7 +26,10 @@ def status(arguments: list[str]) -> None:
         if stage.key not in own:
             print(f"{stage.kind + '/' + stage.name:44} {states[stage.key]}")
     for place, row in plan.rows.items():
-        print(f"{'/'.join(map(str, place)):24} " + " ".join(f"{s.kind} {states[s.key]:<24}" for s in row.stages()).rstrip())
+        print(
+            f"{'/'.join(map(str, place)):24} "
+            + " ".join(f"{s.kind} {states[s.key]:<24}" for s in row.stages()).rstrip()
+        )
     for stage in stages:
         if states[stage.key] == "failed":
             print(f"{stage.title}: {(Folder(plan.runs, stage).path / ERROR).read_text().strip()}")

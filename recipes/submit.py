@@ -1,8 +1,8 @@
 """A table as Slurm jobs: rows that are alike become one array, what they wait for its dependency.
 
-    stages that are neither sealed nor queued -> groups (kind, size, what they wait for) -> sbatch, in order
+stages that are neither sealed nor queued -> groups (kind, size, what they wait for) -> sbatch, in order
 
-    runs/.slurm/<job name>      the stage folders of an array, one a line: task n makes line n
+runs/.slurm/<job name>      the stage folders of an array, one a line: task n makes line n
 """
 
 import hashlib

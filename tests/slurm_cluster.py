@@ -81,14 +81,15 @@ def start_node(node: str) -> None:
 
 
 def stop_node(folder: Path, node: str) -> None:
-    """As a node that loses its power: slurmd and every process of its jobs, without a word."""
-    slurmd = int((folder / f"slurmd-{node}.pid").read_text())
-    for pid in [*_steps(node), slurmd]:
+    """As a node that loses its power: slurmd, its job keepers and every process of its jobs, without a word."""
+    tasks = _tasks(node)
+    keepers = {parent for pid in tasks if (parent := _parent(pid)) and _name(parent).startswith("slurmstepd")}
+    for pid in [int((folder / f"slurmd-{node}.pid").read_text()), *keepers, *tasks]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
-def _steps(node: str) -> list[int]:
+def _tasks(node: str) -> list[int]:
     """The processes that Slurm has started on a node: they know its name."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
@@ -98,6 +99,18 @@ def _steps(node: str) -> list[int]:
     return found
 
 
+def _parent(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def _name(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text()
+    return ""
+
+
 def slurm(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
@@ -105,7 +118,7 @@ def slurm(*command: str) -> str:
 def wait_until(fine, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not fine():
-        assert time.monotonic() < deadline, slurm("squeue", "--array") + slurm("sinfo", "-R")
+        assert time.monotonic() < deadline, slurm("squeue", "--array") + slurm("sinfo", "-N", "-l")
         time.sleep(0.2)
 
 

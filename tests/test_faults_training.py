@@ -1,6 +1,5 @@
 """Real processes that train and are hit: signals, kills, damaged files, a full disk, a rank that hangs, no memory."""
 
-import json
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from focalpo.artifact import Folder
 from focalpo.config import compose
 from focalpo.plan import in_order, train_stage
+from focalpo.records import read_json_lines
 from recipes.worker import AGAIN, make
 
 ROOT = Path(__file__).parent.parent
@@ -80,7 +80,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 def assert_bit_equal(path: Path, other: Path) -> None:
     expected = weights(other)
     assert all(torch.equal(value, expected[name]) for name, value in weights(path).items())
-    losses = [[json.loads(line)["loss"] for line in (p / "metrics.jsonl").open()] for p in (path, other)]
+    losses = [[row["loss"] for row in read_json_lines(p / "metrics.jsonl")] for p in (path, other)]
     assert losses[0] == losses[1]
 
 
@@ -194,7 +194,7 @@ def test_a_read_only_folder_of_inputs_is_enough_and_one_of_outputs_is_one_line(i
 @pytest.mark.slow
 def test_out_of_memory_says_what_to_lower_with_numbers(inputs, tmp_path) -> None:
     path = described(inputs, tmp_path, "train.micro_batch_tokens=4096")
-    limited = "ulimit -v $1; shift; exec \"$@\""
+    limited = 'ulimit -v $1; shift; exec "$@"'
     free = 2_600_000
     for limit in (free, free + 300_000, free + 600_000, free + 900_000):  # KiB; what the libraries map differs
         output = ended(worker(path, "bash", "-c", limited, "_", str(limit)), code=None)
@@ -251,5 +251,5 @@ def assert_close(path: Path, other: Path) -> None:
     """Ranks add in another order, so the last bits differ; the same data in the same order gives the same losses."""
     expected = weights(other)
     assert max(float((value - expected[name]).abs().max()) for name, value in weights(path).items()) < 2e-4
-    losses = [[json.loads(line)["loss"] for line in (p / "metrics.jsonl").open()] for p in (path, other)]
+    losses = [[row["loss"] for row in read_json_lines(p / "metrics.jsonl")] for p in (path, other)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)

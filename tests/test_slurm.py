@@ -46,7 +46,9 @@ def table_of(runs: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory):
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
-    assert not missing, f"{missing} are not here: apt-get install slurm-wlm munge, as .ci/run does, or make test without -m slow"
+    assert not missing, (
+        f"{missing} are not here: apt-get install slurm-wlm munge, as .ci/run does, or make test without -m slow"
+    )
     assert os.geteuid() == 0, "slurmd of this test wants root, as CI has it"
     folder = tmp_path_factory.mktemp("slurm") / "cluster"
     with slurm_cluster(folder):

@@ -90,7 +90,10 @@ def resume(engine, folder: Path, run: str) -> int:
             _load(engine, path, sorted(saved["files"]), saved["step"])
             return int(saved["step"])
         if rank() == 0:
-            print(f"{path / broken[0]} is not what was saved (sha256 differs); the checkpoint is not used", file=sys.stderr)
+            print(
+                f"{path / broken[0]} is not what was saved (sha256 differs); the checkpoint is not used",
+                file=sys.stderr,
+            )
             shutil.rmtree(path)
         barrier()
     return 0
