@@ -146,7 +146,8 @@ def described(plan: Planned) -> str:
     for number, group in enumerate(groups, 1):
         group.job = str(number)
     rate, source = rate_of(plan.runs)
-    lines, total = [HEAD], Need()
+    lines: list[tuple[str, ...]] = [HEAD]
+    total = Need()
     largest = 0.0
     for group in groups:
         needs = [Estimate(config_of[stage.key], plan.runs).of(stage) for stage in group.stages]

@@ -1,4 +1,4 @@
-"""A real Slurm on this machine for tests: munged, slurmctld and two slurmd whose nodes claim 8 GPUs each. Wants root."""
+"""A real Slurm on this machine for tests: munged, slurmctld, two slurmd whose nodes claim 8 GPUs each. Wants root."""
 
 import contextlib
 import os

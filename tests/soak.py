@@ -125,9 +125,10 @@ def soak(kills: int, minutes: float, seed: int) -> bool:
     differing: set[str] = set()
     left: list[int] = []
     mark = f"{os.getpid()}"
-    whole = start(place / "whole", mark)
-    assert whole.wait() == 0, f"the undisturbed run failed, see {place}"
-    expected, length = outputs(place / "whole"), time.monotonic() - started
+    # In the same place as the others: a model's card says where the model was started from.
+    assert start(place / "runs", mark).wait() == 0, f"the undisturbed run failed, see {place}"
+    expected, length = outputs(place / "runs"), time.monotonic() - started
+    shutil.rmtree(place / "runs")
     print(f"undisturbed: {len(expected)} outputs in {length:.0f} s", flush=True)
     stages_killed = Counter()
     # At the limits the last table is still finished, undisturbed: an unfinished one proves nothing.

@@ -89,7 +89,7 @@ def test_an_edited_manifest_is_named_its_stage_made_again_and_the_table_is_the_s
     content["facts"]["alpaca_eval"]["tokens"] = 999.0
     manifest.write_text(json.dumps(content))
     output = finished(start(runs))
-    assert f"{manifest} was changed after it was written (sha256 differs); its stage must be made again" in output
+    assert f"{manifest} was edited (its own sha256 differs); its stage must be made again" in output
     assert outputs(runs) == outputs(whole)
 
 

@@ -169,7 +169,7 @@ def _put(engine, parameter: torch.nn.Parameter, value: Tensor, moment: str | Non
     elif _plain(engine):
         (engine.optimizer.state[parameter][moment] if moment else parameter).copy_(value)
     else:
-        parameter.set_full_hp_param(value.to(parameter.device), moment)
+        parameter.set_full_hp_param(value.to(parameter.device), moment)  # type: ignore[attr-defined]  # DeepSpeed's
         if moment is None:
             parameter.copy_(value)
 
@@ -190,7 +190,7 @@ def _put_partition(parameter: torch.nn.Parameter, value: Tensor, moment: str | N
 
 
 def _begin_moments(engine, step: int) -> None:
-    """Adam's state as it is after `step` steps, moments still zero: torch makes it at the first step, we need it now."""
+    """Adam's state after `step` steps, moments still zero: torch makes it at the first step, we need it now."""
     optimizer = engine.basic_optimizer
     if engine.zero_optimization_stage() == 3:
         flat = engine.optimizer.fp32_partitioned_groups_flat
