@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from focalpo.config import compose
 from tests.soak import MARK, SMALL, leaked, outputs
 
 ROOT = Path(__file__).parent.parent
@@ -122,6 +123,12 @@ def test_a_crash_dump_holds_no_key(whole: Path, tmp_path: Path) -> None:
     assert list(runs.glob("train/*/not_finite.json"))
     assert KEY not in output
     assert [path for path in runs.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()] == []
+
+
+def test_a_password_in_the_judges_address_is_refused_and_not_repeated() -> None:
+    with pytest.raises(ValueError, match="holds a password; put the key into the variable") as told:
+        compose([f"judge.endpoint.base_url='https://me:{KEY}@judge.example/v1'"])
+    assert KEY not in str(told.value)
 
 
 def test_nothing_is_unpickled_and_no_remote_code_is_trusted() -> None:

@@ -89,7 +89,7 @@ def test_a_table_survives_a_requeue_and_a_lost_node_and_is_the_local_runs(cluste
             node = next(job[3] for job in running if job[2].startswith(("generate-", "judge-")))
             stop_node(cluster, node)
             lost = True
-            wait_until(lambda node=node: "down" in slurm("sinfo", "-h", "-N", "-n", node, "-o", "%T"), 60)
+            wait_until(lambda node=node: "down" in slurm("sinfo", "-h", "-N", "-n", node, "-o", "%T"), 200)
             start_node(node)
         time.sleep(0.5)
     assert requeued and lost
