@@ -8,7 +8,7 @@
 #   SCALE=paper             the table's scale, see conf/table/
 #   ROWS=dpo,focalpo        some of its rows; ROWS=released: the checkpoints that their authors published, not trained here
 #   CLUSTER=slurm           where its stages run, see conf/cluster/
-#   ARGS='...'              added to the command of every target about the table, of the benchmark, the tests and lock
+#   ARGS='...'              added to the command of every target about the table, of the benchmark, tests, soak and lock
 
 PYTHON ?= python3.11
 EXTRAS ?= dev
@@ -21,8 +21,8 @@ VLLM_VERSION := $(shell sed -n 's/.*"vllm==\(.*\)".*/\1/p' pyproject.toml)
 # The environment first, as when it is activated: DeepSpeed builds its operators with the ninja that it finds there.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup reproduce-table1 plan status cancel doctor rehearse bench why argument notebooks dashboard \
-	test test-slow test-browser test-vllm test-all check lock clean clean-runs
+.PHONY: help setup reproduce-table1 plan status cancel doctor rehearse bench soak why argument notebooks dashboard \
+	test test-slow test-browser test-slurm test-vllm test-all check lock clean clean-runs
 
 help: ## show this list
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ rehearse: .venv-vllm/installed ## run SCALE=paper, every row, on tiny stand-ins 
 bench: $(INSTALLED) ## time this trainer beside TRL and each of its speed-ups; ARGS='bench=gpu', see conf/bench/
 	@python -m recipes.bench $(ARGS)
 
+soak: $(INSTALLED) ## kill a small table at random, again and again, and compare what comes out
+	OMP_NUM_THREADS=1 python -m tests.soak $(ARGS)
+
 why: $(INSTALLED) ## the chain behind a number: make why CELL=focalpo/base/ae2_lc
 	@python -m recipes.why $(CELL) $(REPORT)
 
@@ -65,10 +68,10 @@ dashboard: $(INSTALLED) ## create or update the W&B workspace and report of the 
 	@python -m recipes.dashboard $(SCALE) $(ARGS)
 
 test: $(INSTALLED) ## run the quick tests, at most 15 minutes on 2 cores
-	OMP_NUM_THREADS=1 python -m pytest -m 'not slow and not vllm and not browser' $(ARGS)
+	OMP_NUM_THREADS=1 python -m pytest -m 'not slow and not vllm and not browser and not slurm' $(ARGS)
 
 test-slow: $(INSTALLED) ## run the slow tests
-	OMP_NUM_THREADS=1 python -m pytest -m 'slow and not vllm and not browser' $(ARGS)
+	OMP_NUM_THREADS=1 python -m pytest -m 'slow and not vllm and not browser and not slurm' $(ARGS)
 
 test-browser: $(INSTALLED) ## open the report in Chromium; on Debian, root installs it where it is missing
 	@command -v chromium chromium-browser google-chrome > /dev/null || { apt-get update -qq && \
@@ -76,11 +79,17 @@ test-browser: $(INSTALLED) ## open the report in Chromium; on Debian, root insta
 		echo "error: install Chromium, then run the same command again"; exit 1; }
 	OMP_NUM_THREADS=1 python -m pytest -m 'browser and not vllm' $(ARGS)
 
+test-slurm: $(INSTALLED) ## submit small tables to a real Slurm on this machine; wants root, which installs it on Debian
+	@command -v slurmctld munged > /dev/null || { apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends slurm-wlm munge > /dev/null; } || { \
+		echo "error: install slurm-wlm and munge, then run the same command again"; exit 1; }
+	OMP_NUM_THREADS=1 python -m pytest -m 'slurm and not vllm and not browser' $(ARGS)
+
 test-vllm: export PATH := $(CURDIR)/.venv-vllm/bin:$(PATH)
 test-vllm: .venv-vllm/installed ## run the tests that need vLLM, for real on a CPU, in an environment of their own
 	OMP_NUM_THREADS=1 python -m pytest -m vllm $(ARGS)
 
-test-all: test test-slow test-browser test-vllm ## run all tests
+test-all: test test-slow test-browser test-slurm test-vllm ## run all tests
 
 check: $(INSTALLED) ## ruff, ruff format, mypy and shellcheck
 	ruff check .

@@ -184,10 +184,8 @@ def told_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        known = (
-            code for code in DISK_ERRORS if getattr(error, "errno", None) == code or f"os error {code}" in str(error)
-        )
-        told = next((DISK_ERRORS[code] for code in known), None)
+        number = getattr(error, "errno", None)
+        told = next((DISK_ERRORS[c] for c in DISK_ERRORS if number == c or f"os error {c})" in str(error)), None)
         if told is None:
             raise
         raise ValueError(f"{told.format(path)} and run again") from error
@@ -213,9 +211,7 @@ def verify(path: Path) -> None:
     """
     manifest = read_manifest(path)
     if manifest.get("sha256") != _own_hash(manifest):
-        raise Damaged(
-            f"{path / MANIFEST} was changed after it was written (sha256 differs); its stage must be made again"
-        )
+        raise Damaged(f"{path / MANIFEST} was edited (its own sha256 differs); its stage must be made again")
     expected, found = manifest["outputs"], output_hashes(path)
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):

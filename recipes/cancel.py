@@ -1,4 +1,4 @@
-"""Take a table's jobs out of the queue; what is sealed or checkpointed stays: python -m recipes.cancel table=paper"""
+"""Take a table's jobs out of Slurm's queue; what is sealed or saved stays: python -m recipes.cancel table=paper"""
 
 import sys
 

@@ -109,7 +109,8 @@ class Estimate:
         for name in stage.settings["protocols"]:
             each, prompts = self.sizes["judge"][name], _prompts(self.config, name)
             need.requests += each["requests"] * prompts
-            need.tokens += each["requests"] * prompts * (each["prompt"] + each["reply"])
+            if self.config.judge.endpoint.api_key_env:  # tokens that somebody is paid for
+                need.tokens += each["requests"] * prompts * (each["prompt"] + each["reply"])
         return need
 
 

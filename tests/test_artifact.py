@@ -120,7 +120,7 @@ def test_an_edited_manifest_is_named_and_vouches_for_nothing(tmp_path: Path) -> 
     path = sealed(tmp_path, stage())
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps(manifest | {"facts": {"pairs": 4}}))
-    with pytest.raises(Damaged, match=r"manifest.json was changed after it was written \(sha256 differs\)"):
+    with pytest.raises(Damaged, match=r"manifest.json was edited \(its own sha256 differs\)"):
         verify(path)
     with Folder.at(path).being_made():
         Folder.at(path).break_seal()

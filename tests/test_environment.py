@@ -110,9 +110,9 @@ def test_make_help_tells_every_target():
 
 def test_each_test_is_run_by_exactly_one_target_of_test_all():
     chosen = re.findall(r"pytest -m ('[^']+'|\w+)", make("--dry-run", "test-all").stdout)
-    assert len(chosen) == 4
-    for marks in product([False, True], repeat=3):
-        names = dict(zip(("slow", "vllm", "browser"), marks, strict=True))
+    assert len(chosen) == 5
+    for marks in product([False, True], repeat=4):
+        names = dict(zip(("slow", "vllm", "browser", "slurm"), marks, strict=True))
         hits = [eval(expression.strip("'"), dict(names)) for expression in chosen]
         assert sum(hits) == 1, names
 

@@ -1,0 +1,137 @@
+"""A real Slurm on this machine for tests: munged, slurmctld, two slurmd whose nodes claim 8 GPUs each. Wants root."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
+CONF = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.sock
+MpiDefault=none
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+ReturnToService=2
+SlurmctldPort={port}
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+SlurmdParameters=config_overrides
+SlurmdTimeout=10
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+JobRequeue=1
+KillWait=20
+GresTypes=gpu
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs=128 RealMemory=1000000 Gres=gpu:8
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs=128 RealMemory=1000000 Gres=gpu:8
+PartitionName=debug Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+@contextlib.contextmanager
+def slurm_cluster(folder: Path) -> Iterator[None]:
+    """Slurm's commands talk to this cluster while the context is open; all daemons are gone afterwards."""
+    folder.mkdir(mode=0o755)
+    (folder / "state").mkdir()
+    # slurmd hands out GPUs by device file and looks at its kind: a plain file gives no CUDA_VISIBLE_DEVICES.
+    for number in range(8):
+        os.mknod(folder / f"nvidia{number}", 0o666 | 0o020000, os.makedev(1, 3))
+    (folder / "gres.conf").write_text(f"Name=gpu File={folder}/nvidia[0-7] Flags=nvidia_gpu_env\n")
+    ports = dict(zip(("port", "first", "second"), _free_ports(3), strict=True))
+    conf = folder / "slurm.conf"
+    conf.write_text(CONF.format(host=socket.gethostname().partition(".")[0], folder=folder, **ports))
+    (folder / "munge.key").write_bytes(os.urandom(1024))
+    (folder / "munge.key").chmod(0o600)
+    os.environ["SLURM_CONF"] = str(conf)
+    named = [f"--{name}={folder}/munge.{end}" for name, end in _MUNGE]
+    try:
+        subprocess.run(["munged", "--force", *named], check=True, capture_output=True)
+        subprocess.run(["slurmctld", "-c", "-i"], check=True, capture_output=True)
+        for node in ("n1", "n2"):
+            start_node(node)
+        wait_until(lambda: slurm("sinfo", "-h", "-N", "-o", "%T").split() == ["idle", "idle"], 30)
+        yield
+    finally:
+        subprocess.run(["scancel", "--me", "--signal=KILL"], capture_output=True)
+        for pid_file in [*folder.glob("slurmd-*.pid"), folder / "slurmctld.pid", folder / "munge.pid"]:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
+                os.kill(int(pid_file.read_text()), signal.SIGTERM)
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: not _having(f"SLURM_CONF={conf}"), 10)
+        for pid in _having(f"SLURM_CONF={conf}"):  # a slurmd that waits for a job for ever
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        del os.environ["SLURM_CONF"]
+
+
+_MUNGE = (("key-file", "key"), ("socket", "sock"), ("pid-file", "pid"), ("log-file", "log"), ("seed-file", "seed"))
+
+
+def start_node(node: str) -> None:
+    subprocess.run(["slurmd", "-c", "-N", node], check=True, capture_output=True)
+
+
+def stop_node(folder: Path, node: str) -> None:
+    """As a node that loses its power: slurmd, its job keepers and every process of its jobs, without a word."""
+    tasks = _having(f"SLURMD_NODENAME={node}")  # what Slurm has started on a node knows its name
+    keepers = {parent for pid in tasks if (parent := _parent(pid)) and _name(parent).startswith("slurmstepd")}
+    for pid in [int((folder / f"slurmd-{node}.pid").read_text()), *keepers, *tasks]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _having(variable: str) -> list[int]:
+    """Other processes that have this in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if f"{variable}\0".encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
+                found.append(int(path.parent.name))
+    return found
+
+
+def _parent(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def _name(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text()
+    return ""
+
+
+def slurm(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def wait_until(fine, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not fine():
+        assert time.monotonic() < deadline, slurm("squeue", "--array") + slurm("sinfo", "-N", "-l")
+        time.sleep(0.2)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports

@@ -1,0 +1,83 @@
+"""The plan's arithmetic: counted by hand, against real models, and against the measured peak of real steps."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from focalpo.cost import Batch, Shape, checkpoint_bytes, forward_operations, training_memory, training_operations
+from recipes.calibrate import _llama
+
+ROOT = Path(__file__).parent.parent
+SHAPE = Shape(layers=2, hidden=8, intermediate=16, heads=4, kv_heads=2, vocabulary=100, tied=False)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_parameters_are_those_of_the_real_model(tied: bool) -> None:
+    shape = Shape(layers=3, hidden=48, intermediate=80, heads=4, kv_heads=2, vocabulary=97, tied=tied)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(_llama(shape))
+    assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_llama_3_8b_has_the_parameters_that_its_name_says() -> None:
+    shape = Shape(32, 4096, 14336, 32, 8, 128256, tied=False)
+    assert shape.parameters == 8_030_261_248  # the sum over the released weights
+    assert isinstance(_llama(shape), LlamaConfig)
+
+
+def test_states_by_hand() -> None:
+    """bf16: 2 bytes of weights and of gradients, 4 of fp32 weights and 8 of moments, the last three shared by ranks."""
+    count = SHAPE.parameters
+    batch = Batch(10, 5)
+    plain = training_memory(SHAPE, batch, "float32", 0, 1, False)
+    assert (plain.parameters, plain.gradients, plain.optimizer) == (4 * count, 4 * count, 8 * count)
+    shared = training_memory(SHAPE, batch, "bfloat16", 2, 4, False)
+    assert (shared.parameters, shared.gradients, shared.optimizer) == (2 * count, count / 2, 3 * count)
+    whole = training_memory(SHAPE, batch, "bfloat16", 3, 4, False)
+    assert whole.parameters == count / 2 + 2 * 2 * 800 and whole.optimizer == 3 * count
+    assert checkpoint_bytes(SHAPE) == 12 * count
+
+
+def test_activations_by_hand() -> None:
+    """A token, fp32, a layer: (9 x 8 + 2 x 4 + 4 x 16) x 4 bytes = 576; recomputed: 8 x 4 a layer, one layer whole."""
+    kept = training_memory(SHAPE, Batch(10, 5), "float32", 0, 1, False)
+    assert kept.activations == 2 * 10 * 576
+    assert training_memory(SHAPE, Batch(10, 5), "float32", 0, 1, True).activations == 2 * 10 * 32 + 10 * 576
+    assert kept.head == 4 * 4 * 5 * 100
+
+
+def test_operations_by_hand() -> None:
+    """2 per weight and token, 4 x hidden x context x layers for the two products of attention, 2 for the head."""
+    batch = Batch(10, 5)
+    expected = 2 * SHAPE.body * 10 + 4 * 2 * 8 * 7 * 10 + 2 * 8 * 100 * 5
+    assert forward_operations(SHAPE, batch, context=7) == expected
+    assert training_operations(SHAPE, batch, 7, False) == 3 * expected
+    assert training_operations(SHAPE, batch, 7, True) == 4 * expected
+
+
+MEASURED = {
+    "deep": "layers=8 hidden=384 intermediate=1024 heads=6 kv_heads=6 vocabulary=4000",
+    "wide": "layers=2 hidden=768 intermediate=2048 heads=12 kv_heads=4 vocabulary=2000 trees=16",
+    "many words": "layers=2 hidden=256 intermediate=704 heads=4 kv_heads=4 vocabulary=32000 tied=true",
+    "recomputed": "layers=12 hidden=256 intermediate=704 heads=4 kv_heads=2 vocabulary=1000 trees=32 "
+    "activation_checkpointing=true",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", MEASURED)
+def test_the_estimate_of_memory_is_within_15_percent_of_the_measured_peak(shape: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "recipes.calibrate", *MEASURED[shape].split(), f"runs={tmp_path}"]
+    # The allocator gives back what is freed, so that the peak of the process is the peak of its tensors.
+    environment = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    ended = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout[ended.stdout.index("{") :])
+    assert found["estimated_bytes"] == pytest.approx(found["measured_bytes"], rel=0.15)
+    assert json.loads((tmp_path / "calibration.json").read_text())["operations_per_second"] > 0

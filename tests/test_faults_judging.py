@@ -1,0 +1,140 @@
+"""Generation and judging killed in the middle, and what a table does with hand-edited manifests and leaked secrets."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from focalpo.config import compose
+from tests.soak import MARK, SMALL, leaked, outputs
+
+ROOT = Path(__file__).parent.parent
+KEY = "sk-planted-Q7x93kfPz-do-not-write-me"
+
+
+def start(runs: Path, *more: str, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "recipes.reproduce", f"runs={runs}", *SMALL, "rows=sft,dpo", *more]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finished(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed table, made with W&B offline and a key in the environment."""
+    runs = tmp_path_factory.mktemp("whole") / "runs"
+    secrets = {"OPENAI_API_KEY": KEY, "WANDB_API_KEY": "", "HF_TOKEN": KEY}
+    output = finished(start(runs, "track=offline", "judge.endpoint.api_key_env=OPENAI_API_KEY", **secrets))
+    assert KEY not in output
+    return runs
+
+
+def unsealed(runs: Path, whole: Path, *kinds: str) -> None:
+    """A copy of the whole table without the stages of these kinds."""
+    runs.mkdir()
+    for kind in ("sft", "pairs", "reference", "train", "benchmark", "generate", "judge", "report"):
+        if kind not in kinds:
+            subprocess.run(["cp", "-r", str(whole / kind), str(runs / kind)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, sign", [("generate", ".lock"), ("judge", "records.jsonl")])
+@pytest.mark.parametrize("victim", ["group", "command"])
+def test_a_kill_while_answering_or_judging_gives_the_same_table_and_leaves_nothing(
+    whole: Path, tmp_path: Path, kind: str, sign: str, victim: str
+) -> None:
+    runs, mark = tmp_path / "runs", str(tmp_path)
+    unsealed(runs, whole, *["generate", "judge", "report"][["generate", "judge"].index(kind) :])
+    process = start(runs, **{MARK: mark})
+    while not list(runs.glob(f"{kind}/*/{sign}")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.3)
+    if victim == "group":
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.wait()
+    process.stdout.close()
+    assert leaked(mark) == []
+    finished(start(runs))
+    assert outputs(runs) == outputs(whole)
+
+
+@pytest.mark.slow
+def test_an_edited_manifest_is_named_its_stage_made_again_and_the_table_is_the_same(
+    whole: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    unsealed(runs, whole, "report")
+    manifest = next(runs.glob("generate/base-dpo-*/manifest.json"))
+    content = json.loads(manifest.read_text())
+    content["facts"]["alpaca_eval"]["tokens"] = 999.0
+    manifest.write_text(json.dumps(content))
+    output = finished(start(runs))
+    assert f"{manifest} was edited (its own sha256 differs); its stage must be made again" in output
+    assert outputs(runs) == outputs(whole)
+
+
+@pytest.mark.slow
+def test_two_runs_on_the_same_folder_do_not_spoil_each_other(whole: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    unsealed(runs, whole, "generate", "judge", "report")
+    both = [start(runs), start(runs)]
+    said = [process.communicate(timeout=400)[0] for process in both]
+    codes = [process.returncode for process in both]
+    assert 0 in codes or any("being made by another process" in text for text in said), said
+    finished(start(runs))
+    assert outputs(runs) == outputs(whole)
+
+
+@pytest.mark.slow
+def test_a_planted_key_is_in_nothing_that_was_written(whole: Path) -> None:
+    files = [path for path in whole.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in files) and any(path.name == "records.jsonl" for path in files)
+    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
+
+
+@pytest.mark.slow
+def test_a_crash_dump_holds_no_key(whole: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    unsealed(runs, whole, "train", "generate", "judge", "report")
+    process = start(runs, "train.learning_rate=1e30", OPENAI_API_KEY=KEY)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode != 0 and "loss is not finite at step" in output
+    assert list(runs.glob("train/*/not_finite.json"))
+    assert KEY not in output
+    assert [path for path in runs.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()] == []
+
+
+def test_a_password_in_the_judges_address_is_refused_and_not_repeated() -> None:
+    with pytest.raises(ValueError, match="holds a password; put the key into the variable") as told:
+        compose([f"judge.endpoint.base_url='https://me:{KEY}@judge.example/v1'"])
+    assert KEY not in str(told.value)
+
+
+def test_nothing_is_unpickled_and_no_remote_code_is_trusted() -> None:
+    source = {path: path.read_text() for folder in ("focalpo", "recipes") for path in (ROOT / folder).rglob("*.py")}
+    for pattern in (r"\btorch\.load\(", r"\bpickle\b", r"load_checkpoint\(", r"trust_remote_code=True", r"shell=True"):
+        assert not [path for path, text in source.items() if re.search(pattern, text)], pattern
+    model = source[ROOT / "focalpo/training/model.py"]
+    assert model.count("AutoModelForCausalLM.from_pretrained(") == model.count("use_safetensors=True")
+    assert 'load_format="safetensors"' in source[ROOT / "focalpo/generation.py"]

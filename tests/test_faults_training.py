@@ -1,0 +1,271 @@
+"""Real processes that train and are hit: signals, kills, damaged files, a full disk, a rank that hangs, no memory."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from focalpo.artifact import Folder
+from focalpo.config import compose
+from focalpo.plan import in_order, train_stage
+from focalpo.records import read_json_lines
+from recipes.worker import AGAIN, make
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "experiment=pocket/focalpo",
+    "model.phases.pretraining.count=320",
+    "model.phases.pretraining.train.max_steps=4",
+    "model.phases.sft.count=320",
+    "model.phases.sft.train.max_steps=4",
+    "data.prompts=1200",
+    "dynamics.train_pairs=20",
+    "train.checkpoint_every=2",
+]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything that a training run reads, sealed once."""
+    runs = tmp_path_factory.mktemp("inputs")
+    torch.set_num_threads(1)
+    for stage in in_order([train_stage(compose([*TINY, f"runs={runs}"]), "focalpo")])[:-1]:
+        make(runs, stage)
+    return runs
+
+
+def described(inputs: Path, runs: Path, *more: str) -> Path:
+    """A training run's folder, ready for a worker, beside the sealed inputs."""
+    for kind in ("sft", "pairs", "reference"):
+        if not (runs / kind).exists():
+            (runs / kind).symlink_to(inputs / kind)
+    folder = Folder(runs, train_stage(compose([*TINY, f"runs={runs}", *more]), "focalpo"))
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.job.write()
+    return folder.path
+
+
+def worker(path: Path, *before: str, ranks: int = 1) -> subprocess.Popen:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    command = [*before, sys.executable, *torchrun, "-m", "recipes.worker", str(path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
+
+
+def ended(process: subprocess.Popen, code: int | None = 0) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert code is None or process.returncode == code, output
+    return output
+
+
+def until(process: subprocess.Popen, fine: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120
+    while not fine():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.005)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(path / "model" / "model.safetensors")
+
+
+def assert_bit_equal(path: Path, other: Path) -> None:
+    expected = weights(other)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(path).items())
+    losses = [[row["loss"] for row in read_json_lines(p / "metrics.jsonl")] for p in (path, other)]
+    assert losses[0] == losses[1]
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, never disturbed."""
+    path = described(inputs, tmp_path_factory.mktemp("whole"))
+    ended(worker(path))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_signal_saves_and_ends_with_the_code_for_again(inputs, whole, tmp_path, number) -> None:
+    path = described(inputs, tmp_path)
+    process = worker(path)
+    until(process, (path / "metrics.jsonl").exists)
+    os.kill(process.pid, number)
+    assert "asked to stop; saved after step" in ended(process, AGAIN)
+    ended(worker(path))
+    assert_bit_equal(path, whole)
+    assert not (path / ".checkpoints").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["in a step", "while saving", "while sealing"])
+def test_a_kill_at_any_moment_resumes_to_the_same_weights(inputs, whole, tmp_path, moment: str) -> None:
+    path = described(inputs, tmp_path)
+    process = worker(path)
+    moments = {
+        "in a step": lambda: (path / "metrics.jsonl").exists(),
+        "while saving": lambda: any(not (p / "complete").exists() for p in path.glob(".checkpoints/step-*")),
+        "while sealing": lambda: (path / "model" / "model.safetensors").exists(),
+    }
+    until(process, moments[moment])
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (path / "manifest.json").exists()
+    ended(worker(path))
+    assert_bit_equal(path, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["flipped", "cut", "missing"])
+def test_a_damaged_checkpoint_part_is_named_and_training_starts_over(inputs, whole, tmp_path, damage: str) -> None:
+    path = described(inputs, tmp_path)
+    process = worker(path)
+    until(process, lambda: list(path.glob(".checkpoints/step-*/complete")))
+    os.kill(process.pid, signal.SIGUSR1)
+    ended(process, AGAIN)
+    (part,) = path.glob(".checkpoints/step-*/part-0-0.safetensors")
+    content = bytearray(part.read_bytes())
+    content[-3] ^= 1
+    part.write_bytes(content if damage == "flipped" else content[:-100])
+    if damage == "missing":
+        part.unlink()
+    assert f"{part} is not what was saved (sha256 differs)" in ended(worker(path))
+    assert_bit_equal(path, whole)
+
+
+@pytest.mark.slow
+def test_a_truncated_reference_cache_is_named_and_made_again(inputs, whole, tmp_path) -> None:
+    path = described(inputs, tmp_path)
+    (tmp_path / "reference").unlink()
+    subprocess.run(["cp", "-r", str(inputs / "reference"), str(tmp_path / "reference")], check=True)
+    (cache,) = tmp_path.glob("reference/*/logps.parquet")
+    kept = cache.read_bytes()
+    cache.write_bytes(kept[: len(kept) // 2])
+    path = described(inputs, tmp_path)
+    assert f"{cache} is not what its manifest says (sha256 differs)" in ended(worker(path))
+    assert cache.read_bytes() == kept
+    assert_bit_equal(path, whole)
+
+
+@pytest.mark.slow
+def test_clocks_that_disagree_change_nothing(inputs, whole, tmp_path) -> None:
+    path = described(inputs, tmp_path)
+    process = worker(path)
+    until(process, lambda: list(path.glob(".checkpoints/step-*/complete")))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    for number, file in enumerate(p for p in path.rglob("*") if p.is_file()):
+        os.utime(file, (0, 0) if number % 2 else (4e9, 4e9))
+    ended(worker(path))
+    assert_bit_equal(path, whole)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_work_goes_on_when_there_is_room(inputs, whole, tmp_path) -> None:
+    """A tmpfs of 2 MiB in a mount namespace of the worker's own: a checkpoint of 2.4 MB does not fit."""
+    path = described(inputs, tmp_path)
+    small = f"mount -t tmpfs -o size=2m tmpfs '{path}' && cp '{tmp_path}/stage.json' '{path}/' && exec \"$@\""
+    (tmp_path / "stage.json").write_bytes((path / "stage.json").read_bytes())
+    output = ended(worker(path, "unshare", "-rm", "bash", "-c", small, "_"), code=1)
+    assert f"error: no space left on the disk of {path}; free some and run again" in output
+    assert "Traceback" not in output
+    ended(worker(path))
+    assert_bit_equal(path, whole)
+
+
+@pytest.mark.slow
+def test_a_read_only_folder_of_inputs_is_enough_and_one_of_outputs_is_one_line(inputs, whole, tmp_path) -> None:
+    path = described(inputs, tmp_path)
+    read_only = "mount --bind '{0}' '{0}' && mount -o remount,ro,bind '{0}' && exec \"$@\""
+    output = ended(worker(path, "unshare", "-rm", "bash", "-c", read_only.format(path), "_"), code=1)
+    assert f"error: {path} is on a read-only disk; set runs= to a folder that can be written" in output
+    ended(worker(path, "unshare", "-rm", "bash", "-c", read_only.format(inputs), "_"))
+    assert_bit_equal(path, whole)
+
+
+@pytest.mark.slow
+def test_out_of_memory_says_what_to_lower_with_numbers(inputs, tmp_path) -> None:
+    path = described(inputs, tmp_path, "train.micro_batch_tokens=4096")
+    # Every tensor is a mapping of its own then, and after its first steps the process gets no more of them.
+    process = worker(path, "env", "MALLOC_MMAP_THRESHOLD_=65536")
+    until(process, (path / "metrics.jsonl").exists)
+    resource.prlimit(process.pid, resource.RLIMIT_AS, (1, 1))
+    output = ended(process, code=1)
+    assert "error: train ran out of memory: " in output and "lower train.micro_batch_tokens=4096" in output
+    assert "GiB in this process at the peak" in output
+
+
+@pytest.mark.slow
+def test_a_second_worker_waits_for_the_first_and_finds_the_stage_made(inputs, whole, tmp_path) -> None:
+    path = described(inputs, tmp_path)
+    first = worker(path)
+    until(first, (path / "metrics.jsonl").exists)
+    second = worker(path)
+    ended(first)
+    ended(second)
+    assert_bit_equal(path, whole)
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_ends_the_run_with_the_stack_of_each_rank(inputs, whole, tmp_path) -> None:
+    path = described(inputs, tmp_path, "launch.ranks=2", "launch.hang_seconds=15")
+    process = worker(path, ranks=2)
+    until(process, (path / "metrics.jsonl").exists)
+    one = max(ranks_of(process, path))
+    os.kill(one, signal.SIGSTOP)
+    time.sleep(20)
+    os.kill(one, signal.SIGCONT)
+    ended(process, code=1)
+    stacks = [(path / ".stacks" / f"stacks-rank-{rank}.txt").read_text() for rank in (0, 1)]
+    assert any("_accumulate" in stack or "train" in stack for stack in stacks)
+    ended(worker(path, ranks=2))
+    assert_close(path, whole)
+
+
+@pytest.mark.slow
+def test_a_rank_killed_in_a_step_ends_the_others_and_the_run_goes_on(inputs, whole, tmp_path) -> None:
+    path = described(inputs, tmp_path, "launch.ranks=2", "train.zero_stage=3")
+    process = worker(path, ranks=2)
+    until(process, lambda: list(path.glob(".checkpoints/step-*/complete")))
+    os.kill(ranks_of(process, path)[0], signal.SIGKILL)
+    assert "SIGKILL" in ended(process, code=1)
+    assert ranks_of(process, path) == []
+    ended(worker(path, ranks=2))
+    assert_close(path, whole)
+
+
+def ranks_of(process: subprocess.Popen, path: Path) -> list[int]:
+    found = subprocess.run(["pgrep", "-f", f"recipes.worker {path}"], capture_output=True, text=True).stdout.split()
+    return [int(pid) for pid in found if int(pid) != process.pid]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_what_two_ranks_saved_resumes_on_fewer_and_on_more(inputs, whole, tmp_path, ranks: int) -> None:
+    path = described(inputs, tmp_path, "launch.ranks=2", "train.zero_stage=3")
+    process = worker(path, ranks=2)
+    until(process, (path / "metrics.jsonl").exists)
+    (path / ".checkpoints").mkdir(exist_ok=True)
+    (path / ".checkpoints" / "stop").touch()
+    assert "saved after step" in ended(process, code=None)
+    assert len(list(path.glob(".checkpoints/step-*/part-*"))) == 2
+    described(inputs, tmp_path, f"launch.ranks={ranks}", "train.zero_stage=3")
+    ended(worker(path, ranks=ranks))
+    assert_close(path, whole)
+
+
+def assert_close(path: Path, other: Path) -> None:
+    """Ranks add in another order, so the last bits differ; the same data in the same order gives the same losses."""
+    expected = weights(other)
+    assert max(float((value - expected[name]).abs().max()) for name, value in weights(path).items()) < 2e-4
+    losses = [[row["loss"] for row in read_json_lines(p / "metrics.jsonl")] for p in (path, other)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)

@@ -1,0 +1,120 @@
+"""A table on a real Slurm: submitted, requeued, a node lost, and the same table as the local run's."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.slurm_cluster import PROGRAMS, slurm, slurm_cluster, start_node, stop_node, wait_until
+
+pytestmark = pytest.mark.slurm
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    "rows=sft,dpo,focalpo",
+    "seeds=1",
+    "model.phases.pretraining.count=640",
+    "model.phases.pretraining.train.max_steps=20",
+    "model.phases.sft.count=640",
+    "data.prompts=400",
+    "train.max_steps=6",
+    "dynamics.train_pairs=50",
+]
+
+
+def command(verb: str, runs: Path, *more: str) -> str:
+    ended = subprocess.run(
+        [sys.executable, "-m", f"recipes.{verb}", f"runs='{runs}'", *SMALL, *more],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert not ended.returncode, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def table_of(runs: Path) -> list[dict[str, str]]:
+    (path,) = runs.glob("report/*/table1.csv")
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory):
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    assert not missing, f"{missing} are not here: apt-get install slurm-wlm munge, as make test-slurm does"
+    assert os.geteuid() == 0, "slurmd of this test wants root, as CI has it"
+    folder = tmp_path_factory.mktemp("slurm") / "cluster"
+    with slurm_cluster(folder):
+        yield folder
+
+
+def jobs() -> list[list[str]]:
+    """id, state, name, node of every task of ours."""
+    lines = slurm("squeue", "--me", "--array", "--noheader", "--format=%i|%T|%j|%N").splitlines()
+    return [line.split("|") for line in lines]
+
+
+def start_requeued_ones() -> None:
+    """Slurm lets a requeued job wait two minutes; here nobody has to."""
+    for job, state, *_ in jobs():
+        if state == "PENDING":
+            subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], capture_output=True)
+
+
+def test_a_table_survives_a_requeue_and_a_lost_node_and_is_the_local_runs(cluster: Path, tmp_path: Path) -> None:
+    local, runs = tmp_path / "local", tmp_path / "on slurm $(touch broken)"
+    said = command("reproduce", runs, "cluster=slurm_cpu", "cluster.stages.train.gpus=1")
+    assert "23 stages submitted" in said and "aftercorr" in said
+    assert "queued" in command("status", runs, "cluster=slurm_cpu")
+    again = command("reproduce", runs, "cluster=slurm_cpu")
+    assert "nothing to submit" in again
+    requeued = lost = False
+    deadline = time.monotonic() + 900
+    while jobs() and time.monotonic() < deadline:
+        start_requeued_ones()
+        running = [job for job in jobs() if job[1] == "RUNNING"]
+        if not requeued and any(job[2].startswith("train-") for job in running):
+            (train, *_) = [job for job in running if job[2].startswith("train-")]
+            slurm("scontrol", "requeue", train[0])
+            requeued = True
+        elif requeued and not lost and any(job[2].startswith(("generate-", "judge-")) for job in running):
+            node = next(job[3] for job in running if job[2].startswith(("generate-", "judge-")))
+            stop_node(cluster, node)
+            lost = True
+            wait_until(lambda node=node: "down" in slurm("sinfo", "-h", "-N", "-n", node, "-o", "%T"), 200)
+            start_node(node)
+        time.sleep(0.5)
+    assert requeued and lost
+    assert "23 of 23 stages are sealed" in command("status", runs, "cluster=slurm_cpu")
+    command("reproduce", local)
+    assert table_of(runs) == table_of(local)
+    assert not (ROOT / "broken").exists()
+
+
+def test_usr1_before_the_time_is_up_saves_and_goes_back_to_the_queue(cluster: Path, tmp_path: Path) -> None:
+    """Two ranks through srun and torchrun: signalled, saved, requeued, resumed, sealed."""
+    more = ["rows=dpo", "cluster=slurm_cpu", "launch.ranks=2", "train.zero_stage=3", "train.max_steps=60"]
+    long = [*more, "data.prompts=3000", "train.max_steps=80"]
+    command("reproduce", tmp_path, *long)
+    wait_until(lambda: (start_requeued_ones(), list(tmp_path.glob("train/base-dpo*/progress.json")))[1], 400)
+    (train,) = [job for job in jobs() if job[2].startswith("train-") and job[1] == "RUNNING"][:1]
+    slurm("scancel", "--batch", "--signal=USR1", train[0])
+    wait_until(lambda: list(tmp_path.glob("train/*/.checkpoints/step-*/complete")), 60)
+    wait_until(lambda: [job for job in jobs() if job[0] == train[0] and job[1] != "RUNNING"], 60)
+    logs = "".join(path.read_text() for path in (tmp_path / ".slurm").glob("train-*.log"))
+    assert "back to the queue" in logs and "asked to stop; saved after step" in logs
+    slurm("scancel", "--me")
+
+
+def test_cancel_takes_the_tables_jobs_and_only_them(cluster: Path, tmp_path: Path) -> None:
+    other = slurm("sbatch", "--parsable", "--wrap=sleep 300")
+    command("reproduce", tmp_path, "cluster=slurm_cpu")
+    assert "23 jobs cancelled" in command("cancel", tmp_path, "cluster=slurm_cpu")
+    assert [job[0] for job in jobs() if job[1] in ("RUNNING", "PENDING")] == [other]
+    slurm("scancel", other)

@@ -1,0 +1,132 @@
+"""How a table becomes arrays and dependencies, what is left out, and words that a shell would mangle."""
+
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from focalpo.artifact import Folder
+from focalpo.plan import in_order
+from recipes.plan import described
+from recipes.submit import ROOT, arrays, dependency, submit
+from recipes.table import planned
+
+PAPER = ["table=paper", "cluster=slurm"]
+
+
+def grouped(done: set[str], queued: dict[str, str]):
+    plan = planned(PAPER)
+    stages = in_order([plan.report])
+    found = arrays(stages, done, queued)
+    for number, array in enumerate(found, 1):
+        array.job = str(number)
+    return stages, found
+
+
+def test_rows_that_are_alike_are_one_array_and_each_waits_for_its_own() -> None:
+    stages, found = grouped(set(), {})
+    assert sum(len(array.stages) for array in found) == len(stages) == len({s.key for a in found for s in a.stages})
+    sizes = [(array.kind, len(array.stages)) for array in found]
+    assert sizes.count(("train", 10)) == sizes.count(("generate", 10)) == sizes.count(("judge", 10)) == 2
+    for array in found:
+        for waited in array.waits_for:
+            assert found.index(waited) < found.index(array)
+        if array.kind == "generate" and len(array.stages) == 10:
+            (train,) = [waited for waited in array.waits_for if waited.kind == "train"]
+            assert f"aftercorr:{train.job}" in dependency(array).split(",")
+            assert all(a.inputs["model"].key == b.key for a, b in zip(array.stages, train.stages, strict=True))
+
+
+def test_what_is_sealed_is_left_out_and_what_is_queued_is_waited_for() -> None:
+    stages, _ = grouped(set(), {})
+    pairs = [stage for stage in stages if stage.kind == "pairs"]
+    _, found = grouped({pairs[0].key}, {pairs[1].key: "77_1"})
+    assert not [array for array in found if array.kind == "pairs"]
+    waiting = [dependency(array) for array in found if array.kind == "reference"]
+    assert len(waiting) == 2 and sorted(waiting) == ["", "afterok:77_1"]
+
+
+def test_one_failed_row_is_submitted_alone() -> None:
+    stages, _ = grouped(set(), {})
+    row = next(row for place, row in planned(PAPER).rows.items() if place[:2] == ("instruct", "kto"))
+    mine = {stage.key for stage in row.stages()}
+    _, found = grouped({stage.key for stage in stages} - mine - {stages[-1].key}, {})
+    assert [(array.kind, len(array.stages)) for array in found] == [
+        ("train", 1), ("generate", 1), ("judge", 1), ("report", 1),
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An sbatch that notes its arguments, NUL-separated, and answers with a number; an empty queue."""
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    calls = tmp_path / "calls"
+    calls.mkdir()
+    for name, text in {
+        "sbatch": f'n=$(ls {calls} | wc -l); printf "%s\\0" "$@" > {calls}/$(printf %03d $n); echo $((100 + n))',
+        "squeue": "true",
+        "scontrol": "true",
+        "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
+    }.items():
+        (bin_folder / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (bin_folder / name).chmod(0o755 | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
+    return calls
+
+
+def test_sizes_become_flags_and_names_are_taken_as_they_are(fake_slurm: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs $(touch x) `touch y`; 'z'"
+    container = "cluster.container=[apptainer,exec,'my image.sif']"
+    plan = planned([*PAPER, container, "cluster.partition=gpu", "cluster.setup=site.sh"])
+    plan.first.runs = str(runs)
+    said = submit(plan)
+    calls = [path.read_bytes().decode().split("\0")[:-1] for path in sorted(fake_slurm.iterdir())]
+    assert len(calls) == len(said.splitlines()) - 1
+    train = next(call for call in calls if "slurm/train.sbatch" in call and "--array=0-9%4" in call)
+    for flag in ("--nodes=1", "--gpus-per-node=8", "--cpus-per-task=64", "--mem=400G", "--time=720", "--partition=gpu"):
+        assert flag in train
+    assert train[-4:] == ["site.sh", "apptainer", "exec", "my image.sif"]
+    listed = Path(train[-5]).read_text().splitlines()
+    assert len(listed) == 10 and all(Folder.at(Path(folder)).job.kind == "train" for folder in listed)
+    assert not (ROOT / "x").exists() and not (ROOT / "y").exists()
+
+
+def test_a_template_runs_the_worker_on_its_own_line_of_the_list(fake_slurm: Path, tmp_path: Path) -> None:
+    """The bash of slurm/ with words that a careless template would split or run."""
+    folder = tmp_path / "a b $(touch owned) *"
+    folder.mkdir()
+    tasks = tmp_path / "list"
+    tasks.write_text(f"/nowhere\n{folder}\n")
+    setup = tmp_path / "set up.sh"
+    setup.write_text("echo the site was set up\n")
+    for template in ("judge", "generate", "report", "train"):
+        ended = subprocess.run(
+            ["bash", f"slurm/{template}.sbatch", str(tasks), str(setup), "printf", "<%s>\n"],
+            cwd=ROOT,
+            env=os.environ | {"SLURM_ARRAY_TASK_ID": "1", "SLURM_JOB_ID": "5"},
+            capture_output=True,
+            text=True,
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert "the site was set up" in ended.stdout
+        assert ended.stdout.splitlines()[-4:] == ["<python>", "<-m>", "<recipes.worker>", f"<{folder}>"]
+    assert not (ROOT / "owned").exists()
+
+
+def test_gpus_that_do_not_fit_the_ranks_are_told_before_anything_is_submitted(fake_slurm: Path, tmp_path: Path) -> None:
+    plan = planned([*PAPER, "cluster.stages.train.gpus=4", f"runs={tmp_path / 'runs'}"])
+    with pytest.raises(ValueError, match="cluster.stages.train: 1 nodes x 4 GPUs are not launch.ranks=8"):
+        submit(plan)
+    assert not list(fake_slurm.iterdir())
+
+
+def test_the_plan_tells_every_array_and_the_judges_requests(tmp_path: Path) -> None:
+    """805 prompts and 500 prompts twice, for 22 models."""
+    said = described(planned([*PAPER, f"runs={tmp_path}"]))
+    assert "0 of 73 stages of the paper table are sealed" in said and "nothing was started" in said
+    total = next(line for line in said.splitlines() if line.startswith("sum"))
+    assert total.split()[1] == "73" and f"{22 * (805 + 2 * 500):,}" in total
+    assert not list(tmp_path.iterdir())
