@@ -63,7 +63,7 @@ def row_stages(config: Config, name: str, trained: bool = True) -> Row:
         label,
         settings={"protocols": {name: _protocol(config, name) for name in config.judge.benchmarks}},
         inputs={"completions": generate} | benchmarks,
-        launch={"endpoint": plain(config.judge.endpoint)},
+        launch={"endpoint": plain(config.judge.endpoint), "sentinel": config.judge.sentinel},
     )
     return Row(model if trained else None, generate, judge)
 
