@@ -6,7 +6,7 @@
 #   PYTHON=python3.12       make the environment with another Python, 3.11 to 3.13
 #   EXTRAS=dev,vllm         what to install besides the core, here for GPUs
 #   SCALE=paper             the table's scale, see conf/table/
-#   ARGS='...'              added to the command of reproduce-table1, test, test-slow, test-vllm and lock
+#   ARGS='...'              added to the command of reproduce-table1, rescore, test, test-slow, test-vllm and lock
 
 PYTHON ?= python3.11
 EXTRAS ?= dev
@@ -17,7 +17,7 @@ VLLM_VERSION := $(shell sed -n 's/.*"vllm==\(.*\)".*/\1/p' pyproject.toml)
 # The environment first, as when it is activated: DeepSpeed builds its operators with the ninja that it finds there.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup reproduce-table1 test test-slow test-vllm test-all check lock clean clean-runs
+.PHONY: help setup reproduce-table1 rescore test test-slow test-vllm test-all check lock clean clean-runs
 
 help: ## show this list
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ setup: $(INSTALLED) ## make the environment .venv, or bring it up to date; the o
 
 reproduce-table1: $(INSTALLED) ## make Table 1: SCALE=pocket (the default, any machine) or SCALE=paper (GPUs)
 	@python -m recipes.reproduce table=$(SCALE) $(ARGS)
+
+rescore: $(INSTALLED) ## make scores and tables again from the judge's records: no network, no key
+	@python -m recipes.rescore table=$(SCALE) $(ARGS)
 
 test: $(INSTALLED) ## run the quick tests, at most 15 minutes on 2 cores
 	OMP_NUM_THREADS=1 python -m pytest -m 'not slow and not vllm' $(ARGS)
