@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from focalpo.schema import BenchConfig, Config, DataConfig, TableConfig
+from focalpo.schema import BenchConfig, CalibrateConfig, Config, DataConfig, TableConfig
 from focalpo.training.objective import OBJECTIVES
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -30,6 +30,7 @@ def publish() -> None:
     """Tell Hydra the schema and one option per registered objective, with the class's own fields and defaults."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
+    store.store(name="calibrate_schema", node=CalibrateConfig)
     store.store(group="table", name="schema", node=TableConfig)
     store.store(group="bench", name="schema", node=BenchConfig)
     for name, cls in OBJECTIVES.items():
@@ -60,6 +61,11 @@ def compose_table(name: str) -> TableConfig:
 def compose_bench(name: str, overrides: Sequence[str]) -> BenchConfig:
     """Compose conf/bench/<name>.yaml with overrides of its keys."""
     return _compose(f"bench/{name}", [f"bench.{each}" for each in overrides], BenchConfig, "bench")
+
+
+def compose_calibrate(overrides: Sequence[str]) -> CalibrateConfig:
+    """Compose conf/calibrate.yaml with overrides."""
+    return _compose("calibrate", overrides, CalibrateConfig)
 
 
 def objective_of(settings: dict) -> Any:

@@ -136,6 +136,18 @@ class JudgeConfig:
 
 
 @dataclass(slots=True)
+class CalibrateConfig:
+    """Which judge is compared with which published annotations: how many pairs of a model, in one order or both."""
+
+    judge: JudgeConfig
+    annotations: str
+    gamed: str | None
+    limit: int | None
+    both_orders: bool
+    out: str
+
+
+@dataclass(slots=True)
 class LaunchConfig:
     """How stages are run; nothing here changes a result. `gpus`: how many this machine must have (0: none needed)."""
 

@@ -12,7 +12,7 @@ from focalpo.plan import EVAL
 from focalpo.pocket.world import is_correct
 from focalpo.records import Completion, Question, read_records, write_records
 from recipes.command import run_single
-from recipes.judge_server import address_of
+from recipes.judge_server import endpoint_of
 from recipes.opening import protocol_of
 
 Task = tuple[Protocol, list[Question], list[Completion]]
@@ -20,16 +20,13 @@ Task = tuple[Protocol, list[Question], list[Completion]]
 
 def make(job: Job) -> dict:
     """Fill the job's folder with `<benchmark>.parquet` (verdicts) and `records.jsonl` (what was asked and answered)."""
-    settings = dict(job.launch["endpoint"])
-    price = Price(**settings.pop("price"))
+    settings = job.launch["endpoint"]
     named = job.launch["sentinel"]
     sentinel = read_sentinel(EVAL / f"{named}.yaml") if named else None
     tasks = {name: _task(job, name, values) for name, values in job.settings["protocols"].items()}
-    _tell(job, _estimate(tasks, sentinel, price, settings["concurrency"]), settings["budget_usd"])
-    with (
-        address_of(settings.pop("base_url")) as address,
-        Endpoint(base_url=address, records=job.path / "records.jsonl", price=price, **settings) as endpoint,
-    ):
+    estimate = _estimate(tasks, sentinel, Price(**settings["price"]), settings["concurrency"])
+    _tell(job, estimate, settings["budget_usd"])
+    with endpoint_of(settings, job.path / "records.jsonl") as endpoint:
         facts = _drift(job, tasks, sentinel, endpoint) if sentinel else {"sentinel": {}, "warnings": []}
         for name, (protocol, questions, completions) in tasks.items():
             write_records(job.path / f"{name}.parquet", judge(questions, completions, protocol, endpoint))

@@ -20,11 +20,25 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from focalpo.judging.cost import Price
+from focalpo.judging.endpoint import Endpoint
+
 START_SECONDS = {"pocket": 30, "vllm": 3600}
 """A 70B judge loads for many minutes; one that cannot start ends by itself."""
 STOP_SECONDS = 30
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 LIBC = ctypes.CDLL(None)  # loaded here: the child between fork and exec should do as little as it can
+
+
+@contextlib.contextmanager
+def endpoint_of(settings: dict, records: Path) -> Iterator[Endpoint]:
+    """The endpoint that the plain values of `judge.endpoint` describe, recording into a file."""
+    others = {name: value for name, value in settings.items() if name not in ("base_url", "price")}
+    with (
+        address_of(settings["base_url"]) as address,
+        Endpoint(base_url=address, records=records, price=Price(**settings["price"]), **others) as endpoint,
+    ):
+        yield endpoint
 
 
 @contextlib.contextmanager

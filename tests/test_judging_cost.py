@@ -28,18 +28,10 @@ from focalpo.records import Completion, Question
 from tests.judge_stub import completion, judge_stub, opened
 
 EVAL = Path(__file__).parent.parent / "eval"
-SHARED = Path(__file__).parent.parent.parent / "shared/data"
 PRICE = Price(input_usd=10.0, output_usd=30.0, reply_tokens=300, seconds_per_request=0.5, seconds_per_reply_token=0.03)
 REQUEST = {"messages": [{"role": "user", "content": "four"}], "max_tokens": 100}
 # 4 bytes and 16 tokens of a template at USD 10, 100 tokens of a reply at USD 30, for a million
 MOST = (20 * 10 + 100 * 30) / 1e6
-
-
-@pytest.fixture
-def shared_data() -> Path:
-    if not SHARED.is_dir():
-        pytest.skip("the real data are not beside this checkout")
-    return SHARED
 
 
 def test_an_estimate_by_hand() -> None:
