@@ -60,9 +60,7 @@ def read_sentinel(path: Path) -> Sentinel:
         ValueError: when it does not exist or a pair lacks a key.
     """
     if not path.is_file():
-        raise ValueError(
-            f"there is no sentinel {path}; judge.sentinel names a file of eval/ without its .yaml, or null"
-        )
+        raise ValueError(f"there is no sentinel {path}; judge.sentinel is null or a file of eval/ without its .yaml")
     values = yaml.safe_load(path.read_text())
     try:
         rows = [(str(row["prompt"]), str(row["first"]), str(row["second"])) for row in values["pairs"]]
