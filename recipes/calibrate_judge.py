@@ -16,7 +16,7 @@ import numpy as np
 
 from focalpo.config import compose_calibrate, plain
 from focalpo.judging.alpaca_eval import judge_alpaca
-from focalpo.judging.annotations import Annotated, read_annotations
+from focalpo.judging.annotated_pairs import Annotated, read_annotations
 from focalpo.judging.calibration import (
     Calibration,
     agreement,

@@ -5,8 +5,9 @@ from dataclasses import asdict
 from focalpo.artifact import Job, write_json
 from focalpo.judging.cost import NOTHING, Estimate, Price, expected
 from focalpo.judging.endpoint import Endpoint, EndpointError
-from focalpo.judging.protocol import Protocol
+from focalpo.judging.protocol import ArenaProtocol, Protocol
 from focalpo.judging.sentinel import Sentinel, drift, judged, read_sentinel, recorded_or
+from focalpo.judging.upstream import with_prompt
 from focalpo.judging.verdicts import judge
 from focalpo.plan import EVAL
 from focalpo.pocket.world import is_correct
@@ -34,8 +35,11 @@ def make(job: Job) -> dict:
 
 
 def _task(job: Job, name: str, values: dict) -> Task:
-    questions = read_records(job.inputs[name] / "questions.parquet", Question)
-    return protocol_of(values), questions, read_records(job.inputs["completions"] / f"{name}.parquet", Completion)
+    protocol, benchmark = protocol_of(values), job.inputs[name]
+    if isinstance(protocol, ArenaProtocol):
+        protocol = with_prompt(protocol, benchmark)
+    questions = read_records(benchmark / "questions.parquet", Question)
+    return protocol, questions, read_records(job.inputs["completions"] / f"{name}.parquet", Completion)
 
 
 def _estimate(tasks: dict[str, Task], sentinel: Sentinel | None, price: Price, concurrency: int) -> Estimate:

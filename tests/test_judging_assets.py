@@ -13,7 +13,8 @@ import pytest
 
 from focalpo.judging.benchmarks import fetch, read_questions
 from focalpo.judging.length_control import read_gamed
-from focalpo.judging.protocol import BenchmarkFile, Protocol, load_protocol
+from focalpo.judging.protocol import ArenaProtocol, BenchmarkFile, Protocol, load_protocol
+from focalpo.judging.upstream import TEMPLATE_NAMES, with_prompt, write_prompt
 
 EVAL = Path(__file__).parent.parent / "eval"
 NAMES = ("alpaca_eval_2", "alpaca_eval_2_local", "arena_hard_v0_1", "arena_hard_v0_1_local")
@@ -36,7 +37,11 @@ def test_the_block_is_real() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_file_of_a_published_benchmark_is_pinned_by_revision_and_content(name: str) -> None:
     protocol = load_protocol(EVAL / f"{name}.yaml")
-    needed = {"questions", "gamed", "difficulty"} if name.startswith("alpaca") else {"questions", "answers"}
+    needed = (
+        {"questions", "gamed", "difficulty"}
+        if name.startswith("alpaca")
+        else {"questions", "answers", "settings", "prompt"}
+    )
     assert set(protocol.files) == needed
     assert re.fullmatch("[0-9a-f]{40}", str(protocol.revision))
     assert all(re.fullmatch("[0-9a-f]{64}", str(file.sha256)) for file in protocol.files.values())
@@ -61,6 +66,42 @@ ARENA = {
     "questions": "".join(json.dumps({"uid": str(n), "prompt": f"do {n}"}) + "\n" for n in range(2)),
     "answers": "".join(json.dumps({"uid": str(n), "answer": f"done {n}"}) + "\n" for n in range(2)),
 }
+
+SETTINGS = """\
+temperature: 0.0
+max_tokens: 4096
+regex_patterns:
+  - \\[\\[([AB<>=]+)\\]\\]
+prompt_template: {template}
+"""
+
+
+def published_settings(protocol: Protocol) -> str:
+    """What the authors' file says, in their names, as the protocol has it."""
+    assert isinstance(protocol, ArenaProtocol)
+    template = protocol.user_template
+    for theirs, ours in TEMPLATE_NAMES.items():
+        template = template.replace(ours, theirs)
+    return SETTINGS.format(template=json.dumps(template))
+
+
+def test_the_official_prompt_is_read_out_of_the_authors_file_and_their_settings_must_be_ours(tmp_path: Path) -> None:
+    protocol = load_protocol(EVAL / "arena_hard_v0_1.yaml")
+    assert isinstance(protocol, ArenaProtocol)
+    settings = published_settings(protocol)
+    (tmp_path / "arena-hard-v0.1.yaml").write_text(settings)
+    (tmp_path / "judge_utils.py").write_text('OG_ARENA_HARD_PROMPT = "Be\\nfair."\nOTHER = open("nothing is run")\n')
+    assert with_prompt(protocol, tmp_path) == protocol
+    write_prompt(protocol, tmp_path)
+    assert with_prompt(protocol, tmp_path).prompt_file.read_text() == "Be\nfair."
+    for ours, other in (("0.0", "0.7"), ("4096", "16"), ("=", ""), ("Prompt|", "Text|")):
+        (tmp_path / "arena-hard-v0.1.yaml").write_text(settings.replace(ours, other))
+        with pytest.raises(ValueError, match="Arena-Hard v0.1: .* of the authors has .*; correct it"):
+            write_prompt(protocol, tmp_path)
+    (tmp_path / "arena-hard-v0.1.yaml").write_text(settings)
+    (tmp_path / "judge_utils.py").write_text("OG_ARENA_HARD_PROMPT = 3\n")
+    with pytest.raises(ValueError, match="has no text OG_ARENA_HARD_PROMPT; get the file of the revision"):
+        write_prompt(protocol, tmp_path)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from focalpo.judging.alpaca_eval import judge_alpaca
-from focalpo.judging.annotations import read_annotations
+from focalpo.judging.annotated_pairs import read_annotations
 from focalpo.judging.calibration import (
     Calibration,
     agreement,
