@@ -24,18 +24,18 @@ def check_settings(protocol: ArenaProtocol, path: Path) -> None:
     """
     published = yaml.safe_load(path.read_text())
     template = published["prompt_template"]
-    for theirs, ours in TEMPLATE_NAMES.items():
-        template = template.replace(theirs, ours)
+    for place, name in TEMPLATE_NAMES.items():
+        template = template.replace(place, name)
     pairs = {
         "temperature": (protocol.temperature, published["temperature"]),
         "max_tokens": (protocol.max_tokens, published["max_tokens"]),
         "regex": (protocol.regex, published["regex_patterns"][0]),
         "user_template": (protocol.user_template, template),
     }
-    for name, (ours, theirs) in pairs.items():
+    for value, (ours, theirs) in pairs.items():
         if ours != theirs:
             raise ValueError(
-                f"{protocol.name}: {name} is {ours!r}, {path.name} of the authors has {theirs!r}; correct it"
+                f"{protocol.name}: {value} is {ours!r}, {path.name} of the authors has {theirs!r}; correct it"
             )
 
 
