@@ -21,7 +21,7 @@ VLLM_VERSION := $(shell sed -n 's/.*"vllm==\(.*\)".*/\1/p' pyproject.toml)
 # The environment first, as when it is activated: DeepSpeed builds its operators with the ninja that it finds there.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup reproduce-table1 plan status cancel doctor rehearse bench soak why argument notebooks dashboard \
+.PHONY: help setup reproduce-table1 plan status cancel doctor rescore rehearse bench soak why argument notebooks dashboard \
 	test test-slow test-browser test-slurm test-vllm test-all check lock clean clean-runs
 
 help: ## show this list
@@ -43,6 +43,9 @@ cancel: $(INSTALLED) ## take the table's jobs out of Slurm's queue
 
 doctor: $(INSTALLED) ## what this machine has and lacks for the table, each line with its remedy
 	@python -m recipes.doctor $(TABLE)
+
+rescore: $(INSTALLED) ## make scores and tables again from the judge's records: no network, no key
+	@python -m recipes.rescore $(TABLE)
 
 rehearse: export PATH := $(CURDIR)/.venv-vllm/bin:$(PATH)
 rehearse: .venv-vllm/installed ## run SCALE=paper, every row, on tiny stand-ins of models, data, hub and judge; no GPU

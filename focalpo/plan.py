@@ -67,7 +67,11 @@ def row_stages(config: Config, name: str, trained: bool = True) -> Row:
         label,
         settings={"protocols": {name: _protocol(config, name) for name in config.judge.benchmarks}},
         inputs={"completions": generate} | benchmarks,
-        launch={"endpoint": plain(config.judge.endpoint), "track": plain(config.track)},
+        launch={
+            "endpoint": plain(config.judge.endpoint),
+            "sentinel": config.judge.sentinel,
+            "track": plain(config.track),
+        },
     )
     return Row(model if trained else None, generate, judge)
 

@@ -116,23 +116,53 @@ class GenerateConfig:
 
 
 @dataclass(slots=True)
-class EndpointConfig:
-    """An OpenAI-compatible endpoint; `pocket` starts the pocket judge for the length of the stage."""
+class PriceConfig:
+    """USD for a million tokens, and what the estimate before the first call expects of a reply."""
 
-    base_url: str
+    input_usd: float
+    output_usd: float
+    reply_tokens: int
+    seconds_per_request: float
+    seconds_per_reply_token: float
+
+
+@dataclass(slots=True)
+class EndpointConfig:
+    """An OpenAI-compatible endpoint, or its record alone (null).
+
+    `pocket ARGUMENTS` and `vllm MODEL ARGUMENTS` start a judge for the length of the stage; `budget_usd` is the most
+    that judging one model may cost.
+    """
+
+    base_url: str | None
     api_key_env: str | None
     concurrency: int
     timeout_seconds: float
     max_attempts: int
+    price: PriceConfig
+    budget_usd: float | None
 
 
 @dataclass(slots=True)
 class JudgeConfig:
-    """Which protocols of eval/ judge which set of completions, and where the judge is."""
+    """Which protocols of eval/ judge which set of completions, the sentinel judged before them, where the judge is."""
 
     benchmarks: dict[str, str]
+    sentinel: str | None
     folder: str | None
     endpoint: EndpointConfig
+
+
+@dataclass(slots=True)
+class CalibrateConfig:
+    """Which judge is compared with which published annotations: how many pairs of a model, in one order or both."""
+
+    judge: JudgeConfig
+    annotations: str
+    gamed: str | None
+    limit: int | None
+    both_orders: bool
+    out: str
 
 
 @dataclass(slots=True)

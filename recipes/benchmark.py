@@ -4,7 +4,8 @@ from pathlib import Path
 
 from focalpo.artifact import Job
 from focalpo.judging.benchmarks import fetch, read_questions
-from focalpo.judging.protocol import AlpacaProtocol
+from focalpo.judging.protocol import AlpacaProtocol, ArenaProtocol
+from focalpo.judging.upstream import write_prompt
 from focalpo.pocket.benchmarks import write_benchmark
 from focalpo.records import write_records
 from recipes.opening import protocol_of
@@ -19,6 +20,8 @@ def make(job: Job) -> dict:
     else:
         given = job.launch["folder"]
         fetch(protocol, Path(given) if given else None, job.path)
+        if isinstance(protocol, ArenaProtocol):
+            write_prompt(protocol, job.path)
     questions = read_questions(protocol, job.path)
     write_records(job.path / "questions.parquet", questions)
     return {"questions": len(questions)}

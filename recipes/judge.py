@@ -1,45 +1,85 @@
 """Judge one model's completions on every benchmark: verdicts, each request recorded, and the scores of this one run."""
 
-import contextlib
-import os
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
-from focalpo.artifact import Job
-from focalpo.judging.alpaca_eval import judge_alpaca
-from focalpo.judging.arena_hard import judge_arena
-from focalpo.judging.endpoint import Endpoint
-from focalpo.judging.protocol import AlpacaProtocol
+from focalpo.artifact import Job, write_json
+from focalpo.judging.cost import NOTHING, Estimate, Price, expected
+from focalpo.judging.endpoint import Endpoint, EndpointError
+from focalpo.judging.protocol import ArenaProtocol, Protocol
+from focalpo.judging.sentinel import Sentinel, drift, judged, read_sentinel, recorded_or
+from focalpo.judging.upstream import with_prompt
+from focalpo.judging.verdicts import judge
+from focalpo.plan import EVAL
 from focalpo.pocket.world import is_correct
-from focalpo.records import AlpacaVerdict, ArenaGame, Completion, Question, read_records, write_records
+from focalpo.records import Completion, Question, read_records, write_records
 from recipes.command import run_single
+from recipes.judge_server import endpoint_of
 from recipes.opening import protocol_of
 
-START_SECONDS = 30
+Task = tuple[Protocol, list[Question], list[Completion]]
 
 
 def make(job: Job) -> dict:
     """Fill the job's folder with `<benchmark>.parquet` (verdicts) and `records.jsonl` (what was asked and answered)."""
-    settings = dict(job.launch["endpoint"])
-    with _address(settings.pop("base_url")) as address:
-        endpoint = Endpoint(base_url=address, records=job.path / "records.jsonl", **settings)
-        with endpoint:
-            for name, values in job.settings["protocols"].items():
-                protocol = protocol_of(values)
-                questions = read_records(job.inputs[name] / "questions.parquet", Question)
-                completions = read_records(job.inputs["completions"] / f"{name}.parquet", Completion)
-                verdicts: Sequence[AlpacaVerdict | ArenaGame]
-                if isinstance(protocol, AlpacaProtocol):
-                    verdicts = judge_alpaca(questions, completions, protocol, endpoint)
-                else:
-                    verdicts = judge_arena(questions, completions, protocol, endpoint)
-                write_records(job.path / f"{name}.parquet", verdicts)
-    return {"calls": asdict(endpoint.counts)} | _gold(job)
+    settings = job.launch["endpoint"]
+    named = job.launch["sentinel"]
+    sentinel = read_sentinel(EVAL / f"{named}.yaml") if named else None
+    tasks = {name: _task(job, name, values) for name, values in job.settings["protocols"].items()}
+    estimate = _estimate(tasks, sentinel, Price(**settings["price"]), settings["concurrency"])
+    _tell(job, estimate, settings["budget_usd"])
+    with endpoint_of(settings, job.path / "records.jsonl") as endpoint:
+        facts = _drift(job, tasks, sentinel, endpoint) if sentinel else {"sentinel": {}, "warnings": []}
+        for name, (protocol, questions, completions) in tasks.items():
+            write_records(job.path / f"{name}.parquet", judge(questions, completions, protocol, endpoint))
+    return {"calls": asdict(endpoint.counts), "spent_usd": endpoint.spending.usd} | facts | _gold(job)
+
+
+def _task(job: Job, name: str, values: dict) -> Task:
+    protocol, benchmark = protocol_of(values), job.inputs[name]
+    if isinstance(protocol, ArenaProtocol):
+        protocol = with_prompt(protocol, benchmark)
+    questions = read_records(benchmark / "questions.parquet", Question)
+    return protocol, questions, read_records(job.inputs["completions"] / f"{name}.parquet", Completion)
+
+
+def _estimate(tasks: dict[str, Task], sentinel: Sentinel | None, price: Price, concurrency: int) -> Estimate:
+    total = NOTHING
+    for protocol, questions, answers in tasks.values():
+        total += expected(protocol, questions, answers, price, concurrency)
+        if sentinel:
+            total += expected(protocol, sentinel.questions, sentinel.answers, price, concurrency)
+    return total
+
+
+def _tell(job: Job, estimate: Estimate, budget_usd: float | None) -> None:
+    """Write the estimate down, and say it where judging costs money."""
+    write_json(job.path / "estimate.json", asdict(estimate))
+    if estimate.usd:
+        budget = "" if budget_usd is None else f", budget USD {budget_usd:.2f}"
+        print(f"{job.kind}/{job.name} will take {estimate}{budget}", flush=True)
+
+
+def _drift(job: Job, tasks: dict[str, Task], sentinel: Sentinel, endpoint: Endpoint) -> dict:
+    """Each protocol's distance from the verdicts that its judge's first run under `runs` gave the sentinel's pairs."""
+    found, warnings = {}, []
+    for name, (protocol, _, _) in tasks.items():
+        try:
+            results = judged(sentinel, protocol, endpoint)
+        except EndpointError:
+            raise
+        except ValueError as error:
+            if not endpoint.offline:  # a record that was made without a sentinel says nothing about drift
+                warnings.append(f"{protocol.name}: the judge's drift is not known, its sentinel has {error}")
+            continue
+        mark = f"{job.settings['protocols'][name]['hash']}-{sentinel.hash}"
+        since = drift(recorded_or(job.path.parent / f".sentinel-{mark}.json", results), results)
+        found[name] = asdict(since)
+        if since.changed > sentinel.most_changed:
+            warnings.append(
+                f"{protocol.name}: the judge has drifted, {100 * since.changed:.0f}% of {since.verdicts} sentinel "
+                f"verdicts changed since its first run here"
+            )
+    return {"sentinel": found, "warnings": warnings}
 
 
 def _gold(job: Job) -> dict:
@@ -50,31 +90,6 @@ def _gold(job: Job) -> dict:
     answers = read_records(greedy, Completion)
     right = [is_correct(answer.prompt[-1]["content"], answer.text, answer.finished) for answer in answers]
     return {"gold": {"greedy_success": 100 * sum(right) / len(right)}}
-
-
-@contextlib.contextmanager
-def _address(base_url: str) -> Iterator[str]:
-    """The endpoint's address; for `pocket`, of a judge that runs on loopback while the context is open."""
-    if not base_url.startswith("pocket"):
-        yield base_url
-        return
-    arguments = base_url.split()[1:]  # e.g. "pocket --faults 429=0.1"
-    with tempfile.TemporaryDirectory() as folder:
-        ready = Path(folder) / "url"
-        judge = [str(os.getpid()), "focalpo.pocket.judge", "--ready-file", str(ready), *arguments]
-        command = [sys.executable, "-m", "focalpo.lifeline", *judge]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        try:
-            deadline = time.monotonic() + START_SECONDS
-            while not ready.is_file():
-                if server.poll() is not None or time.monotonic() > deadline:
-                    server.kill()
-                    raise ValueError(f"the pocket judge did not start: {server.communicate()[1].strip()}")
-                time.sleep(0.01)
-            yield ready.read_text()
-        finally:
-            server.terminate()
-            server.wait()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Fixtures that several files share."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,15 @@ def sealed_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sealed report of a small table: two seeds of SFT, DPO and FocalPO in the base setting."""
     folder = sealed_stages(tmp_path_factory.mktemp("table") / "runs", planned())
     return made(folder)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data beside the checkout that may not be shipped with it."""
+    path = Path(os.environ.get("FOCALPO_SHARED_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
+    if not path.is_dir():
+        pytest.skip(f"published annotations may not be shipped (CC-BY-NC) and are not at {path}")
+    return path
 
 
 def made(folder: Folder) -> Path:

@@ -5,11 +5,11 @@ import shutil
 from functools import cache
 
 import pytest
-import yaml
 
 from focalpo import config as door
 from focalpo.config import CONF, compose, compose_bench, compose_table
 from focalpo.judging.protocol import load_protocol
+from focalpo.judging.sentinel import read_sentinel
 from focalpo.plan import EVAL
 from focalpo.schema import Config
 from focalpo.training.objective import OBJECTIVES
@@ -76,9 +76,11 @@ def test_every_trained_row_of_a_table_has_a_file_or_is_an_objective(name):
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "judge").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_judge_names_protocols_that_exist(path):
-    for protocol in yaml.safe_load(path.read_text())["benchmarks"].values():
+def test_every_judge_names_protocols_and_a_sentinel_that_exist(path):
+    judge = compose([f"judge={path.stem}"]).judge
+    for protocol in judge.benchmarks.values():
         load_protocol(EVAL / f"{protocol}.yaml")
+    assert read_sentinel(EVAL / f"{judge.sentinel}.yaml").questions
 
 
 def refusal(overrides: list[str]) -> str:

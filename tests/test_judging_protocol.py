@@ -11,6 +11,7 @@ from focalpo.judging.protocol import AlpacaProtocol, annotator_config, load_prot
 
 EVAL = Path(__file__).parent.parent / "eval"
 BENCHMARKS = sorted(path.stem for path in EVAL.glob("*.yaml") if "\nbenchmark: " in path.read_text())
+SENTINELS = ["sentinel", "sentinel_pocket"]
 ANNOTATORS = sorted(path.stem for path in EVAL.glob("weighted_*.yaml"))
 
 
@@ -31,8 +32,8 @@ def test_every_benchmark_of_eval_loads_and_has_a_hash_of_its_own() -> None:
     assert len(hashes) == len(BENCHMARKS)
 
 
-def test_every_yaml_of_eval_is_a_benchmark_an_annotator_or_the_papers_table() -> None:
-    assert {path.stem for path in EVAL.glob("*.yaml")} == {*BENCHMARKS, *ANNOTATORS, "paper_table1"}
+def test_every_yaml_of_eval_is_a_benchmark_an_annotator_a_sentinel_or_the_papers_table() -> None:
+    assert {path.stem for path in EVAL.glob("*.yaml")} == {*BENCHMARKS, *ANNOTATORS, *SENTINELS, "paper_table1"}
 
 
 @pytest.mark.parametrize("name", ANNOTATORS)

@@ -70,7 +70,7 @@ def test_a_recorded_run_replays_without_network_and_key(
 
 @pytest.mark.parametrize("line", ['{"id": ', "[]", "3", "{}", '{"id": "a", "outcome": "good"}', ""])
 def test_a_line_that_records_nothing_is_named(tmp_path: Path, line: str) -> None:
-    attempt = '{"id": "a", "outcome": "HTTP 500"}'
+    attempt = '{"id": "a", "outcome": "HTTP 500", "request": {}, "reply": ""}'
     (tmp_path / "records.jsonl").write_text(f"{attempt}\n{line}\n{attempt}\n")
     with pytest.raises(ValueError, match=r"records.jsonl, line 2 is no recorded attempt; delete that line"):
         opened(None, tmp_path)

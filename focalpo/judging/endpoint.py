@@ -20,7 +20,8 @@ from typing import Any
 import httpx2
 import openai
 
-from focalpo.judging.recording import GOOD, Recording, request_id
+from focalpo.judging.cost import FREE, BudgetError, Price, Spending, attempt_usd
+from focalpo.judging.recording import GOOD, Recording, read_attempts, request_id
 
 FIRST_WAIT_SECONDS = 0.25
 LONGEST_WAIT_SECONDS = 30.0
@@ -70,18 +71,23 @@ class Endpoint:
         max_attempts: int,
         records: Path,
         replay: bool = False,
+        price: Price = FREE,
+        budget_usd: float | None = None,
     ) -> None:
         self.name = base_url or "replay"
         self.concurrency = concurrency
         self.counts = Counts()
         self._timeout, self._max_attempts = timeout_seconds, max_attempts
-        offline = replay or base_url is None
+        self.offline = offline = replay or base_url is None
         if not offline and not str(base_url).startswith(("http://", "https://")):
             raise ValueError(f"judge address {base_url!r} is none; write it as http://HOST:PORT/v1")
         self._key = NO_KEY if offline else _api_key(api_key_env)
         self._secret = _written(self._key) if len(self._key) >= SHORTEST_SECRET else None
         self._base_url = base_url or "http://replay.invalid/v1"
         self._recording = Recording(records, read_only=offline)
+        self.spending = Spending(price, budget_usd)
+        for attempt in read_attempts(records) if records.exists() else ():
+            self._pay(attempt["request"], attempt["outcome"], attempt["reply"])
         limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
         self._http = None if offline else httpx2.Client(limits=limits)  # a client, not a transport: it knows proxies
         self._random = random.Random()  # our own: waiting must not move anyone's seeded random numbers
@@ -130,8 +136,7 @@ class Endpoint:
         for attempt in range(1, self._max_attempts + 1):
             if self._stopped:
                 raise EndpointError(self._stopped)
-            tried = self._try_once(request, check)
-            self._recording.add(name, body, tried.outcome, tried.reply, tried.seconds)
+            tried = self._paid_try(request, body, name, check)
             if tried.outcome == GOOD:
                 assert isinstance(tried.reply, dict)
                 return tried.reply
@@ -148,6 +153,22 @@ class Endpoint:
             f"judge {self.name} gave no usable reply in {attempt} attempts (last: {tried.outcome}); see "
             f"{self._recording.path} and run again, what is answered is not asked twice"
         )
+
+    def _paid_try(self, request: httpx2.Request, body: dict, name: str, check: Check) -> "_Try":
+        try:
+            with self.spending.reserved(body):
+                tried = self._try_once(request, check)
+                self._recording.add(name, body, tried.outcome, tried.reply, tried.seconds)
+                self._pay(body, tried.outcome, tried.reply)
+        except BudgetError as error:
+            self._stopped = (
+                f"judge {self.name}: {error}; raise judge.endpoint.budget_usd and run again, what is answered stays"
+            )
+            raise EndpointError(self._stopped) from None
+        return tried
+
+    def _pay(self, body: dict, outcome: str, reply: dict | str) -> None:
+        self.spending.add(attempt_usd(body, outcome, reply, self.spending.price))
 
     def _try_once(self, request: httpx2.Request, check: Check) -> "_Try":
         assert self._http is not None, "offline, answer has raised"

@@ -7,6 +7,7 @@ never a header, so never a key. One process writes a recording at a time.
 import hashlib
 import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 GOOD = "good"
@@ -21,7 +22,8 @@ class Recording:
 
     def __init__(self, path: Path, read_only: bool) -> None:
         self.path = path
-        self._replies = _good_replies(path)
+        attempts = read_attempts(path) if path.exists() else ()
+        self._replies = {attempt["id"]: attempt["reply"] for attempt in attempts if attempt["outcome"] == GOOD}
         self._lock = threading.Lock()
         self._file = None
         if not read_only:
@@ -56,23 +58,26 @@ def request_id(request: dict) -> str:
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
-def _good_replies(path: Path) -> dict[str, dict]:
-    if not path.exists():
-        return {}
-    replies = {}
+def read_attempts(path: Path) -> Iterator[dict]:
+    """Every recorded attempt, in the order in which they ended; a torn last line, left by a kill, is no attempt.
+
+    Raises:
+        ValueError: when a line of the file is no attempt.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 break
             try:
                 attempt = json.loads(line)
-                if attempt["outcome"] == GOOD:
-                    replies[attempt["id"]] = attempt["reply"]
-            except (ValueError, KeyError, TypeError):
+                whole = {"id", "outcome", "request", "reply"} <= attempt.keys()
+            except (ValueError, AttributeError):
+                whole = False
+            if not whole:
                 raise ValueError(
                     f"{path}, line {number} is no recorded attempt; delete that line, the rest stays valid"
-                ) from None
-    return replies
+                )
+            yield attempt
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -16,15 +16,15 @@ from typing import Any
 
 HOST = "127.0.0.1"
 SLOW_SECONDS = 2.0
-FAULT_KINDS = ("429", "500", "garbage", "slow")
+FAULT_KINDS = ("429", "500", "garbage", "truncated", "slow")
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
     """How often requests go wrong, by kind; which ones is a pure function of the seed and the request's number.
 
-    `429` and `500` are HTTP errors, `garbage` is a well-formed reply without a verdict, `slow` a good reply after
-    2 seconds.
+    `429` and `500` are HTTP errors, `garbage` is a well-formed reply without a verdict, `truncated` half of a good
+    reply's JSON, `slow` a good reply after 2 seconds.
     """
 
     rates: tuple[tuple[str, float], ...] = ()
@@ -122,13 +122,16 @@ class _Handler(BaseHTTPRequestHandler):
             reply = self.server.complete(json.loads(body), garbage=fault == "garbage")
         except ValueError as error:
             return self._fail(400, str(error))
-        self._reply(200, reply)
+        self._reply(200, reply, share=0.5 if fault == "truncated" else 1.0)
 
     def _fail(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
         self._reply(status, {"error": {"message": message, "type": "pocket_judge", "code": str(status)}}, headers)
 
-    def _reply(self, status: int, content: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+    def _reply(
+        self, status: int, content: dict[str, Any], headers: dict[str, str] | None = None, share: float = 1.0
+    ) -> None:
         body = json.dumps(content).encode()
+        body = body[: int(share * len(body))]
         self.send_response(status)
         fields = {"Content-Type": "application/json", "Content-Length": str(len(body))} | (headers or {})
         for name, value in fields.items():

@@ -1,0 +1,73 @@
+"""Published annotations of AlpacaEval's pairs: a folder of NAME.json or NAME.json.gz, one per model, into records.
+
+Each is a list of rows in the library's own format; instruction, output_1 (the reference), output_2 (the model) and
+preference are read. A row without a preference was never judged, and is left out on both sides.
+"""
+
+import gzip
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from focalpo.judging.stats import Array
+from focalpo.records import Completion, Question
+
+ENDINGS = (".json", ".json.gz")
+READ = ("instruction", "output_1", "output_2", "preference")
+
+
+@dataclass(frozen=True, slots=True)
+class Annotated:
+    """One model's pairs and the published preferences, [pairs], in the order of the file."""
+
+    model: str
+    questions: list[Question]
+    answers: list[Completion]
+    published: Array
+
+    def turned(self) -> "Annotated":
+        """The same pairs with the roles exchanged: the model's answer is the reference. The preferences stay."""
+        questions = [Question(q.id, q.prompt, a.text) for q, a in zip(self.questions, self.answers, strict=True)]
+        answers = [Completion(q.id, q.prompt, q.reference, 0, True) for q in self.questions]
+        return Annotated(self.model, questions, answers, self.published)
+
+    @property
+    def lengths(self) -> tuple[Array, Array]:
+        """Characters of the reference's and of the model's answers, [pairs]."""
+        return (
+            np.array([len(question.reference) for question in self.questions], dtype=float),
+            np.array([len(answer.text) for answer in self.answers], dtype=float),
+        )
+
+
+def read_annotations(folder: Path, limit: int | None) -> list[Annotated]:
+    """Every model of a folder by name, its first `limit` rows.
+
+    Raises:
+        ValueError: when the folder holds no annotations, or a file is none.
+    """
+    files = sorted(path for path in folder.glob("*") if path.name.endswith(ENDINGS))
+    if not files:
+        raise ValueError(f"{folder} holds no annotations; give a folder of NAME.json or NAME.json.gz, one per model")
+    return [_read(path, limit) for path in files]
+
+
+def _read(path: Path, limit: int | None) -> Annotated:
+    try:
+        text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        rows = [[row[name] for name in READ] for row in json.loads(text)[:limit]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{path} holds no annotations ({reason}); each row has {', '.join(READ)}") from None
+    rows = [row for row in rows if row[3] is not None and row[3] == row[3]]
+    if not rows:
+        raise ValueError(f"{path} holds no row with a preference; leave the file out of the folder")
+    asked = [[{"role": "user", "content": str(instruction)}] for instruction, *_ in rows]
+    return Annotated(
+        path.name.partition(".json")[0],
+        [Question(str(n), asked[n], row[1]) for n, row in enumerate(rows)],
+        [Completion(str(n), asked[n], row[2], 0, True) for n, row in enumerate(rows)],
+        np.array([row[3] for row in rows], dtype=float),
+    )

@@ -1,0 +1,91 @@
+"""A judge's calibration as text for people and as CSV: one line per model, one over all of them."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from statistics import mean
+
+from focalpo.judging.calibration import Calibration, spearman
+
+ALL = "all models"
+HEADINGS = {
+    "pairs": "pairs",
+    "agreement": "agreement %",
+    "win_rate": "WR",
+    "win_rate_published": "published",
+    "lc": "LC",
+    "lc_published": "published",
+    "lc_shift": "LC shift",
+    "longer": "longer wins %",
+    "longer_published": "published",
+    "position_bias": "first shown, points",
+    "consistency": "consistent %",
+}
+RANKED = {"spearman_win_rate": ("win_rate_published", "win_rate"), "spearman_lc": ("lc_published", "lc")}
+NOTES = (
+    "agreement: pairs with the published winner, a draw counted half. longer wins: pairs that the longer answer wins.",
+    "first shown: points that being shown first is worth, 0 is fair. consistent: same winner in both orders.",
+    "LC shift: this judge's length-controlled win rate minus the published one. It is stated here, never applied.",
+)
+
+
+def summary(found: Sequence[Calibration]) -> dict[str, float | None]:
+    """Every column's mean over the models that have it, the pairs' sum, and the rank correlations over models."""
+    rows = [values(row) for row in found]
+    means = {name: _mean([row[name] for row in rows]) for name in HEADINGS}
+    ranked = {}
+    for name, columns in RANKED.items():
+        scores = [[row[column] for row in rows] for column in columns]
+        known = all(score is not None for column in scores for score in column)
+        ranked[name] = spearman(*scores) if known else None  # type: ignore[arg-type]  # none of them is None
+    return means | ranked | {"pairs": float(sum(row.pairs for row in found))}
+
+
+def values(row: Calibration) -> dict[str, float | None]:
+    """A model's numbers by column."""
+    return {name: value for name, value in asdict(row).items() if name != "model"} | {"lc_shift": row.lc_shift}
+
+
+def as_text(title: str, found: Sequence[Calibration]) -> str:
+    """The table, the rank correlations and what the columns mean."""
+    over_all = summary(found)
+    lines = [["", *HEADINGS.values()]]
+    lines += [[row.model, *_shown(values(row))] for row in found] + [[ALL, *_shown(over_all)]]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+    table = [
+        "  ".join([line[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(line[1:], widths[1:], strict=True))])
+        for line in lines
+    ]
+    ranks = ", ".join(
+        f"{of} {'- (too few models, or no LC)' if over_all[name] is None else format(over_all[name], '.3f')}"
+        for name, of in (("spearman_win_rate", "WR"), ("spearman_lc", "LC"))
+    )
+    return "\n".join([title, "", *table, "", f"Spearman over {len(found)} models: {ranks}", *NOTES]) + "\n"
+
+
+def as_csv(found: Sequence[Calibration]) -> str:
+    """Every number at full precision; empty where there is none."""
+    names = [field.name for field in fields(Calibration) if field.name != "model"]
+    columns = [*names, "lc_shift", *RANKED]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, ["model", *columns], lineterminator="\n", restval="")
+    writer.writeheader()
+    for row in found:
+        writer.writerow({"model": row.model} | values(row))
+    writer.writerow({"model": ALL} | summary(found))
+    return out.getvalue()
+
+
+def _mean(numbers: Sequence[float | None]) -> float | None:
+    known = [number for number in numbers if number is not None]
+    return mean(known) if known else None
+
+
+def _shown(row: dict[str, float | None]) -> list[str]:
+    found = []
+    for name in HEADINGS:
+        number = row[name]
+        text = "-" if number is None else f"{number:.0f}" if name == "pairs" else f"{number:.1f}"
+        found.append(f"+{text}" if name in ("lc_shift", "position_bias") and number and number > 0 else text)
+    return found

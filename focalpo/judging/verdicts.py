@@ -1,0 +1,22 @@
+"""One door to both kinds of benchmark: completions and their questions in, the verdicts of the protocol's kind out."""
+
+from collections.abc import Sequence
+
+from focalpo.judging.alpaca_eval import judge_alpaca
+from focalpo.judging.arena_hard import judge_arena
+from focalpo.judging.endpoint import Endpoint
+from focalpo.judging.protocol import AlpacaProtocol, Protocol
+from focalpo.records import AlpacaVerdict, ArenaGame, Completion, Question
+
+
+def judge(
+    questions: Sequence[Question], completions: Sequence[Completion], protocol: Protocol, endpoint: Endpoint
+) -> list[AlpacaVerdict] | list[ArenaGame]:
+    """All verdicts of a benchmark, in the order of its questions.
+
+    Raises:
+        ValueError: when completions do not match the questions, or verdicts are missing (they are named).
+    """
+    if isinstance(protocol, AlpacaProtocol):
+        return judge_alpaca(questions, completions, protocol, endpoint)
+    return judge_arena(questions, completions, protocol, endpoint)

@@ -1,0 +1,97 @@
+"""What a judge's numbers mean: judge pairs whose annotations are published, and say how far the two are apart.
+
+python -m recipes.calibrate_judge judge=local annotations=FOLDER gamed=df_gamed.csv
+python -m recipes.calibrate_judge judge=gpt4_turbo annotations=FOLDER limit=50 judge.endpoint.budget_usd=5
+
+Every request is recorded beside the result: the same command goes on where it was stopped, and pays nothing twice.
+"""
+
+import hashlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from focalpo.config import compose_calibrate, plain
+from focalpo.judging.alpaca_eval import judge_alpaca
+from focalpo.judging.annotated_pairs import Annotated, read_annotations
+from focalpo.judging.calibration import (
+    Calibration,
+    agreement,
+    consistency,
+    longer_wins,
+    model_shown_first,
+    position_bias,
+    wins,
+)
+from focalpo.judging.calibration_tables import as_csv, as_text
+from focalpo.judging.cost import NOTHING, Price, expected
+from focalpo.judging.endpoint import Endpoint
+from focalpo.judging.length_control import Gamed, fit, length_controlled, read_gamed
+from focalpo.judging.protocol import AlpacaProtocol, load_protocol, protocol_hash
+from focalpo.judging.stats import Array
+from focalpo.plan import EVAL
+from recipes.command import explained
+from recipes.judge_server import endpoint_of
+
+
+def calibrate(arguments: list[str]) -> None:
+    """Judge every model of the folder, write calibration.txt and calibration.csv, and print the first."""
+    config = compose_calibrate(arguments)
+    protocol = load_protocol(EVAL / f"{config.judge.benchmarks.get('alpaca_eval')}.yaml")
+    if not isinstance(protocol, AlpacaProtocol):
+        raise ValueError(f"{protocol.name} is no AlpacaEval protocol; set judge.benchmarks.alpaca_eval to one")
+    models = read_annotations(Path(config.annotations), config.limit)
+    gamed = read_gamed(Path(config.gamed)) if config.gamed else None
+    endpoint_settings = plain(config.judge.endpoint)
+    price = Price(**endpoint_settings["price"])
+    total = NOTHING
+    for model in models:
+        for order in (model, model.turned())[: 1 + config.both_orders]:
+            total += expected(protocol, order.questions, order.answers, price, config.judge.endpoint.concurrency)
+    print(f"{len(models)} models will take {total}", flush=True)
+
+    judged_by = json.dumps([protocol_hash(protocol), config.judge.endpoint.base_url])
+    folder = Path(config.out) / f"{protocol.annotator.stem}-{hashlib.sha256(judged_by.encode()).hexdigest()[:8]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with endpoint_of(endpoint_settings, folder / "records.jsonl") as endpoint:
+        found = [_calibration(model, protocol, endpoint, gamed, config.both_orders) for model in models]
+    text = as_text(f"{protocol.annotator.stem} beside the annotations of {config.annotations}", found)
+    (folder / "calibration.txt").write_text(text)
+    (folder / "calibration.csv").write_text(as_csv(found))
+    print(f"\n{text}\n  {folder / 'calibration.txt'}\n  {folder / 'calibration.csv'}")
+
+
+def _calibration(
+    model: Annotated, protocol: AlpacaProtocol, endpoint: Endpoint, gamed: Gamed | None, both_orders: bool
+) -> Calibration:
+    judged = _preferences(model, protocol, endpoint)
+    turned = _preferences(model.turned(), protocol, endpoint) if both_orders else None
+    shown_first = np.array([model_shown_first(question.prompt[-1]["content"]) for question in model.questions])
+    # The difficulties belong to the prompts by their place: with a row left out they would shift to others' rows.
+    whole = gamed if gamed is not None and len(gamed.prompt_difficulty) == len(judged) else None
+    print(f"judged {model.model}", flush=True)
+    return Calibration(
+        model.model,
+        len(judged),
+        agreement(model.published, judged),
+        float(100 * wins(judged).mean()),
+        float(100 * wins(model.published).mean()),
+        longer_wins(judged, *model.lengths),
+        longer_wins(model.published, *model.lengths),
+        None if turned is None else position_bias(judged, turned, shown_first),
+        None if turned is None else consistency(judged, turned),
+        None if whole is None else length_controlled(fit(judged, *model.lengths, whole), whole),
+        None if whole is None else length_controlled(fit(model.published, *model.lengths, whole), whole),
+    )
+
+
+def _preferences(pairs: Annotated, protocol: AlpacaProtocol, endpoint: Endpoint) -> Array:
+    sized = replace(protocol, prompts=len(pairs.questions))
+    return np.array([v.preference for v in judge_alpaca(pairs.questions, pairs.answers, sized, endpoint)])
+
+
+if __name__ == "__main__":
+    explained(lambda: calibrate(sys.argv[1:]))

@@ -1,0 +1,43 @@
+"""A pocket table whose models were never trained: stand-ins are sealed where a model or its answers would be.
+
+Benchmarks, judging and the report are the real stages.
+"""
+
+import random
+from pathlib import Path
+
+from focalpo.artifact import Folder, Stage
+from focalpo.config import compose_table
+from focalpo.plan import in_order, report_stage, table_rows
+from focalpo.pocket.world import parse
+from focalpo.pocket.writers import WRITERS, write
+from focalpo.records import Completion, Question, read_records, write_records
+from recipes.reproduce import compose_rows, split_arguments, with_rows
+from recipes.worker import make
+
+ARGUMENTS = ["rows=sft", "seeds=2"]
+"""The SFT model's row alone: its report needs no training."""
+
+
+def stages_of(arguments: list[str]) -> list[Stage]:
+    own, overrides = split_arguments(arguments)
+    table = with_rows(compose_table("pocket"), own)
+    return in_order([report_stage(table, table_rows(table, compose_rows(table, overrides)))])
+
+
+def seal_stand_ins(runs: Path, arguments: list[str]) -> None:
+    """Seal every stage that judging needs, without a model: its answers are a middling writer's."""
+    for stage in stages_of(arguments):
+        if stage.kind == "benchmark":
+            make(runs, stage)
+        elif stage.kind not in ("judge", "report") and not Folder(runs, stage).sealed:
+            folder = Folder(runs, stage)
+            with folder.being_made() as job:
+                sets = ("alpaca_eval", "arena_hard") if stage.kind == "generate" else ()
+                for name in sets:
+                    rng = random.Random(f"{stage.key} {name}")
+                    questions = read_records(job.inputs[name] / "questions.parquet", Question)
+                    texts = [write(parse(q.prompt[-1]["content"]), WRITERS["mid"], rng) for q in questions]
+                    answers = [Completion(q.id, q.prompt, t, 3, True) for q, t in zip(questions, texts, strict=True)]
+                    write_records(job.path / f"{name}.parquet", answers)
+                folder.seal(0.0, {name: {"tokens": 3.0, "unfinished": 0.0} for name in sets})

@@ -1,0 +1,120 @@
+"""The judge-drift sentinel: its distance by hand, whose record counts, and what is said when a judge moved."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from focalpo.artifact import Folder, Stage
+from focalpo.judging.sentinel import Drift, drift, read_sentinel, recorded_or
+from focalpo.pocket.judge import complete
+from recipes.judge import make as judge_stage
+from tests.judge_stub import Fault, judge_stub
+from tests.judged_table import ARGUMENTS, seal_stand_ins, stages_of
+
+EVAL = Path(__file__).parent.parent / "eval"
+
+
+def test_the_distance_from_the_record_by_hand() -> None:
+    recorded = {"a": 0.9, "b": 0.2, "c": 0.5, "d": 1.0}
+    found = {"a": 0.6, "b": 0.7, "c": 0.4, "d": 1.0}
+    # b has another winner, c was a draw and is none; 0.3 + 0.5 + 0.1 + 0 over four
+    assert drift(recorded, found) == Drift(4, pytest.approx(0.5), pytest.approx(0.225))
+    assert drift(recorded, recorded) == Drift(4, 0.0, 0.0)
+
+
+def test_the_first_run_makes_the_record_and_later_ones_read_it(tmp_path: Path) -> None:
+    record = tmp_path / ".sentinel-a.json"
+    assert recorded_or(record, {"a": 0.25}) == {"a": 0.25}
+    assert recorded_or(record, {"a": 0.75}) == {"a": 0.25}
+    assert [path.name for path in tmp_path.iterdir()] == [".sentinel-a.json"]
+
+
+def test_a_sentinel_that_is_none_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no sentinel .*nothing.yaml; judge.sentinel is null or a file"):
+        read_sentinel(tmp_path / "nothing.yaml")
+    (tmp_path / "bad.yaml").write_text("most_changed: 0.1\npairs:\n  - {prompt: a, first: b}\n")
+    with pytest.raises(ValueError, match=r"each with prompt, first, second \('second'\)"):
+        read_sentinel(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize("name", ["sentinel", "sentinel_pocket"])
+def test_the_pairs_of_eval_are_unlike_and_their_hash_is_theirs(name: str, tmp_path: Path) -> None:
+    sentinel = read_sentinel(EVAL / f"{name}.yaml")
+    assert len(sentinel.questions) >= 10
+    for question, answer in zip(sentinel.questions, sentinel.answers, strict=True):
+        assert question.prompt == answer.prompt and question.reference != answer.text
+    other = tmp_path / "other.yaml"
+    text = (EVAL / f"{name}.yaml").read_text()
+    other.write_text(text.replace("most_changed: 0.15", "most_changed: 0.5"))
+    assert read_sentinel(other).hash == sentinel.hash
+    other.write_text(text.replace("second: ", "second: no ", 1))
+    assert read_sentinel(other).hash != sentinel.hash
+
+
+@pytest.fixture(scope="module")
+def judging(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Stage]:
+    """Runs in which all is sealed that a judging needs, and that judging."""
+    runs = tmp_path_factory.mktemp("runs")
+    arguments = [*ARGUMENTS, f"runs={runs}"]
+    seal_stand_ins(runs, arguments)
+    return runs, next(stage for stage in stages_of(arguments) if stage.kind == "judge")
+
+
+def judged(judging: tuple[Path, Stage], base_url: str | None, sentinel: str | None = "sentinel_pocket") -> dict:
+    """The facts of a fresh judging at an address; only the record of the sentinel stays from the ones before."""
+    runs, stage = judging
+    launch = {"endpoint": stage.launch["endpoint"] | {"base_url": base_url, "concurrency": 8}, "sentinel": sentinel}
+    folder = Folder(runs, Stage(stage.kind, stage.name, stage.settings, stage.inputs, launch))
+    if base_url is not None:
+        shutil.rmtree(folder.path, ignore_errors=True)
+    with folder.being_made() as job:
+        return judge_stage(job)
+
+
+def contrary(body: dict, _: int) -> dict:
+    """The pocket judge with the letters of its verdicts exchanged: another model behind the same name."""
+    text = json.dumps(complete(body))
+    for one, other in (('"m"', '"M"'), ("[[A", "[[B"), ("B]]", "A]]")):
+        text = text.replace(one, "<>").replace(other, one).replace("<>", other)
+    return json.loads(text)
+
+
+@pytest.mark.slow
+def test_a_judge_that_moved_is_told_and_one_that_stayed_is_not(judging: tuple[Path, Stage]) -> None:
+    with judge_stub(lambda body, _: complete(body)) as stub:
+        first = judged(judging, stub.url)
+        assert "copy these words : elephant jam ink zebra" in str(stub.asked[:10]), "the sentinel comes first"
+        same = judged(judging, stub.url)
+    for facts in (first, same):
+        assert facts["warnings"] == []
+        assert facts["sentinel"]["alpaca_eval"] == {"verdicts": 10, "changed": 0.0, "moved": 0.0}
+        assert facts["sentinel"]["arena_hard"] == {"verdicts": 20, "changed": 0.0, "moved": 0.0}
+    with judge_stub(contrary) as stub:
+        moved = judged(judging, stub.url)
+    assert moved["sentinel"]["alpaca_eval"]["changed"] > 0.9
+    assert [warning.partition(", ")[0] for warning in moved["warnings"]] == [
+        "Pocket AlpacaEval: the judge has drifted",
+        "Pocket Arena-Hard: the judge has drifted",
+    ]
+    replayed = judged(judging, None)
+    assert replayed["sentinel"] == moved["sentinel"] and replayed["warnings"] == moved["warnings"]
+    assert replayed["calls"]["calls"] == 0
+
+
+@pytest.mark.slow
+def test_a_judge_that_cannot_judge_the_sentinel_judges_on_and_a_record_without_one_says_nothing(
+    judging: tuple[Path, Stage],
+) -> None:
+    refused = Fault(400, b"{}")
+    with judge_stub(lambda body, _: refused if "elephant jam ink zebra" in str(body) else complete(body)) as stub:
+        facts = judged(judging, stub.url)
+        assert [warning.partition(", ")[0] for warning in facts["warnings"]] == [
+            "Pocket AlpacaEval: the judge's drift is not known",
+            "Pocket Arena-Hard: the judge's drift is not known",
+        ]
+        assert facts["sentinel"] == {}
+        assert judged(judging, stub.url, sentinel=None)["warnings"] == []
+    offline = judged(judging, None)
+    assert (offline["sentinel"], offline["warnings"]) == ({}, [])

@@ -1,0 +1,105 @@
+"""Scores and tables from records alone, on a machine that has no network: byte for byte those that were sealed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from focalpo.artifact import Folder
+from tests.judged_table import ARGUMENTS, seal_stand_ins, stages_of
+
+ROOT = Path(__file__).parent.parent
+NO_NETWORK = """
+import os, socket
+
+def refused(self, *address):
+    if self.family == socket.AF_UNIX:
+        return connect(self, *address)
+    with open(os.environ["TRIED"], "a") as file:
+        file.write(f"{address}\\n")
+    raise ConnectionRefusedError("there is no network here")
+
+def unknown(host, *_, **__):
+    with open(os.environ["TRIED"], "a") as file:
+        file.write(f"{host}\\n")
+    raise socket.gaierror("there are no names here")
+
+connect, socket.socket.connect, socket.getaddrinfo = socket.socket.connect, refused, unknown
+"""
+TABLES = ("table1.txt", "table1.md", "table1.csv", "table1.tex", "table1.png")
+
+
+def command(recipe: str, runs: Path, **environment: str) -> subprocess.CompletedProcess:
+    arguments = [sys.executable, "-m", f"recipes.{recipe}", f"runs={runs}", *ARGUMENTS]
+    return subprocess.run(
+        arguments, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=600
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    seal_stand_ins(folder, ARGUMENTS)
+    made = command("reproduce", folder)
+    assert made.returncode == 0, made.stdout + made.stderr
+    return folder
+
+
+def rescored(runs: Path, folder: Path) -> subprocess.CompletedProcess:
+    """`recipes.rescore` where whoever tries to connect, or to look up a name, is refused and written down."""
+    (folder / "sitecustomize.py").write_text(NO_NETWORK)
+    result = command("rescore", runs, PYTHONPATH=str(folder), TRIED=str(folder / "tried"))
+    assert not (folder / "tried").exists(), (folder / "tried").read_text()
+    return result
+
+
+@pytest.mark.slow
+def test_the_block_is_real(runs: Path, tmp_path: Path) -> None:
+    """The pocket judge cannot be reached under it: what the next test shows is not luck."""
+    (tmp_path / "sitecustomize.py").write_text(NO_NETWORK)
+    command_line = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9')"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "TRIED": str(tmp_path / "tried")}
+    ran = subprocess.run([sys.executable, "-c", command_line], env=environment, capture_output=True, text=True)
+    assert "there are no names here" in ran.stderr and "127.0.0.1" in (tmp_path / "tried").read_text()
+
+
+@pytest.mark.slow
+def test_tables_are_rebuilt_byte_for_byte_without_a_network(runs: Path, tmp_path: Path) -> None:
+    said = rescored(runs, tmp_path)
+    assert said.returncode == 0, said.stdout + said.stderr
+    report = stages_of([*ARGUMENTS, f"runs={runs}"])[-1]
+    sealed, again = Folder(runs, report).path, Folder(runs / "rescored", report).path
+    for name in TABLES:
+        assert (sealed / name).read_bytes() == (again / name).read_bytes(), name
+    judged = list((runs / "rescored/judge").glob("*/manifest.json"))
+    assert f"{len(judged)} judgings rescored from their records, all as sealed" in said.stdout and judged
+    for manifest in judged:
+        ours = json.loads((runs / "judge" / manifest.parent.name / "manifest.json").read_text())
+        facts = json.loads(manifest.read_text())["facts"]
+        assert facts["calls"]["calls"] == 0 and facts["calls"]["replayed"] >= 800
+        assert facts["sentinel"] == ours["facts"]["sentinel"] and facts["sentinel"]
+        for name in ("alpaca_eval.parquet", "arena_hard.parquet"):
+            assert (manifest.parent / name).read_bytes() == (runs / "judge" / manifest.parent.name / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_reply_that_was_changed_or_lost_is_told(runs: Path, tmp_path: Path) -> None:
+    """Another reply gives another verdict, which is named; a lost one stops the rescoring."""
+    records = sorted((runs / "judge").glob("*/records.jsonl"))[0]
+    whole = records.read_bytes()
+    rows = [json.loads(line) for line in whole.splitlines()]
+    games = [row for row in rows if "[[A>>B]]" in str(row["reply"]) and row["outcome"] == "good"]
+    changed = [json.dumps(row).replace("[[A>>B]]", "[[B>>A]]") if row is games[-1] else json.dumps(row) for row in rows]
+    try:
+        records.write_text("\n".join(changed) + "\n")
+        said = rescored(runs, tmp_path)
+        assert said.returncode == 1 and "differ from the sealed ones: judge/" in said.stderr
+        assert "arena_hard.parquet" in said.stderr and "Traceback" not in said.stderr
+        records.write_text("\n".join(json.dumps(row) for row in rows if row is not games[-1]) + "\n")
+        said = rescored(runs, tmp_path)
+        assert said.returncode == 1 and "holds no usable reply; judge it again with the network on" in said.stderr
+    finally:
+        records.write_bytes(whole)
