@@ -3,11 +3,13 @@
 import gzip
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.optimize import minimize
 
 from focalpo.judging import stats
 from focalpo.judging.length_control import Gamed, LengthControlled, fit, length_controlled, read_gamed
@@ -99,7 +101,7 @@ def test_our_length_control_is_the_librarys(tmp_path: Path, monkeypatch: pytest.
     assert value(win_rate(preference[None])) == pytest.approx(theirs["win_rate"], abs=1e-9)
 
 
-def test_resampled_length_control_follows_exact_refits() -> None:
+def test_resampled_length_control_is_the_refit_of_every_round() -> None:
     preference, reference, model, gamed = synthetic()
     metric = LengthControlled(preference[None], reference[None], model[None], gamed)
     weights = stats.prompt_weights(len(preference))[:20]
@@ -107,10 +109,51 @@ def test_resampled_length_control_follows_exact_refits() -> None:
     exact = []
     for row in weights.astype(int):
         drawn = np.repeat(np.arange(len(preference)), row)
-        again = Gamed(gamed.length, gamed.difficulty, gamed.preference, gamed.prompt_difficulty[drawn])
-        exact.append(length_controlled(fit(preference[drawn], reference[drawn], model[drawn], again), again))
-    assert np.abs(quick - exact).max() < 0.25 < np.std(exact)
-    assert value(metric) == pytest.approx(length_controlled(metric.fits[0], gamed), abs=1e-9)
+        again = replace(gamed, prompt_difficulty=gamed.prompt_difficulty[drawn])
+        exact.append(optimum(preference[drawn], reference[drawn] - model[drawn], again, metric.fits[0].inverse_penalty))
+    assert np.abs(quick - exact).max() < 0.002 < 0.5 < np.std(exact)
+    assert value(metric) == pytest.approx(length_controlled(metric.fits[0], gamed), abs=0.01)
+
+
+def optimum(preference: np.ndarray, delta: np.ndarray, gamed: Gamed, c: float) -> float:
+    """LC at the exact minimum, by L-BFGS-B on b = up - down with up, down >= 0, where |b|_1 is a sum."""
+    own = np.column_stack([np.tanh(delta / delta.std(ddof=1)), gamed.prompt_difficulty, np.ones(len(delta))])
+    x = np.concatenate([np.column_stack([gamed.length, gamed.difficulty, np.zeros(len(gamed.length))]), own])
+    p, w = np.concatenate([gamed.preference, preference - 1]), np.repeat([0.1, 1.0], [len(gamed.length), len(own)])
+
+    def loss(split: np.ndarray) -> tuple[float, np.ndarray]:
+        z = x @ (split[:3] - split[3:])
+        slope = c * x.T @ (w * (1 / (1 + np.exp(-z)) - p))
+        value = c * np.sum(w * (np.logaddexp(0, z) - p * z)) + split.sum()
+        return value, np.concatenate([slope + 1, -slope + 1])
+
+    options = {"ftol": 1e-15, "gtol": 1e-9, "maxiter": 2000}
+    starts = [np.full(6, 0.1), np.full(6, 1.0), np.zeros(6)]  # it may stop early: the lowest of three is the optimum
+    tries = [minimize(loss, s, jac=True, method="L-BFGS-B", bounds=[(0, None)] * 6, options=options) for s in starts]
+    found = min(tries, key=lambda tried: tried.fun).x
+    _, psi, theta = found[:3] - found[3:]
+    return float(100 * np.mean(1 / (1 + np.exp(-theta - psi * gamed.prompt_difficulty))))
+
+
+def test_a_length_control_that_the_penalty_silences_stays_silent_unless_a_round_wakes_it() -> None:
+    """Lengths that say nothing, five prompts: phi or psi is 0 in the fit, and rounds must still be optima."""
+    preference, reference, model, gamed = synthetic(40)
+    gamed = replace(gamed, preference=np.full(80, 0.5))
+    metric = LengthControlled(preference[None], reference[None], model[None], gamed)
+    c = metric.fits[0].inverse_penalty
+    weights = stats.prompt_weights(40)[:10]
+    drawn = [np.repeat(np.arange(40), row) for row in weights.astype(int)]
+    exact = [
+        optimum(preference[i], reference[i] - model[i], replace(gamed, prompt_difficulty=gamed.prompt_difficulty[i]), c)
+        for i in drawn
+    ]
+    assert metric.scores(weights)[:, 0] == pytest.approx(exact, abs=0.01)
+
+
+def test_answers_that_are_all_as_long_as_the_reference_have_a_length_controlled_score() -> None:
+    preference, reference, _, gamed = synthetic(60)
+    metric = LengthControlled(preference[None], reference[None], reference[None], gamed)
+    assert np.isfinite(metric.scores(stats.prompt_weights(60)[:50])).all()
 
 
 def test_win_rate_by_hand() -> None:
