@@ -159,7 +159,8 @@ def report_stage(table: TableConfig, rows: dict[tuple[str, str, int], Row]) -> S
             if stage.kind == "benchmark":
                 inputs[f"benchmark/{setting}/{name}"] = stage
     paper = table.paper_numbers and file_hash(EVAL / table.paper_numbers)
-    return Stage("report", table.scale, settings={"table": plain(table), "paper_numbers": paper}, inputs=inputs)
+    settings = {"table": plain(table), "paper_numbers": paper, "verdicts": file_hash(EVAL / "verdicts.yaml")}
+    return Stage("report", table.scale, settings=settings, inputs=inputs)
 
 
 def table_rows(table: TableConfig, configs: dict[tuple[str, str], Config]) -> dict[tuple[str, str, int], Row]:

@@ -3,6 +3,7 @@
 from focalpo.artifact import Job
 from focalpo.config import plain
 from focalpo.generation import Backend, Decoding, Generator, check_template
+from focalpo.judging.sanity import health, health_warnings
 from focalpo.records import Question, read_records, write_records
 from recipes.command import run_single
 from recipes.opening import source_of
@@ -15,7 +16,7 @@ def make(job: Job) -> dict:
     generator = Generator(source_of(job), backend)
     if "model" in job.inputs:
         check_template(job.inputs["model"] / "model", generator.tokenizer)
-    facts = {}
+    facts, warnings = {}, []
     for name, values in settings["sets"].items():
         decoding = {key: value for key, value in plain(values).items() if key != "questions"}
         questions = read_records(job.inputs[values["questions"]] / "questions.parquet", Question)
@@ -26,11 +27,9 @@ def make(job: Job) -> dict:
             settings["seed"],
         )
         write_records(job.path / f"{name}.parquet", completions)
-        facts[name] = {
-            "tokens": sum(completion.tokens for completion in completions) / len(completions),
-            "unfinished": sum(not completion.finished for completion in completions) / len(completions),
-        }
-    return facts
+        facts[name] = health(completions, {question.id: question.reference for question in questions})
+        warnings += health_warnings(name, facts[name])
+    return facts | {"warnings": warnings}
 
 
 if __name__ == "__main__":

@@ -1,22 +1,27 @@
 """Table 1 from sealed judge stages: text, Markdown, CSV, LaTeX and two figures."""
 
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from focalpo.artifact import Job, commit, read_manifest
+from focalpo.artifact import Job, commit, read_manifest, write_json
 from focalpo.dynamics import change, groups
+from focalpo.judging.sanity import overlap_warnings
 from focalpo.plan import EVAL
 from focalpo.records import PairState, read_records
-from focalpo.reporting.cells import Results, RowSpec, Run, setting_rows
+from focalpo.reporting.blocks import block_notes
+from focalpo.reporting.cells import BENCHMARKS, Results, RowResult, RowSpec, Run, holm_corrected, setting_rows
 from focalpo.reporting.figures import dynamics_figure, table_figure
+from focalpo.reporting.findings import stage_warnings, training_overlaps
 from focalpo.reporting.tables import as_csv, as_latex, as_markdown, as_text
+from focalpo.reporting.verdicts import read_rule, with_verdicts
 
 NOTES = (
     "In brackets: 95% intervals, prompts resampled (both games and all seeds of a prompt together), crossed with "
-    "seeds where a row has several. p: two-sided bootstrap, Holm-corrected over the rows of a column.",
+    "seeds where a row has several.",
 )
 SCALE_NOTES = {
     "pocket": "Pocket scale: a 0.2M-parameter model in a world whose gold reward is known. It says how the losses "
@@ -26,17 +31,16 @@ SCALE_NOTES = {
 
 
 def make(job: Job) -> dict:
-    """Fill the job's folder with table1.{txt,md,csv,tex,png} and dynamics.png."""
+    """Fill the job's folder with table1.{txt,md,csv,tex,png}, dynamics.png and contamination.json."""
     table = job.settings["table"]
-    paper = yaml.safe_load((EVAL / table["paper_numbers"]).read_text())["numbers"] if table["paper_numbers"] else {}
-    rows = {}
-    for setting in table["settings"]:
-        specs = [
-            RowSpec(name, row["label"], list(_runs(job, setting, name)), paper.get(setting, {}).get(name, {}))
-            for name, row in table["rows"].items()
-        ]
-        benchmark = job.inputs.get(f"benchmark/{setting}/alpaca_eval")  # None where no row of the setting was judged
-        rows[setting] = setting_rows(specs, benchmark and benchmark / "df_gamed.csv", table["compare_with"])
+    trained = [path for name, path in job.inputs.items() if name.endswith("/train")]
+    benchmarks = [path for name, path in job.inputs.items() if name.startswith("benchmark/")]
+    overlaps = training_overlaps(trained, benchmarks)
+    write_json(job.path / "contamination.json", {name: asdict(found) for name, found in overlaps.items()})
+    warnings = stage_warnings(job.inputs.values()) + [
+        text for name, found in overlaps.items() for text in overlap_warnings(name, found)
+    ]
+    rows = _rows(job)
     compared = table["rows"].get(table["compare_with"], {"label": ""})["label"]
     results = Results(
         f"FocalPO, Table 1 at {table['scale']} scale, commit {commit()[:12]}",
@@ -44,15 +48,40 @@ def make(job: Job) -> dict:
         rows,
         table["compare_with"],
         compared,
-        NOTES + ((SCALE_NOTES[table["scale"]],) if table["scale"] in SCALE_NOTES else ()),
+        (),
+        tuple(warnings),
     )
+    scale = (SCALE_NOTES[table["scale"]],) if table["scale"] in SCALE_NOTES else ()
+    results = replace(results, notes=NOTES + block_notes(results) + scale)
     for name, write in (("txt", as_text), ("md", as_markdown), ("csv", as_csv), ("tex", as_latex)):
         (job.path / f"table1.{name}").write_text(write(results))
     table_figure(results, job.path / "table1.png")
     labels = {name: row["label"] for name, row in table["rows"].items()}
     shares = {results.settings[setting]: _groups(job, setting) for setting in table["settings"]}
     dynamics_figure(shares, labels, job.path / "dynamics.png")
-    return {"cells": sum(len(row.cells) for found in rows.values() for row in found)}
+    return {"cells": sum(len(row.cells) for found in rows.values() for row in found), "warnings": warnings}
+
+
+def _rows(job: Job) -> dict[str, list[RowResult]]:
+    table = job.settings["table"]
+    paper = yaml.safe_load((EVAL / table["paper_numbers"]).read_text())["numbers"] if table["paper_numbers"] else {}
+    rule, rows = read_rule(EVAL / "verdicts.yaml"), {}
+    for setting in table["settings"]:
+        specs = [
+            RowSpec(name, row["label"], list(_runs(job, setting, name)), paper.get(setting, {}).get(name, {}))
+            for name, row in table["rows"].items()
+        ]
+        benchmark = job.inputs.get(f"benchmark/{setting}/alpaca_eval")  # None where no row of the setting was judged
+        found = setting_rows(specs, benchmark and benchmark / "df_gamed.csv", table["compare_with"])
+        rows[setting] = [with_verdicts(row, _protocols(job, setting, row.name), rule) for row in found]
+    return holm_corrected(rows)
+
+
+def _protocols(job: Job, setting: str, row: str) -> dict[str, str]:
+    """The protocol of each column, where all seeds of the row were judged under the same one."""
+    judged = [read_manifest(path)["settings"]["protocols"] for path, _ in _seeds(job, setting, row, "judge")]
+    found = {column: {run[name]["protocol"] for run in judged} for column, name in BENCHMARKS.items()}
+    return {column: names.pop() for column, names in found.items() if len(names) == 1}
 
 
 def _runs(job: Job, setting: str, row: str) -> Iterator[Run]:
