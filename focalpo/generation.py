@@ -4,22 +4,21 @@ Both are given token ids made by the training renderer (`data.tokens.prompt_ids`
 template. Both stop at the same ids and decode without special tokens.
 """
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from focalpo.data.tokens import prompt_ids, template_hash
+from focalpo.data.tokens import prompt_ids
 from focalpo.records import Completion, Messages
 from focalpo.training.model import DTYPES, ModelSource, generation_config, load_model, load_tokenizer, stop_ids
 
 Progress = Callable[[int, int], None]
+KEPT_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +41,24 @@ class Backend:
     max_batch_tokens: int
 
 
-def check_template(model: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Compare the tokenizer's chat template with the one that the weights were trained under.
+Answerer = Callable[[list[list[int]], Decoding, int, Progress], list[list[int]]]
+Row = tuple[list[int], list[int]]
+"""The ids of a prompt and of its answer."""
 
-    Raises:
-        ValueError: when they differ.
-    """
-    trained = json.loads((model / "focalpo.json").read_text())["chat_template_sha256"]
-    if template_hash(tokenizer) != trained:
-        raise ValueError(
-            f"{model} was trained with chat template {trained}, its tokenizer now has {template_hash(tokenizer)}; "
-            "restore the template or train again"
-        )
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A loaded model: ids of prompts to ids of answers, and for vLLM the log-probs of answers as it sees them."""
+
+    answer: Answerer
+    logprobs: Callable[[list[Row]], list[list[float]]] | None = None
 
 
 class Generator:
-    """A loaded model that answers prompts; loaded once, asked several times."""
+    """A loaded model that answers prompts; loaded once, asked several times.
+
+    `first_rows` keeps the ids of the first prompts and answers, which the token contract is checked on.
+    """
 
     def __init__(self, source: ModelSource, backend: Backend) -> None:
         self.source = source
@@ -65,7 +66,8 @@ class Generator:
         self.tokenizer = load_tokenizer(source)
         self.stops = stop_ids(source, self.tokenizer)
         load = {"hf": _load_hf, "vllm": _load_vllm}[backend.name]
-        self.answer_ids = load(source, backend, self.tokenizer, self.stops)
+        self.engine = load(source, backend, self.tokenizer, self.stops)
+        self.first_rows: list[Row] = []
 
     def answer(
         self,
@@ -76,23 +78,28 @@ class Generator:
         progress: Progress = lambda done, total: None,
     ) -> list[Completion]:
         """One completion per prompt, in order; the same seed gives the same answers on the same machine."""
-        rows = self.answer_ids(prompt_ids(self.tokenizer, prompts), decoding, seed, progress)
+        asked = prompt_ids(self.tokenizer, prompts)
+        rows = self.engine.answer(asked, decoding, seed, progress)
+        self.first_rows += [*zip(asked, map(self._ended, rows), strict=True)][: KEPT_ROWS - len(self.first_rows)]
         return [
             self._completion(name, prompt, row, decoding)
             for name, prompt, row in zip(names, prompts, rows, strict=True)
         ]
 
     def _completion(self, name: str, prompt: Messages, row: list[int], decoding: Decoding) -> Completion:
-        end = next((place for place, token in enumerate(row) if token in self.stops), None)
-        answer = row[:end]
+        row = self._ended(row)
+        finished = bool(row) and row[-1] in self.stops
+        answer = row[:-1] if finished else row
         text = self.tokenizer.decode(answer, skip_special_tokens=True).strip()
-        return Completion(name, prompt, text, len(answer), end is not None)
+        return Completion(name, prompt, text, len(answer), finished)
+
+    def _ended(self, row: list[int]) -> list[int]:
+        """The answer up to and with its first stop token; what a batch pads it with is no part of it."""
+        end = next((place for place, token in enumerate(row) if token in self.stops), len(row))
+        return row[: end + 1]
 
 
-Answerer = Callable[[list[list[int]], Decoding, int, Progress], list[list[int]]]
-
-
-def _load_hf(source: ModelSource, backend: Backend, tokenizer: PreTrainedTokenizerBase, stops: list[int]) -> Answerer:
+def _load_hf(source: ModelSource, backend: Backend, tokenizer: PreTrainedTokenizerBase, stops: list[int]) -> Engine:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(source, backend.dtype).to(device).eval()
     model.generation_config = generation_config(tokenizer, stops)
@@ -115,7 +122,7 @@ def _load_hf(source: ModelSource, backend: Backend, tokenizer: PreTrainedTokeniz
             progress(len(answers), len(prompts))
         return [answers[item] for item in range(len(prompts))]
 
-    return answer
+    return Engine(answer)
 
 
 def _sampling(decoding: Decoding) -> dict:
@@ -135,7 +142,7 @@ def _batches(prompts: list[list[int]], new_tokens: int, budget: int) -> list[lis
     return batches
 
 
-def _load_vllm(source: ModelSource, backend: Backend, tokenizer: PreTrainedTokenizerBase, stops: list[int]) -> Answerer:
+def _load_vllm(source: ModelSource, backend: Backend, tokenizer: PreTrainedTokenizerBase, stops: list[int]) -> Engine:
     if backend.data_parallel == 1:
         return _vllm_engine(source, backend, stops)
 
@@ -150,16 +157,31 @@ def _load_vllm(source: ModelSource, backend: Backend, tokenizer: PreTrainedToken
             shares = [job.result() for job in jobs]
         return [shares[item % replicas][item // replicas] for item in range(len(prompts))]
 
-    return answer
+    def logprobs(rows: list[Row]) -> list[list[float]]:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(_vllm_scorer, source, backend, stops, rows).result()
+
+    return Engine(answer, logprobs)
 
 
 def _vllm_replica(source, backend, stops, prompts, decoding, seed, replica) -> list[list[int]]:
+    _see_gpus_of(replica, backend)
+    return _vllm_engine(source, backend, stops).answer(prompts, decoding, seed, lambda done, total: None)
+
+
+def _vllm_scorer(source, backend, stops, rows) -> list[list[float]]:
+    _see_gpus_of(0, backend)
+    scorer = _vllm_engine(source, backend, stops).logprobs
+    assert scorer is not None
+    return scorer(rows)
+
+
+def _see_gpus_of(replica: int, backend: Backend) -> None:
     first = replica * backend.tensor_parallel
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(first + gpu) for gpu in range(backend.tensor_parallel))
-    return _vllm_engine(source, backend, stops)(prompts, decoding, seed, lambda done, total: None)
 
 
-def _vllm_engine(source: ModelSource, backend: Backend, stops: list[int]) -> Answerer:
+def _vllm_engine(source: ModelSource, backend: Backend, stops: list[int]) -> Engine:
     on_cpu = not torch.cuda.is_available()
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if on_cpu:  # a small cache, and no second process, which would start slower than it answers
@@ -199,4 +221,13 @@ def _vllm_engine(source: ModelSource, backend: Backend, stops: list[int]) -> Ans
         progress(len(prompts), len(prompts))
         return answers
 
-    return answer
+    def logprobs(rows: list[Row]) -> list[list[float]]:
+        sampling = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
+        requests = [TokensPrompt(prompt_token_ids=prompt + answer) for prompt, answer in rows]
+        found = engine.generate(requests, sampling, use_tqdm=False)
+        return [
+            [places[token].logprob for places, token in zip(reply.prompt_logprobs[len(prompt) :], answer, strict=True)]
+            for (prompt, answer), reply in zip(rows, found, strict=True)
+        ]
+
+    return Engine(answer, logprobs)

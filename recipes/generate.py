@@ -1,8 +1,11 @@
-"""Completions of one model for every set of the configuration."""
+"""Completions of one model for every set of the configuration, under the token contract."""
+
+from typing import Any
 
 from focalpo.artifact import Job
 from focalpo.config import plain
-from focalpo.generation import Backend, Decoding, Generator, check_template
+from focalpo.contract import check_answers, check_prompts, check_template, compare_logprobs
+from focalpo.generation import Backend, Decoding, Generator
 from focalpo.judging.sanity import health, health_warnings
 from focalpo.records import Question, read_records, write_records
 from recipes.command import run_single
@@ -12,23 +15,27 @@ from recipes.opening import source_of
 def make(job: Job) -> dict:
     """Fill the job's folder with `<set>.parquet`."""
     settings, launch = job.settings, job.launch
-    backend = Backend(settings["backend"], settings["dtype"], **launch)
-    generator = Generator(source_of(job), backend)
+    backend, source = Backend(settings["backend"], settings["dtype"], **launch), source_of(job)
+    generator = Generator(source, backend)
     if "model" in job.inputs:
         check_template(job.inputs["model"] / "model", generator.tokenizer)
-    facts, warnings = {}, []
+    facts: dict[str, Any] = {}
+    warnings: list[str] = []
     for name, values in settings["sets"].items():
         decoding = {key: value for key, value in plain(values).items() if key != "questions"}
         questions = read_records(job.inputs[values["questions"]] / "questions.parquet", Question)
-        completions = generator.answer(
-            [question.id for question in questions],
-            [question.prompt for question in questions],
-            Decoding(**decoding),
-            settings["seed"],
-        )
+        prompts = {question.id: question.prompt for question in questions}
+        check_prompts(generator.tokenizer, prompts, generator.stops, source.path)
+        completions = generator.answer(list(prompts), list(prompts.values()), Decoding(**decoding), settings["seed"])
+        check_answers(generator.tokenizer, completions)
         write_records(job.path / f"{name}.parquet", completions)
         facts[name] = health(completions, {question.id: question.reference for question in questions})
         warnings += health_warnings(name, facts[name])
+    if generator.engine.logprobs is not None:
+        rows = generator.first_rows
+        found = generator.engine.logprobs(rows)
+        del generator  # vLLM's engine holds the memory that the same weights need beside it
+        facts["logprobs"] = compare_logprobs(source, backend.dtype, rows, found)
     return facts | {"warnings": warnings}
 
 

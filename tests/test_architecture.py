@@ -18,6 +18,7 @@ MAY = {
     "reporting": {"judging", "dynamics"},
     "training": {"data", "dynamics"},
     "generation": {"data", "training"},
+    "contract": {"data", "training"},
     "schema": {"training"},
     "config": {"schema", "training"},
     "plan": {"schema", "config", "judging"},
