@@ -9,25 +9,18 @@ import yaml
 
 from focalpo.artifact import Job, commit, read_manifest, write_json
 from focalpo.dynamics import change, groups
+from focalpo.judging.protocol import ArenaTwoProtocol
 from focalpo.judging.sanity import overlap_warnings
 from focalpo.plan import EVAL
 from focalpo.records import PairState, read_records
-from focalpo.reporting.blocks import block_notes
-from focalpo.reporting.cells import BENCHMARKS, Results, RowResult, RowSpec, Run, holm_corrected, setting_rows
+from focalpo.reporting.blocks import table_notes
+from focalpo.reporting.cells import Results, RowResult, RowSpec, Run, holm_corrected, setting_rows
 from focalpo.reporting.figures import dynamics_figure, table_figure
 from focalpo.reporting.findings import stage_warnings, training_overlaps
+from focalpo.reporting.styled import styled_scores
 from focalpo.reporting.tables import as_csv, as_latex, as_markdown, as_text
-from focalpo.reporting.verdicts import read_rule, with_verdicts
-
-NOTES = (
-    "In brackets: 95% intervals, prompts resampled (both games and all seeds of a prompt together), crossed with "
-    "seeds where a row has several.",
-)
-SCALE_NOTES = {
-    "pocket": "Pocket scale: a 0.2M-parameter model in a world whose gold reward is known. It says how the losses "
-    "behave there, not how they rank on real models.",
-    "paper": "The paper's judge is retired: a number stands beside the paper's only under the same protocol hash.",
-}
+from focalpo.reporting.verdicts import protocols_of, read_rule, with_verdicts
+from recipes.opening import protocol_of
 
 
 def make(job: Job) -> dict:
@@ -51,8 +44,7 @@ def make(job: Job) -> dict:
         (),
         tuple(warnings),
     )
-    scale = (SCALE_NOTES[table["scale"]],) if table["scale"] in SCALE_NOTES else ()
-    results = replace(results, notes=NOTES + block_notes(results) + scale)
+    results = replace(results, notes=table_notes(results, table["scale"]))
     for name, write in (("txt", as_text), ("md", as_markdown), ("csv", as_csv), ("tex", as_latex)):
         (job.path / f"table1.{name}").write_text(write(results))
     table_figure(results, job.path / "table1.png")
@@ -73,15 +65,26 @@ def _rows(job: Job) -> dict[str, list[RowResult]]:
         ]
         benchmark = job.inputs.get(f"benchmark/{setting}/alpaca_eval")  # None where no row of the setting was judged
         found = setting_rows(specs, benchmark and benchmark / "df_gamed.csv", table["compare_with"])
-        rows[setting] = [with_verdicts(row, _protocols(job, setting, row.name), rule) for row in found]
+        found = _styled(job, setting, found)
+        judged = {row.name: [path for path, _ in _seeds(job, setting, row.name, "judge")] for row in found}
+        rows[setting] = [with_verdicts(row, protocols_of(judged[row.name]), rule) for row in found]
     return holm_corrected(rows)
 
 
-def _protocols(job: Job, setting: str, row: str) -> dict[str, str]:
-    """The protocol of each column, where all seeds of the row were judged under the same one."""
-    judged = [read_manifest(path)["settings"]["protocols"] for path, _ in _seeds(job, setting, row, "judge")]
-    found = {column: {run[name]["protocol"] for run in judged} for column, name in BENCHMARKS.items()}
-    return {column: names.pop() for column, names in found.items() if len(names) == 1}
+def _styled(job: Job, setting: str, rows: list[RowResult]) -> list[RowResult]:
+    """Under Arena-Hard v2, the rows with their score for hard prompts, style held equal; else as they are."""
+    benchmark = job.inputs.get(f"benchmark/{setting}/arena_hard")
+    if benchmark is None or not isinstance(protocol_of(Job.read(benchmark).settings), ArenaTwoProtocol):
+        return rows
+    runs = {
+        row.name: [
+            (judge, job.inputs[f"{setting}/{row.name}/{seed}/generate"])
+            for judge, seed in _seeds(job, setting, row.name, "judge")
+        ]
+        for row in rows
+    }
+    scores = styled_scores({name: found for name, found in runs.items() if found}, benchmark)
+    return [replace(r, extras={"arena_styled": scores[r.name]} | r.extras) if r.name in scores else r for r in rows]
 
 
 def _runs(job: Job, setting: str, row: str) -> Iterator[Run]:

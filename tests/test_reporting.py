@@ -13,12 +13,13 @@ from focalpo.artifact import Folder, Stage
 from focalpo.judging import stats
 from focalpo.judging.stats import Interval, Remembered, holm, win_rate
 from focalpo.plan import EVAL
-from focalpo.records import Pair, Question, write_records
-from focalpo.reporting.blocks import block_notes, blocks
+from focalpo.records import ArenaGame, Completion, Pair, Question, write_records
+from focalpo.reporting.blocks import blocks, table_notes
 from focalpo.reporting.cells import Cell, Results, RowResult, holm_corrected
 from focalpo.reporting.findings import stage_warnings, training_overlaps
+from focalpo.reporting.styled import styled_scores
 from focalpo.reporting.tables import as_csv, as_latex, as_markdown, as_text
-from focalpo.reporting.verdicts import Rule, read_rule, verdict, with_verdicts
+from focalpo.reporting.verdicts import Rule, protocols_of, read_rule, verdict, with_verdicts
 
 RULE = Rule(agree=1.0, errors=2.0, resolve=6.0, protocols={"ae2_wr": "official", "ae2_lc": "official"})
 
@@ -58,6 +59,23 @@ def test_only_cells_judged_as_the_paper_judged_get_a_verdict() -> None:
         "ae2_lc": "",
         "arena_hard": "",
     }
+
+
+def test_seeds_that_were_judged_under_different_protocols_have_none(tmp_path: Path) -> None:
+    def judged(name: str, alpaca: str) -> Path:
+        protocols = {"alpaca_eval": {"protocol": alpaca}, "arena_hard": {"protocol": "arena_hard_v0_1"}}
+        stage = Folder(tmp_path, Stage("judge", name, {"protocols": protocols}))
+        with stage.being_made():
+            stage.seal(0.0)
+        return stage.path
+
+    one, two = judged("a", "alpaca_eval_2"), judged("b", "alpaca_eval_2_local")
+    assert protocols_of([one]) == {
+        "ae2_lc": "alpaca_eval_2",
+        "ae2_wr": "alpaca_eval_2",
+        "arena_hard": "arena_hard_v0_1",
+    }
+    assert protocols_of([one, two]) == {"arena_hard": "arena_hard_v0_1"} and protocols_of([]) == {}
 
 
 def test_the_rule_is_in_eval_and_names_every_column(tmp_path: Path) -> None:
@@ -105,11 +123,11 @@ def test_rows_that_did_not_run_are_dashes_and_a_table_of_them_has_no_blocks() ->
 
 
 def test_a_table_says_why_it_has_no_verdict() -> None:
-    assert "it has none at this scale" in block_notes(results(row("sft", ae2_wr=cell())))[-1]
+    assert "it has none at this scale" in table_notes(results(row("sft", ae2_wr=cell())), "files")[-1]
     other = results(row("sft", {"ae2_wr": 15.5}, ae2_wr=cell()))
-    assert "no cell was judged under the paper's protocol" in block_notes(other)[-1]
+    assert "no cell was judged under the paper's protocol" in table_notes(other, "files")[-1]
     judged = results(row("sft", {"ae2_wr": 15.5}, ae2_wr=replace(cell(), verdict="differs")))
-    assert not any("No cell has a verdict" in note for note in block_notes(judged))
+    assert not any("No cell has a verdict" in note for note in table_notes(judged, "files"))
 
 
 def test_warnings_stand_first_in_every_format() -> None:
@@ -144,6 +162,21 @@ def test_pairs_are_compared_with_the_benchmarks_through_the_train_stages(tmp_pat
     benchmark = sealed(tmp_path, "benchmark", "alpaca_eval", {}, questions=[Question("q1", prompt, "a b")])
     (found,) = training_overlaps([train.path, train.path], [benchmark.path]).items()
     assert found[0] == f"{pairs.path.name} against {benchmark.path.name}" and found[1].exact == [("p1", "q1")]
+
+
+def test_hard_prompts_alone_are_scored_with_style_held_equal(tmp_path: Path) -> None:
+    """Answers as long as the baseline's: the plain score of the hard prompts, (3 + .5 + 1) / (3 + 1 + 1 + 1)."""
+    prompt = [{"role": "user", "content": "ask"}]
+    names = ["hard_prompt/1", "hard_prompt/2", "creative_writing/3"]
+    benchmark = sealed(tmp_path, "benchmark", "arena_hard", {}, questions=[Question(n, prompt, "four") for n in names])
+    answers = [Completion(name, prompt, "ours", 1, True) for name in names]
+    generate = sealed(tmp_path, "generate", "dpo-s1", {}, arena_hard=answers)
+    results = {"hard_prompt/1": [(1.0, 3), (0.5, 1)], "hard_prompt/2": [(1.0, 1), (0.0, 1)]}
+    results["creative_writing/3"] = [(0.0, 3), (0.0, 3)]
+    games = [ArenaGame(name, g + 1, "", *results[name][g]) for name in names for g in (0, 1)]
+    judge = sealed(tmp_path, "judge", "dpo-s1", {}, arena_hard=games)
+    scores = styled_scores({"dpo": [(judge.path, generate.path)]}, benchmark.path)
+    assert scores == pytest.approx({"dpo": 100 * 4.5 / 6})
 
 
 def test_a_remembered_metric_resamples_once_and_is_the_metric() -> None:

@@ -13,6 +13,7 @@ for the term is a ratio, (a - b) / (a + b), and needs no tokenizer. numpy only.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,6 +25,7 @@ MARKS = (
     re.compile(r"^\s*(?:\d+\.|[-*+])\s", re.M),
     re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__"),
 )
+Name = TypeVar("Name")
 STEPS = 100
 CLOSE = 1e-10
 
@@ -47,7 +49,7 @@ def style_difference(answers: Sequence[str], baselines: Sequence[str]) -> Array:
     return np.column_stack([length, (a - b) / (a + b + 1)])
 
 
-def style_controlled(models: Mapping[str, Played]) -> dict[str, float]:
+def style_controlled(models: Mapping[Name, Played]) -> dict[Name, float]:
     """Percent for each model; a style that never differs is left out of the fit.
 
     Raises:

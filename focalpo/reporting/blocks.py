@@ -10,6 +10,15 @@ from focalpo.judging.stats import ROUNDS
 from focalpo.reporting.cells import COLUMNS, Cell, Results, RowResult
 
 NONE = "-"  # a cell that did not run or is not known is never a number
+INTERVALS = (
+    "In brackets: 95% intervals, prompts resampled (both games and all seeds of a prompt together), crossed with seeds "
+    "where a row has several."
+)
+SCALE_NOTES = {
+    "pocket": "Pocket scale: a 0.2M-parameter model in a world whose gold reward is known. It says how the losses "
+    "behave there, not how they rank on real models.",
+    "paper": "The paper's judge is retired: a number stands beside the paper's only under the same protocol hash.",
+}
 SHORT = {"ae2_lc": "LC", "ae2_wr": "WR", "arena_hard": "AH"}
 
 
@@ -52,9 +61,9 @@ def verdicts(rows: Sequence[RowResult]) -> Block:
     return Block("against the paper", list(COLUMNS.values()), body)
 
 
-def block_notes(results: Results) -> tuple[str, ...]:
-    """How to read the blocks, in sentences."""
-    notes = []
+def table_notes(results: Results, scale: str) -> tuple[str, ...]:
+    """How to read the table and its blocks, in sentences."""
+    notes = [INTERVALS]
     if results.compared:
         least = min(1.0, results.compared * 2 / (ROUNDS + 1))
         notes.append(
@@ -71,7 +80,7 @@ def block_notes(results: Results) -> tuple[str, ...]:
     if not verdicts([row for rows in results.rows.values() for row in rows]).body:
         reason = "no cell was judged under the paper's protocol" if results.has_paper else "it has none at this scale"
         notes.append(f"No cell has a verdict against the paper's number: {reason}.")
-    return tuple(notes)
+    return (*notes, SCALE_NOTES[scale]) if scale in SCALE_NOTES else tuple(notes)
 
 
 def _body(rows: Sequence[RowResult], text: Callable[[Cell | None], str]) -> list[list[str]]:

@@ -26,7 +26,12 @@ from focalpo.records import AlpacaVerdict, ArenaGame, read_records
 
 COLUMNS = {"ae2_lc": "AlpacaEval LC", "ae2_wr": "AlpacaEval WR", "arena_hard": "Arena-Hard WR"}
 BENCHMARKS = {"ae2_lc": "alpaca_eval", "ae2_wr": "alpaca_eval", "arena_hard": "arena_hard"}
-EXTRAS = {"greedy_success": "greedy success %", "tokens": "tokens", "unfinished": "unfinished %"}
+EXTRAS = {
+    "arena_styled": "hard prompts, style equal",
+    "greedy_success": "greedy success %",
+    "tokens": "tokens",
+    "unfinished": "unfinished %",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,14 @@
 """A cell and the paper's number in, one of three words out: reproduced, within noise, differs. The rule is data."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import yaml
 
-from focalpo.reporting.cells import RowResult
+from focalpo.artifact import read_manifest
+from focalpo.reporting.cells import BENCHMARKS, RowResult
 
 REPRODUCED, NOISE, DIFFERS = "reproduced", "within noise", "differs"
 
@@ -46,6 +47,13 @@ def verdict(ours: float, standard_error: float, paper: float, rule: Rule) -> str
     if distance <= rule.agree and noise <= rule.resolve:
         return REPRODUCED
     return NOISE if distance <= noise else DIFFERS
+
+
+def protocols_of(judged: Sequence[Path]) -> dict[str, str]:
+    """The protocol of each column, where all judge stages of a row followed the same one."""
+    runs = [read_manifest(path)["settings"]["protocols"] for path in judged]
+    found = {column: {run[name]["protocol"] for run in runs} for column, name in BENCHMARKS.items()}
+    return {column: names.pop() for column, names in found.items() if len(names) == 1}
 
 
 def with_verdicts(row: RowResult, protocols: Mapping[str, str], rule: Rule) -> RowResult:
