@@ -34,15 +34,14 @@ def make(job: Job) -> dict:
         text for name, found in overlaps.items() for text in overlap_warnings(name, found)
     ]
     rows = _rows(job)
-    compared = table["rows"].get(table["compare_with"], {"label": ""})["label"]
     results = Results(
         f"FocalPO, Table 1 at {table['scale']} scale, commit {commit()[:12]}",
         {name: setting["label"] for name, setting in table["settings"].items()},
         rows,
         table["compare_with"],
-        compared,
-        (),
-        tuple(warnings),
+        table["rows"].get(table["compare_with"], {"label": ""})["label"],
+        notes=(),
+        warnings=tuple(warnings),
     )
     results = replace(results, notes=table_notes(results, table["scale"]))
     for name, write in (("txt", as_text), ("md", as_markdown), ("csv", as_csv), ("tex", as_latex)):
