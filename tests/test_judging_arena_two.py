@@ -163,3 +163,16 @@ def test_a_model_that_won_every_battle_has_no_finite_rating() -> None:
     model = games(7, 0.0, 0.2)
     with pytest.raises(ValueError, match="style control has no finite ratings"):
         style_controlled({"a": replace(model, results=np.ones_like(model.results))})
+
+
+def test_a_question_may_hold_any_line_separator(tmp_path: Path) -> None:
+    """Some of v2.0's do, unescaped: a reader that ends a line there loses them."""
+    text = "one\u2028two\x85three\x0cfour"
+    rows = [
+        {"uid": "h", "category": "hard_prompt", "prompt": text},
+        {"uid": "c", "category": "creative_writing", "prompt": "x"},
+    ]
+    write_files(tmp_path, {"h": "hard_prompt", "c": "creative_writing"})
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    (tmp_path / "question.jsonl").write_text("".join(lines) + '{"torn')
+    assert read_questions(protocol(2), tmp_path)[0].prompt[-1]["content"] == text
