@@ -190,7 +190,7 @@ def _problems(config: Config):
         yield f"launch.ranks={ranks} must be >= 1"
     elif batch % ranks:
         yield f"train.global_batch={batch} is not divisible by launch.ranks={ranks}; change one of them"
-    if "@" in config.judge.endpoint.base_url.partition("://")[2].partition("/")[0]:
+    if "@" in (config.judge.endpoint.base_url or "").partition("://")[2].partition("/")[0]:
         yield "judge.endpoint.base_url holds a password; put the key into the variable of judge.endpoint.api_key_env"
     if config.generate.backend not in ("hf", "vllm"):
         yield f"generate.backend={config.generate.backend!r} is not one of hf, vllm"

@@ -4,24 +4,24 @@ Both are given token ids made by the training renderer (`data.tokens.prompt_ids`
 template. Both stop at the same ids and decode without special tokens.
 """
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from focalpo.data.tokens import prompt_ids, template_hash
+from focalpo.data.tokens import prompt_ids
 from focalpo.lifeline import end_with
 from focalpo.records import Completion, Messages
 from focalpo.training.model import DTYPES, ModelSource, generation_config, load_model, load_tokenizer, stop_ids
 
 Progress = Callable[[int, int], None]
+KEPT_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,39 +44,43 @@ class Backend:
     max_batch_tokens: int
 
 
-def check_template(model: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Compare the tokenizer's chat template with the one that the weights were trained under.
+Answerer = Callable[[list[list[int]], Decoding, int, Progress], list[list[int]]]
+Row = tuple[list[int], list[int]]
+"""The ids of a prompt and of its answer."""
 
-    Raises:
-        ValueError: when they differ.
-    """
-    trained = json.loads((model / "focalpo.json").read_text())["chat_template_sha256"]
-    if template_hash(tokenizer) != trained:
-        raise ValueError(
-            f"{model} was trained with chat template {trained}, its tokenizer now has {template_hash(tokenizer)}; "
-            "restore the template or train again"
-        )
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A loaded model: ids of prompts to ids of answers, and for vLLM the log-probs of answers as it sees them."""
+
+    answer: Answerer
+    logprobs: Callable[[list[Row]], list[list[float]]] | None = None
 
 
 class Generator:
-    """A loaded model that answers prompts; loaded once, asked several times. As a context it ends its processes."""
+    """A loaded model that answers prompts; loaded once, asked several times, and gone when its context ends.
+
+    `first_rows` keeps the ids of the first prompts and answers, which the token contract is checked on.
+    """
 
     def __init__(self, source: ModelSource, backend: Backend) -> None:
         self.source = source
         self.backend = backend
         self.tokenizer = load_tokenizer(source)
         self.stops = stop_ids(source, self.tokenizer)
+        self.first_rows: list[Row] = []
         self._processes = ExitStack()
         if backend.name == "hf":
-            self.answer_ids = _load_hf(source, backend, self.tokenizer, self.stops)
+            self.engine = _load_hf(source, backend, self.tokenizer, self.stops)
         else:
-            self.answer_ids = _load_vllm(source, backend, self.stops, self._processes)
+            self.engine = _load_vllm(source, backend, self.stops, self._processes)
 
     def __enter__(self) -> "Generator":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._processes.close()
+        del self.engine  # and with it the memory that the next model may need
 
     def answer(
         self,
@@ -87,23 +91,28 @@ class Generator:
         progress: Progress = lambda done, total: None,
     ) -> list[Completion]:
         """One completion per prompt, in order; the same seed gives the same answers on the same machine."""
-        rows = self.answer_ids(prompt_ids(self.tokenizer, prompts), decoding, seed, progress)
+        asked = prompt_ids(self.tokenizer, prompts)
+        rows = self.engine.answer(asked, decoding, seed, progress)
+        self.first_rows += [*zip(asked, map(self._ended, rows), strict=True)][: KEPT_ROWS - len(self.first_rows)]
         return [
             self._completion(name, prompt, row, decoding)
             for name, prompt, row in zip(names, prompts, rows, strict=True)
         ]
 
     def _completion(self, name: str, prompt: Messages, row: list[int], decoding: Decoding) -> Completion:
-        end = next((place for place, token in enumerate(row) if token in self.stops), None)
-        answer = row[:end]
+        row = self._ended(row)
+        finished = bool(row) and row[-1] in self.stops
+        answer = row[:-1] if finished else row
         text = self.tokenizer.decode(answer, skip_special_tokens=True).strip()
-        return Completion(name, prompt, text, len(answer), end is not None)
+        return Completion(name, prompt, text, len(answer), finished)
+
+    def _ended(self, row: list[int]) -> list[int]:
+        """The answer up to and with its first stop token; what a batch pads it with is no part of it."""
+        end = next((place for place, token in enumerate(row) if token in self.stops), len(row))
+        return row[: end + 1]
 
 
-Answerer = Callable[[list[list[int]], Decoding, int, Progress], list[list[int]]]
-
-
-def _load_hf(source: ModelSource, backend: Backend, tokenizer: PreTrainedTokenizerBase, stops: list[int]) -> Answerer:
+def _load_hf(source: ModelSource, backend: Backend, tokenizer: PreTrainedTokenizerBase, stops: list[int]) -> Engine:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(source, backend.dtype).to(device).eval()
     model.generation_config = generation_config(tokenizer, stops)
@@ -126,7 +135,7 @@ def _load_hf(source: ModelSource, backend: Backend, tokenizer: PreTrainedTokeniz
             progress(len(answers), len(prompts))
         return [answers[item] for item in range(len(prompts))]
 
-    return answer
+    return Engine(answer)
 
 
 def _sampling(decoding: Decoding) -> dict:
@@ -146,10 +155,10 @@ def _batches(prompts: list[list[int]], new_tokens: int, budget: int) -> list[lis
     return batches
 
 
-def _load_vllm(source: ModelSource, backend: Backend, stops: list[int], processes: ExitStack) -> Answerer:
+def _load_vllm(source: ModelSource, backend: Backend, stops: list[int], processes: ExitStack) -> Engine:
     if backend.data_parallel == 1:
-        engine = _vllm_engine(source, backend, stops)
-        return lambda prompts, decoding, seed, progress: engine(list(enumerate(prompts)), decoding, seed, progress)
+        engine = _Vllm(source, backend, stops)
+        return Engine(lambda prompts, *how: engine.answer(list(enumerate(prompts)), *how), engine.logprobs)
     replicas = backend.data_parallel
     # vLLM's offline engine has no data parallelism of its own: one process per replica, which loads the model once.
     pools = [
@@ -167,65 +176,84 @@ def _load_vllm(source: ModelSource, backend: Backend, stops: list[int], processe
         progress(len(prompts), len(prompts))
         return [answers[item % replicas][item // replicas] for item in range(len(prompts))]
 
-    return answer
+    return Engine(answer, lambda rows: pools[0].submit(_score_replica, rows).result())
 
 
-_replica: dict[str, Callable] = {}  # this process's engine, when it is a replica
+_replica: list["_Vllm"] = []  # this process's engine, when it is a replica
 
 
 def _start_replica(source: ModelSource, backend: Backend, stops: list[int], replica: int, maker: int) -> None:
     end_with(maker)
     first = replica * backend.tensor_parallel
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(first + gpu) for gpu in range(backend.tensor_parallel))
-    _replica["answer"] = _vllm_engine(source, backend, stops)
+    _replica.append(_Vllm(source, backend, stops))
 
 
 def _ask_replica(prompts: list[tuple[int, list[int]]], decoding: Decoding, seed: int) -> list[list[int]]:
-    return _replica["answer"](prompts, decoding, seed, lambda done, total: None)
+    return _replica[0].answer(prompts, decoding, seed, lambda done, total: None)
 
 
-def _vllm_engine(source: ModelSource, backend: Backend, stops: list[int]) -> Callable[..., list[list[int]]]:
-    on_cpu = not torch.cuda.is_available()
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    if on_cpu:  # a small cache, and no second process, which would start slower than it answers
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    try:
-        from vllm import LLM, SamplingParams, TokensPrompt
-    except ImportError as error:
-        raise ValueError(
-            f"vllm cannot be imported ({error}); install the vllm extra or set generate.backend=hf"
-        ) from error
+def _score_replica(rows: list[Row]) -> list[list[float]]:
+    return _replica[0].logprobs(rows)
 
-    engine = LLM(
-        model=source.path,
-        revision=source.revision,
-        load_format="safetensors",  # no pickles
-        dtype=str(DTYPES[backend.dtype]).removeprefix("torch."),
-        tensor_parallel_size=backend.tensor_parallel,
-        enforce_eager=on_cpu,  # compiling would take longer than the answers there
-        enable_chunked_prefill=not on_cpu,  # vllm-cpu 0.32 rewinds the seed of half a prompt, which a CPU's cannot be
-        disable_log_stats=True,
-    )
+
+class _Vllm:
+    """vLLM's engine for a model, in this process; prompts carry their number, which seeds their sampling."""
+
+    def __init__(self, source: ModelSource, backend: Backend, stops: list[int]) -> None:
+        on_cpu = not torch.cuda.is_available()
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        if on_cpu:  # a small cache, and no second process, which would start slower than it answers
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        try:
+            import vllm
+        except ImportError as error:
+            raise ValueError(
+                f"vllm cannot be imported ({error}); install the vllm extra or set generate.backend=hf"
+            ) from error
+
+        self.vllm = vllm
+        self.stops = stops
+        self.engine = vllm.LLM(
+            model=source.path,
+            revision=source.revision,
+            load_format="safetensors",  # no pickles
+            dtype=str(DTYPES[backend.dtype]).removeprefix("torch."),
+            tensor_parallel_size=backend.tensor_parallel,
+            enforce_eager=on_cpu,  # compiling would take longer than the answers there
+            # vllm-cpu 0.32 rewinds the seed of half a prompt, which a CPU's cannot be
+            enable_chunked_prefill=not on_cpu,
+            disable_log_stats=True,
+        )
 
     def answer(
-        prompts: list[tuple[int, list[int]]], decoding: Decoding, seed: int, progress: Progress
+        self, prompts: list[tuple[int, list[int]]], decoding: Decoding, seed: int, progress: Progress
     ) -> list[list[int]]:
         # A seed for each request: answers then do not depend on how vLLM happens to batch them.
         sampling = [
-            SamplingParams(
+            self.vllm.SamplingParams(
                 temperature=decoding.temperature,
                 top_p=decoding.top_p,
                 max_tokens=decoding.max_new_tokens,
-                stop_token_ids=stops,
+                stop_token_ids=self.stops,
                 seed=None if decoding.temperature == 0 else seed * 1_000_003 + item,
                 detokenize=False,
             )
             for item, _ in prompts
         ]
-        requests = [TokensPrompt(prompt_token_ids=prompt) for _, prompt in prompts]
-        answers = [list(r.outputs[0].token_ids) for r in engine.generate(requests, sampling, use_tqdm=False)]
+        found = self._run([prompt for _, prompt in prompts], sampling)
         progress(len(prompts), len(prompts))
-        return answers
+        return [list(reply.outputs[0].token_ids) for reply in found]
 
-    return answer
+    def logprobs(self, rows: list[Row]) -> list[list[float]]:
+        sampling = self.vllm.SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
+        found = self._run([prompt + answer for prompt, answer in rows], sampling)
+        return [
+            [places[token].logprob for places, token in zip(reply.prompt_logprobs[len(prompt) :], answer, strict=True)]
+            for (prompt, answer), reply in zip(rows, found, strict=True)
+        ]
+
+    def _run(self, prompts: list[list[int]], sampling: Any) -> list:
+        requests = [self.vllm.TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
+        return self.engine.generate(requests, sampling, use_tqdm=False)

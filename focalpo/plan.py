@@ -206,7 +206,7 @@ def report_stage(table: TableConfig, rows: dict[Place, Row], command: Sequence[s
             if stage.kind == "benchmark":
                 inputs[f"benchmark/{setting}/{name}"] = stage
     paper = table.paper_numbers and file_hash(EVAL / table.paper_numbers)
-    settings = {"table": plain(table), "paper_numbers": paper}
+    settings = {"table": plain(table), "paper_numbers": paper, "verdicts": file_hash(EVAL / "verdicts.yaml")}
     launch = {"command": list(command), "track": next(iter(rows.values())).judge.launch["track"] if rows else {}}
     return Stage("report", table.study or table.scale, settings, inputs, launch)
 

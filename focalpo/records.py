@@ -147,5 +147,6 @@ def append_json(path: Path, row: dict) -> None:
 
 def read_json_lines(path: Path) -> list[dict]:
     """All complete lines of a JSON-lines file; the torn last line that a kill leaves behind is dropped."""
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    # Not `splitlines`: JSON may hold U+2028 and its like as they are, and published questions do.
+    *complete, _ = path.read_text().split("\n")
+    return [json.loads(line) for line in complete]

@@ -1,37 +1,41 @@
-"""Completions of one model for every set of the configuration."""
+"""Completions of one model for every set of the configuration, under the token contract."""
+
+from typing import Any
 
 from focalpo.artifact import Job
 from focalpo.config import plain
-from focalpo.generation import Backend, Decoding, Generator, check_template
+from focalpo.contract import check_answers, check_prompts, check_template, compare_logprobs
+from focalpo.generation import Decoding, Generator
+from focalpo.judging.sanity import health, health_warnings
 from focalpo.records import Question, read_records, write_records
 from recipes.command import run_single
-from recipes.opening import source_of
+from recipes.opening import backend_of, source_of
 
 
 def make(job: Job) -> dict:
     """Fill the job's folder with `<set>.parquet`."""
-    settings = job.settings
-    launch = {name: value for name, value in job.launch.items() if name != "track"}
-    backend = Backend(settings["backend"], settings["dtype"], **launch)
-    facts = {}
-    with Generator(source_of(job), backend) as generator:
+    settings, source = job.settings, source_of(job)
+    facts: dict[str, Any] = {}
+    warnings: list[str] = []
+    with Generator(source, backend_of(job)) as generator:
         if "model" in job.inputs:
             check_template(job.inputs["model"] / "model", generator.tokenizer)
         for name, values in settings["sets"].items():
-            decoding = {key: value for key, value in plain(values).items() if key != "questions"}
+            decoding = Decoding(**{key: value for key, value in plain(values).items() if key != "questions"})
             questions = read_records(job.inputs[values["questions"]] / "questions.parquet", Question)
-            completions = generator.answer(
-                [question.id for question in questions],
-                [question.prompt for question in questions],
-                Decoding(**decoding),
-                settings["seed"],
-            )
+            prompts = {question.id: question.prompt for question in questions}
+            check_prompts(generator.tokenizer, prompts, generator.stops, source.path)
+            completions = generator.answer(list(prompts), list(prompts.values()), decoding, settings["seed"])
+            check_answers(generator.tokenizer, completions)
             write_records(job.path / f"{name}.parquet", completions)
-            facts[name] = {
-                "tokens": sum(completion.tokens for completion in completions) / len(completions),
-                "unfinished": sum(not completion.finished for completion in completions) / len(completions),
-            }
-    return facts
+            facts[name] = health(completions, {question.id: question.reference for question in questions})
+            warnings += health_warnings(name, facts[name])
+        rows, scorer = generator.first_rows, generator.engine.logprobs
+        found = scorer(rows) if scorer else None
+        del scorer
+    if found is not None:  # after vLLM has gone: it holds the memory that the same weights need again
+        facts["logprobs"] = compare_logprobs(source, settings["dtype"], rows, found)
+    return facts | {"warnings": warnings}
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from focalpo.artifact import Job
 from focalpo.config import shaped
+from focalpo.generation import Backend
 from focalpo.judging.protocol import Protocol, load_protocol
 from focalpo.plan import EVAL
 from focalpo.track import Tracker, TrackSettings
@@ -20,6 +21,12 @@ def source_of(job: Job) -> ModelSource:
     if "model" in job.inputs:
         return ModelSource(str(job.inputs["model"] / "model"), None, named["chat_template"], stops)
     return ModelSource(named["path"], named["revision"], named["chat_template"], stops)
+
+
+def backend_of(job: Job) -> Backend:
+    """What runs the model of a stage that generates."""
+    launch = {name: value for name, value in job.launch.items() if name != "track"}
+    return Backend(job.settings["backend"], job.settings["dtype"], **launch)
 
 
 @contextlib.contextmanager

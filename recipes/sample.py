@@ -1,17 +1,16 @@
 """One answer of the policy to every prompt, at one seed."""
 
 from focalpo.artifact import Job
-from focalpo.generation import Backend, Decoding, Generator
+from focalpo.generation import Decoding, Generator
 from focalpo.records import Prompt, read_records, write_records
-from recipes.opening import source_of
+from recipes.opening import backend_of, source_of
 
 
 def make(job: Job) -> dict:
     """Fill the job's folder with `samples.parquet`, in the order of the prompts."""
     settings = job.settings
     prompts = read_records(job.inputs["prompts"] / "prompts.parquet", Prompt)
-    backend = Backend(settings["backend"], settings["dtype"], **job.launch)
-    with Generator(source_of(job), backend) as generator:
+    with Generator(source_of(job), backend_of(job)) as generator:
         answers = generator.answer(
             [prompt.id for prompt in prompts],
             [prompt.prompt for prompt in prompts],

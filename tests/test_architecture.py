@@ -19,6 +19,7 @@ MAY = {
     "training": {"data", "dynamics"},
     "generation": {"data", "training"},
     "rewarding": {"data", "training"},
+    "contract": {"data", "training"},
     "schema": {"training"},
     "speed": {"data", "training"},
     "config": {"schema", "training", "speed"},

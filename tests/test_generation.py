@@ -9,7 +9,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from focalpo.config import compose
-from focalpo.generation import Backend, Decoding, Generator, _batches, check_template
+from focalpo.contract import compare_logprobs
+from focalpo.generation import KEPT_ROWS, Backend, Decoding, Generator, _batches
 from focalpo.pocket.datasets import as_messages, preference_tasks
 from focalpo.pocket.tokenizer import build_tokenizer
 from focalpo.records import Completion
@@ -85,13 +86,6 @@ def test_answers_keep_the_order_of_their_questions(model: Path) -> None:
     assert [completion.prompt for completion in found] == PROMPTS
 
 
-def test_a_changed_chat_template_is_refused(model: Path) -> None:
-    made = generator(model)
-    (model / "focalpo.json").write_text('{"chat_template_sha256": "000000000000"}')
-    with pytest.raises(ValueError, match="was trained with chat template 000000000000"):
-        check_template(model, made.tokenizer)
-
-
 def test_a_missing_model_is_one_line_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot load .*nowhere.* make its stage first"):
         generator(tmp_path / "nowhere")
@@ -118,3 +112,32 @@ def test_vllm_and_hugging_face_give_the_same_greedy_answers(model: Path) -> None
 def test_vllm_sampling_is_seeded(model: Path) -> None:
     made, warm = generator(model, "vllm"), Decoding(temperature=1.0, top_p=1.0, max_new_tokens=12)
     assert answers(made, warm, seed=1) == answers(made, warm, seed=1) != answers(made, warm, seed=2)
+
+
+def test_the_first_rows_are_kept_as_ids_with_their_stop_token(model: Path) -> None:
+    made = generator(model)
+    found = answers(made)
+    assert len(made.first_rows) == len(NAMES) <= KEPT_ROWS
+    for (prompt, answer), completion in zip(made.first_rows, found, strict=True):
+        assert (answer[-1] in made.stops) == completion.finished
+        assert len(answer) == completion.tokens + completion.finished
+        assert made.tokenizer.decode(prompt).startswith(made.tokenizer.bos_token or "")
+    answers(made), answers(made), answers(made)
+    assert len(made.first_rows) == KEPT_ROWS
+
+
+@pytest.mark.vllm
+def test_vllm_and_hugging_face_see_the_same_logprobs_and_another_prompt_is_seen(model: Path) -> None:
+    """64 rows; a second BOS in front of what Hugging Face sees, and the contract stops the stage."""
+    made = generator(model, "vllm")
+    for seed in (1, 2, 3):
+        answers(made, Decoding(temperature=1.0, top_p=1.0, max_new_tokens=12), seed)
+    rows, source = made.first_rows, ModelSource(str(model))
+    assert made.engine.logprobs is not None
+    found = made.engine.logprobs(rows)
+    report = compare_logprobs(source, "float32", rows, found)
+    assert report["rows"] == 64 and report["tokens"] == sum(len(answer) for _, answer in rows)
+    print(report)
+    twice = [([prompt[0], *prompt], answer) for prompt, answer in rows]
+    with pytest.raises(ValueError, match="vLLM and Hugging Face disagree"):
+        compare_logprobs(source, "float32", twice, found)

@@ -3,6 +3,8 @@
 import gzip
 import json
 import os
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +101,7 @@ def test_our_length_control_is_the_librarys(tmp_path: Path, monkeypatch: pytest.
     assert value(win_rate(preference[None])) == pytest.approx(theirs["win_rate"], abs=1e-9)
 
 
-def test_resampled_length_control_follows_exact_refits() -> None:
+def test_resampled_length_control_is_the_refit_of_every_round() -> None:
     preference, reference, model, gamed = synthetic()
     metric = LengthControlled(preference[None], reference[None], model[None], gamed)
     weights = stats.prompt_weights(len(preference))[:20]
@@ -107,10 +109,52 @@ def test_resampled_length_control_follows_exact_refits() -> None:
     exact = []
     for row in weights.astype(int):
         drawn = np.repeat(np.arange(len(preference)), row)
-        again = Gamed(gamed.length, gamed.difficulty, gamed.preference, gamed.prompt_difficulty[drawn])
-        exact.append(length_controlled(fit(preference[drawn], reference[drawn], model[drawn], again), again))
-    assert np.abs(quick - exact).max() < 0.25 < np.std(exact)
-    assert value(metric) == pytest.approx(length_controlled(metric.fits[0], gamed), abs=1e-9)
+        again = replace(gamed, prompt_difficulty=gamed.prompt_difficulty[drawn])
+        exact.append(optimum(preference[drawn], reference[drawn] - model[drawn], again, metric.fits[0].inverse_penalty))
+    assert np.abs(quick - exact).max() < 0.002 < 0.5 < np.std(exact)
+    assert value(metric) == pytest.approx(length_controlled(metric.fits[0], gamed), abs=0.01)
+
+
+def optimum(preference: np.ndarray, delta: np.ndarray, gamed: Gamed, c: float) -> float:
+    """LC at the exact minimum: Newton within each of the 27 sign patterns of b, where |b|_1 is linear; the lowest one
+    whose signs are its pattern's."""
+    own = np.column_stack([np.tanh(delta / delta.std(ddof=1)), gamed.prompt_difficulty, np.ones(len(delta))])
+    x = np.concatenate([np.column_stack([gamed.length, gamed.difficulty, np.zeros(len(gamed.length))]), own])
+    p, w = np.concatenate([gamed.preference, preference - 1]), np.repeat([0.1, 1.0], [len(gamed.length), len(own)])
+    found = []
+    for signs in map(np.array, product((-1, 0, 1), repeat=3)):
+        b, active = np.zeros(3), signs != 0
+        for _ in range(30):
+            q = 1 / (1 + np.exp(-x @ b))
+            gradient = c * x.T @ (w * (q - p)) + signs
+            hessian = c * (x * (w * q * (1 - q))[:, None]).T @ x
+            b[active] -= np.linalg.solve(hessian[np.ix_(active, active)], gradient[active])
+        if (np.sign(b) == signs).all():
+            loss = c * np.sum(w * (np.logaddexp(0, x @ b) - p * (x @ b))) + np.abs(b).sum()
+            found.append((loss, b[1], b[2]))
+    _, psi, theta = min(found)
+    return float(100 * np.mean(1 / (1 + np.exp(-theta - psi * gamed.prompt_difficulty))))
+
+
+def test_a_length_control_that_the_penalty_silences_stays_silent_unless_a_round_wakes_it() -> None:
+    """Lengths that say nothing: phi or psi is 0 in the fit, and rounds must still be optima."""
+    preference, reference, model, gamed = synthetic(40)
+    gamed = replace(gamed, preference=np.full(80, 0.5))
+    metric = LengthControlled(preference[None], reference[None], model[None], gamed)
+    c = metric.fits[0].inverse_penalty
+    weights = stats.prompt_weights(40)[:10]
+    drawn = [np.repeat(np.arange(40), row) for row in weights.astype(int)]
+    exact = [
+        optimum(preference[i], reference[i] - model[i], replace(gamed, prompt_difficulty=gamed.prompt_difficulty[i]), c)
+        for i in drawn
+    ]
+    assert metric.scores(weights)[:, 0] == pytest.approx(exact, abs=0.01)
+
+
+def test_answers_that_are_all_as_long_as_the_reference_have_a_length_controlled_score() -> None:
+    preference, reference, _, gamed = synthetic(60)
+    metric = LengthControlled(preference[None], reference[None], reference[None], gamed)
+    assert np.isfinite(metric.scores(stats.prompt_weights(60)[:50])).all()
 
 
 def test_win_rate_by_hand() -> None:

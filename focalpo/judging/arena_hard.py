@@ -16,7 +16,7 @@ import openai
 
 from focalpo.judging.answers import in_benchmark_order, named
 from focalpo.judging.endpoint import Check, Endpoint, JudgeError
-from focalpo.judging.protocol import ArenaProtocol
+from focalpo.judging.protocol import ArenaProtocol, ArenaTwoProtocol, prompt_files
 from focalpo.records import ArenaGame, Completion, Question
 
 GAMES = (1, 2)
@@ -31,7 +31,7 @@ def judge_arena(
         ValueError: when completions do not match the questions, or games have no verdict (they are named).
     """
     answers = in_benchmark_order(questions, completions, protocol.prompts)
-    system = protocol.prompt_file.read_text().strip()
+    systems = {category: file.read_text().strip() for category, file in prompt_files(protocol).items()}
     # The first turn may end without a label, but not with two different ones.
     first = endpoint.client(_check(protocol, may_be_open=True))
     second = endpoint.client(_check(protocol, may_be_open=False))
@@ -43,7 +43,8 @@ def judge_arena(
         turn = protocol.user_template.format(
             question=question.prompt[-1]["content"], answer_1=texts[0], answer_2=texts[1]
         )
-        messages = [{"role": "system", "content": system}, {"role": "user", "content": turn}]
+        category = question.id.rpartition("/")[0] if isinstance(protocol, ArenaTwoProtocol) else ""
+        messages = [{"role": "system", "content": systems[category]}, {"role": "user", "content": turn}]
         try:
             label = _verdict(first, second, messages, protocol)
         except JudgeError as error:
@@ -62,7 +63,11 @@ def judge_arena(
 
 
 def labels(text: str, protocol: ArenaProtocol) -> set[str]:
-    """The different verdict labels in a reply."""
+    """The different verdict labels in a reply; in v2 the last one alone, in either kind of brackets."""
+    if isinstance(protocol, ArenaTwoProtocol):
+        found = ([m for m in re.findall(r, text.upper()) if m] for r in (protocol.regex, protocol.second_regex))
+        last = next((matches[-1] for matches in found if matches), "")
+        return {last} & protocol.verdicts.keys()
     return {label for label in re.findall(protocol.regex, text) if label in protocol.verdicts}
 
 

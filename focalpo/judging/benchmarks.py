@@ -14,7 +14,7 @@ import httpx2
 from huggingface_hub import hf_hub_download
 
 from focalpo.artifact import file_hash
-from focalpo.judging.protocol import AlpacaProtocol, ArenaProtocol, Protocol
+from focalpo.judging.protocol import AlpacaProtocol, ArenaProtocol, ArenaTwoProtocol, Protocol
 from focalpo.records import Question, read_json_lines
 
 GITHUB = "github.com/"
@@ -91,6 +91,8 @@ def _alpaca_questions(protocol: AlpacaProtocol, folder: Path) -> list[Question]:
 
 def _arena_questions(protocol: ArenaProtocol, folder: Path) -> list[Question]:
     questions = read_json_lines(folder / Path(protocol.files["questions"].path).name)
+    if isinstance(protocol, ArenaTwoProtocol):
+        return _arena_two_questions(protocol, folder, questions)
     rows = read_json_lines(folder / Path(protocol.files["answers"].path).name)
     answers = {_uid(row): _arena_answer(row) for row in rows}
     missing = [_uid(row) for row in questions if _uid(row) not in answers]
@@ -101,6 +103,27 @@ def _arena_questions(protocol: ArenaProtocol, folder: Path) -> list[Question]:
     return [
         Question(_uid(row), _asked(row.get("prompt") or row["turns"][0]["content"]), answers[_uid(row)])
         for row in questions
+    ]
+
+
+def _arena_two_questions(protocol: ArenaTwoProtocol, folder: Path, rows: list[dict]) -> list[Question]:
+    """Each question with the answer of its category's baseline."""
+    found = {row["category"] for row in rows}
+    if found != protocol.categories.keys():
+        raise ValueError(f"{protocol.name} has the categories {sorted(found)}, expected {sorted(protocol.categories)}")
+    by_id = {}
+    for name, category in protocol.categories.items():
+        answers = read_json_lines(folder / Path(protocol.files[category.answers].path).name)
+        by_id |= {(name, _uid(row)): _arena_answer(row) for row in answers}
+    missing = [_uid(row) for row in rows if (row["category"], _uid(row)) not in by_id]
+    if missing:
+        raise ValueError(
+            f"{protocol.name}: the baseline has no answer to {missing[0]} and {len(missing) - 1} more; get the file of "
+            f"revision {protocol.revision}"
+        )
+    return [
+        Question(f"{row['category']}/{_uid(row)}", _asked(row["prompt"]), by_id[row["category"], _uid(row)])
+        for row in rows
     ]
 
 

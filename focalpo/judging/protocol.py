@@ -58,8 +58,28 @@ class ArenaProtocol:
     verdicts: Mapping[str, tuple[float, int]]
 
 
+@dataclass(frozen=True, slots=True)
+class ArenaCategory:
+    """One kind of Arena-Hard question: its baseline, in which of `files` that answers, and the judge's prompt."""
+
+    baseline: str
+    answers: str
+    prompt_file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ArenaTwoProtocol(ArenaProtocol):
+    """Arena-Hard v2: a baseline and a judge prompt for each category, a question's id being `category/uid`.
+
+    The last label of a reply counts, by `regex`, or where that finds none by `second_regex`.
+    """
+
+    second_regex: str
+    categories: Mapping[str, ArenaCategory]
+
+
 Protocol = AlpacaProtocol | ArenaProtocol
-KINDS: dict[str, type] = {"alpaca_eval": AlpacaProtocol, "arena_hard": ArenaProtocol}
+KINDS: dict[str, type] = {"alpaca_eval": AlpacaProtocol, "arena_hard": ArenaProtocol, "arena_hard_2": ArenaTwoProtocol}
 SHOWN = ["answer_1", "answer_2", "question"]
 """What an Arena-Hard user turn shows the judge."""
 
@@ -90,6 +110,8 @@ def load_protocol(path: Path) -> Protocol:
         values["prompt_file"] = _beside(path, values["prompt_file"])
         values["verdicts"] = _verdicts(path, values["verdicts"])
         _check_user_turn(path, values["user_template"])
+    if kind is ArenaTwoProtocol:
+        values["categories"] = {name: _category(path, **found) for name, found in values["categories"].items()}
     return kind(**values)
 
 
@@ -133,9 +155,20 @@ def protocol_hash(protocol: Protocol) -> str:
         annotator["prompt_template"] = template.name
         named = {protocol.annotator.name: config, template.name: template.read_text()}
     else:
-        named = {protocol.prompt_file.name: protocol.prompt_file.read_text()}
+        named = {file.name: file.read_text() for file in prompt_files(protocol).values()}
     content = {"values": asdict(protocol), "files": named}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=_name).encode()).hexdigest()[:16]
+
+
+def prompt_files(protocol: ArenaProtocol) -> dict[str, Path]:
+    """The judge's prompt by category; "" is the category of all questions where a benchmark has none."""
+    if isinstance(protocol, ArenaTwoProtocol):
+        return {name: category.prompt_file for name, category in protocol.categories.items()}
+    return {"": protocol.prompt_file}
+
+
+def _category(path: Path, baseline: str, answers: str, prompt_file: str) -> ArenaCategory:
+    return ArenaCategory(baseline, answers, _beside(path, prompt_file))
 
 
 def _name(path: Path) -> str:

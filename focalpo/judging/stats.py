@@ -62,10 +62,31 @@ class Ratio:
         return 100 * (weights @ self.wins.T) / (weights @ self.battles.T)
 
 
+class Remembered:
+    """A metric that resamples itself once: its interval and all its differences read the same rounds."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+        self.seeds, self.prompts = metric.seeds, metric.prompts
+        self._drawn: Array | None = None
+
+    def scores(self, weights: Array) -> Array:
+        if weights is not prompt_weights(self.prompts):
+            return self._metric.scores(weights)
+        if self._drawn is None:
+            self._drawn = self._metric.scores(weights)
+        return self._drawn
+
+
 def win_rate(preferences: Array) -> Ratio:
-    """AlpacaEval's raw win rate from preferences in [1, 2], [seeds, prompts]; 0, an old way to say draw, is 1.5."""
-    wins = np.where(preferences == 0, 1.5, preferences) - 1
+    """AlpacaEval's raw win rate from preferences in [1, 2], [seeds, prompts]."""
+    wins = wins_of(preferences)
     return Ratio(wins, np.ones_like(wins))
+
+
+def wins_of(preferences: Array) -> Array:
+    """What the model wins, in [0, 1], from preferences in [1, 2]; 0, an old way to say draw, is half a win."""
+    return np.where(preferences == 0, 1.5, preferences) - 1
 
 
 def arena_score(results: Array, weights: Array) -> Ratio:
@@ -78,14 +99,24 @@ def arena_score(results: Array, weights: Array) -> Ratio:
 
 def discrete_win_rate(preferences: Array) -> float:
     """Percent of wins plus half the draws of one run, each preference rounded to win, draw or loss first: [prompts]."""
-    x = np.where(preferences == 0, 1.5, preferences) - 1
+    x = wins_of(preferences)
     return float(100 * np.mean(np.where(x == 0.5, 0.5, np.round(x))))
 
 
 def standard_error(preferences: Array) -> float:
     """The library's standard error of the win rate of one run, in percent: [prompts]."""
-    x = np.where(preferences == 0, 1.5, preferences) - 1
+    x = wins_of(preferences)
     return float(100 * x.std(ddof=1) / np.sqrt(len(x)))
+
+
+def battle_error(results: Array, weights: Array) -> float:
+    """Arena-Hard's own idea of the standard error of one run, in percent: [prompts, games].
+
+    Upstream resamples battles, a strong verdict being three; this is what that comes to in the limit of many rounds.
+    """
+    n = weights.sum()
+    mean = (weights * results).sum() / n
+    return float(100 * np.sqrt((weights * (results - mean) ** 2).sum()) / n)
 
 
 def value(metric: Metric) -> float:
@@ -98,6 +129,11 @@ def seed_deviation(metric: Metric) -> float | None:
     if metric.seeds < 2:
         return None
     return float(metric.scores(np.ones((1, metric.prompts)))[0].std(ddof=1))
+
+
+def bootstrap_error(metric: Metric) -> float:
+    """Standard error of the score, in points: its spread over the rounds, prompts (and seeds) resampled."""
+    return float(_resampled(metric, stream=0).std(ddof=1))
 
 
 def interval(metric: Metric) -> Interval:

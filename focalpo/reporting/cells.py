@@ -6,22 +6,32 @@ from pathlib import Path
 
 import numpy as np
 
-from focalpo.judging.length_control import LengthControlled, read_gamed
+from focalpo.judging.length_control import LengthControlled, library_error, read_gamed
 from focalpo.judging.stats import (
     Interval,
     Metric,
+    Remembered,
     arena_score,
+    battle_error,
+    bootstrap_error,
     detectable_difference,
     holm,
     interval,
     paired_difference,
     seed_deviation,
+    standard_error,
     win_rate,
 )
 from focalpo.records import AlpacaVerdict, ArenaGame, read_records
 
 COLUMNS = {"ae2_lc": "AlpacaEval LC", "ae2_wr": "AlpacaEval WR", "arena_hard": "Arena-Hard WR"}
-EXTRAS = {"greedy_success": "greedy success %", "tokens": "tokens", "unfinished": "unfinished %"}
+BENCHMARKS = {"ae2_lc": "alpaca_eval", "ae2_wr": "alpaca_eval", "arena_hard": "arena_hard"}
+EXTRAS = {
+    "arena_styled": "hard prompts, style equal",
+    "greedy_success": "greedy success %",
+    "tokens": "tokens",
+    "unfinished": "unfinished %",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +54,11 @@ class RowSpec:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A score with its interval, and its paired difference to the row that the table compares with."""
+    """A score with its interval, and its paired difference to the row that the table compares with.
+
+    `se` is the bootstrap's standard error in points, `library_se` what the benchmark's own code would print, meaned
+    over runs; `verdict` is empty where there is no number of the paper's to compare with.
+    """
 
     value: float
     low: float
@@ -56,6 +70,9 @@ class Cell:
     p: float = float("nan")
     p_holm: float = float("nan")
     detectable: float = float("nan")
+    se: float = float("nan")
+    library_se: float = float("nan")
+    verdict: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +96,18 @@ class Results:
     compare_with: str
     compare_label: str
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def has_paper(self) -> bool:
         return any(row.paper for rows in self.rows.values() for row in rows)
+
+    @property
+    def compared(self) -> int:
+        """How many differences the table makes: the family that Holm's correction is over."""
+        return sum(
+            cell.difference is not None for rows in self.rows.values() for row in rows for cell in row.cells.values()
+        )
 
     def extras(self, setting: str) -> dict[str, str]:
         """Titles of the extra columns that any row of the setting has, by name."""
@@ -90,56 +115,82 @@ class Results:
         return {name: title for name, title in EXTRAS.items() if any(name in row.extras for row in rows)}
 
 
+@dataclass(frozen=True, slots=True)
+class _Score:
+    metric: Metric
+    library_se: float
+
+
 def setting_rows(specs: Sequence[RowSpec], gamed: Path | None, compare_with: str) -> list[RowResult]:
-    """All rows of one setting; p-values are Holm-corrected over the rows of each column.
+    """All rows of one setting, p-values not yet corrected.
 
     `gamed` is the benchmark's df_gamed.csv; None only where no row has a run.
     """
-    metrics = {spec.name: _metrics(spec.runs, gamed) for spec in specs if spec.runs and gamed}
+    scores = {spec.name: _scores(spec.runs, gamed) for spec in specs if spec.runs and gamed}
     rows = []
     for spec in specs:
-        found = metrics.get(spec.name, {})
-        base = metrics.get(compare_with, {}) if spec.name != compare_with else {}
-        cells = {column: _cell(metric, base.get(column)) for column, metric in found.items()}
+        found = scores.get(spec.name, {})
+        base = scores.get(compare_with, {}) if spec.name != compare_with else {}
+        cells = {column: _cell(score, base.get(column)) for column, score in found.items()}
         rows.append(RowResult(spec.name, spec.label, cells, _mean_facts(spec.runs), spec.paper))
-    return _holm_corrected(rows)
+    return rows
 
 
-def _metrics(runs: Sequence[Run], gamed: Path) -> dict[str, Metric]:
+def holm_corrected(settings: Mapping[str, list[RowResult]]) -> dict[str, list[RowResult]]:
+    """The rows of every setting with p-values corrected over all differences of the table, rows by columns by settings:
+    whoever looks at all of them finds one that is not there 5 times in 100, not 5 in each column."""
+    compared = [
+        (setting, row.name, column)
+        for setting, rows in settings.items()
+        for row in rows
+        for column, cell in row.cells.items()
+        if cell.difference is not None
+    ]
+    by_place = {(setting, row.name): row for setting, rows in settings.items() for row in rows}
+    corrected = dict(zip(compared, holm([by_place[s, r].cells[c].p for s, r, c in compared]), strict=True))
+
+    def cell_of(setting: str, row: RowResult, column: str) -> Cell:
+        return replace(row.cells[column], p_holm=corrected.get((setting, row.name, column), float("nan")))
+
+    return {
+        setting: [replace(row, cells={column: cell_of(setting, row, column) for column in row.cells}) for row in rows]
+        for setting, rows in settings.items()
+    }
+
+
+def _scores(runs: Sequence[Run], gamed: Path) -> dict[str, _Score]:
     alpaca = [read_records(run.judge / "alpaca_eval.parquet", AlpacaVerdict) for run in runs]
     preference = _array(alpaca, "preference")
     lengths = _array(alpaca, "reference_length"), _array(alpaca, "model_length")
     games = [read_records(run.judge / "arena_hard.parquet", ArenaGame) for run in runs]
     results, weights = (_array(games, name).reshape(len(runs), -1, 2) for name in ("result", "weight"))
+    benchmark = read_gamed(gamed)
+    controlled = LengthControlled(preference, *lengths, benchmark)
     return {
-        "ae2_lc": LengthControlled(preference, *lengths, read_gamed(gamed)),
-        "ae2_wr": win_rate(preference),
-        "arena_hard": arena_score(results, weights),
+        "ae2_lc": _score(controlled, [library_error(found, benchmark) for found in controlled.fits]),
+        "ae2_wr": _score(win_rate(preference), [standard_error(run) for run in preference]),
+        "arena_hard": _score(arena_score(results, weights), list(map(battle_error, results, weights))),
     }
+
+
+def _score(metric: Metric, library_errors: Sequence[float]) -> _Score:
+    return _Score(Remembered(metric), float(np.mean(library_errors)))
 
 
 def _array(runs: Sequence[Sequence[object]], name: str) -> np.ndarray:
     return np.array([[getattr(record, name) for record in records] for records in runs], dtype=float)
 
 
-def _cell(metric: Metric, base: Metric | None) -> Cell:
-    found = interval(metric)
+def _cell(score: _Score, base: _Score | None) -> Cell:
+    metric, found = score.metric, interval(score.metric)
     cell = Cell(found.value, found.low, found.high, metric.seeds, metric.prompts, seed_deviation(metric))
+    cell = replace(cell, se=bootstrap_error(metric), library_se=score.library_se)
     if base is None:
         return cell
     # Rows with the same number of seeds used the same seeds: data order and sampling are then shared pair by pair.
-    same = metric.seeds == base.seeds
-    difference, p = paired_difference(metric, base, same)
-    return replace(cell, difference=difference, p=p, detectable=detectable_difference(metric, base, same))
-
-
-def _holm_corrected(rows: list[RowResult]) -> list[RowResult]:
-    cells = [dict(row.cells) for row in rows]
-    for column in COLUMNS:
-        compared = [found for found in cells if column in found and found[column].difference is not None]
-        for found, p in zip(compared, holm([found[column].p for found in compared]), strict=True):
-            found[column] = replace(found[column], p_holm=p)
-    return [replace(row, cells=found) for row, found in zip(rows, cells, strict=True)]
+    same = metric.seeds == base.metric.seeds
+    difference, p = paired_difference(metric, base.metric, same)
+    return replace(cell, difference=difference, p=p, detectable=detectable_difference(metric, base.metric, same))
 
 
 def _mean_facts(runs: Sequence[Run]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from focalpo.reporting.curves import training_curves
 from focalpo.reporting.figures import dynamics_figure, length_figure, table_figure
 from focalpo.reporting.judges import JudgeStatistics, judge_statistics
 from focalpo.reporting.page import Content, Origin, Picture
-from focalpo.reporting.provenance import chain, commands, commits, warnings_of
+from focalpo.reporting.provenance import chain, commands, commits
 from focalpo.reporting.studies import gamma_figure, noise_figure
 from focalpo.reporting.table_run import TableRun
 
@@ -67,7 +67,7 @@ def content_of(run: TableRun, results: Results, pictures: list[Picture]) -> Cont
     curves = {
         setting: {row: curve for row in run.rows if (curve := _curves(run, setting, row))} for setting in run.settings
     }
-    return Content(results, summary, warnings_of(stages), origins, curves, judges, pictures, stages)
+    return Content(results, summary, origins, curves, judges, pictures, stages)
 
 
 def _curves(run: TableRun, setting: str, row: str) -> dict[str, list[float]]:

@@ -11,8 +11,6 @@ from focalpo.reporting.tables import NONE, as_latex, as_markdown, tex
 def as_markdown_report(content: Content) -> str:
     """The whole report in Markdown; figures are the files beside it."""
     blocks = [f"# {content.results.title}", content.summary]
-    if content.warnings:
-        blocks.append("## Warnings\n\n" + "\n".join(f"- {line}" for line in content.warnings))
     blocks += ["## Table", as_markdown(content.results).strip(), "## Figures"]
     blocks += [f"### {p.title}\n\n![{p.title}](figures/{p.name}.png)\n\n{p.caption}" for p in content.pictures]
     blocks.append("## What the judge did")
@@ -30,8 +28,8 @@ def as_markdown_report(content: Content) -> str:
 def as_latex_report(content: Content) -> str:
     """The same as LaTeX: tables in booktabs style and figures as floats, to be \\input into a paper."""
     blocks = [f"% {content.results.title}\n% \\usepackage{{booktabs,graphicx}}", tex(content.summary)]
-    if content.warnings:
-        items = "\n".join(f"\\item {tex(line)}" for line in content.warnings)
+    if content.results.warnings:
+        items = "\n".join(f"\\item {tex(line)}" for line in content.results.warnings)
         blocks.append(f"\\begin{{itemize}}\n{items}\n\\end{{itemize}}")
     blocks.append(_float("table*", as_latex(content.results), content.results.title))
     for picture in content.pictures:

@@ -11,10 +11,10 @@ from pathlib import Path
 from string import Template
 
 from focalpo.metrics import METRICS
+from focalpo.reporting.blocks import NONE, p_text
 from focalpo.reporting.cells import COLUMNS, Cell, Results, RowResult
 from focalpo.reporting.judges import TITLES, JudgeStatistics
 from focalpo.reporting.provenance import Chain
-from focalpo.reporting.tables import NONE, p_text
 
 WEB = Path(__file__).parent / "web"
 
@@ -44,7 +44,6 @@ class Content:
 
     results: Results
     summary: str
-    warnings: Sequence[str]
     origins: Mapping[str, Mapping[str, Origin]]
     curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
     judges: Mapping[str, Mapping[str, JudgeStatistics]]
@@ -63,7 +62,7 @@ def page(content: Content) -> str:
         css=(WEB / "report.css").read_text(),
         js=(WEB / "report.js").read_text(),
         summary=escape(content.summary),
-        warnings=_warnings(content.warnings),
+        warnings=_warnings(content.results.warnings),
         tables="".join(_table(results, setting, rows) for setting, rows in results.rows.items()),
         notes="".join(f'<p class="quiet">{escape(note)}</p>' for note in results.notes),
         figures="".join(map(_figure, content.pictures)),
@@ -159,8 +158,7 @@ def _compared(cell: Cell, results: Results) -> str:
 
 
 def _verdict(cell: Cell) -> str:
-    verdict = asdict(cell).get("verdict")
-    return f"<small>{escape(str(verdict))}</small>" if verdict else ""
+    return f"<small>{escape(cell.verdict)}</small>" if cell.verdict else ""
 
 
 def _number(value: float | None) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 from focalpo.artifact import MANIFEST, Job, read_manifest
 from focalpo.dynamics import Change, change
 from focalpo.records import PairState, read_records
-from focalpo.reporting.cells import Results, RowSpec, Run, setting_rows
+from focalpo.reporting.cells import Results, RowSpec, Run, holm_corrected, setting_rows
+from focalpo.reporting.verdicts import Rule, protocols_of, with_verdicts
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +58,21 @@ class TableRun:
         files = [folder / "dynamics.parquet" for folder in self.seeds(setting, row, "train").values()]
         return [change(read_records(file, PairState), split) for file in files]
 
-    def results(self, paper: Mapping, title: str, notes: tuple[str, ...]) -> Results:
-        """The table's cells with intervals and differences; `paper` holds published numbers by setting and row."""
-        rows = {}
+    def results(self, paper: Mapping, rule: Rule, title: str, warnings: tuple[str, ...]) -> Results:
+        """The table's cells with intervals, differences and verdicts; `paper` holds published numbers by setting and
+        row. Notes are for the caller to add."""
+        rows, compare_with = {}, self.table["compare_with"]
         for setting in self.settings:
             specs = [
                 RowSpec(name, label, self._runs(setting, name), paper.get(setting, {}).get(name, {}))
                 for name, label in self.rows.items()
             ]
             benchmark = self.benchmark(setting, "alpaca_eval")
-            rows[setting] = setting_rows(specs, benchmark and benchmark / "df_gamed.csv", self.table["compare_with"])
-        compare_with = self.table["compare_with"]
-        return Results(title, self.settings, rows, compare_with, self.rows.get(compare_with, ""), notes)
+            found = setting_rows(specs, benchmark and benchmark / "df_gamed.csv", compare_with)
+            protocols = {name: protocols_of(list(self.seeds(setting, name, "judge").values())) for name in self.rows}
+            rows[setting] = [with_verdicts(row, protocols[row.name], rule) for row in found]
+        label = self.rows.get(compare_with, "")
+        return Results(title, self.settings, holm_corrected(rows), compare_with, label, (), warnings)
 
     def _runs(self, setting: str, row: str) -> list[Run]:
         return [

@@ -4,41 +4,40 @@ import csv
 import io
 from collections.abc import Sequence
 
+from focalpo.reporting.blocks import NONE, Block, blocks
 from focalpo.reporting.cells import COLUMNS, EXTRAS, Cell, Results, RowResult
-
-NONE = "-"  # a cell that did not run or is not known is never a number
 
 
 def as_text(results: Results) -> str:
     """The table for a terminal, one block per setting."""
-    blocks = [results.title]
+    parts = [results.title, *_warnings(results)]
     for setting, rows in results.rows.items():
         header = ["", *COLUMNS.values(), *results.extras(setting).values()]
         body = [
             [row.label, *(_plain(row.cells.get(name)) for name in COLUMNS), *_extras(row, results, setting)]
             for row in rows
         ]
-        blocks.append(f"{results.settings[setting]}\n" + _aligned([header, *body]))
-        blocks.append(_differences_text(rows, results))
-    return "\n\n".join([*blocks, *results.notes]) + "\n"
+        parts.append(f"{results.settings[setting]}\n" + _aligned([header, *body]))
+        parts += [_block_text(block) for block in blocks(rows, results)]
+    return "\n\n".join([*parts, *results.notes]) + "\n"
 
 
 def as_markdown(results: Results) -> str:
     """The table for a README, with the paper's numbers where there are any."""
-    blocks = [f"**{results.title}**"]
+    parts = [f"**{results.title}**", *_warnings(results)]
     for setting, rows in results.rows.items():
         header = [results.settings[setting], *COLUMNS.values(), *results.extras(setting).values()]
         lines = [_md(header), _md(["---"] + ["---:"] * (len(header) - 1))]
         for row in rows:
             cells = [_with_paper(row, name, results) for name in COLUMNS]
             lines.append(_md([row.label, *cells, *_extras(row, results, setting)]))
-        blocks.append("\n".join(lines))
-        blocks.append(_differences_markdown(rows, results))
-    return "\n\n".join([*blocks, *results.notes]) + "\n"
+        parts.append("\n".join(lines))
+        parts += [_block_markdown(block) for block in blocks(rows, results)]
+    return "\n\n".join([*parts, *results.notes]) + "\n"
 
 
 def as_csv(results: Results) -> str:
-    """One line per setting, row and column, every number at full precision."""
+    """One line per setting, row and column, every number at full precision; first a line for each warning."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     fields = [
@@ -52,17 +51,26 @@ def as_csv(results: Results) -> str:
         "p",
         "p_holm",
         "paper",
+        "se",
+        "library_se",
+        "detectable",
+        "verdict",
     ]
     writer.writerow(["setting", "row", "column", "seeds", "prompts", *fields])
+    for warning in results.warnings:
+        writer.writerow(["warning", warning, *[NONE] * (3 + len(fields))])
     for setting, rows in results.rows.items():
         for row in rows:
             for name in COLUMNS:
                 cell = row.cells.get(name)
                 values = _csv_values(cell) if cell else [NONE] * 11
-                writer.writerow([setting, row.name, name, *values, _or_none(row.paper.get(name))])
+                paper = _or_none(row.paper.get(name))
+                writer.writerow([setting, row.name, name, *values, paper, *(_csv_certainty(cell))])
             for name in EXTRAS:
                 if name in row.extras:
-                    writer.writerow([setting, row.name, name, NONE, NONE, row.extras[name], *[NONE] * 9])
+                    writer.writerow(
+                        [setting, row.name, name, NONE, NONE, row.extras[name], *[NONE] * (len(fields) - 1)]
+                    )
     return out.getvalue()
 
 
@@ -78,7 +86,13 @@ def as_latex(results: Results) -> str:
     for name, label in labels.items():
         cells = [_tex_cell(by_name.get((group, name)), column) for group in groups for column in COLUMNS]
         lines.append(f"{tex(label)} & " + " & ".join(cells) + " \\\\")
-    return "\n".join([f"% {results.title}", *lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+    below = [
+        _block_latex(block, results.settings[group])
+        for group in groups
+        for block in blocks(results.rows[group], results)
+    ]
+    comments = [f"% {line}" for line in (results.title, *_warnings(results))]
+    return "\n".join([*comments, *lines, "\\bottomrule", "\\end{tabular}", *below]) + "\n"
 
 
 def _plain(cell: Cell | None) -> str:
@@ -94,39 +108,24 @@ def _extras(row: RowResult, results: Results, setting: str) -> list[str]:
     return [f"{row.extras[name]:.1f}" if name in row.extras else NONE for name in results.extras(setting)]
 
 
-def _difference_rows(rows: Sequence[RowResult], results: Results) -> list[list[str]]:
-    return [
-        [row.label, *(_difference(row.cells.get(name)) for name in COLUMNS)]
-        for row in rows
-        if row.name != results.compare_with and any(cell.difference for cell in row.cells.values())
-    ]
+def _warnings(results: Results) -> list[str]:
+    return [f"WARNING: {warning}" for warning in results.warnings]
 
 
-def _difference(cell: Cell | None) -> str:
-    if cell is None or cell.difference is None:
-        return NONE
-    found = cell.difference
-    return f"{found.value:+.1f} [{found.low:+.1f}, {found.high:+.1f}] p={p_text(cell.p_holm)}"
+def _block_text(block: Block) -> str:
+    return f"{block.title}\n" + _aligned([["", *block.header], *map(list, block.body)])
 
 
-def p_text(value: float) -> str:
-    """A p-value as it is printed: three digits, no leading zero."""
-    return "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
+def _block_markdown(block: Block) -> str:
+    header = [block.title, *block.header]
+    return "\n".join([_md(header), _md(["---"] + ["---:"] * len(block.header)), *map(_md, block.body)])
 
 
-def _differences_text(rows: Sequence[RowResult], results: Results) -> str:
-    body = _difference_rows(rows, results)
-    if not body:
-        return ""
-    return f"minus {results.compare_label}, paired\n" + _aligned([["", *COLUMNS.values()], *body])
-
-
-def _differences_markdown(rows: Sequence[RowResult], results: Results) -> str:
-    body = _difference_rows(rows, results)
-    if not body:
-        return ""
-    header = [f"minus {results.compare_label}, paired", *COLUMNS.values()]
-    return "\n".join([_md(header), _md(["---"] + ["---:"] * len(COLUMNS)), *map(_md, body)])
+def _block_latex(block: Block, setting: str) -> str:
+    head = " & ".join(map(tex, [f"{setting}, {block.title}", *block.header]))
+    rows = [" & ".join(map(tex, row)) + " \\\\" for row in block.body]
+    begin = "\\begin{tabular}{l" + "r" * len(block.header) + "}"
+    return "\n".join(["", begin, "\\toprule", f"{head} \\\\", "\\midrule", *rows, "\\bottomrule", "\\end{tabular}"])
 
 
 def _aligned(rows: list[list[str]]) -> str:
@@ -149,6 +148,12 @@ def _csv_values(cell: Cell) -> list[object]:
     return [cell.seeds, cell.prompts, cell.value, cell.low, cell.high, _or_none(cell.seed_sd), *differences]
 
 
+def _csv_certainty(cell: Cell | None) -> list[object]:
+    if cell is None:
+        return [NONE] * 4
+    return [cell.se, cell.library_se, cell.detectable if cell.difference else NONE, cell.verdict or NONE]
+
+
 def _or_none(value: float | None) -> object:
     return NONE if value is None else value
 
@@ -157,7 +162,7 @@ def tex(text: str) -> str:
     """Text with LaTeX's special signs escaped."""
     for sign in "&%#_":
         text = text.replace(sign, f"\\{sign}")
-    return text
+    return text.replace("<", "$<$")
 
 
 def _tex_cell(row: RowResult | None, column: str) -> str:

@@ -1,0 +1,77 @@
+"""The token contract stops what breaks it: other templates, no or two BOS, no stop token, special tokens in text."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from focalpo import contract
+from focalpo.contract import check_answers, check_prompts, check_template, compare_logprobs, difference
+from focalpo.data.tokens import template_hash
+from focalpo.pocket.tokenizer import build_tokenizer
+from focalpo.records import Completion
+from focalpo.training.model import ModelSource
+from tests.tiny import VOCABULARY, tiny_model
+
+PROMPTS = {"q1": [{"role": "user", "content": "sort : kite pig"}]}
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerBase:
+    return build_tokenizer()
+
+
+def test_the_template_of_the_checkpoint_must_be_the_tokenizers(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    (tmp_path / "focalpo.json").write_text(f'{{"chat_template_sha256": "{template_hash(tokenizer)}"}}')
+    check_template(tmp_path, tokenizer)
+    tokenizer.chat_template += " "
+    with pytest.raises(ValueError, match="was trained with chat template .*; restore the template or train again"):
+        check_template(tmp_path, tokenizer)
+
+
+def test_prompts_of_the_pocket_model_keep_the_contract(tokenizer: PreTrainedTokenizerBase) -> None:
+    check_prompts(tokenizer, PROMPTS, [tokenizer.eos_token_id], "pocket")
+
+
+def test_a_stop_token_that_the_template_never_writes_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(ValueError, match="1 prompts break the token contract of pocket .q1: the template does not end"):
+        check_prompts(tokenizer, PROMPTS, [tokenizer.pad_token_id], "pocket")
+
+
+def test_two_bos_are_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = tokenizer.bos_token + tokenizer.bos_token + tokenizer.chat_template
+    with pytest.raises(ValueError, match="BOS tokens, expected exactly one"):
+        check_prompts(tokenizer, PROMPTS, [tokenizer.eos_token_id], "pocket")
+
+
+def test_judged_text_must_not_end_in_a_special_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    good = Completion("q1", [], f"in the middle {tokenizer.eos_token} it may stand", 5, True)
+    check_answers(tokenizer, [good])
+    with pytest.raises(ValueError, match="1 answers end in a special token .q2: .*add it to model.stop_tokens"):
+        check_answers(tokenizer, [good, Completion("q2", [], f"kite {tokenizer.eos_token}", 2, True)])
+
+
+def test_the_difference_of_logprobs_by_hand() -> None:
+    report = difference([[-1.0, -2.0], [-3.0]], [[-1.0, -2.5], [-2.0]])
+    assert (report.rows, report.tokens, report.mean, report.largest) == (2, 3, 0.5, 1.0)
+
+
+def test_logprobs_are_of_the_answers_tokens_and_a_gap_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against one softmax over the whole row, written out; 0.002 in the mean is too much in float32."""
+    model = tiny_model()
+    monkeypatch.setattr(contract, "load_model", lambda source, dtype: model)
+    rows = [([1, 5, 9], [7, 2]), ([1, 4], [VOCABULARY - 1, 3, 2])]
+    expected = []
+    for prompt, answer in rows:
+        logits = model(input_ids=torch.tensor([prompt + answer])).logits[0].detach()
+        places = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
+        expected.append([float(logits[p, t] - logits[p].logsumexp(0)) for p, t in zip(places, answer, strict=True)])
+    report = compare_logprobs(ModelSource("tiny"), "float32", rows, expected)
+    assert report["tokens"] == 5 and report["largest"] < 1e-5
+    shifted = [[value + 0.002 for value in row] for row in expected]
+    with pytest.raises(ValueError, match="disagree on 5 answer tokens of tiny by 0.0020 nats"):
+        compare_logprobs(ModelSource("tiny"), "float32", rows, shifted)
+    assert compare_logprobs(ModelSource("tiny"), "bfloat16", rows, shifted)["mean"] == pytest.approx(0.002, abs=1e-5)

@@ -1,0 +1,178 @@
+"""Arena-Hard v2: another judge, a baseline and a prompt for each category, the last label, style held equal."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from focalpo.judging.arena_hard import judge_arena, labels
+from focalpo.judging.benchmarks import read_questions
+from focalpo.judging.protocol import ArenaTwoProtocol, load_protocol, protocol_hash
+from focalpo.judging.stats import arena_score, value
+from focalpo.judging.style_control import Played, style_controlled, style_difference
+from focalpo.records import Completion
+from tests.judge_stub import completion, judge_stub, opened
+
+EVAL = Path(__file__).parent.parent / "eval"
+
+
+def protocol(prompts: int = 750) -> ArenaTwoProtocol:
+    found = load_protocol(EVAL / "arena_hard_v2_0.yaml")
+    assert isinstance(found, ArenaTwoProtocol)
+    return replace(found, prompts=prompts)
+
+
+def write_files(folder: Path, uids: dict[str, str]) -> None:
+    """Questions `uid -> category`; each baseline says who it is, in the layout of 2025."""
+    rows = [{"uid": uid, "category": category, "prompt": f"ask {uid}"} for uid, category in uids.items()]
+    (folder / "question.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("o3-mini-2025-01-31", "gemini-2.0-flash-001"):
+        said = [{"uid": u, "messages": [{"role": "assistant", "content": {"answer": f"{name} on {u}"}}]} for u in uids]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
+
+
+def test_each_category_has_its_own_baseline_and_judge_prompt(tmp_path: Path) -> None:
+    write_files(tmp_path, {"h": "hard_prompt", "c": "creative_writing"})
+    questions = read_questions(protocol(2), tmp_path)
+    assert [(q.id, q.reference) for q in questions] == [
+        ("hard_prompt/h", "o3-mini-2025-01-31 on h"),
+        ("creative_writing/c", "gemini-2.0-flash-001 on c"),
+    ]
+    answers = [Completion(q.id, q.prompt, "ours", 1, True) for q in questions]
+    with judge_stub(lambda body, _: completion("[[A>B]]")) as stub, opened(stub.url, tmp_path) as endpoint:
+        games = judge_arena(questions, answers, protocol(2), endpoint)
+    assert [(game.id, game.game, game.result) for game in games] == [
+        ("hard_prompt/h", 1, 0), ("hard_prompt/h", 2, 1), ("creative_writing/c", 1, 0), ("creative_writing/c", 2, 1),
+    ]  # fmt: skip
+    prompts = {name: (EVAL / f"arena_hard_{name}prompt.txt").read_text().strip() for name in ("", "creative_")}
+    for body in stub.asked:
+        creative = "ask c" in body["messages"][1]["content"]
+        assert body["messages"][0]["content"] == prompts["creative_" if creative else ""]
+        assert (body["model"], body["temperature"], body["max_tokens"]) == ("gpt-4.1", 0, 16000)
+
+
+def test_a_category_that_the_protocol_does_not_know_is_refused(tmp_path: Path) -> None:
+    write_files(tmp_path, {"h": "hard_prompt", "c": "poetry"})
+    with pytest.raises(ValueError, match=r"has the categories \['hard_prompt', 'poetry'\]"):
+        read_questions(protocol(2), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("reply", "found"),
+    [
+        ("first [[A>B]], no: [[B>>A]]", {"B>>A"}),
+        ("lower case [[a>b]]", {"A>B"}),
+        ("one bracket [A=B]", {"A=B"}),
+        ("two brackets win: [[A>B]] then [B>A]", {"A>B"}),
+        ("[[A==B]]", set()),
+        ("none", set()),
+    ],
+)
+def test_the_last_label_counts_in_either_brackets(reply: str, found: set[str]) -> None:
+    assert labels(reply, protocol()) == found
+
+
+def test_the_creative_prompt_is_part_of_the_protocol(tmp_path: Path) -> None:
+    (tmp_path / "arena_hard_creative_prompt.txt").write_text("another")
+    before = protocol()
+    category = replace(before.categories["creative_writing"], prompt_file=tmp_path / "arena_hard_creative_prompt.txt")
+    after = replace(before, categories=before.categories | {"creative_writing": category})
+    assert protocol_hash(before) != protocol_hash(after)
+
+
+def test_style_by_hand() -> None:
+    """12 against 4 characters; one header, two list items and a bold word, those in code not counted."""
+    ours = "# h\n- a\n1. b\n**x** ```\n# no\n```"
+    (found,) = style_difference([ours], ["four"])
+    n = len(ours)
+    density = [1 / (n + 1), 2 / (n + 1), 1 / (n + 1)]
+    assert found == pytest.approx([(n - 4) / (n + 4), *(d / (d + 1) for d in density)])
+    assert style_difference(["", "same"], ["", "same"]).tolist() == [[0.0] * 4] * 2
+
+
+def games(seed: int, length_bias: float, skill: float, prompts: int = 400) -> Played:
+    draw = np.random.default_rng(seed)
+    style = np.column_stack([draw.uniform(0, 0.8, prompts), draw.normal(0, 0.1, (prompts, 3))])
+    chance = 1 / (1 + np.exp(-(skill + length_bias * style[:, :1])))
+    results = (draw.uniform(size=(prompts, 2)) < chance).astype(float)
+    results[draw.uniform(size=results.shape) < 0.1] = 0.5
+    return Played(results, np.where(results == 0.5, 1.0, draw.choice([1.0, 3.0], results.shape)), style)
+
+
+def official(models: dict[str, Played], use_style: bool) -> dict[str, float]:
+    """Upstream's way: a row a battle, models one-hot with the baseline at -1, torch's LBFGS from .5, run to its end."""
+    rows, outcomes, styles = [], [], []
+    for place, model in enumerate(models.values()):
+        for prompt, game in np.ndindex(model.results.shape):
+            for _ in range(int(model.weights[prompt, game])):
+                rows.append([float(place == i) for i in range(len(models))] + [-1.0])
+                outcomes.append(model.results[prompt, game])
+                styles.append(model.style[prompt])
+    style = torch.tensor(np.array(styles))
+    x = torch.cat([torch.tensor(rows, dtype=torch.float64), (style - style.mean(0)) / style.std(0)], 1)
+    x = x if use_style else x[:, : len(models) + 1]
+    y, b = torch.tensor(outcomes, dtype=torch.float64), torch.full((x.shape[1],), 0.5, dtype=torch.float64)
+    b.requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [b], lr=0.1, max_iter=5000, max_eval=20000, tolerance_grad=1e-9, tolerance_change=1e-12
+    )
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        found = torch.nn.functional.binary_cross_entropy_with_logits(x @ b, y, reduction="sum")
+        found.backward()
+        return found
+
+    optimizer.step(loss)
+    ratings = b.detach()[: len(models)] - b.detach()[len(models)]
+    return dict(zip(models, (100 * torch.sigmoid(ratings)).tolist(), strict=True))
+
+
+def test_the_closed_form_and_style_control_agree_with_the_official_bradley_terry_fit() -> None:
+    models = {"a": games(1, 2.0, -0.5), "b": games(2, 2.0, 0.3)}
+    closed = {name: value(arena_score(m.results[None], m.weights[None])) for name, m in models.items()}
+    assert closed == pytest.approx(official(models, use_style=False), abs=0.01)
+    assert style_controlled(models) == pytest.approx(official(models, use_style=True), abs=0.01)
+
+
+def test_a_model_that_wins_by_length_alone_loses_its_lead() -> None:
+    """Two models of the baseline's skill, one of them long: raw far apart, with style held equal they are not."""
+    long, short = games(3, 4.0, 0.0, 2000), games(4, 4.0, 0.0, 2000)
+    style = short.style * np.array([-1.0, 1, 1, 1])
+    draw = np.random.default_rng(5)
+    results = (draw.uniform(size=(2000, 2)) < 1 / (1 + np.exp(-4 * style[:, :1]))).astype(float)
+    models = {"long": long, "short": Played(results, np.ones_like(results), style)}
+    raw = {name: value(arena_score(m.results[None], m.weights[None])) for name, m in models.items()}
+    controlled = style_controlled(models)
+    assert raw["long"] - raw["short"] > 50
+    assert abs(controlled["long"] - controlled["short"]) < 8
+
+
+def test_without_style_differences_style_control_is_the_plain_score() -> None:
+    model = games(6, 0.0, 0.2)
+    plain = replace(model, style=np.zeros_like(model.style))
+    assert style_controlled({"a": plain})["a"] == pytest.approx(
+        value(arena_score(plain.results[None], plain.weights[None]))
+    )
+
+
+def test_a_model_that_won_every_battle_has_no_finite_rating() -> None:
+    model = games(7, 0.0, 0.2)
+    with pytest.raises(ValueError, match="style control has no finite ratings"):
+        style_controlled({"a": replace(model, results=np.ones_like(model.results))})
+
+
+def test_a_question_may_hold_any_line_separator(tmp_path: Path) -> None:
+    """Some of v2.0's do, unescaped: a reader that ends a line there loses them."""
+    text = "one\u2028two\x85three\x0cfour"
+    rows = [
+        {"uid": "h", "category": "hard_prompt", "prompt": text},
+        {"uid": "c", "category": "creative_writing", "prompt": "x"},
+    ]
+    write_files(tmp_path, {"h": "hard_prompt", "c": "creative_writing"})
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    (tmp_path / "question.jsonl").write_text("".join(lines) + '{"torn')
+    assert read_questions(protocol(2), tmp_path)[0].prompt[-1]["content"] == text

@@ -1,0 +1,205 @@
+"""The table and what stands below it: verdicts, corrections and warnings, in every format from the same cells."""
+
+import csv
+import io
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from focalpo.artifact import Folder, Stage
+from focalpo.judging import stats
+from focalpo.judging.stats import Interval, Remembered, holm, win_rate
+from focalpo.plan import EVAL
+from focalpo.records import ArenaGame, Completion, Pair, Question, write_records
+from focalpo.reporting.blocks import blocks, table_notes
+from focalpo.reporting.cells import Cell, Results, RowResult, holm_corrected
+from focalpo.reporting.overlaps import training_overlaps
+from focalpo.reporting.styled import styled_scores
+from focalpo.reporting.table_run import TableRun
+from focalpo.reporting.tables import as_csv, as_latex, as_markdown, as_text
+from focalpo.reporting.verdicts import Rule, protocols_of, read_rule, verdict, with_verdicts
+
+RULE = Rule(agree=1.0, errors=2.0, resolve=6.0, protocols={"ae2_wr": "official", "ae2_lc": "official"})
+
+
+def cell(p: float | None = None, value: float = 14.0, se: float = 1.0) -> Cell:
+    found = Cell(value, value - 2, value + 2, seeds=3, prompts=805, seed_sd=0.5, se=se, library_se=0.9)
+    return found if p is None else replace(found, difference=Interval(-1.5, -3.0, 0.1), p=p, detectable=2.5)
+
+
+def row(name: str, paper: dict | None = None, **cells: Cell) -> RowResult:
+    return RowResult(name, name.upper(), cells, {}, paper or {})
+
+
+def results(*rows: RowResult, warnings: tuple[str, ...] = ()) -> Results:
+    return Results("Table", {"base": "Base"}, {"base": list(rows)}, "dpo", "DPO", (), warnings)
+
+
+@pytest.mark.parametrize(
+    ("ours", "error", "paper", "word"),
+    [
+        (14.1, 1.0, 15.1, "reproduced"),  # at 1.0, and 2 * sqrt(2) * 1 = 2.8 resolves
+        (14.0, 1.0, 15.1, "within noise"),
+        (14.0, 1.0, 16.83, "differs"),  # 2.83 > 2.828
+        (14.0, 3.0, 14.0, "within noise"),  # equal, but 8.5 resolves nothing
+        (14.0, 0.1, 14.9, "reproduced"),  # beyond our noise of .28, yet as near as one model judged twice
+    ],
+)
+def test_verdicts_by_hand(ours: float, error: float, paper: float, word: str) -> None:
+    assert verdict(ours, error, paper, RULE) == word
+
+
+def test_only_cells_judged_as_the_paper_judged_get_a_verdict() -> None:
+    judged = row("sft", {"ae2_wr": 14.2, "ae2_lc": 14.2}, ae2_wr=cell(), ae2_lc=cell(), arena_hard=cell())
+    found = with_verdicts(judged, {"ae2_wr": "official", "ae2_lc": "local"}, RULE)
+    assert {name: c.verdict for name, c in found.cells.items()} == {
+        "ae2_wr": "reproduced",
+        "ae2_lc": "",
+        "arena_hard": "",
+    }
+
+
+def test_seeds_that_were_judged_under_different_protocols_have_none(tmp_path: Path) -> None:
+    def judged(name: str, alpaca: str) -> Path:
+        protocols = {"alpaca_eval": {"protocol": alpaca}, "arena_hard": {"protocol": "arena_hard_v0_1"}}
+        stage = Folder(tmp_path, Stage("judge", name, {"protocols": protocols}))
+        with stage.being_made():
+            stage.seal(0.0)
+        return stage.path
+
+    one, two = judged("a", "alpaca_eval_2"), judged("b", "alpaca_eval_2_local")
+    assert protocols_of([one]) == {
+        "ae2_lc": "alpaca_eval_2",
+        "ae2_wr": "alpaca_eval_2",
+        "arena_hard": "arena_hard_v0_1",
+    }
+    assert protocols_of([one, two]) == {"arena_hard": "arena_hard_v0_1"} and protocols_of([]) == {}
+
+
+def test_the_rule_is_in_eval_and_names_every_column(tmp_path: Path) -> None:
+    rule = read_rule(EVAL / "verdicts.yaml")
+    assert (rule.agree, rule.errors, rule.resolve) == (1.0, 1.96, 6.0)
+    assert {(EVAL / f"{name}.yaml").is_file() for name in rule.protocols.values()} == {True}
+    (tmp_path / "rule.yaml").write_text("agree: 1\n")
+    with pytest.raises(ValueError, match=r"must have exactly \['agree', 'errors', 'protocols', 'resolve'\]"):
+        read_rule(tmp_path / "rule.yaml")
+
+
+def test_p_values_are_corrected_over_the_whole_table() -> None:
+    """Four differences in two settings and two columns: .001 * 4, .02 * 3, .03 * 2, .5 * 1."""
+    table = {
+        "base": [row("dpo", ae2_wr=cell()), row("sft", ae2_wr=cell(0.02), ae2_lc=cell(0.5))],
+        "instruct": [row("dpo", ae2_wr=cell()), row("sft", ae2_wr=cell(0.001), ae2_lc=cell(0.03))],
+    }
+    found = holm_corrected(table)
+    (base, instruct) = (found[setting][1].cells for setting in found)
+    corrected = [instruct["ae2_wr"], base["ae2_wr"], instruct["ae2_lc"], base["ae2_lc"]]
+    assert [c.p_holm for c in corrected] == pytest.approx(holm([0.001, 0.02, 0.03, 0.5])) == [0.004, 0.06, 0.06, 0.5]
+    assert math.isnan(found["base"][0].cells["ae2_wr"].p_holm)
+
+
+def test_every_format_shows_differences_certainty_and_verdicts() -> None:
+    compared = replace(cell(0.01), p_holm=0.04, verdict="within noise")
+    table = results(row("dpo", ae2_wr=cell()), row("sft", {"ae2_wr": 15.5}, ae2_wr=compared))
+    expected = ["-1.5 [-3.0, +0.1] p=.040", "14.0, paper 15.5: within noise"]
+    for write in (as_text, as_markdown, as_latex):
+        text = write(table)
+        assert all(words in text for words in expected) and "how sure (points)" in text
+    (line,) = (
+        found for found in csv.DictReader(io.StringIO(as_csv(table))) if found["row"] == "sft" and found["se"] != "-"
+    )
+    names = ("se", "library_se", "seed_sd", "detectable", "p_holm", "paper", "verdict")
+    assert [line[name] for name in names] == ["1.0", "0.9", "0.5", "2.5", "0.04", "15.5", "within noise"]
+    _, certainty, _ = blocks(table.rows["base"], table)
+    assert certainty.body[0] == ["DPO", *["-"] * 4, "1.0", "0.9", "0.5", "-", *["-"] * 4]
+
+
+def test_rows_that_did_not_run_are_dashes_and_a_table_of_them_has_no_blocks() -> None:
+    table = results(row("dpo"), row("sft"))
+    assert blocks(table.rows["base"], table) == []
+    assert {found["value"] for found in csv.DictReader(io.StringIO(as_csv(table)))} == {"-"}
+
+
+def test_a_table_says_why_it_has_no_verdict() -> None:
+    assert "it has none at this scale" in table_notes(results(row("sft", ae2_wr=cell())), "files")[-1]
+    other = results(row("sft", {"ae2_wr": 15.5}, ae2_wr=cell()))
+    assert "no cell was judged under the paper's protocol" in table_notes(other, "files")[-1]
+    judged = results(row("sft", {"ae2_wr": 15.5}, ae2_wr=replace(cell(), verdict="differs")))
+    assert not any("No cell has a verdict" in note for note in table_notes(judged, "files"))
+
+
+def test_warnings_stand_first_in_every_format() -> None:
+    table = results(row("sft", ae2_wr=cell()), warnings=("some answers are empty (generate/x)",))
+    shown = "WARNING: some answers are empty (generate/x)"
+    assert as_text(table).split("\n\n")[1] == as_markdown(table).split("\n\n")[1] == shown
+    assert as_latex(table).splitlines()[1] == f"% {shown}"
+    first = next(csv.DictReader(io.StringIO(as_csv(table))))
+    assert (first["setting"], first["row"], first["value"]) == ("warning", "some answers are empty (generate/x)", "-")
+
+
+def sealed(runs: Path, kind: str, name: str, facts: dict, inputs: dict | None = None, **files: list) -> Folder:
+    stage = Folder(runs, Stage(kind, name, {"n": name}, {k: folder.stage for k, folder in (inputs or {}).items()}))
+    with stage.being_made() as job:
+        for file, records in files.items():
+            write_records(job.path / f"{file}.parquet", records)
+    stage.seal(0.0, facts)
+    return stage
+
+
+def test_pairs_are_compared_with_the_benchmarks_through_the_train_stages(tmp_path: Path) -> None:
+    prompt = [{"role": "user", "content": "sort: b a"}]
+    pairs = sealed(tmp_path, "pairs", "data", {}, train=[Pair("p1", prompt, "a b", "b a")])
+    train = sealed(tmp_path, "train", "dpo-s1", {}, {"pairs": pairs})
+    benchmark = sealed(tmp_path, "benchmark", "alpaca_eval", {}, questions=[Question("q1", prompt, "a b")])
+    inputs = {"base/dpo/1/train": train.path, "base/dpo/2/train": train.path}
+    run = TableRun(tmp_path, {}, (), inputs | {"benchmark/base/alpaca_eval": benchmark.path})
+    (found,) = training_overlaps(run).items()
+    assert found[0] == f"{pairs.path.name} against {benchmark.path.name}" and found[1].exact == [("p1", "q1")]
+
+
+def test_hard_prompts_alone_are_scored_with_style_held_equal(tmp_path: Path) -> None:
+    """Answers as long as the baseline's: the plain score of the hard prompts, (3 + .5 + 1) / (3 + 1 + 1 + 1)."""
+    prompt = [{"role": "user", "content": "ask"}]
+    names = ["hard_prompt/1", "hard_prompt/2", "creative_writing/3"]
+    benchmark = sealed(tmp_path, "benchmark", "arena_hard", {}, questions=[Question(n, prompt, "four") for n in names])
+    answers = [Completion(name, prompt, "ours", 1, True) for name in names]
+    generate = sealed(tmp_path, "generate", "dpo-s1", {}, arena_hard=answers)
+    results = {"hard_prompt/1": [(1.0, 3), (0.5, 1)], "hard_prompt/2": [(1.0, 1), (0.0, 1)]}
+    results["creative_writing/3"] = [(0.0, 3), (0.0, 3)]
+    games = [ArenaGame(name, g + 1, "", *results[name][g]) for name in names for g in (0, 1)]
+    judge = sealed(tmp_path, "judge", "dpo-s1", {}, arena_hard=games)
+    scores = styled_scores({"dpo": [(judge.path, generate.path)]}, benchmark.path)
+    assert scores == pytest.approx({"dpo": 100 * 4.5 / 6})
+
+
+def test_a_remembered_metric_resamples_once_and_is_the_metric() -> None:
+    asked = []
+
+    class Counted:
+        seeds, prompts = 1, 50
+
+        def scores(self, weights: np.ndarray) -> np.ndarray:
+            asked.append(len(weights))
+            return metric.scores(weights)
+
+    metric = win_rate(np.random.default_rng(0).uniform(1, 2, (1, 50)))
+    remembered = Remembered(Counted())
+    assert stats.interval(remembered) == stats.interval(metric)
+    assert stats.bootstrap_error(remembered) == stats.bootstrap_error(metric)
+    assert stats.value(remembered) == stats.value(metric)
+    assert asked.count(stats.ROUNDS) == 1
+
+
+def test_our_error_of_a_win_rate_is_the_librarys_for_one_run_and_arenas_is_too_small() -> None:
+    """Two equal games a prompt, all strong: six battles where there is one prompt's worth of chance: sqrt(6) less."""
+    draw = np.random.default_rng(1)
+    preference = draw.uniform(1, 2, 400)
+    assert stats.bootstrap_error(win_rate(preference[None])) == pytest.approx(
+        stats.standard_error(preference), rel=0.03
+    )
+    games = np.repeat(draw.integers(0, 2, (400, 1)).astype(float), 2, axis=1)
+    ours = stats.bootstrap_error(stats.arena_score(games[None], np.full((1, 400, 2), 3.0)))
+    assert ours / stats.battle_error(games, np.full((400, 2), 3.0)) == pytest.approx(math.sqrt(6), rel=0.03)
