@@ -7,12 +7,11 @@ import random
 from pathlib import Path
 
 from focalpo.artifact import Folder, Stage
-from focalpo.config import compose_table
-from focalpo.plan import in_order, report_stage, table_rows
+from focalpo.plan import in_order
 from focalpo.pocket.world import parse
 from focalpo.pocket.writers import WRITERS, write
 from focalpo.records import Completion, Question, read_records, write_records
-from recipes.reproduce import compose_rows, split_arguments, with_rows
+from recipes.table import planned
 from recipes.worker import make
 
 ARGUMENTS = ["rows=sft", "seeds=2"]
@@ -20,9 +19,7 @@ ARGUMENTS = ["rows=sft", "seeds=2"]
 
 
 def stages_of(arguments: list[str]) -> list[Stage]:
-    own, overrides = split_arguments(arguments)
-    table = with_rows(compose_table("pocket"), own)
-    return in_order([report_stage(table, table_rows(table, compose_rows(table, overrides)))])
+    return in_order([planned(arguments).report])
 
 
 def seal_stand_ins(runs: Path, arguments: list[str]) -> None:

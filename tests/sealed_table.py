@@ -10,6 +10,7 @@ from focalpo.records import (
     AlpacaVerdict,
     ArenaGame,
     Completion,
+    Pair,
     PairState,
     Question,
     append_json,
@@ -43,6 +44,12 @@ def sealed_stages(runs: Path, report: Stage) -> Folder:
 def _something(job: Job) -> dict:
     (job.path / "made.txt").write_text(job.key)
     return {}
+
+
+def _pairs(job: Job) -> dict:
+    prompt = [{"role": "user", "content": f"say {job.name}"}]
+    write_records(job.path / "train.parquet", [Pair(f"train-{n}", prompt, "yes", "no") for n in range(40)])
+    return {"pairs": 40}
 
 
 def _train(job: Job) -> dict:
@@ -84,4 +91,4 @@ def _judge(job: Job) -> dict:
     return {"calls": {"calls": 800, "retried": 3, "failed": 0, "replayed": 0}, "gold": {"greedy_success": 50.0}}
 
 
-MAKERS = {"benchmark": benchmark.make, "train": _train, "generate": _generate, "judge": _judge}
+MAKERS = {"benchmark": benchmark.make, "pairs": _pairs, "train": _train, "generate": _generate, "judge": _judge}
