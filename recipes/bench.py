@@ -13,7 +13,7 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -101,7 +101,7 @@ def report(config: BenchSettings, plan: list[Measurement], results: dict[str, di
         "peers": lambda: tables.comparison(plan, results),
         "ablations": lambda: tables.ablation(plan, results),
         "growth": lambda: tables.growth(plan, results, config.growth.objectives),
-        "planner": lambda: tables.planner(plans(config)),
+        "planner": lambda: tables.planner(plans(config, folder / "planner.json")),
     }
     for part in config.parts:
         table = rows[part]()
@@ -112,13 +112,16 @@ def report(config: BenchSettings, plan: list[Measurement], results: dict[str, di
     print(folder)
 
 
-def plans(config: BenchSettings) -> list[Plan]:
-    """Global batches of the first lengths, full size, dealt to more ranks than there are here."""
+def plans(config: BenchSettings, kept: Path) -> list[Plan]:
+    """Global batches of the first lengths, full size, dealt to more ranks than there are here; read if `kept`."""
+    if kept.is_file():
+        return [Plan(**values) for values in json.loads(kept.read_text())]
     lengths = next(iter(config.lengths.values()))
     found = []
     for ranks, pairs in PLANNED:
         batches = [[sum(row) for row in draw(lengths, pairs, 1.0, seed)] for seed in range(PLANNED_BATCHES)]
         found.append(planned(batches, ranks, PLANNED_TOKENS))
+    write_json(kept, [asdict(each) for each in found])
     return found
 
 

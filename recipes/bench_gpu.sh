@@ -22,10 +22,10 @@ export PATH="$PWD/$VENV/bin:$PATH" # DeepSpeed looks for ninja there
 
 command -v nvidia-smi > /dev/null && nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 
+one_shape=('~lengths.long_prompts' '~lengths.short_chat')
 if [[ -n ${BENCH:-} ]]; then
-    python -m recipes.bench bench="$BENCH" out="$OUT" parts='[peers,ablations,planner]'
+    python -m recipes.bench bench="$BENCH" out="$OUT" parts='[peers,ablations,planner]' "${one_shape[@]}"
 else
-    python -m recipes.bench bench=gpu out="$OUT" '~lengths.long_prompts' '~lengths.short_chat'
-    python -m recipes.bench bench=gpu_mistral out="$OUT" parts='[peers]' repeats=1 \
-        '~lengths.long_prompts' '~lengths.short_chat'
+    python -m recipes.bench bench=gpu out="$OUT" "${one_shape[@]}"
+    python -m recipes.bench bench=gpu_mistral out="$OUT" parts='[peers]' repeats=1 "${one_shape[@]}"
 fi

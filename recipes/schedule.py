@@ -56,6 +56,7 @@ def run_stages(runs: Path, stages: list[Stage], workers: int, silent: bool = Fal
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     display.close()
+    assert failures or not waiting, "a stage's inputs must be among the stages"
     if failures:
         left = f"\n{len(waiting)} stages that need them were not started" if waiting else ""
         raise ValueError("\n".join(f"{title}: {why}" for title, why in failures.items()) + left)

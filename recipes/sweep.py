@@ -50,7 +50,7 @@ def sweep(arguments: list[str]) -> None:
         failed = error
     made = [(*place[:2], list(place[2]), s if Folder(runs, s).sealed else None) for place, s in stages.items()]
     results = sweep_stage(table.scale, made)
-    run_stages(runs, [results], workers)
+    run_stages(runs, in_order([results]), workers)
     print((Folder(runs, results).path / "sweep.txt").read_text() + f"\n  {Folder(runs, results).path / 'sweep.csv'}")
     if failed:
         raise failed

@@ -11,7 +11,8 @@ from pathlib import Path
 import yaml
 
 from focalpo.judging.benchmarks import GITHUB
-from focalpo.judging.protocol import AlpacaProtocol, Protocol, load_protocol
+from focalpo.judging.protocol import AlpacaProtocol, ArenaProtocol, Protocol, load_protocol
+from focalpo.judging.upstream import PROMPT, TEMPLATE_NAMES
 from focalpo.plan import EVAL
 from focalpo.pocket.benchmarks import write_benchmark
 from rehearsal.hub import Repository
@@ -38,8 +39,23 @@ def repository_of(name: str, root: Path) -> Repository:
     for role, file in protocol.files.items():
         place = repository.folder / file.path
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(made / MADE[role][_kind(protocol)], place)
+        if role in MADE:
+            shutil.copyfile(made / MADE[role][_kind(protocol)], place)
+        else:
+            assert isinstance(protocol, ArenaProtocol)
+            place.write_text(_published(role, protocol))
     return repository
+
+
+def _published(role: str, protocol: ArenaProtocol) -> str:
+    """What Arena-Hard's authors publish beside the questions: the judge's settings, and a program with its prompt."""
+    if role == "prompt":
+        return f"{PROMPT} = {protocol.prompt_file.read_text()!r}\n"
+    template = protocol.user_template
+    for place, name in TEMPLATE_NAMES.items():
+        template = template.replace(name, place)
+    settings = {"temperature": protocol.temperature, "max_tokens": protocol.max_tokens}
+    return yaml.safe_dump(settings | {"regex_patterns": [protocol.regex], "prompt_template": template})
 
 
 def protocol_over(name: str, repositories: Mapping[str, Repository], folder: Path) -> Path:

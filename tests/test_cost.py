@@ -35,20 +35,20 @@ def test_states_by_hand() -> None:
     """bf16: 2 bytes of weights and of gradients, 4 of fp32 weights and 8 of moments, the last three shared by ranks."""
     count = SHAPE.parameters
     batch = Batch(10, 5)
-    plain = training_memory(SHAPE, batch, "float32", 0, 1, False)
+    plain = training_memory(SHAPE, batch, "float32", 0, 1, False, "cpu")
     assert (plain.parameters, plain.gradients, plain.optimizer) == (4 * count, 4 * count, 8 * count)
-    shared = training_memory(SHAPE, batch, "bfloat16", 2, 4, False)
+    shared = training_memory(SHAPE, batch, "bfloat16", 2, 4, False, "cpu")
     assert (shared.parameters, shared.gradients, shared.optimizer) == (2 * count, count / 2, 3 * count)
-    whole = training_memory(SHAPE, batch, "bfloat16", 3, 4, False)
+    whole = training_memory(SHAPE, batch, "bfloat16", 3, 4, False, "cpu")
     assert whole.parameters == count / 2 + 2 * 2 * 800 and whole.optimizer == 3 * count
     assert checkpoint_bytes(SHAPE) == 12 * count
 
 
 def test_activations_by_hand() -> None:
     """A token, fp32, a layer: (9 x 8 + 2 x 4 + 4 x 16) x 4 bytes = 576; recomputed: 8 x 4 a layer, one layer whole."""
-    kept = training_memory(SHAPE, Batch(10, 5), "float32", 0, 1, False)
+    kept = training_memory(SHAPE, Batch(10, 5), "float32", 0, 1, False, "cpu")
     assert kept.activations == 2 * 10 * 576
-    assert training_memory(SHAPE, Batch(10, 5), "float32", 0, 1, True).activations == 2 * 10 * 32 + 10 * 576
+    assert training_memory(SHAPE, Batch(10, 5), "float32", 0, 1, True, "cpu").activations == 2 * 10 * 32 + 10 * 576
     assert kept.head == 4 * 4 * 5 * 100
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from focalpo.artifact import Folder, Stage
+from focalpo.judging.protocol import load_protocol
 from focalpo.judging.sentinel import Drift, drift, read_sentinel, recorded_or
+from focalpo.judging.sentinel import judged as pairs_judged
 from focalpo.pocket.judge import complete
 from recipes.judge import make as judge_stage
-from tests.judge_stub import Fault, judge_stub
+from tests.judge_stub import Fault, completion, judge_stub, opened
 from tests.judged_table import ARGUMENTS, seal_stand_ins, stages_of
 
 EVAL = Path(__file__).parent.parent / "eval"
@@ -51,6 +53,15 @@ def test_the_pairs_of_eval_are_unlike_and_their_hash_is_theirs(name: str, tmp_pa
     assert read_sentinel(other).hash == sentinel.hash
     other.write_text(text.replace("second: ", "second: no ", 1))
     assert read_sentinel(other).hash != sentinel.hash
+
+
+@pytest.mark.parametrize("name", ["alpaca_eval_2", "arena_hard_v0_1", "arena_hard_v2_0"])
+def test_every_kind_of_benchmark_judges_the_pairs(name: str, tmp_path: Path) -> None:
+    sentinel, protocol = read_sentinel(EVAL / "sentinel.yaml"), load_protocol(EVAL / f"{name}.yaml")
+    logprobs = {"m": -0.1, "M": -2.0}
+    with judge_stub(lambda *_: completion("[[A>B]]", logprobs)) as stub, opened(stub.url, tmp_path) as endpoint:
+        found = pairs_judged(sentinel, protocol, endpoint)
+    assert len(found) == len(sentinel.questions) * (1 if name == "alpaca_eval_2" else 2)
 
 
 @pytest.fixture(scope="module")

@@ -160,7 +160,8 @@ def test_the_real_clients_get_models_data_and_benchmarks_at_their_pins_and_nothi
     assert "pairs 540 40 prompt and dialogues\n" in done.stdout and "model llama\n" in done.stdout
     assert done.stdout.count("refused ") == 2
     expected = {"alpaca_eval_gpt4_baseline.json", "df_gamed.csv", "instruction_difficulty.csv"}
-    assert {path.name for path in into.iterdir()} == expected | {"question.jsonl", "gpt-4-0314.jsonl"}
+    expected |= {"question.jsonl", "gpt-4-0314.jsonl", "arena-hard-v0.1.yaml", "judge_utils.py"}
+    assert {path.name for path in into.iterdir()} == expected
 
 
 def test_a_run_in_rehearsal_reaches_no_other_host(stage) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from focalpo.judging.protocol import AlpacaProtocol, Protocol, annotator_config
+from focalpo.judging.protocol import AlpacaProtocol, Protocol, annotator_config, prompt_files
 from focalpo.records import Completion, Question
 
 MILLION = 1_000_000
@@ -89,7 +89,8 @@ def expected(
         # An answer that is equal to the reference is a draw unasked.
         asked = [question for question in questions if texts.get(question.id) != question.reference]
     else:
-        around, games = len(protocol.prompt_file.read_text()) + len(protocol.user_template), 2
+        longest = max(len(file.read_text()) for file in prompt_files(protocol).values())
+        around, games = longest + len(protocol.user_template), 2
         most, asked = protocol.max_tokens, list(questions)
     characters = [
         around + len(question.prompt[-1]["content"]) + len(question.reference) + len(texts.get(question.id, ""))

@@ -18,7 +18,7 @@ import yaml
 
 from focalpo.artifact import write_json
 from focalpo.judging.endpoint import Endpoint
-from focalpo.judging.protocol import Protocol
+from focalpo.judging.protocol import ArenaTwoProtocol, Protocol
 from focalpo.judging.verdicts import judge
 from focalpo.records import AlpacaVerdict, Completion, Question
 
@@ -77,7 +77,11 @@ def read_sentinel(path: Path) -> Sentinel:
 
 def judged(sentinel: Sentinel, protocol: Protocol, endpoint: Endpoint) -> dict[str, float]:
     """The second answer's result in every pair, 0 to 1, by pair (AlpacaEval) or by pair and game (Arena-Hard)."""
-    verdicts = judge(sentinel.questions, sentinel.answers, replace(protocol, prompts=len(sentinel.questions)), endpoint)
+    # Arena-Hard v2 knows a question's prompt by its category: any of them will do here.
+    place = f"{next(iter(protocol.categories))}/" if isinstance(protocol, ArenaTwoProtocol) else ""
+    questions = [replace(question, id=place + question.id) for question in sentinel.questions]
+    answers = [replace(answer, id=place + answer.id) for answer in sentinel.answers]
+    verdicts = judge(questions, answers, replace(protocol, prompts=len(questions)), endpoint)
     return dict(
         (verdict.id, verdict.preference - 1)
         if isinstance(verdict, AlpacaVerdict)
