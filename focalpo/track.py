@@ -6,7 +6,6 @@ one W&B run, whose id is the stage's key: a stage that goes on after a kill or a
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from focalpo.artifact import Job, commit, write_json
+from focalpo.memory import resident_peak
 from focalpo.records import append_json, read_json_lines
 
 # What a stage's folder is to W&B, so that its lineage reads dataset -> reference -> checkpoint -> ... -> table.
@@ -62,7 +62,7 @@ class Tracker:
         if now - self.told < 0.5 and done < total:
             return
         self.told = now
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        memory = resident_peak() / 2**30
         state = {"done": done, "total": total, "seconds": now - self.started, "memory_gb": memory, **values}
         write_json(self.job.path / "progress.json", state)
 

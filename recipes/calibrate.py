@@ -7,7 +7,6 @@ The rate it measures (operations a second) goes to runs/calibration.json, from w
 """
 
 import json
-import resource
 import sys
 import time
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from focalpo.artifact import write_json
 from focalpo.cost import Batch, Shape, training_memory, training_operations
 from focalpo.data.tokens import Tree
+from focalpo.speed.measured import peak_bytes
 from focalpo.training.engine import TrainSettings, open_engine, start_ranks
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.packing import pack
@@ -34,7 +34,7 @@ def measure(shape: Shape, trees: int, settings: TrainSettings) -> dict:
     """Peak bytes and seconds of a step on random tokens, beside what the plan's arithmetic says of them."""
     start_ranks()
     batch = Batch(trees * (PROMPT + 2 * RESPONSE), trees * 2 * RESPONSE)
-    before = _peak()
+    before = peak_bytes()
     model = LlamaForCausalLM(_llama(shape)).to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     engine = open_engine(PackedPolicy(model), settings)
     draw = torch.Generator().manual_seed(1)
@@ -54,17 +54,11 @@ def measure(shape: Shape, trees: int, settings: TrainSettings) -> dict:
         "parameters": shape.parameters,
         "estimated_bytes": memory.total,
         "parts": asdict(memory),
-        "measured_bytes": _peak() - before,
+        "measured_bytes": peak_bytes() - before,
         "operations": operations,
         "first_step_seconds": seconds[1],  # step 0 allocates and makes Adam's moments
         "later_steps_seconds": sum(seconds[2:]) / len(seconds[2:]),
     }
-
-
-def _peak() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _tree(vocabulary: int, draw: torch.Generator, place: int) -> Tree:

@@ -9,14 +9,14 @@ from focalpo.generation import Decoding, Generator
 from focalpo.judging.sanity import health, health_warnings
 from focalpo.records import Question, read_records, write_records
 from recipes.command import run_single
-from recipes.opening import backend_of, source_of
+from recipes.opening import backend_of, source_of, unpinned
 
 
 def make(job: Job) -> dict:
     """Fill the job's folder with `<set>.parquet`."""
     settings, source = job.settings, source_of(job)
     facts: dict[str, Any] = {}
-    warnings: list[str] = []
+    warnings = unpinned(source)
     with Generator(source, backend_of(job)) as generator:
         if "model" in job.inputs:
             check_template(job.inputs["model"] / "model", generator.tokenizer)

@@ -2,6 +2,9 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
+
+from transformers import AutoConfig
 
 from focalpo.artifact import Job
 from focalpo.config import shaped
@@ -21,6 +24,14 @@ def source_of(job: Job) -> ModelSource:
     if "model" in job.inputs:
         return ModelSource(str(job.inputs["model"] / "model"), None, named["chat_template"], stops)
     return ModelSource(named["path"], named["revision"], named["chat_template"], stops)
+
+
+def unpinned(source: ModelSource) -> list[str]:
+    """What to warn of when a released model has no pinned revision: the commit that the hub gave for it."""
+    if source.revision or Path(source.path).is_dir():
+        return []
+    commit = AutoConfig.from_pretrained(source.path)._commit_hash
+    return [f"{source.path}: no revision is pinned, its commit {commit} was used"]
 
 
 def backend_of(job: Job) -> Backend:

@@ -10,14 +10,15 @@ from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.model import load_model
 from focalpo.training.ranks import device, rank
 from focalpo.training.scoring import score
-from recipes.opening import source_of, tracker_of
+from recipes.opening import source_of, tracker_of, unpinned
 
 
 def make(job: Job) -> dict:
     """Fill the job's folder with `logps.parquet`: id and one column per branch, nats."""
     start_ranks()
     # Every rank holds the whole frozen model: without optimizer and gradients 8B parameters are 16 GB in bf16.
-    policy = PackedPolicy(load_model(source_of(job), job.settings["dtype"])).to(device()).eval()
+    source = source_of(job)
+    policy = PackedPolicy(load_model(source, job.settings["dtype"])).to(device()).eval()
     branches = tuple(job.settings["branches"])
     trees = read_trees(job.inputs["pairs"] / "train_trees.parquet")
     if "mismatched" in branches:
@@ -27,4 +28,4 @@ def make(job: Job) -> dict:
         logps = score(policy, trees, branches, job.launch["micro_batch_tokens"], progress)
     if rank() == 0:
         pq.write_table(pa.table({"id": [tree.id for tree in trees], **logps}), job.path / "logps.parquet")
-    return {"pairs": len(trees)}
+    return {"pairs": len(trees), "warnings": unpinned(source)}

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from focalpo.artifact import ERROR, Damaged, Folder, Job, Stage, told_disk_errors, verify
 from focalpo.lifeline import end_with
-from recipes.memory import told_out_of_memory
+from recipes.out_of_memory import told_out_of_memory
 from recipes.quiet import cores_each, quiet
 
 RANKED = ("sft", "reward", "reference", "train")

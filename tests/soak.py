@@ -37,9 +37,9 @@ SMALL = [
     "dynamics.train_pairs=50",
     "judge.endpoint.max_attempts=9",
 ]
-# What holds seconds or the order in which replies came, and so differs between runs that are equal.
-APART = ("records.jsonl",)
-GRACE_SECONDS = 10
+# What holds seconds, dates or the order in which replies came, and so differs between runs that are equal.
+APART = ("records.jsonl", "report.html", "report.md", "report.tex", "checklist.md")
+GRACE_SECONDS = 30
 MARK = "FOCALPO_SOAK"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FLOOR = {"records", "artifact", "metrics", "track", "lifeline"}
+FLOOR = {"records", "artifact", "metrics", "track", "lifeline", "memory"}
 # room -> rooms it may import, besides the floor and itself
 MAY = {
     "data": set(),

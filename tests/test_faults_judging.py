@@ -103,7 +103,8 @@ def test_two_runs_on_the_same_folder_do_not_spoil_each_other(whole: Path, tmp_pa
     codes = [process.returncode for process in both]
     assert 0 in codes or any("being made by another process" in text for text in said), said
     finished(start(runs))
-    assert outputs(runs) == outputs(whole)
+    # The run that was refused a stage has made a table of what it had: a report of its own.
+    assert outputs(whole).items() <= outputs(runs).items()
 
 
 @pytest.mark.slow

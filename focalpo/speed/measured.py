@@ -2,10 +2,10 @@
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from focalpo.memory import resident_peak
 from focalpo.speed.flops import synchronize
 from focalpo.training.ranks import device
 
@@ -51,6 +51,4 @@ def peak_bytes() -> int:
     """The most memory that the run ever held: the GPU's allocator's, or the process's resident set on a CPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    # Not getrusage: its maximum begins with what the parent held when it started this process.
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    return resident_peak()

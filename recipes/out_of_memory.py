@@ -2,12 +2,12 @@
 
 import contextlib
 import re
-import resource
 from collections.abc import Iterator
 
 import torch
 
 from focalpo.artifact import Job
+from focalpo.memory import resident_peak
 
 GIB = 1 << 30
 # What torch's allocator for CPUs says; for GPUs there is a class.
@@ -34,8 +34,7 @@ def _used() -> str:
         free, total = torch.cuda.mem_get_info()
         peak = torch.cuda.max_memory_allocated()
         return f"{peak / GIB:.1f} GiB of tensors at the peak, {free / GIB:.1f} of {total / GIB:.1f} GiB of the GPU free"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return f"{peak / GIB:.1f} GiB in this process at the peak"
+    return f"{resident_peak() / GIB:.1f} GiB in this process at the peak"
 
 
 def _what_to_lower(job: Job) -> str:
@@ -49,4 +48,4 @@ def _what_to_lower(job: Job) -> str:
         lower.append("activations by train.activation_checkpointing=true")
     if launch.get("zero_stage", 3) < 3 and launch.get("ranks", 1) > 1:
         lower.append(f"states per rank by train.zero_stage=3 (it is {launch['zero_stage']})")
-    return "; or ".join([*lower, "or take fewer launch.workers"]).replace("; or or", "; or")
+    return "; or ".join([*lower, "take fewer launch.workers"])
