@@ -7,6 +7,7 @@ import nbformat
 import pytest
 
 from recipes.notebooks import NOTEBOOKS, render, run_notebook
+from tests.notebook_text import text_of
 
 FORBIDDEN = ("torch", "recipes", "focalpo.training", "requests", "http://", "https://")
 
@@ -33,9 +34,7 @@ def test_a_notebook_is_kept_without_outputs_and_only_reads(path: Path) -> None:
 def test_a_notebook_runs_on_a_report_without_a_warning_and_shows_its_numbers(path: Path, sealed_report: Path) -> None:
     outputs = [output for cell in run_notebook(path, sealed_report).cells for output in cell.get("outputs", [])]
     assert not [output.text for output in outputs if output.get("name") == "stderr"]
-    shown = "".join(
-        output.get("data", {}).get(kind, "") for output in outputs for kind in ("text/plain", "text/markdown")
-    )
+    shown = text_of(outputs)
     assert not re.search(r"\bnan\b", shown, re.I)
     if path.stem == "02_table1":
         assert (sealed_report / "summary.md").read_text().strip() in shown

@@ -17,6 +17,7 @@ from focalpo.reporting.table_run import TableRun, newest_reports
 from recipes.publish import publish
 from recipes.why import why
 from tests.conftest import made
+from tests.notebook_text import notebook_text
 from tests.sealed_table import planned, sealed_stages
 
 
@@ -121,6 +122,7 @@ def test_one_changed_verdict_changes_every_place_that_shows_the_score(sealed_rep
         "terminal": (report / "table1.txt").read_text(),
         "README": (tmp_path / "README.md").read_text(),
         "why": why("focalpo/base/ae2_wr", newest_reports(runs)),
+        "notebook": notebook_text("02_table1", report),
     }
     for name, text in pages.items():
         row = next(
