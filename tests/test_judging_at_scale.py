@@ -1,7 +1,6 @@
 """AlpacaEval's and Arena-Hard's number of judgements from a judge that fails a tenth of its calls, killed half-way."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -13,14 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from focalpo.judging.benchmarks import read_questions
 from focalpo.judging.protocol import load_protocol
 from focalpo.judging.verdicts import judge
-from focalpo.pocket.benchmarks import write_benchmark
 from focalpo.pocket.judge import GARBAGE, complete
 from focalpo.pocket.world import draw_tasks
 from focalpo.pocket.writers import WRITERS, write
-from focalpo.records import Completion
+from focalpo.records import Completion, Question
 from tests.judge_stub import Fault, Stub, judge_stub, opened
 
 ROOT = Path(__file__).parent.parent
@@ -37,23 +34,22 @@ from focalpo.records import write_records
 url, folder, *prompts = sys.argv[1:]
 room.FIRST_WAIT_SECONDS = 0.001
 with opened(url, Path(folder), concurrency=8, max_attempts=12, timeout_seconds=TIMEOUT) as endpoint:
-    for name, task in tasks(Path(folder), *map(int, prompts)).items():
+    for name, task in tasks(*map(int, prompts)).items():
         write_records(Path(folder) / f"{name}.parquet", judge(*task, endpoint))
 """
 
 
-def tasks(folder: Path, alpaca_prompts: int, arena_prompts: int) -> dict[str, tuple]:
-    """Both pocket benchmarks at the asked size, answered by a middling writer."""
+def tasks(alpaca_prompts: int, arena_prompts: int) -> dict[str, tuple]:
+    """Both benchmarks at the asked size in the pocket language: one writer answers, another wrote the reference."""
     found = {}
     for kind, prompts in (("alpaca_eval", alpaca_prompts), ("arena_hard", arena_prompts)):
-        place = folder / f"{kind}-{os.getpid()}"
-        place.mkdir()
-        write_benchmark(kind, place, rows=prompts)
         protocol = replace(load_protocol(ROOT / f"eval/pocket_{kind}.yaml"), prompts=prompts)
-        questions = read_questions(protocol, place)
         rng = random.Random(kind)
-        texts = [write(task, WRITERS["mid"], rng) for task in draw_tasks(prompts, kind)]
-        answers = [Completion(q.id, q.prompt, text, 3, True) for q, text in zip(questions, texts, strict=True)]
+        questions, answers = [], []
+        for n, task in enumerate(draw_tasks(prompts, kind)):
+            prompt = [{"role": "user", "content": task.prompt}]
+            questions.append(Question(str(n), prompt, write(task, WRITERS["expert"], rng)))
+            answers.append(Completion(str(n), prompt, write(task, WRITERS["mid"], rng), 3, True))
         found[kind] = (questions, answers, protocol)
     return found
 
@@ -99,7 +95,7 @@ def test_killed_and_resumed_under_faults_every_judgement_is_a_verdict_and_no_ans
     calm.mkdir()
     fire.mkdir()
     with judge_stub(lambda body, _: complete(body)) as stub, opened(stub.url, calm, concurrency=8) as endpoint:
-        expected = {name: judge(*task, endpoint) for name, task in tasks(calm, *prompts).items()}
+        expected = {name: judge(*task, endpoint) for name, task in tasks(*prompts).items()}
     assert [len(found) for found in expected.values()] == [prompts[0], 2 * prompts[1]]
 
     with judge_stub(failing) as stub:

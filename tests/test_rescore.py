@@ -29,7 +29,7 @@ def unknown(host, *_, **__):
 
 connect, socket.socket.connect, socket.getaddrinfo = socket.socket.connect, refused, unknown
 """
-TABLES = ("table1.txt", "table1.md", "table1.csv", "table1.tex", "report.md")
+TABLES = ("table1.txt", "table1.md", "table1.csv", "table1.tex", "summary.md")
 
 
 def command(recipe: str, runs: Path, **environment: str) -> subprocess.CompletedProcess:

@@ -202,8 +202,13 @@ def test_unknown_parts_are_named() -> None:
 def test_the_gpu_script_runs_its_path_on_a_cpu_and_both_engines_agree(tmp_path: Path) -> None:
     """The whole comparison, with real TRL, on a model of no size; then once more, from what the first one kept."""
     environment = os.environ | {"BENCH": "tiny", "OUT": str(tmp_path), "VENV": sys.prefix}
-    command = [str(ROOT / "recipes/bench_gpu.sh")]
-    first = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    def compared() -> str:
+        ended = subprocess.run([ROOT / "recipes/bench_gpu.sh"], env=environment, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout
+
+    first = compared()
     (folder,) = tmp_path.iterdir()
     rows = list(csv.DictReader(StringIO((folder / "peers.csv").read_text())))
     assert [row["engine"] for row in rows] == ["ours", *compose_bench("tiny", []).peers]
@@ -213,8 +218,7 @@ def test_the_gpu_script_runs_its_path_on_a_cpu_and_both_engines_agree(tmp_path: 
         if row["largest gradient change"]:
             assert float(row["largest gradient change"]) < 1e-4, row["engine"]
     stamps = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    assert again == first and stamps == {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+    assert compared() == first and stamps == {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
 
 
 def test_results_are_plain_numbers(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def as_markdown(results: Results) -> str:
 
 
 def as_csv(results: Results) -> str:
-    """One line per setting, row and column, every number at full precision; first a line for each warning."""
+    """One line per setting, row and column, every number at full precision."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     fields = [
@@ -57,8 +57,6 @@ def as_csv(results: Results) -> str:
         "verdict",
     ]
     writer.writerow(["setting", "row", "column", "seeds", "prompts", *fields])
-    for warning in results.warnings:
-        writer.writerow(["warning", warning, *[NONE] * (3 + len(fields))])
     for setting, rows in results.rows.items():
         for row in rows:
             for name in COLUMNS:
