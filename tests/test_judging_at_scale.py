@@ -124,4 +124,4 @@ def test_killed_and_resumed_under_faults_every_judgement_is_a_verdict_and_no_ans
     replay.mkdir()
     (fire / "records.jsonl").rename(replay / "records.jsonl")
     with opened(None, replay) as endpoint:
-        assert {name: judge(*task, endpoint) for name, task in tasks(replay, *prompts).items()} == expected
+        assert {name: judge(*task, endpoint) for name, task in tasks(*prompts).items()} == expected
