@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from transformers import AutoConfig
+from huggingface_hub import hf_hub_download
 
 from focalpo.artifact import Job
 from focalpo.config import shaped
@@ -30,7 +30,7 @@ def unpinned(source: ModelSource) -> list[str]:
     """What to warn of when a released model has no pinned revision: the commit that the hub gave for it."""
     if source.revision or Path(source.path).is_dir():
         return []
-    commit = AutoConfig.from_pretrained(source.path)._commit_hash
+    commit = Path(hf_hub_download(source.path, "config.json")).parent.name  # of the cache: snapshots/COMMIT/config.json
     return [f"{source.path}: no revision is pinned, its commit {commit} was used"]
 
 
