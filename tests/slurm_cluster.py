@@ -20,7 +20,7 @@ AuthInfo=socket={folder}/munge.sock
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
-ReturnToService=2
+ReturnToService=1
 SlurmctldPort={port}
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
@@ -85,6 +85,12 @@ def start_node(node: str) -> None:
     subprocess.run(["slurmd", "-c", "-N", node], check=True, capture_output=True)
 
 
+def mend_node(node: str) -> None:
+    """Bring a node back that was down."""
+    start_node(node)
+    slurm("scontrol", "update", f"NodeName={node}", "State=RESUME")
+
+
 def stop_node(folder: Path, node: str) -> None:
     """As a node that loses its power: slurmd, its job keepers and every process of its jobs, without a word."""
     tasks = _having(f"SLURMD_NODENAME={node}")  # what Slurm has started on a node knows its name
@@ -92,6 +98,8 @@ def stop_node(folder: Path, node: str) -> None:
     for pid in [int((folder / f"slurmd-{node}.pid").read_text()), *keepers, *tasks]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    # The controller finds out by itself after some pings, in one to four minutes; an administrator is faster.
+    slurm("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost its power")
 
 
 def _having(variable: str) -> list[int]:
