@@ -95,7 +95,7 @@ def test_a_folder_that_holds_no_annotations_is_told_in_one_line(tmp_path: Path) 
     with pytest.raises(ValueError, match="holds no annotations; give a folder of NAME.json"):
         read_annotations(tmp_path, None)
     (tmp_path / "model.json").write_text('[{"instruction": "do"}]')
-    with pytest.raises(ValueError, match=r"model.json holds no annotations \(no 'output_1'\); each row has"):
+    with pytest.raises(ValueError, match=r"model.json: 1 rows \(0\) have no output_1; annotate them again"):
         read_annotations(tmp_path, None)
     (tmp_path / "model.json").write_text('[{"instruction": "do", "output_1": "a", "output_2": "b", "preference": NaN}]')
     with pytest.raises(ValueError, match="model.json holds no row with a preference"):

@@ -4,18 +4,16 @@ Each is a list of rows in the library's own format; instruction, output_1 (the r
 preference are read. A row without a preference was never judged, and is left out on both sides.
 """
 
-import gzip
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from focalpo.judging.annotations import PAIR, annotation_rows, preference_of
 from focalpo.judging.stats import Array
 from focalpo.records import Completion, Question
 
 ENDINGS = (".json", ".json.gz")
-READ = ("instruction", "output_1", "output_2", "preference")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +53,14 @@ def read_annotations(folder: Path, limit: int | None) -> list[Annotated]:
 
 
 def _read(path: Path, limit: int | None) -> Annotated:
-    try:
-        text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        rows = [[row[name] for name in READ] for row in json.loads(text)[:limit]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{path} holds no annotations ({reason}); each row has {', '.join(READ)}") from None
-    rows = [row for row in rows if row[3] is not None and row[3] == row[3]]
+    found = [(row, preference_of(path, row)) for row in annotation_rows(path, PAIR)[:limit]]
+    rows = [([row[name] for name in PAIR], preference) for row, preference in found if not np.isnan(preference)]
     if not rows:
         raise ValueError(f"{path} holds no row with a preference; leave the file out of the folder")
-    asked = [[{"role": "user", "content": str(instruction)}] for instruction, *_ in rows]
+    asked = [[{"role": "user", "content": instruction}] for (instruction, _, _), _ in rows]
     return Annotated(
         path.name.partition(".json")[0],
-        [Question(str(n), asked[n], row[1]) for n, row in enumerate(rows)],
-        [Completion(str(n), asked[n], row[2], 0, True) for n, row in enumerate(rows)],
-        np.array([row[3] for row in rows], dtype=float),
+        [Question(str(n), asked[n], reference) for n, ((_, reference, _), _) in enumerate(rows)],
+        [Completion(str(n), asked[n], answer, 0, True) for n, ((_, _, answer), _) in enumerate(rows)],
+        np.array([preference for _, preference in rows]),
     )

@@ -20,6 +20,7 @@ from focalpo.judging.length_control import Gamed, fit, length_controlled
 from focalpo.judging.stats import Array, discrete_win_rate, standard_error, value, win_rate
 
 GZIP = b"\x1f\x8b"
+PAIR = ("instruction", "output_1", "output_2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +60,14 @@ def read_annotations(path: Path, instructions: Sequence[str] | None = None) -> A
     Raises:
         ValueError: when the file is no list of annotations of one model, or a row is no benchmark row.
     """
-    rows = _rows(path)
+    rows = annotation_rows(path, (*PAIR, "generator_2"))
     models = sorted({str(row["generator_2"]) for row in rows})
     references = sorted({str(row.get("generator_1")) for row in rows})
     if len(models) != 1 or len(references) != 1:
         raise ValueError(f"{path} compares {models} with {references}; give each model and reference its own file")
     place = np.arange(len(rows)) if instructions is None else _places(path, rows, instructions)
     rows, place = [rows[i] for i in np.argsort(place)], np.sort(place)
-    preference = np.array([_preference(path, row) for row in rows])
+    preference = np.array([preference_of(path, row) for row in rows])
     lengths = (np.array([len(row[side]) for row in rows], dtype=float) for side in ("output_1", "output_2"))
     return Annotations(models[0], references[0], place, preference, *lengths)
 
@@ -95,7 +96,12 @@ def score(found: Annotations, gamed: Gamed | None) -> AnnotationScores:
     return AnnotationScores(wr, standard_error(judged), discrete_win_rate(judged), lc, len(judged))
 
 
-def _rows(path: Path) -> list[dict]:
+def annotation_rows(path: Path, texts: Sequence[str]) -> list[dict]:
+    """The rows of an annotation file, gzipped or not, each with these keys as texts.
+
+    Raises:
+        ValueError: when it is no such file; rows that lack a text are named.
+    """
     try:
         content = path.read_bytes()
         rows = json.loads(gzip.decompress(content) if content.startswith(GZIP) else content)
@@ -103,7 +109,7 @@ def _rows(path: Path) -> list[dict]:
         raise ValueError(f"{path} cannot be read as JSON ({error}); give an alpaca_eval annotations file") from None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{path} must hold a list of annotations; give an alpaca_eval annotations file")
-    for key in ("instruction", "output_1", "output_2", "generator_2"):
+    for key in texts:
         broken = [str(i) for i, row in enumerate(rows) if not isinstance(row.get(key), str)]
         if broken:
             raise ValueError(f"{path}: {named(broken)} have no {key}; annotate them again")
@@ -122,7 +128,12 @@ def _places(path: Path, rows: Sequence[dict], instructions: Sequence[str]) -> np
     return np.array([where[row["instruction"]].pop(0) for row in rows])
 
 
-def _preference(path: Path, row: dict) -> float:
+def preference_of(path: Path, row: dict) -> float:
+    """The row's preference, 1 for the reference to 2 for the model, 0 a draw; NaN when it was never judged.
+
+    Raises:
+        ValueError: when it is no preference.
+    """
     found = row.get("preference")
     value = float("nan") if found in (None, "") else float(found)
     if np.isnan(value) or value == 0 or 1 <= value <= 2:
