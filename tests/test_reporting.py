@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from focalpo.judging.stats import Interval
+from focalpo.plan import EVAL
 from focalpo.records import AlpacaVerdict, ArenaGame, write_records
+from focalpo.reporting import cells
 from focalpo.reporting.answers import judged_answers
 from focalpo.reporting.cells import Cell, Results, RowResult
 from focalpo.reporting.checklist import checklist
@@ -16,6 +18,7 @@ from focalpo.reporting.document import as_summary
 from focalpo.reporting.judges import judge_statistics
 from focalpo.reporting.provenance import chain, commands
 from focalpo.reporting.table_run import TableRun
+from focalpo.reporting.verdicts import read_rule
 
 
 def test_a_curve_is_the_mean_over_seeds_and_over_windows_of_steps(tmp_path: Path) -> None:
@@ -88,3 +91,18 @@ def test_the_checklist_counts_what_the_manifests_say(sealed_report: Path) -> Non
     assert "4 preference runs with dpo, focalpo" in text
     assert len([line for line in text.splitlines() if line[:1].isdigit()]) == 16
     assert "Nothing was trained" in checklist(run, Results("T", {}, {}, "dpo", "DPO", ()), {})
+
+
+def test_runs_of_other_seeds_are_not_taken_for_pairs(sealed_report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows with one run each, of different seeds: as many runs, but no two that share their data order."""
+    run, asked = TableRun.read(sealed_report), []
+
+    def compare(metric: object, base: object, same_seeds: bool) -> tuple[Interval, float]:
+        asked.append(same_seeds)
+        return Interval(0.0, 0.0, 0.0), 1.0
+
+    monkeypatch.setattr(cells, "paired_difference", compare)
+    lost = ("base/dpo/1/", "base/focalpo/2/", "base/sft/1/")
+    inputs = {name: path for name, path in run.inputs.items() if not name.startswith(lost)}
+    replace(run, inputs=inputs).results({}, read_rule(EVAL / "verdicts.yaml"), "T", ())
+    assert asked == [True] * 3 + [False] * 3, "SFT's run has DPO's seed, FocalPO's has another"

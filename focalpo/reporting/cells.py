@@ -38,6 +38,7 @@ EXTRAS = {
 class Run:
     """The sealed folders of one model: a row at one seed."""
 
+    seed: str
     judge: Path
     facts: Mapping[str, float]
 
@@ -117,6 +118,7 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class _Score:
+    seeds: tuple[str, ...]
     metric: Metric
     library_se: float
 
@@ -165,16 +167,16 @@ def _scores(runs: Sequence[Run], gamed: Path) -> dict[str, _Score]:
     games = [read_records(run.judge / "arena_hard.parquet", ArenaGame) for run in runs]
     results, weights = (_array(games, name).reshape(len(runs), -1, 2) for name in ("result", "weight"))
     benchmark = read_gamed(gamed)
+
+    def scored(metric: Metric, library_errors: Sequence[float]) -> _Score:
+        return _Score(tuple(run.seed for run in runs), Remembered(metric), float(np.mean(library_errors)))
+
     controlled = LengthControlled(preference, *lengths, benchmark)
     return {
-        "ae2_lc": _score(controlled, [library_error(found, benchmark) for found in controlled.fits]),
-        "ae2_wr": _score(win_rate(preference), [standard_error(run) for run in preference]),
-        "arena_hard": _score(arena_score(results, weights), list(map(battle_error, results, weights))),
+        "ae2_lc": scored(controlled, [library_error(found, benchmark) for found in controlled.fits]),
+        "ae2_wr": scored(win_rate(preference), [standard_error(run) for run in preference]),
+        "arena_hard": scored(arena_score(results, weights), list(map(battle_error, results, weights))),
     }
-
-
-def _score(metric: Metric, library_errors: Sequence[float]) -> _Score:
-    return _Score(Remembered(metric), float(np.mean(library_errors)))
 
 
 def _array(runs: Sequence[Sequence[object]], name: str) -> np.ndarray:
@@ -187,8 +189,7 @@ def _cell(score: _Score, base: _Score | None) -> Cell:
     cell = replace(cell, se=bootstrap_error(metric), library_se=score.library_se)
     if base is None:
         return cell
-    # Rows with the same number of seeds used the same seeds: data order and sampling are then shared pair by pair.
-    same = metric.seeds == base.metric.seeds
+    same = score.seeds == base.seeds  # data order and sampling are then shared run by run
     difference, p = paired_difference(metric, base.metric, same)
     return replace(cell, difference=difference, p=p, detectable=detectable_difference(metric, base.metric, same))
 

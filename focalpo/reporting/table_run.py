@@ -76,7 +76,7 @@ class TableRun:
 
     def _runs(self, setting: str, row: str) -> list[Run]:
         return [
-            Run(judge, _facts(judge, self.inputs[f"{setting}/{row}/{seed}/generate"]))
+            Run(seed, judge, _facts(judge, self.inputs[f"{setting}/{row}/{seed}/generate"]))
             for seed, judge in self.seeds(setting, row, "judge").items()
         ]
 
