@@ -30,7 +30,7 @@ def reproduce(arguments: list[str]) -> None:
     if missing := unmet(plan):
         raise ValueError(missing)
     if first.cluster.scheduler == "slurm" and not Folder(runs, report).sealed:
-        print(submit(plan))
+        print(submit(runs, report, first.cluster))
         return
     workers = first.launch.workers
     stages = in_order([report])

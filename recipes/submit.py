@@ -15,11 +15,10 @@ from pathlib import Path
 from focalpo.artifact import Folder, Stage
 from focalpo.plan import in_order
 from focalpo.schema import ClusterConfig, SizeConfig
-from recipes.table import Planned
 from recipes.worker import RANKED
 
 ROOT = Path(__file__).parent.parent
-TEMPLATES = {kind: "train" for kind in RANKED} | {"generate": "generate", "report": "report"}
+TEMPLATES = {kind: "train" for kind in RANKED} | {"generate": "generate", "sample": "generate", "report": "report"}
 
 
 @dataclass(slots=True)
@@ -63,14 +62,14 @@ def dependency(array: Array) -> str:
     return ",".join(f"{kind}:{job}" for kind, job in kinds)
 
 
-def submit(plan: Planned) -> str:
-    """Submit what is missing of the table; returns a line per array.
+def submit(runs: Path, goal: Stage, cluster: ClusterConfig) -> str:
+    """Submit the goal's stage and what is missing for it; returns a line per array.
 
     Raises:
         ValueError: when the sizes do not fit the ranks, or Slurm refuses a job.
     """
-    runs, cluster = plan.runs.absolute(), plan.first.cluster
-    stages = in_order([plan.report])
+    runs = runs.absolute()
+    stages = in_order([goal])
     done = {stage.key for stage in stages if Folder(runs, stage).sealed}
     queued = {task.key: task.job for task in queue(runs)}
     left = arrays(stages, done, queued)

@@ -2,6 +2,7 @@
 
 python -m recipes.sweep table=paper rows=dpo,focalpo                 the search that the table writes down for each row
 python -m recipes.sweep rows=focalpo objective.gamma=0,0.05,0.1 train.learning_rate=3e-4,6e-4         or one of your own
+python -m recipes.sweep table=paper cluster=slurm                    every point a task of an array; again: the results
 
 The rule: of a row's points the one with the highest reward accuracy on the held-out pairs after training is taken, of
 equal ones the first. No benchmark and no judge has a say, so that what is judged later has not been chosen by it.
@@ -20,6 +21,7 @@ from focalpo.records import PairState, read_records
 from focalpo.schema import TableConfig
 from recipes.command import explained
 from recipes.schedule import run_stages
+from recipes.submit import submit
 from recipes.table import compose_rows, split_arguments, with_rows
 
 FIELDS = ("setting", "row", "point", "reward_accuracy", "standard_error", "margin", "best")
@@ -43,17 +45,27 @@ def sweep(arguments: list[str]) -> None:
     first = next(iter(configs.values()))
     runs, workers = Path(first.runs), first.launch.workers
     print(f"{len(stages)} points")
+    tried = [(setting, row, _knobs(point), stage) for (setting, row, point), stage in stages.items()]
+    whole = sweep_stage(table.scale, [*tried])
+    if first.cluster.scheduler == "slurm" and not Folder(runs, whole).sealed:
+        print(submit(runs, whole, first.cluster))
+        return
     failed: ValueError | None = None
     try:
         run_stages(runs, in_order(list(stages.values())), workers)
     except ValueError as error:
         failed = error
-    made = [(*place[:2], list(place[2]), s if Folder(runs, s).sealed else None) for place, s in stages.items()]
+    made = [(s, r, point, stage if Folder(runs, stage).sealed else None) for s, r, point, stage in tried]
     results = sweep_stage(table.scale, made)
     run_stages(runs, in_order([results]), workers)
     print((Folder(runs, results).path / "sweep.txt").read_text() + f"\n  {Folder(runs, results).path / 'sweep.csv'}")
     if failed:
         raise failed
+
+
+def _knobs(point: tuple[str, ...]) -> list[str]:
+    """A point's overrides without those that say where it is made."""
+    return [override for override in point if override.partition("=")[0] not in ("runs", "cluster")]
 
 
 def _only(table: TableConfig, setting: str, row: str) -> TableConfig:

@@ -11,6 +11,7 @@ from focalpo.artifact import Folder
 from focalpo.plan import in_order
 from recipes.plan import described
 from recipes.submit import ROOT, arrays, dependency, submit
+from recipes.sweep import sweep
 from recipes.table import planned
 
 PAPER = ["table=paper", "cluster=slurm"]
@@ -82,7 +83,7 @@ def test_sizes_become_flags_and_names_are_taken_as_they_are(fake_slurm: Path, tm
     container = "cluster.container=[apptainer,exec,'my image.sif']"
     plan = planned([*PAPER, container, "cluster.partition=gpu", "cluster.setup=site.sh"])
     plan.first.runs = str(runs)
-    said = submit(plan)
+    said = submit(plan.runs, plan.report, plan.first.cluster)
     calls = [path.read_bytes().decode().split("\0")[:-1] for path in sorted(fake_slurm.iterdir())]
     assert len(calls) == len(said.splitlines()) - 1
     train = next(call for call in calls if "slurm/train.sbatch" in call and "--array=0-9%4" in call)
@@ -119,7 +120,7 @@ def test_a_template_runs_the_worker_on_its_own_line_of_the_list(fake_slurm: Path
 def test_gpus_that_do_not_fit_the_ranks_are_told_before_anything_is_submitted(fake_slurm: Path, tmp_path: Path) -> None:
     plan = planned([*PAPER, "cluster.stages.train.gpus=4", f"runs={tmp_path / 'runs'}"])
     with pytest.raises(ValueError, match="cluster.stages.train: 1 nodes x 4 GPUs are not launch.ranks=8"):
-        submit(plan)
+        submit(plan.runs, plan.report, plan.first.cluster)
     assert not list(fake_slurm.iterdir())
 
 
@@ -130,3 +131,13 @@ def test_the_plan_tells_every_array_and_the_judges_requests(tmp_path: Path) -> N
     total = next(line for line in said.splitlines() if line.startswith("sum"))
     assert total.split()[1] == "73" and f"{22 * (805 + 2 * 500):,}" in total
     assert not list(tmp_path.iterdir())
+
+
+def test_a_search_is_one_array_of_trainings_and_its_results_wait_for_all(fake_slurm: Path, tmp_path: Path) -> None:
+    sweep(
+        ["cluster=slurm_cpu", "rows=focalpo", "settings=base", "objective.gamma=0,0.1,0.25", f"runs={tmp_path / 'r'}"]
+    )
+    calls = [path.read_bytes().decode().split("\0")[:-1] for path in sorted(fake_slurm.iterdir())]
+    kinds = [next(word for word in call if word.startswith("--job-name")).split("=")[1].split("-")[0] for call in calls]
+    assert kinds == ["sft", "sft", "pairs", "reference", "train", "sweep"]
+    assert "--array=0-5%2" in calls[-2] and any(word.startswith("--dependency=afterok:") for word in calls[-1])
