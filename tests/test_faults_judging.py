@@ -19,7 +19,16 @@ KEY = "sk-planted-Q7x93kfPz-do-not-write-me"
 
 
 def start(runs: Path, *more: str, **environment: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "recipes.reproduce", f"runs={runs}", *SMALL, "rows=sft,dpo", *more]
+    command = [
+        sys.executable,
+        "-m",
+        "recipes.reproduce",
+        f"runs={runs}",
+        *SMALL,
+        "rows=sft,dpo",
+        "settings=base",
+        *more,
+    ]
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -56,8 +65,10 @@ def unsealed(runs: Path, whole: Path, *kinds: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind, sign", [("generate", ".lock"), ("judge", "records.jsonl")])
-@pytest.mark.parametrize("victim", ["group", "command"])
+@pytest.mark.parametrize(
+    "kind, sign, victim",
+    [("generate", ".lock", "group"), ("judge", "records.jsonl", "group"), ("judge", ".lock", "command")],
+)
 def test_a_kill_while_answering_or_judging_gives_the_same_table_and_leaves_nothing(
     whole: Path, tmp_path: Path, kind: str, sign: str, victim: str
 ) -> None:
