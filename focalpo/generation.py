@@ -203,9 +203,10 @@ class _Vllm:
     def __init__(self, source: ModelSource, backend: Backend, stops: list[int]) -> None:
         on_cpu = not torch.cuda.is_available()
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        if on_cpu:  # a small cache, and no second process, which would start slower than it answers
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        # No second process: it would outlive a stage that is killed, and hold the GPU's memory.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        if on_cpu:
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
         try:
             import vllm
         except ImportError as error:

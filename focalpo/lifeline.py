@@ -6,6 +6,7 @@ python -m focalpo.lifeline PID MODULE ARGUMENTS...      run a module that ends w
 import os
 import runpy
 import select
+import signal
 import sys
 import threading
 
@@ -23,6 +24,8 @@ def _wait_and_end(other: int) -> None:
     poll = select.poll()
     poll.register(other, select.POLLIN)  # readable when the process has ended
     poll.poll()
+    if os.getpgrp() == os.getpid():  # a server that was started apart from its maker: its own children go with it
+        os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 

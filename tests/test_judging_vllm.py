@@ -24,6 +24,7 @@ from focalpo.judging.stats import arena_score, value, win_rate
 from focalpo.judging.verdicts import judge
 from focalpo.records import Completion, Question
 from recipes.judge_server import endpoint_of
+from tests.soak import MARK, leaked
 
 ROOT = Path(__file__).parent.parent
 SPECIAL = ("<eos>", "<judge>", "m", "M", "[[A>B]]")
@@ -146,7 +147,8 @@ with address_of(sys.argv[1]):
 @pytest.mark.vllm
 def test_a_killed_stage_takes_its_server_with_it(model: Path, tmp_path: Path) -> None:
     ready = tmp_path / "ready"
-    stage = subprocess.Popen([sys.executable, "-c", SERVE, settings(model)["base_url"], str(ready)], cwd=ROOT)
+    command = [sys.executable, "-c", SERVE, settings(model)["base_url"], str(ready)]
+    stage = subprocess.Popen(command, cwd=ROOT, env=os.environ | {MARK: str(tmp_path)})
     deadline = time.monotonic() + 300
     while not ready.exists() and time.monotonic() < deadline:
         assert stage.poll() is None
@@ -154,9 +156,7 @@ def test_a_killed_stage_takes_its_server_with_it(model: Path, tmp_path: Path) ->
     assert [line for line in servers() if str(model) in line]
     os.kill(stage.pid, signal.SIGKILL)
     stage.wait()
-    while (left := [line for line in servers() if str(model) in line]) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not left
+    assert leaked(str(tmp_path)) == [], "the engine is a process of the server's, under another name"
 
 
 def test_a_server_that_cannot_start_is_one_line_and_none_needs_a_model(tmp_path: Path) -> None:
