@@ -19,7 +19,7 @@ def checklist(run: TableRun, results: Results, stages: Chain) -> str:
         ("Open data and code", "yes", f"Apache-2.0; commits {where}. Data are made here or fetched by sha256."),
         ("Experimental details", "yes", _training(stages)),
         ("Statistical significance", "yes", f"{_list(seeds)} seeds a row, {_list(prompts)} prompts; 95% bootstrap "
-         "intervals over prompts crossed with seeds, paired differences, Holm's correction over a column's rows."),
+         "intervals over prompts crossed with seeds, paired differences, Holm's correction over the table."),
         ("Compute resources", "yes", _compute(stages)),
         ("Code of ethics", "yes", "No people, no personal data."),
         ("Broader impacts", "not applicable", "A reproduction of a published training method; no model is released."),
