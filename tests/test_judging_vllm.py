@@ -95,6 +95,12 @@ def settings(model: Path) -> dict:
     }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def small_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM on a CPU asks for nearly all memory of the machine unless it is told how much, in GiB."""
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+
+
 def pairs(name: str) -> tuple[list[Question], list[Completion], Protocol]:
     questions = [
         Question(str(n), [{"role": "user", "content": f"question {n}"}], f"answer {n}") for n in range(PROMPTS)
