@@ -1,5 +1,6 @@
 """Judge one model's completions on every benchmark: verdicts, each request recorded, and the scores of this one run."""
 
+import sys
 from dataclasses import asdict
 
 from focalpo.artifact import Job, write_json
@@ -69,7 +70,8 @@ def _drift(job: Job, tasks: dict[str, Task], sentinel: Sentinel, endpoint: Endpo
             raise
         except ValueError as error:
             if not endpoint.offline:  # a record that was made without a sentinel says nothing about drift
-                warnings.append(f"{protocol.name}: the judge's drift is not known, its sentinel has {error}")
+                print(f"{protocol.name}: the sentinel has {error}", file=sys.stderr)
+                warnings.append(f"{protocol.name}: the judge's drift is not known, its sentinel lacks verdicts")
             continue
         mark = f"{job.settings['protocols'][name]['hash']}-{sentinel.hash}"
         since = drift(recorded_or(job.path.parent / f".sentinel-{mark}.json", results), results)
