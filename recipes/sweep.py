@@ -55,8 +55,7 @@ def sweep(arguments: list[str]) -> None:
         run_stages(runs, in_order(list(stages.values())), workers)
     except ValueError as error:
         failed = error
-    made = [(s, r, point, stage if Folder(runs, stage).sealed else None) for s, r, point, stage in tried]
-    results = sweep_stage(table.scale, made)
+    results = sweep_stage(table.scale, [(s, r, k, t if Folder(runs, t).sealed else None) for s, r, k, t in tried])
     run_stages(runs, in_order([results]), workers)
     print((Folder(runs, results).path / "sweep.txt").read_text() + f"\n  {Folder(runs, results).path / 'sweep.csv'}")
     if failed:

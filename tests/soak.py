@@ -146,7 +146,8 @@ def soak(kills: int, minutes: float, seed: int) -> bool:
             stages_killed.update(busy)
         if code == 0:
             found = outputs(place / "runs")
-            differing |= {name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)}
+            # A report of fewer rows may stand beside the table's: what was made while the judge was dead.
+            differing |= {name for name in expected if expected[name] != found.get(name)}
             tables += 1
             shutil.rmtree(place / "runs")
             if over:
