@@ -7,7 +7,7 @@ after:  no answer ends in a special token; vLLM and Hugging Face see the same lo
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +94,7 @@ def compare_logprobs(source: ModelSource, dtype: str, rows: Sequence[tuple[list[
             f"vLLM and Hugging Face disagree on {report.tokens} answer tokens of {source.path} by {report.mean:.4f} "
             f"nats in the mean (at most {MOST[dtype]} in {dtype}); nothing of it may be judged: generate.backend=hf"
         )
-    return {name: getattr(report, name) for name in LogprobReport.__slots__}
+    return asdict(report)
 
 
 def difference(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> LogprobReport:

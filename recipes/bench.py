@@ -90,7 +90,8 @@ def measured(folder: Path, measurement: Measurement) -> dict:
         with log.open("w") as file:
             failed = subprocess.run(command, stdout=file, stderr=file, env=environment).returncode
         if failed:
-            raise ValueError(f"{measurement.name} failed, see the end of {log}")
+            said = log.read_text().strip().splitlines()[-1:]
+            raise ValueError(": ".join([f"{measurement.name} failed, see the end of {log}", *said]))
     return json.loads(result.read_text())
 
 

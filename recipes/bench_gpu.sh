@@ -18,7 +18,7 @@ if [[ ! -x $VENV/bin/python ]]; then
     from=(${WHEELS:+--no-index --find-links "$WHEELS"})
     "$VENV/bin/pip" install --quiet --constraint constraints.txt "${from[@]}" -e '.[bench,liger]'
 fi
-export PATH="$PWD/$VENV/bin:$PATH" # DeepSpeed looks for ninja there
+PATH="$(realpath -s "$VENV")/bin:$PATH" # DeepSpeed looks for ninja there
 
 command -v nvidia-smi > /dev/null && nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 

@@ -24,15 +24,14 @@ from focalpo.judging.calibration import (
     longer_wins,
     model_shown_first,
     position_bias,
-    wins,
 )
-from focalpo.judging.calibration_tables import as_csv, as_text
 from focalpo.judging.cost import NOTHING, Price, expected
 from focalpo.judging.endpoint import Endpoint
 from focalpo.judging.length_control import Gamed, fit, length_controlled, read_gamed
 from focalpo.judging.protocol import AlpacaProtocol, load_protocol, protocol_hash
-from focalpo.judging.stats import Array
+from focalpo.judging.stats import Array, wins_of
 from focalpo.plan import EVAL
+from focalpo.reporting.calibrations import as_csv, as_text
 from recipes.command import explained
 from recipes.judge_server import endpoint_of
 
@@ -77,8 +76,8 @@ def _calibration(
         model.model,
         len(judged),
         agreement(model.published, judged),
-        float(100 * wins(judged).mean()),
-        float(100 * wins(model.published).mean()),
+        float(100 * wins_of(judged).mean()),
+        float(100 * wins_of(model.published).mean()),
         longer_wins(judged, *model.lengths),
         longer_wins(model.published, *model.lengths),
         None if turned is None else position_bias(judged, turned, shown_first),

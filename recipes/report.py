@@ -32,15 +32,16 @@ def make(job: Job) -> dict:
     overlaps = training_overlaps(run)
     write_json(job.path / "contamination.json", {name: asdict(found) for name, found in overlaps.items()})
     warnings = [text for name, found in overlaps.items() for text in overlap_warnings(name, found)]
-    results = _results(run, tuple(warnings_of(chain(run.inputs.values())) + warnings))
+    stages = chain(run.inputs.values())
+    results = _results(run, (*warnings_of(stages), *warnings))
     for name, write in (("txt", as_text), ("md", as_markdown), ("csv", as_csv), ("tex", as_latex)):
         (job.path / f"table1.{name}").write_text(write(results))
     (job.path / "summary.md").write_text(as_summary(results))
     (job.path / "figures").mkdir(exist_ok=True)
-    content = content_of(run, results, draw(run, results, job.path / "figures"))
+    content = content_of(run, results, draw(run, results, job.path / "figures"), stages)
     for name, text in (("html", page), ("md", as_markdown_report), ("tex", as_latex_report)):
         (job.path / f"report.{name}").write_text(text(content))
-    (job.path / "checklist.md").write_text(checklist(run, results, content.stages))
+    (job.path / "checklist.md").write_text(checklist(run, results, stages))
     write_answers(run, job.path / "answers")
     return {"cells": sum(len(row.cells) for found in results.rows.values() for row in found), "warnings": warnings}
 

@@ -70,9 +70,10 @@ def slurm_cluster(folder: Path) -> Iterator[None]:
         for pid_file in [*folder.glob("slurmd-*.pid"), folder / "slurmctld.pid", folder / "munge.pid"]:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
                 os.kill(int(pid_file.read_text()), signal.SIGTERM)
-        with contextlib.suppress(AssertionError):
-            wait_until(lambda: not _having(f"SLURM_CONF={conf}"), 10)
-        for pid in _having(f"SLURM_CONF={conf}"):  # a slurmd that waits for a job for ever
+        deadline = time.monotonic() + 10
+        while (left := _having(f"SLURM_CONF={conf}")) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        for pid in left:  # a slurmd that waits for a job for ever
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         del os.environ["SLURM_CONF"]

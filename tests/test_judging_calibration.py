@@ -21,7 +21,7 @@ from focalpo.judging.calibration import (
     position_bias,
     spearman,
 )
-from focalpo.judging.calibration_tables import as_csv, as_text, summary
+from focalpo.reporting.calibrations import as_csv, as_text, summary
 from recipes.calibrate_judge import calibrate
 from tests.judge_stub import completion, judge_stub, opened
 from tests.test_judging_alpaca_eval import benchmark, protocol

@@ -175,7 +175,10 @@ def test_a_run_in_rehearsal_reaches_no_other_host(stage) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["rows=sft,kto"], ["4 rows, no gap", "2 pairs, 4 reference", "4 judge", "2 train"]),
+        (
+            ["rows=sft,kto"],
+            ["4 rows, no gap", "2 pairs, 4 reference", "4 judge", "2 train", "no revision is pinned"],
+        ),
         (["rows=released,focalpo"], ["2 rows, no gap", "2 generate, 2 judge, 1 report"]),
         (
             ["table=one_gpu", "rows=dpo", "lora=rank16", "data=on_policy", "data.on_policy.seeds=[13,21]"],

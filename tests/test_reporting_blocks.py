@@ -17,7 +17,7 @@ from focalpo.records import ArenaGame, Completion, Pair, Question, write_records
 from focalpo.reporting.blocks import blocks, table_notes
 from focalpo.reporting.cells import Cell, Results, RowResult, holm_corrected
 from focalpo.reporting.overlaps import training_overlaps
-from focalpo.reporting.styled import styled_scores
+from focalpo.reporting.styled import with_styled
 from focalpo.reporting.table_run import TableRun
 from focalpo.reporting.tables import as_csv, as_latex, as_markdown, as_text
 from focalpo.reporting.verdicts import Rule, protocols_of, read_rule, verdict, with_verdicts
@@ -34,7 +34,7 @@ def row(name: str, paper: dict | None = None, **cells: Cell) -> RowResult:
     return RowResult(name, name.upper(), cells, {}, paper or {})
 
 
-def results(*rows: RowResult, warnings: tuple[str, ...] = ()) -> Results:
+def results_of(*rows: RowResult, warnings: tuple[str, ...] = ()) -> Results:
     return Results("Table", {"base": "Base"}, {"base": list(rows)}, "dpo", "DPO", (), warnings)
 
 
@@ -103,7 +103,7 @@ def test_p_values_are_corrected_over_the_whole_table() -> None:
 
 def test_every_format_shows_differences_certainty_and_verdicts() -> None:
     compared = replace(cell(0.01), p_holm=0.04, verdict="within noise")
-    table = results(row("dpo", ae2_wr=cell()), row("sft", {"ae2_wr": 15.5}, ae2_wr=compared))
+    table = results_of(row("dpo", ae2_wr=cell()), row("sft", {"ae2_wr": 15.5}, ae2_wr=compared))
     expected = ["-1.5 [-3.0, +0.1] p=.040", "14.0, paper 15.5: within noise"]
     for write in (as_text, as_markdown, as_latex):
         text = write(table)
@@ -118,21 +118,21 @@ def test_every_format_shows_differences_certainty_and_verdicts() -> None:
 
 
 def test_rows_that_did_not_run_are_dashes_and_a_table_of_them_has_no_blocks() -> None:
-    table = results(row("dpo"), row("sft"))
+    table = results_of(row("dpo"), row("sft"))
     assert blocks(table.rows["base"], table) == []
     assert {found["value"] for found in csv.DictReader(io.StringIO(as_csv(table)))} == {"-"}
 
 
 def test_a_table_says_why_it_has_no_verdict() -> None:
-    assert "it has none at this scale" in table_notes(results(row("sft", ae2_wr=cell())), "files")[-1]
-    other = results(row("sft", {"ae2_wr": 15.5}, ae2_wr=cell()))
+    assert "it has none at this scale" in table_notes(results_of(row("sft", ae2_wr=cell())), "files")[-1]
+    other = results_of(row("sft", {"ae2_wr": 15.5}, ae2_wr=cell()))
     assert "no cell was judged under the paper's protocol" in table_notes(other, "files")[-1]
-    judged = results(row("sft", {"ae2_wr": 15.5}, ae2_wr=replace(cell(), verdict="differs")))
+    judged = results_of(row("sft", {"ae2_wr": 15.5}, ae2_wr=replace(cell(), verdict="differs")))
     assert not any("No cell has a verdict" in note for note in table_notes(judged, "files"))
 
 
 def test_warnings_stand_first_in_every_format_that_is_read() -> None:
-    table = results(row("sft", ae2_wr=cell()), warnings=("some answers are empty (generate/x)",))
+    table = results_of(row("sft", ae2_wr=cell()), warnings=("some answers are empty (generate/x)",))
     shown = "WARNING: some answers are empty (generate/x)"
     assert as_text(table).split("\n\n")[1] == as_markdown(table).split("\n\n")[1] == shown
     assert as_latex(table).splitlines()[1] == f"% {shown}"
@@ -169,8 +169,11 @@ def test_hard_prompts_alone_are_scored_with_style_held_equal(tmp_path: Path) -> 
     results["creative_writing/3"] = [(0.0, 3), (0.0, 3)]
     games = [ArenaGame(name, g + 1, "", *results[name][g]) for name in names for g in (0, 1)]
     judge = sealed(tmp_path, "judge", "dpo-s1", {}, arena_hard=games)
-    scores = styled_scores({"dpo": [(judge.path, generate.path)]}, benchmark.path)
-    assert scores == pytest.approx({"dpo": 100 * 4.5 / 6})
+    inputs = {"base/dpo/1/judge": judge.path, "base/dpo/1/generate": generate.path}
+    rows = {"dpo": {"label": "DPO"}, "sft": {"label": "SFT"}}
+    run = TableRun(tmp_path, {"rows": rows}, (), inputs | {"benchmark/base/arena_hard": benchmark.path})
+    dpo, sft = with_styled(results_of(row("dpo"), row("sft")), run, "base").rows["base"]
+    assert dpo.extras == pytest.approx({"arena_styled": 100 * 4.5 / 6}) and sft.extras == {}
 
 
 def test_a_remembered_metric_resamples_once_and_is_the_metric() -> None:

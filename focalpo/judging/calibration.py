@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from focalpo.judging.stats import Array
+from focalpo.judging.stats import Array, wins_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,6 @@ class Calibration:
         return None if self.lc is None or self.lc_published is None else self.lc - self.lc_published
 
 
-def wins(preference: Array) -> Array:
-    """The model's share of each win, in [0, 1]; 0, an old way to say draw, is a half."""
-    return np.where(preference == 0, 1.5, preference) - 1
-
-
 def agreement(published: Array, judged: Array) -> float:
     """Percent of pairs with the same winner; a draw agrees half with any winner, and wholly with a draw."""
     distance = np.abs(_winner(published) - _winner(judged))
@@ -68,14 +63,14 @@ def position_bias(judged: Array, turned: Array, model_shown_first: Array) -> flo
     `turned` holds the reference's preference (it had the model's role), `model_shown_first` says who came first in
     `judged`; in `turned` the other one did, the library draws the order from the instruction alone.
     """
-    first_then = np.where(model_shown_first, wins(judged), 1 - wins(judged))
-    first_now = np.where(model_shown_first, wins(turned), 1 - wins(turned))
+    first_then = np.where(model_shown_first, wins_of(judged), 1 - wins_of(judged))
+    first_now = np.where(model_shown_first, wins_of(turned), 1 - wins_of(turned))
     return float(100 * ((first_then + first_now).mean() / 2 - 0.5))
 
 
 def consistency(judged: Array, turned: Array) -> float:
     """Percent of pairs whose winner stays the same when the order is turned round; counted as in `agreement`."""
-    return agreement(judged, 3 - np.where(turned == 0, 1.5, turned))
+    return agreement(judged, 2 - wins_of(turned))
 
 
 def spearman(published: Sequence[float], judged: Sequence[float]) -> float | None:
@@ -96,4 +91,4 @@ def model_shown_first(instruction: str) -> bool:
 
 def _winner(preference: Array) -> Array:
     """1 where the model wins, 0 where the reference does, 0.5 for a draw."""
-    return (np.sign(wins(preference) - 0.5) + 1) / 2
+    return (np.sign(wins_of(preference) - 0.5) + 1) / 2

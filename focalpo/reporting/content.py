@@ -14,7 +14,7 @@ from focalpo.reporting.curves import training_curves
 from focalpo.reporting.figures import dynamics_figure, length_figure, table_figure
 from focalpo.reporting.judges import JudgeStatistics, judge_statistics
 from focalpo.reporting.page import Content, Origin, Picture
-from focalpo.reporting.provenance import chain, commands, commits
+from focalpo.reporting.provenance import Chain, commands, commits
 from focalpo.reporting.studies import gamma_figure, noise_figure
 from focalpo.reporting.table_run import TableRun
 
@@ -40,9 +40,8 @@ def draw(run: TableRun, results: Results, folder: Path) -> list[Picture]:
     return pictures
 
 
-def content_of(run: TableRun, results: Results, pictures: list[Picture]) -> Content:
+def content_of(run: TableRun, results: Results, pictures: list[Picture], stages: Chain) -> Content:
     """All that the report shows."""
-    stages = chain(path for name, path in run.inputs.items())
     made_by = commits(stages)
     origins: dict[str, dict[str, Origin]] = {}
     judges: dict[str, dict[str, JudgeStatistics]] = {}

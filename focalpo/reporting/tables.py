@@ -17,7 +17,7 @@ def as_text(results: Results) -> str:
             [row.label, *(_plain(row.cells.get(name)) for name in COLUMNS), *_extras(row, results, setting)]
             for row in rows
         ]
-        parts.append(f"{results.settings[setting]}\n" + _aligned([header, *body]))
+        parts.append(f"{results.settings[setting]}\n" + aligned([header, *body]))
         parts += [_block_text(block) for block in blocks(rows, results)]
     return "\n\n".join([*parts, *results.notes]) + "\n"
 
@@ -111,7 +111,7 @@ def _warnings(results: Results) -> list[str]:
 
 
 def _block_text(block: Block) -> str:
-    return f"{block.title}\n" + _aligned([["", *block.header], *map(list, block.body)])
+    return f"{block.title}\n" + aligned([["", *block.header], *map(list, block.body)])
 
 
 def _block_markdown(block: Block) -> str:
@@ -126,7 +126,8 @@ def _block_latex(block: Block, setting: str) -> str:
     return "\n".join(["", begin, "\\toprule", f"{head} \\\\", "\\midrule", *rows, "\\bottomrule", "\\end{tabular}"])
 
 
-def _aligned(rows: list[list[str]]) -> str:
+def aligned(rows: list[list[str]]) -> str:
+    """Rows of text as columns, the first one to the left and the others to the right."""
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     return "\n".join(
         "  ".join(

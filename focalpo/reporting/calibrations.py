@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from statistics import mean
 
 from focalpo.judging.calibration import Calibration, spearman
+from focalpo.reporting.tables import aligned
 
 ALL = "all models"
 HEADINGS = {
@@ -34,11 +35,10 @@ def summary(found: Sequence[Calibration]) -> dict[str, float | None]:
     """Every column's mean over the models that have it, the pairs' sum, and the rank correlations over models."""
     rows = [values(row) for row in found]
     means = {name: _mean([row[name] for row in rows]) for name in HEADINGS}
-    ranked = {}
+    ranked: dict[str, float | None] = {}
     for name, columns in RANKED.items():
-        scores = [[row[column] for row in rows] for column in columns]
-        known = all(score is not None for column in scores for score in column)
-        ranked[name] = spearman(*scores) if known else None  # type: ignore[arg-type]  # none of them is None
+        published, judged = (_known([row[column] for row in rows]) for column in columns)
+        ranked[name] = spearman(published, judged) if len(published) == len(judged) == len(rows) else None
     return means | ranked | {"pairs": float(sum(row.pairs for row in found))}
 
 
@@ -52,16 +52,11 @@ def as_text(title: str, found: Sequence[Calibration]) -> str:
     over_all = summary(found)
     lines = [["", *HEADINGS.values()]]
     lines += [[row.model, *_shown(values(row))] for row in found] + [[ALL, *_shown(over_all)]]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
-    table = [
-        "  ".join([line[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
-    ]
     ranks = ", ".join(
         f"{of} {'- (too few models, or no LC)' if over_all[name] is None else format(over_all[name], '.3f')}"
         for name, of in (("spearman_win_rate", "WR"), ("spearman_lc", "LC"))
     )
-    return "\n".join([title, "", *table, "", f"Spearman over {len(found)} models: {ranks}", *NOTES]) + "\n"
+    return "\n".join([title, "", aligned(lines), "", f"Spearman over {len(found)} models: {ranks}", *NOTES]) + "\n"
 
 
 def as_csv(found: Sequence[Calibration]) -> str:
@@ -78,8 +73,12 @@ def as_csv(found: Sequence[Calibration]) -> str:
 
 
 def _mean(numbers: Sequence[float | None]) -> float | None:
-    known = [number for number in numbers if number is not None]
+    known = _known(numbers)
     return mean(known) if known else None
+
+
+def _known(numbers: Sequence[float | None]) -> list[float]:
+    return [number for number in numbers if number is not None]
 
 
 def _shown(row: dict[str, float | None]) -> list[str]:
