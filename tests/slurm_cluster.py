@@ -94,11 +94,15 @@ def mend_node(node: str) -> None:
 
 def stop_node(folder: Path, node: str) -> None:
     """As a node that loses its power: slurmd, its job keepers and every process of its jobs, without a word."""
-    tasks = _having(f"SLURMD_NODENAME={node}")  # what Slurm has started on a node knows its name
-    keepers = {parent for pid in tasks if (parent := _parent(pid)) and _name(parent).startswith("slurmstepd")}
-    for pid in [int((folder / f"slurmd-{node}.pid").read_text()), *keepers, *tasks]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    os.kill(int((folder / f"slurmd-{node}.pid").read_text()), signal.SIGKILL)
+    quiet_since = time.monotonic()
+    while time.monotonic() < quiet_since + 1:  # a job that was starting at this very moment shows itself later
+        tasks = _having(f"SLURMD_NODENAME={node}")  # what Slurm has started on a node knows its name
+        keepers = {parent for pid in tasks if (parent := _parent(pid)) and _name(parent).startswith("slurmstepd")}
+        for pid in [*keepers, *tasks]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            quiet_since = time.monotonic()
     # The controller finds out by itself after some pings, in one to four minutes; an administrator is faster.
     slurm("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost its power")
 

@@ -202,6 +202,7 @@ def test_unknown_parts_are_named() -> None:
 def test_the_gpu_script_runs_its_path_on_a_cpu_and_both_engines_agree(tmp_path: Path) -> None:
     """The whole comparison, with real TRL, on a model of no size; then once more, from what the first one kept."""
     environment = os.environ | {"BENCH": "tiny", "OUT": str(tmp_path), "VENV": sys.prefix}
+    environment.pop("LOCAL_RANK", None)  # left by an engine in this process; TRL would take it for a launcher's
 
     def compared() -> str:
         ended = subprocess.run([ROOT / "recipes/bench_gpu.sh"], env=environment, capture_output=True, text=True)
