@@ -6,6 +6,7 @@ Counted for Llama-like models: grouped-query attention, gated MLP, RMS norms. `r
 holds these figures against it.
 """
 
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 from focalpo.training.logprobs import CHUNK_LOGITS
@@ -41,6 +42,13 @@ class Shape:
     def parameters(self) -> int:
         return self.body + (1 if self.tied else 2) * self.vocabulary * self.hidden
 
+    def adapters(self, rank: int, targets: Sequence[str]) -> int:
+        """Parameters of low-rank adapters: two matrices beside each of these linear modules of a block."""
+        both_sides = {name: 2 * self.hidden for name in ("q_proj", "o_proj")}
+        both_sides |= {name: self.hidden + self.kv for name in ("k_proj", "v_proj")}
+        both_sides |= {name: self.hidden + self.intermediate for name in ("gate_proj", "up_proj", "down_proj")}
+        return self.layers * rank * sum(both_sides[name] for name in targets)
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -66,26 +74,26 @@ class Memory:
 
 
 def training_memory(
-    shape: Shape, batch: Batch, dtype: str, zero_stage: int, ranks: int, activation_checkpointing: bool, device: str
+    shape: Shape,
+    batch: Batch,
+    dtype: str,
+    zero_stage: int,
+    ranks: int,
+    activation_checkpointing: bool,
+    device: str,
+    adapters: int = 0,
 ) -> Memory:
     """Memory of one rank at the peak of a training step, which is the backward pass of the head: all activations are
-    still there and the gradients and Adam's moments of earlier steps stay."""
-    size, count = BYTES[dtype], shape.parameters
-    master = 4 * count if dtype == "bfloat16" or zero_stage else 0  # fp32 weights beside those of the model
-    if zero_stage == 3:
-        # What is gathered while in use: the largest module, and the next one fetched ahead.
-        gathered = 2 * size * min(shape.vocabulary * shape.hidden, count) if ranks > 1 else 0
-        return Memory(
-            parameters=size * count / ranks + gathered,
-            gradients=size * count / ranks,
-            optimizer=(master + 8 * count) / ranks,
-            activations=_activations(shape, batch, size, activation_checkpointing),
-            head=_head(shape, batch, size, CHUNK_LOGITS[device]),
-        )
+    still there and the gradients and Adam's moments of earlier steps stay. `adapters`: parameters beside the model's
+    that are trained in their place; only they have gradients and moments."""
+    size, count, trained = BYTES[dtype], shape.parameters + adapters, adapters or shape.parameters
+    master = 4 * trained if dtype == "bfloat16" or zero_stage else 0  # fp32 weights beside those of the model
+    # What ZeRO-3 has gathered while in use: the largest module, and the next one fetched ahead.
+    gathered = 2 * size * shape.vocabulary * shape.hidden if zero_stage == 3 and ranks > 1 else 0
     return Memory(
-        parameters=size * count,
-        gradients=size * count / (ranks if zero_stage == 2 else 1),
-        optimizer=(master + 8 * count) / (ranks if zero_stage else 1),
+        parameters=size * count / (ranks if zero_stage == 3 else 1) + gathered,
+        gradients=size * trained / (ranks if zero_stage >= 2 else 1),
+        optimizer=(master + 8 * trained) / (ranks if zero_stage else 1),
         activations=_activations(shape, batch, size, activation_checkpointing),
         head=_head(shape, batch, size, CHUNK_LOGITS[device]),
     )

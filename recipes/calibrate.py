@@ -1,16 +1,16 @@
-"""Measure one training step of a model on this machine, and hold the plan's arithmetic against it.
+"""Measure training steps on this machine, and hold the plan's arithmetic against them.
 
-python -m recipes.calibrate                              the configured model, its own micro-batch
-python -m recipes.calibrate layers=4 hidden=256 intermediate=704 heads=4 kv_heads=4 vocabulary=8000 tied=false
+python -m recipes.calibrate                      the pocket table's first training
+python -m recipes.calibrate table=paper rows=dpo      another table's, with random weights and tokens of its sizes
 
-The rate it measures (operations a second) goes to runs/calibration.json, from where `make plan` takes it.
+The rate it measures (operations a second of a rank) goes to calibration.json in the runs' folder, from where
+`make plan` takes it. One rank is measured: what ranks spend on waiting for each other is not counted.
 """
 
 import json
 import sys
 import time
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -22,25 +22,30 @@ from focalpo.speed.measured import peak_bytes
 from focalpo.training.engine import TrainSettings, open_engine, start_ranks
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.packing import pack
-from recipes.quiet import quiet
+from recipes.command import explained
+from recipes.plan import CALIBRATION, Estimate
+from recipes.quiet import cores_each, quiet
+from recipes.table import planned
 
-PROMPT, RESPONSE = 32, 48
 BRANCHES = ("chosen", "rejected")
-CALIBRATION = "calibration.json"
 STEPS = 4
+MOST_LAYERS = 4  # a deep model spends its time as a shallow one does, and one GPU has no room for 32 layers and Adam
 
 
-def measure(shape: Shape, trees: int, settings: TrainSettings) -> dict:
-    """Peak bytes and seconds of a step on random tokens, beside what the plan's arithmetic says of them."""
+def measure(shape: Shape, prompt: int, answer: int, trees: int, settings: TrainSettings) -> dict:
+    """Peak bytes and seconds of a step on `trees` pairs of random tokens, beside what the plan's arithmetic says.
+
+    The first step allocates and makes Adam's moments: it is not timed.
+    """
     start_ranks()
-    batch = Batch(trees * (PROMPT + 2 * RESPONSE), trees * 2 * RESPONSE)
+    batch = Batch(trees * (prompt + 2 * answer), trees * 2 * answer)
     before = peak_bytes()
     model = LlamaForCausalLM(_llama(shape)).to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     engine = open_engine(PackedPolicy(model), settings)
     draw = torch.Generator().manual_seed(1)
     seconds = []
     for _ in range(STEPS):
-        micro = pack([_tree(shape.vocabulary, draw, place) for place in range(trees)], BRANCHES)
+        micro = pack([_tree(shape.vocabulary, prompt, answer, draw, place) for place in range(trees)], BRANCHES)
         started = time.perf_counter()
         engine.backward(engine(micro.to(engine.device)).sum() / trees)
         engine.step()
@@ -49,23 +54,23 @@ def measure(shape: Shape, trees: int, settings: TrainSettings) -> dict:
         seconds.append(time.perf_counter() - started)
     recompute = settings.activation_checkpointing
     memory = training_memory(shape, batch, settings.dtype, settings.zero_stage, 1, recompute, engine.device.type)
-    operations = training_operations(shape, batch, PROMPT + RESPONSE / 2, settings.activation_checkpointing)
+    operations = training_operations(shape, batch, prompt + answer / 2, recompute)
     return {
         "parameters": shape.parameters,
         "estimated_bytes": memory.total,
         "parts": asdict(memory),
         "measured_bytes": peak_bytes() - before,
         "operations": operations,
-        "first_step_seconds": seconds[1],  # step 0 allocates and makes Adam's moments
-        "later_steps_seconds": sum(seconds[2:]) / len(seconds[2:]),
+        "seconds": seconds[1:],
+        "operations_per_second": operations * (STEPS - 1) / sum(seconds[1:]),
     }
 
 
-def _tree(vocabulary: int, draw: torch.Generator, place: int) -> Tree:
+def _tree(vocabulary: int, prompt: int, answer: int, draw: torch.Generator, place: int) -> Tree:
     def ids(count: int) -> list[int]:
         return torch.randint(3, vocabulary, (count,), generator=draw).tolist()
 
-    return Tree(str(place), ids(PROMPT), {branch: ids(RESPONSE) for branch in BRANCHES})
+    return Tree(str(place), ids(prompt), {branch: ids(answer) for branch in BRANCHES})
 
 
 def _llama(shape: Shape) -> LlamaConfig:
@@ -80,36 +85,29 @@ def _llama(shape: Shape) -> LlamaConfig:
     )
 
 
-def settings_for(dtype: str, zero_stage: int, activation_checkpointing: bool) -> TrainSettings:
-    return TrainSettings(
-        learning_rate=1e-5,
-        global_batch=1,
-        epochs=1,
-        max_steps=None,
-        warmup_ratio=0.0,
-        weight_decay=0.0,
-        adam_beta2=0.999,
-        max_grad_norm=1.0,
-        dtype=dtype,
-        zero_stage=zero_stage,
-        activation_checkpointing=activation_checkpointing,
-        micro_batch_tokens=1 << 20,
-        checkpoint_every=0,
-    )
-
-
 def main(arguments: list[str]) -> None:
-    given = dict(argument.split("=", 1) for argument in arguments)
-    trees = int(given.pop("trees", "8"))
-    recompute = given.pop("activation_checkpointing", "false") == "true"
-    runs = Path(given.pop("runs", "runs"))
-    tied = given.pop("tied", "false") == "true"
-    shape = Shape(**{name: int(value) for name, value in given.items()}, tied=tied)
-    quiet(1)
-    found = measure(shape, trees, settings_for("float32", 0, recompute))
-    print(json.dumps(found, indent=1))
-    write_json(runs / CALIBRATION, {"operations_per_second": found["operations"] / found["first_step_seconds"]})
+    """Measure the table's first training.
+
+    Raises:
+        ValueError: when the table trains nothing.
+    """
+    plan = planned(arguments)
+    found = [(place, row.train) for place, row in plan.rows.items() if row.train]
+    if not found:
+        raise ValueError("these rows train nothing, so there is no step to measure: rows=dpo")
+    (setting, row, _), stage = found[0]
+    estimate = Estimate(plan.configs[setting, row], plan.runs)
+    shape = replace(estimate.shape, layers=min(estimate.shape.layers, MOST_LAYERS))
+    prompt, answer = estimate.data["prompt"], estimate.data["answer"]
+    trees = max(1, estimate.micro_batch(stage).tokens // (prompt + 2 * answer))
+    threads = cores_each(plan.first.launch.workers)
+    quiet(threads)
+    settings = TrainSettings(**stage.settings["train"], **stage.launch["train"])
+    measured = measure(shape, prompt, answer, trees, settings)
+    print(json.dumps({"training": stage.name, "threads": threads} | measured, indent=1))
+    plan.runs.mkdir(parents=True, exist_ok=True)
+    write_json(plan.runs / CALIBRATION, {"operations_per_second": measured["operations_per_second"]})
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    explained(lambda: main(sys.argv[1:]))

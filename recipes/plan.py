@@ -3,7 +3,8 @@
     stages          left   after             GPU-hours   GiB a GPU   GiB of disk   judge: requests, tokens
 
 Figures are estimates (focalpo/cost.py): of memory within 15 % on the shapes it was measured with; of time as good as
-the rate, which `python -m recipes.calibrate` measures on the machine that will do the work.
+the rate, which `python -m recipes.calibrate` measures on the machine that will do the work. It is the rate of training:
+answers are bound by a GPU's memory, so that their hours are the least that they can take.
 """
 
 import json
@@ -28,12 +29,12 @@ from focalpo.cost import (
 from focalpo.judging.protocol import load_protocol
 from focalpo.plan import EVAL, in_order
 from focalpo.schema import Config
-from recipes.calibrate import CALIBRATION
 from recipes.command import explained
 from recipes.submit import Array, arrays
 from recipes.table import Planned, planned
 
 GIB = 1 << 30
+CALIBRATION = "calibration.json"  # beside the runs: what a rank of this machine was measured to do
 HEAD = ("stages", "left", "after", "GPU-hours", "GiB a GPU", "GiB of disk", "judge requests", "judge tokens")
 
 
@@ -56,20 +57,25 @@ class Estimate:
         self.sizes = yaml.safe_load((CONF / "sizes.yaml").read_text())
         self.shape = _shape(config, self.sizes)
         self.device = "cuda" if config.launch.gpus else "cpu"
-        data = self.sizes["data"]
-        self.data = data.get(config.data.name, data["pocket"])
+        self.data = self.sizes["data"][config.data.name]
 
     def of(self, stage: Stage) -> Need:
         """The stage's needs; stages that take seconds of one core count as nothing."""
         of_kind = {"train": self._train, "sft": self._train, "reference": self._reference}
-        of_kind |= {"generate": self._generate, "judge": self._judge}
+        of_kind |= {"generate": self._generate, "judge": self._judge, "sample": self._sample, "reward": self._reward}
         return of_kind[stage.kind](stage) if stage.kind in of_kind else Need()
 
-    def _pairs(self, stage: Stage) -> int:
+    def _pairs(self, stage: Stage, split: str = "train") -> int:
         if "count" in stage.settings.get("data", {}):
             return stage.settings["data"]["count"]
         pairs = Folder(self.runs, stage.inputs["pairs"])
-        return read_manifest(pairs.path)["facts"]["train"] if pairs.sealed else self.data["pairs"]
+        if pairs.sealed:
+            return read_manifest(pairs.path)["facts"][split]
+        return self._given(split)
+
+    def _given(self, split: str) -> int:
+        """Pairs of the data set, before any are dropped."""
+        return min(self.data[split], self.config.data.limit or self.data[split])
 
     def _train(self, stage: Stage) -> Need:
         settings, how = stage.settings["train"], stage.launch["train"]
@@ -78,16 +84,36 @@ class Estimate:
         pairs = self._pairs(stage) * settings["epochs"]
         if settings["max_steps"]:
             pairs = min(pairs, settings["max_steps"] * settings["global_batch"])
-        ranks, recompute = stage.launch["ranks"], how["activation_checkpointing"]
-        # The largest micro-batch: the budget, or a rank's whole share of the global batch where that is smaller.
-        share = min(how["micro_batch_tokens"], settings["global_batch"] / ranks * tokens)
-        micro = Batch(int(share), int(share * predicted / tokens))
+        ranks, recompute, micro = stage.launch["ranks"], how["activation_checkpointing"], self.micro_batch(stage)
         context = self.data["prompt"] + self.data["answer"] / 2
+        looks = self._looks(stage, pairs // settings["global_batch"])
+        lora = stage.settings.get("lora")
+        adapters = self.shape.adapters(lora["rank"], lora["targets"]) if lora else 0
+        memory = training_memory(
+            self.shape, micro, settings["dtype"], how["zero_stage"], ranks, recompute, self.device, adapters
+        )
         return Need(
-            training_operations(self.shape, Batch(pairs * tokens, pairs * predicted), context, recompute),
-            training_memory(self.shape, micro, settings["dtype"], how["zero_stage"], ranks, recompute, self.device),
+            training_operations(self.shape, Batch(pairs * tokens, pairs * predicted), context, recompute)
+            + forward_operations(self.shape, Batch(looks * tokens, looks * predicted), context),
+            memory,
             model_bytes(self.shape, settings["dtype"]),
         )
+
+    def _looks(self, stage: Stage, steps: int) -> int:
+        """Pairs scored on the way, for the ranking dynamics: at the first step, the last, and every so many."""
+        if "dynamics" not in stage.settings:
+            return 0
+        every = stage.settings["dynamics"]["every"]
+        times = 2 + ((steps - 1) // every if every else 0)
+        return times * (stage.settings["dynamics"]["train_pairs"] + self._pairs(stage, "test"))
+
+    def micro_batch(self, stage: Stage) -> Batch:
+        """The largest of a training stage: the budget, or a rank's whole share of the global batch if less."""
+        answers = (1 if stage.kind == "sft" else 2) * self.data["answer"]
+        tokens = self.data["prompt"] + answers
+        share = stage.settings["train"]["global_batch"] / stage.launch["ranks"] * tokens
+        micro = int(min(stage.launch["train"]["micro_batch_tokens"], share))
+        return Batch(micro, int(micro * answers / tokens))
 
     def _reference(self, stage: Stage) -> Need:
         pairs, branches = self._pairs(stage), len(stage.settings["branches"])
@@ -103,6 +129,20 @@ class Estimate:
             count = _prompts(self.config, values["questions"]) * (answer + self.data["prompt"])
             operations += forward_operations(self.shape, Batch(count, count), answer)
         return Need(operations, Memory(model_bytes(self.shape, stage.settings["dtype"]), 0, 0, 0, 0))
+
+    def _sample(self, stage: Stage) -> Need:
+        answer = min(stage.settings["decoding"]["max_new_tokens"], self.sizes["answer"])
+        count = (self._given("train") + self._given("test")) * (self.data["prompt"] + answer)
+        operations = forward_operations(self.shape, Batch(count, count), answer)
+        return Need(operations, Memory(model_bytes(self.shape, stage.settings["dtype"]), 0, 0, 0, 0))
+
+    def _reward(self, stage: Stage) -> Need:
+        reward = stage.settings["reward"]
+        shape = _released(reward["path"], self.sizes)
+        texts = len(stage.settings["seeds"]) * (self._given("train") + self._given("test"))
+        each = self.data["prompt"] + self.data["answer"]
+        operations = forward_operations(shape, Batch(texts * each, 0), each / 2)
+        return Need(operations, Memory(model_bytes(shape, reward["dtype"]), 0, 0, 0, 0))
 
     def _judge(self, stage: Stage) -> Need:
         need = Need()
@@ -121,14 +161,16 @@ def _prompts(config: Config, benchmark: str) -> int:
 def _shape(config: Config, sizes: dict) -> Shape:
     made = config.model.architecture
     if made is None:
-        if config.model.name not in sizes["models"]:
-            raise ValueError(
-                f"conf/sizes.yaml has no shape of {config.model.name}; add it from the model's config.json"
-            )
-        return Shape(**sizes["models"][config.model.name])
+        return _released(config.model.name, sizes)
     heads = made.num_attention_heads
-    layers, vocabulary = made.num_hidden_layers, sizes["vocabulary"]
+    layers, vocabulary = made.num_hidden_layers, sizes["vocabularies"][config.model.tokenizer]
     return Shape(layers, made.hidden_size, made.intermediate_size, heads, heads, vocabulary, tied=True)
+
+
+def _released(name: str, sizes: dict) -> Shape:
+    if name not in sizes["models"]:
+        raise ValueError(f"conf/sizes.yaml has no shape of {name}; add it from the model's config.json")
+    return Shape(**sizes["models"][name])
 
 
 def rate_of(runs: Path) -> tuple[float, str]:
@@ -165,7 +207,7 @@ def described(plan: Planned) -> str:
     lines.append(("sum", str(sum(len(g.stages) for g in groups)), "", *_figures(total, rate)))
     widths = [max(len(line[place]) for line in lines) for place in range(len(HEAD))]
     shown = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    parts = _parts(plan, groups, config_of)
+    parts = _parts(plan, groups, config_of) + _took(plan, [s for s in stages if s.key in done], config_of, rate)
     return "\n".join(
         [
             f"{len(done)} of {len(stages)} stages of the {plan.table.scale} table are sealed; what is left:",
@@ -221,6 +263,19 @@ def _parts(plan: Planned, groups: list[Array], config_of: dict[str, Config]) -> 
             told = ", ".join(f"{name} {value / GIB:.2f}" for name, value in zip(names, astuple(memory), strict=True))
             lines.setdefault(config.model.name, f"GiB a GPU while {config.model.name} trains: {told}")
     return list(lines.values())
+
+
+def _took(plan: Planned, sealed: list[Stage], config_of: dict[str, Config], rate: float) -> list[str]:
+    """What sealed stages took, a kind a line, beside what this plan would have said of them."""
+    lines = []
+    for kind in ("sft", "reference", "train", "generate"):
+        stages = [stage for stage in sealed if stage.kind == kind]
+        seconds = sum(read_manifest(Folder(plan.runs, s).path)["seconds"] * s.launch.get("ranks", 1) for s in stages)
+        said = sum(Estimate(config_of[stage.key], plan.runs).of(stage).operations for stage in stages) / rate
+        if stages:
+            hours = f"{seconds / 3600:.3g} hours of a rank, {said / 3600:.3g} planned"
+            lines.append(f"made already: {len(stages)} {kind} took {hours}")
+    return lines
 
 
 if __name__ == "__main__":

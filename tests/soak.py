@@ -144,6 +144,7 @@ def soak(kills: int, minutes: float, seed: int) -> bool:
             left += leaked(mark)
             done[victim] += 1
             stages_killed.update(busy)
+            print(f"\r{sum(done.values())} of {kills} kills, {tables} tables", end="", file=sys.stderr, flush=True)
         if code == 0:
             found = outputs(place / "runs")
             # A report of fewer rows may stand beside the table's: what was made while the judge was dead.
@@ -155,11 +156,12 @@ def soak(kills: int, minutes: float, seed: int) -> bool:
         elif over:
             print(f"a run without a kill failed, see {place}/runs.log", flush=True)
             return False
-    print(f"{sum(done.values())} kills ({_told(done)}) in {time.monotonic() - started:.0f} s; {tables} tables finished")
+    print(f"\n{sum(done.values())} kills ({_told(done)}) in {time.monotonic() - started:.0f} s; {tables} tables finished")
     print(f"stages that were being made when a kill came: {_told(stages_killed)}")
     print(f"outputs that differ from the undisturbed run: {len(differing)} {sorted(differing)[:5]}")
     shared = set(os.listdir("/dev/shm")) - shm
-    print(f"left behind: {len(left)} processes, {len(shared)} shared-memory files, 0 ports (no process, no port)")
+    print(f"left behind: {len(left)} processes, {len(shared)} shared-memory files")
+    print("a port is left behind only with the process that holds it")
     shutil.rmtree(place)
     return not (differing or left or shared)
 

@@ -11,7 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from focalpo.cost import Batch, Shape, checkpoint_bytes, forward_operations, training_memory, training_operations
+from focalpo.training.lora import LoraSettings, add_adapters
+from focalpo.training.schedule import TrainSettings
 from recipes.calibrate import _llama
+from recipes.plan import rate_of
 
 ROOT = Path(__file__).parent.parent
 SHAPE = Shape(layers=2, hidden=8, intermediate=16, heads=4, kv_heads=2, vocabulary=100, tied=False)
@@ -61,23 +64,76 @@ def test_operations_by_hand() -> None:
     assert training_operations(SHAPE, batch, 7, True) == 4 * expected
 
 
+def test_adapters_are_those_that_peft_adds() -> None:
+    """Only they have gradients and moments; their weights come on top of the model's."""
+    shape = Shape(layers=2, hidden=48, intermediate=80, heads=4, kv_heads=2, vocabulary=97, tied=True)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    model = AutoModelForCausalLM.from_config(_llama(shape))
+    add_adapters(model, LoraSettings(rank=3, alpha=6, targets=targets), seed=1)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert shape.adapters(3, targets) == trained
+    memory = training_memory(shape, Batch(10, 5), "bfloat16", 0, 1, False, "cpu", trained)
+    assert memory.parameters == 2 * (shape.parameters + trained)
+    assert (memory.gradients, memory.optimizer) == (2 * trained, 12 * trained)
+
+
 MEASURED = {
-    "deep": "layers=8 hidden=384 intermediate=1024 heads=6 kv_heads=6 vocabulary=4000",
-    "wide": "layers=2 hidden=768 intermediate=2048 heads=12 kv_heads=4 vocabulary=2000 trees=16",
-    "many words": "layers=2 hidden=256 intermediate=704 heads=4 kv_heads=4 vocabulary=32000 tied=true",
-    "recomputed": "layers=12 hidden=256 intermediate=704 heads=4 kv_heads=2 vocabulary=1000 trees=32 "
-    "activation_checkpointing=true",
+    "deep": (Shape(8, 384, 1024, 6, 6, 4000, tied=False), 8, False),
+    "wide": (Shape(2, 768, 2048, 12, 4, 2000, tied=False), 16, False),
+    "many words": (Shape(2, 256, 704, 4, 4, 32000, tied=True), 8, False),
+    "recomputed": (Shape(12, 256, 704, 4, 2, 1000, tied=False), 32, True),
 }
+MEASURE = """
+import json, sys
+from recipes.calibrate import measure
+from tests.test_cost import MEASURED, settings
+shape, trees, recompute = MEASURED[sys.argv[1]]
+print(json.dumps(measure(shape, 32, 48, trees, settings(recompute))))
+"""
+
+
+def settings(activation_checkpointing: bool) -> TrainSettings:
+    return TrainSettings(
+        learning_rate=1e-5,
+        global_batch=1,
+        epochs=1,
+        max_steps=None,
+        warmup_ratio=0.0,
+        weight_decay=0.0,
+        adam_beta2=0.999,
+        max_grad_norm=1.0,
+        dtype="float32",
+        zero_stage=0,
+        activation_checkpointing=activation_checkpointing,
+        micro_batch_tokens=1 << 20,
+        checkpoint_every=0,
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", MEASURED)
-def test_the_estimate_of_memory_is_within_15_percent_of_the_measured_peak(shape: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "recipes.calibrate", *MEASURED[shape].split(), f"runs={tmp_path}"]
+def test_the_estimate_of_memory_is_within_15_percent_of_the_measured_peak(shape: str) -> None:
     # The allocator gives back what is freed, so that the peak of the process is the peak of its tensors.
     environment = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    command = [sys.executable, "-c", MEASURE, shape]
     ended = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout[ended.stdout.index("{") :])
     assert found["estimated_bytes"] == pytest.approx(found["measured_bytes"], rel=0.15)
-    assert json.loads((tmp_path / "calibration.json").read_text())["operations_per_second"] > 0
+
+
+def test_a_measured_step_gives_the_plan_its_rate(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "recipes.calibrate", "rows=sft,dpo", f"runs={tmp_path / 'runs'}"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout[ended.stdout.index("{") :])
+    assert found["training"] == "base-dpo-s1"
+    rate, source = rate_of(tmp_path / "runs")
+    assert rate == found["operations_per_second"] == pytest.approx(found["operations"] * 3 / sum(found["seconds"]))
+    assert source.startswith("measured")
+
+
+def test_rows_that_train_nothing_have_no_step_to_measure() -> None:
+    command = [sys.executable, "-m", "recipes.calibrate", "rows=sft"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 1 and ended.stderr.startswith("error: these rows train nothing")

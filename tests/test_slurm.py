@@ -113,7 +113,7 @@ def test_usr1_before_the_time_is_up_saves_and_goes_back_to_the_queue(cluster: Pa
 
 
 def test_cancel_takes_the_tables_jobs_and_only_them(cluster: Path, tmp_path: Path) -> None:
-    other = slurm("sbatch", "--parsable", "--wrap=sleep 300")
+    other = slurm("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 300")
     command("reproduce", tmp_path, "cluster=slurm_cpu")
     assert "jobs cancelled" in command("cancel", tmp_path, "cluster=slurm_cpu")  # some may have ended before
     assert [job[0] for job in jobs() if job[1] in ("RUNNING", "PENDING")] == [other]

@@ -6,10 +6,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from focalpo.artifact import Folder
+from focalpo.config import CONF
+from focalpo.cost import Batch, Shape, forward_operations
 from focalpo.plan import in_order
-from recipes.plan import described
+from recipes.plan import Estimate, described
 from recipes.submit import ROOT, arrays, dependency, submit
 from recipes.sweep import sweep
 from recipes.table import planned
@@ -131,6 +134,61 @@ def test_the_plan_tells_every_array_and_the_judges_requests(tmp_path: Path) -> N
     total = next(line for line in said.splitlines() if line.startswith("sum"))
     assert total.split()[1] == "73" and f"{22 * (805 + 2 * 500):,}" in total
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "data").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_plan_knows_the_sizes_of_every_data_set(path: Path) -> None:
+    sizes = yaml.safe_load((CONF / "sizes.yaml").read_text())["data"]
+    assert sizes[yaml.safe_load(path.read_text())["name"]].keys() == {"train", "test", "prompt", "answer"}
+
+
+def operations(*arguments: str) -> dict[str, float]:
+    """Of the first stage of each kind that the one_gpu table's instruct rows need."""
+    plan = planned(["table=one_gpu", "rows=dpo", *arguments])
+    return {stage.kind: Estimate(plan.first, plan.runs).of(stage).operations for stage in in_order([plan.report])}
+
+
+def test_answers_that_become_pairs_are_most_of_what_on_policy_data_costs() -> None:
+    """10,000 prompts (and the test split's 2,000) answered by each seed, then all answers read by an 8B model."""
+    found = operations("data=on_policy", "data.limit=10000")
+    shape = Shape(**yaml.safe_load((CONF / "sizes.yaml").read_text())["models"]["RLHFlow/ArmoRM-Llama3-8B-v0.1"])
+    texts = Batch(5 * 12000 * (160 + 260), 0)
+    assert found["reward"] == forward_operations(shape, texts, (160 + 260) / 2) > found["train"]
+    assert found["sample"] > found["reference"]
+
+
+def test_adapters_need_less_memory_than_all_weights() -> None:
+    def memory(*arguments: str):
+        plan = planned(["table=one_gpu", "rows=dpo", *arguments])
+        stage = next(stage for stage in in_order([plan.report]) if stage.kind == "train")
+        return Estimate(plan.first, plan.runs).of(stage).memory
+
+    assert memory("lora=rank16").optimizer < memory().optimizer / 50
+
+
+def test_the_ranking_dynamics_are_planned_too() -> None:
+    """Looked at before step 1, after every 10th of 25 and after the last: 4 times (100 training and 400 test pairs)."""
+    changed = {"train.max_steps=25", "train.global_batch=8", "dynamics.train_pairs=100"}
+
+    def train(every: int) -> float:
+        plan = planned(["rows=dpo", "runs=none", *changed, f"dynamics.every={every}"])
+        stage = next(stage for stage in in_order([plan.report]) if stage.kind == "train")
+        return Estimate(plan.first, plan.runs).of(stage).operations
+
+    shape = Estimate(planned(["rows=dpo"]).first, Path("none")).shape
+    twice = forward_operations(shape, Batch(2 * 500 * (11 + 2 * 9), 2 * 500 * 2 * 9), 11 + 9 / 2)
+    assert train(every=10) - train(every=0) == pytest.approx(twice)
+
+
+def test_the_plan_stands_beside_what_was_made(tmp_path: Path) -> None:
+    plan = planned(["rows=dpo", "settings=base", "seeds=2", f"runs={tmp_path}"])
+    for stage in in_order([plan.report]):
+        if stage.kind == "train":
+            folder = Folder(tmp_path, stage)
+            with folder.being_made():
+                folder.seal(1800, {})
+    train = next(line for line in described(plan).splitlines() if line.startswith("made already"))
+    assert train.startswith("made already: 2 train took 1 hours of a rank, ") and train.endswith(" planned")
 
 
 def test_a_search_is_one_array_of_trainings_and_its_results_wait_for_all(fake_slurm: Path, tmp_path: Path) -> None:
