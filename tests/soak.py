@@ -156,7 +156,8 @@ def soak(kills: int, minutes: float, seed: int) -> bool:
         elif over:
             print(f"a run without a kill failed, see {place}/runs.log", flush=True)
             return False
-    print(f"\n{sum(done.values())} kills ({_told(done)}) in {time.monotonic() - started:.0f} s; {tables} tables finished")
+    took = time.monotonic() - started
+    print(f"\n{sum(done.values())} kills ({_told(done)}) in {took:.0f} s; {tables} tables finished")
     print(f"stages that were being made when a kill came: {_told(stages_killed)}")
     print(f"outputs that differ from the undisturbed run: {len(differing)} {sorted(differing)[:5]}")
     shared = set(os.listdir("/dev/shm")) - shm
