@@ -14,7 +14,7 @@ from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 
 from focalpo.plan import EVAL
-from focalpo.reporting.table_run import newest_reports
+from focalpo.reporting.table_run import TableRun, newest_reports
 from recipes.command import explained
 
 NOTEBOOKS = sorted((EVAL.parent / "notebooks").glob("*.ipynb"))
@@ -39,7 +39,15 @@ def run_notebook(path: Path, report: Path) -> nbformat.NotebookNode:
 
 
 def render(report: Path) -> list[Path]:
-    """Write `<report>/notebooks/*.html`: readable anywhere, nothing fetched."""
+    """Write `<report>/notebooks/*.html`: readable anywhere, nothing fetched.
+
+    Raises:
+        ValueError: for the report of a study, or when a notebook fails.
+    """
+    if study := TableRun.read(report).table["study"]:
+        raise ValueError(
+            f"{report} is the {study} study, which has figures of its own; notebooks read Table 1: SCALE=pocket"
+        )
     exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="")
     folder = report / "notebooks"
     folder.mkdir(exist_ok=True)

@@ -129,7 +129,10 @@ def _keeps_memory(job: Job) -> bool:
 
 
 def _in_new_processes(folder: Folder, ranks: int) -> None:
+    import torch
+
     job = folder.job
+    threads = max(1, torch.get_num_threads() // ranks)  # this worker's share of the machine, and no other's
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     command = [sys.executable, *launcher, "-m", "recipes.worker", str(job.path)]
     with told_disk_errors(job.path):
@@ -137,7 +140,7 @@ def _in_new_processes(folder: Folder, ranks: int) -> None:
         job.write()
         log = job.path / "log.txt"
         with log.open("w") as file:
-            environment = os.environ | {"OMP_NUM_THREADS": str(cores_each(ranks)), "FOCALPO_MAKER": str(os.getpid())}
+            environment = os.environ | {"OMP_NUM_THREADS": str(threads), "FOCALPO_MAKER": str(os.getpid())}
             ended = subprocess.run(command, stdout=file, stderr=file, env=environment)
     if ended.returncode:
         raise ValueError(_why(job, log))

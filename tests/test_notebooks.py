@@ -6,7 +6,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from focalpo.artifact import Folder
 from recipes.notebooks import NOTEBOOKS, render, run_notebook
+from recipes.table import planned
 from tests.notebook_text import text_of
 
 FORBIDDEN = ("torch", "recipes", "focalpo.training", "requests", "http://", "https://")
@@ -38,6 +40,12 @@ def test_a_notebook_runs_on_a_report_without_a_warning_and_shows_its_numbers(pat
     assert not re.search(r"\bnan\b", shown, re.I)
     if path.stem == "02_table1":
         assert (sealed_report / "summary.md").read_text().strip() in shown
+
+
+def test_the_report_of_a_study_is_not_read_by_notebooks(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, planned(["table=gamma", "seeds=1"]).report)
+    with folder.being_made() as job, pytest.raises(ValueError, match="is the gamma study.*SCALE=pocket"):
+        render(job.path)
 
 
 @pytest.mark.slow
