@@ -8,9 +8,12 @@ import warnings
 from focalpo.lifeline import end_with
 
 
-def quiet_worker(cores: int) -> None:
-    """For the processes of a pool: quiet, and ended with the process that made the pool."""
-    end_with(os.getppid())
+def quiet_worker(maker: int, cores: int) -> None:
+    """For the processes of a pool: quiet, and ended with the process that made the pool.
+
+    Its number is told: a parent that died while this process started is init by now, which never ends.
+    """
+    end_with(maker)
     quiet(cores)
 
 

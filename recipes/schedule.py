@@ -21,6 +21,8 @@ from focalpo.training.checkpoint import Stopped
 from recipes.quiet import cores_each, quiet_worker
 from recipes.worker import make
 
+SAVING_SECONDS = 10  # of models that train in a worker itself; large ones train in processes of their own
+
 
 def run_stages(runs: Path, stages: list[Stage], workers: int, silent: bool = False) -> int:
     """Make the stages that are not sealed; returns how many were made. `silent`: only failures are told.
@@ -37,7 +39,8 @@ def run_stages(runs: Path, stages: list[Stage], workers: int, silent: bool = Fal
     running: dict[Future, Stage] = {}
     # Threads follow the configured workers, not how many are busy: a sum's last bits depend on the number of threads,
     # and a stage must come out the same whether it is made first, alone, or again after a kill.
-    with ProcessPoolExecutor(workers, get_context("spawn"), quiet_worker, (cores_each(workers),)) as pool:
+    known = (os.getpid(), cores_each(workers))
+    with ProcessPoolExecutor(workers, get_context("spawn"), quiet_worker, known) as pool:
         try:
             while waiting or running:
                 for stage in _ready(waiting, done)[: workers - len(running)]:
@@ -54,6 +57,7 @@ def run_stages(runs: Path, stages: list[Stage], workers: int, silent: bool = Fal
             for child in active_children():
                 child.terminate()  # training saves first, see recipes/worker.py
             pool.shutdown(wait=False, cancel_futures=True)
+            _end_workers()
             raise
     display.close()
     assert failures or not waiting, "a stage's inputs must be among the stages"
@@ -74,12 +78,23 @@ def _take(future: Future, stage: Stage, done: set[str], failures: dict[str, str]
         failures[stage.title] = str(error)
         display.line(f"failed  {stage.title}")
     except BrokenProcessPool:
+        _end_workers()
         raise ValueError(
             f"a worker was killed while it made {stage.title} (out of memory?); lower launch.workers and run again"
         ) from None
     else:
         done.add(stage.title)
         display.finished(stage, seconds)
+
+
+def _end_workers() -> None:
+    """End workers that were told to stop and had their time to save. The pool would wait for ever for one that has
+    saved and wants its next stage: an idle worker that was killed holds the lock on them."""
+    deadline = time.monotonic() + SAVING_SECONDS
+    while active_children() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for child in active_children():
+        child.kill()
 
 
 class Display:

@@ -161,15 +161,16 @@ def _why(job: Job, log: Path) -> str:
 
 def main(path: Path) -> None:
     """One process of a stage: the only one, or one rank of several."""
-    folder = Folder.at(path)
-    job = folder.job
-    quiet(int(os.environ.get("OMP_NUM_THREADS", cores_each(1))))
     if maker := os.environ.pop("FOCALPO_MAKER", None):
         end_with(int(maker))
     if "RANK" in os.environ:
+        end_with(os.getppid())  # torchrun
+    folder = Folder.at(path)
+    job = folder.job
+    quiet(int(os.environ.get("OMP_NUM_THREADS", cores_each(1))))
+    if "RANK" in os.environ:
         from focalpo.training.ranks import watch
 
-        end_with(os.getppid())  # torchrun
         (job.path / STACKS).mkdir(exist_ok=True)
         watch(job.launch["hang_seconds"], job.path / STACKS)
     if int(os.environ.get("RANK", "0")) == 0:

@@ -40,6 +40,7 @@ SMALL = [
 # What holds seconds, dates or the order in which replies came, and so differs between runs that are equal.
 APART = ("records.jsonl", "report.html", "report.md", "report.tex", "checklist.md")
 GRACE_SECONDS = 30
+HANG_LENGTHS = 10  # of an undisturbed run
 MARK = "FOCALPO_SOAK"
 
 
@@ -123,7 +124,6 @@ def soak(kills: int, minutes: float, seed: int) -> bool:
     place = Path(tempfile.mkdtemp(prefix="soak-"))
     shm, done, tables = set(os.listdir("/dev/shm")), Counter(), 0
     differing: set[str] = set()
-    left: list[int] = []
     mark = f"{os.getpid()}"
     # In the same place as the others: a model's card says where the model was started from.
     assert start(place / "runs", mark).wait() == 0, f"the undisturbed run failed, see {place}"
@@ -140,8 +140,15 @@ def soak(kills: int, minutes: float, seed: int) -> bool:
         except subprocess.TimeoutExpired:
             busy = _busy(place / "runs")
             victim = strike(process, mark, draw)
-            code = process.wait()
-            left += leaked(mark)
+            try:
+                code = process.wait(HANG_LENGTHS * length)
+            except subprocess.TimeoutExpired:
+                print(f"\nthe run hangs after a kill of its {victim}, see {place}/runs.log", flush=True)
+                os.killpg(process.pid, signal.SIGKILL)
+                return False
+            if left := leaked(mark):
+                print(f"\n{len(left)} processes outlive a kill of the run's {victim}: {left}", flush=True)
+                return False
             done[victim] += 1
             stages_killed.update(busy)
             print(f"\r{sum(done.values())} of {kills} kills, {tables} tables", end="", file=sys.stderr, flush=True)
@@ -161,10 +168,9 @@ def soak(kills: int, minutes: float, seed: int) -> bool:
     print(f"stages that were being made when a kill came: {_told(stages_killed)}")
     print(f"outputs that differ from the undisturbed run: {len(differing)} {sorted(differing)[:5]}")
     shared = set(os.listdir("/dev/shm")) - shm
-    print(f"left behind: {len(left)} processes, {len(shared)} shared-memory files")
-    print("a port is left behind only with the process that holds it")
+    print(f"left behind: no process, so no port either, and {len(shared)} shared-memory files")
     shutil.rmtree(place)
-    return not (differing or left or shared)
+    return not (differing or shared)
 
 
 def _busy(runs: Path) -> list[str]:
