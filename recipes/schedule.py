@@ -21,7 +21,7 @@ from focalpo.training.checkpoint import Stopped
 from recipes.quiet import cores_each, quiet_worker
 from recipes.worker import make
 
-SAVING_SECONDS = 10  # of models that train in a worker itself; large ones train in processes of their own
+SAVING_SECONDS = 5  # of models that train in a worker itself; large ones train in processes of their own
 
 
 def run_stages(runs: Path, stages: list[Stage], workers: int, silent: bool = False) -> int:

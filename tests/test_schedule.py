@@ -91,7 +91,8 @@ def test_a_worker_whose_maker_is_gone_before_it_starts_ends(tmp_path: Path) -> N
     gone = subprocess.Popen(["true"])
     gone.wait()
     program = f"import time; from recipes.quiet import quiet_worker; quiet_worker({gone.pid}, 1); time.sleep(60)"
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=50).returncode == 1
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=50)
+    assert (ended.returncode, ended.stderr) == (1, b"")
 
 
 @pytest.mark.slow
