@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from focalpo.schema import CalibrateConfig, Config, DataConfig, TableConfig
+from focalpo.schema import CalibrateJudgeConfig, Config, DataConfig, TableConfig
 from focalpo.speed.settings import BenchSettings
 from focalpo.training.objective import OBJECTIVES
 
@@ -33,7 +33,7 @@ def publish() -> None:
     """Tell Hydra the schema and one option per registered objective, with the class's own fields and defaults."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    store.store(name="calibrate_schema", node=CalibrateConfig)
+    store.store(name="calibrate_judge_schema", node=CalibrateJudgeConfig)
     store.store(group="table", name="schema", node=TableConfig)
     store.store(group="bench", name="schema", node=BenchSettings)
     for name, cls in OBJECTIVES.items():
@@ -91,9 +91,9 @@ def expand(search: Sequence[str], overrides: Sequence[str]) -> list[list[str]]:
     return [list(point) for point in product(*choices)]
 
 
-def compose_calibrate(overrides: Sequence[str]) -> CalibrateConfig:
-    """Compose conf/calibrate.yaml with overrides."""
-    return _compose("calibrate", overrides, CalibrateConfig)
+def compose_calibrate_judge(overrides: Sequence[str]) -> CalibrateJudgeConfig:
+    """Compose conf/calibrate_judge.yaml with overrides."""
+    return _compose("calibrate_judge", overrides, CalibrateJudgeConfig)
 
 
 def objective_of(settings: dict) -> Any:

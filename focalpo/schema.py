@@ -154,7 +154,7 @@ class JudgeConfig:
 
 
 @dataclass(slots=True)
-class CalibrateConfig:
+class CalibrateJudgeConfig:
     """Which judge is compared with which published annotations: how many pairs of a model, in one order or both."""
 
     judge: JudgeConfig

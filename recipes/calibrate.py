@@ -3,7 +3,7 @@
 python -m recipes.calibrate                      the pocket table's first training
 python -m recipes.calibrate table=paper rows=dpo      another table's, with random weights and tokens of its sizes
 
-The rate it measures (operations a second of a rank) goes to calibration.json in the runs' folder, from where
+The rate it measures (operations a second of a rank) goes to rate.json in the runs' folder, from where
 `make plan` takes it. One rank is measured: what ranks spend on waiting for each other is not counted.
 """
 
@@ -23,7 +23,7 @@ from focalpo.training.engine import TrainSettings, open_engine, start_ranks
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.packing import pack
 from recipes.command import explained
-from recipes.plan import CALIBRATION, Estimate
+from recipes.plan import RATE, Estimate
 from recipes.quiet import cores_each, quiet
 from recipes.table import planned
 
@@ -106,7 +106,7 @@ def main(arguments: list[str]) -> None:
     measured = measure(shape, prompt, answer, trees, settings)
     print(json.dumps({"training": stage.name, "threads": threads} | measured, indent=1))
     plan.runs.mkdir(parents=True, exist_ok=True)
-    write_json(plan.runs / CALIBRATION, {"operations_per_second": measured["operations_per_second"]})
+    write_json(plan.runs / RATE, {"operations_per_second": measured["operations_per_second"]})
 
 
 if __name__ == "__main__":

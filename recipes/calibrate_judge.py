@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from focalpo.config import compose_calibrate, plain
+from focalpo.config import compose_calibrate_judge, plain
 from focalpo.judging.alpaca_eval import judge_alpaca
 from focalpo.judging.annotated_pairs import Annotated, read_annotations
 from focalpo.judging.calibration import (
@@ -38,7 +38,7 @@ from recipes.judge_server import endpoint_of
 
 def calibrate(arguments: list[str]) -> None:
     """Judge every model of the folder, write calibration.txt and calibration.csv, and print the first."""
-    config = compose_calibrate(arguments)
+    config = compose_calibrate_judge(arguments)
     protocol = load_protocol(EVAL / f"{config.judge.benchmarks.get('alpaca_eval')}.yaml")
     if not isinstance(protocol, AlpacaProtocol):
         raise ValueError(f"{protocol.name} is no AlpacaEval protocol; set judge.benchmarks.alpaca_eval to one")

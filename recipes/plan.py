@@ -34,7 +34,7 @@ from recipes.submit import Array, arrays
 from recipes.table import Planned, planned
 
 GIB = 1 << 30
-CALIBRATION = "calibration.json"  # beside the runs: what a rank of this machine was measured to do
+RATE = "rate.json"  # beside the runs: what a rank of this machine was measured to do
 HEAD = ("stages", "left", "after", "GPU-hours", "GiB a GPU", "GiB of disk", "judge requests", "judge tokens")
 
 
@@ -175,7 +175,7 @@ def _released(name: str, sizes: dict) -> Shape:
 
 def rate_of(runs: Path) -> tuple[float, str]:
     """Operations a second of a rank, and where the figure comes from."""
-    measured = runs / CALIBRATION
+    measured = runs / RATE
     if measured.is_file():
         return json.loads(measured.read_text())["operations_per_second"], f"measured, {measured}"
     return yaml.safe_load((CONF / "sizes.yaml").read_text())["operations_per_second"], "assumed, conf/sizes.yaml"
