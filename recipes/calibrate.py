@@ -1,10 +1,10 @@
 """Measure training steps on this machine, and hold the plan's arithmetic against them.
 
-python -m recipes.calibrate                      the pocket table's first training
-python -m recipes.calibrate table=paper rows=dpo      another table's, with random weights and tokens of its sizes
+python -m recipes.calibrate                            the pocket table's first training
+python -m recipes.calibrate table=paper rows=dpo       another table's, with random weights and tokens of its sizes
 
-The rate it measures (operations a second of a rank) goes to rate.json in the runs' folder, from where
-`make plan` takes it. One rank is measured: what ranks spend on waiting for each other is not counted.
+The rate it measures (operations a second of a rank) goes to rate.json in the runs' folder, from where `make plan`
+takes it. One rank is measured: what ranks spend on waiting for each other is not counted.
 """
 
 import json
