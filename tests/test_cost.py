@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from focalpo.cost import Batch, Shape, checkpoint_bytes, forward_operations, training_memory, training_operations
 from focalpo.training.lora import LoraSettings, add_adapters
-from focalpo.training.schedule import TrainSettings
 from recipes.calibrate import _llama
 from recipes.plan import rate_of
 
@@ -85,29 +84,13 @@ MEASURED = {
 }
 MEASURE = """
 import json, sys
+from dataclasses import replace
 from recipes.calibrate import measure
-from tests.test_cost import MEASURED, settings
+from tests.test_cost import MEASURED
+from tests.tiny import SETTINGS
 shape, trees, recompute = MEASURED[sys.argv[1]]
-print(json.dumps(measure(shape, 32, 48, trees, settings(recompute))))
+print(json.dumps(measure(shape, 32, 48, trees, replace(SETTINGS, activation_checkpointing=recompute))))
 """
-
-
-def settings(activation_checkpointing: bool) -> TrainSettings:
-    return TrainSettings(
-        learning_rate=1e-5,
-        global_batch=1,
-        epochs=1,
-        max_steps=None,
-        warmup_ratio=0.0,
-        weight_decay=0.0,
-        adam_beta2=0.999,
-        max_grad_norm=1.0,
-        dtype="float32",
-        zero_stage=0,
-        activation_checkpointing=activation_checkpointing,
-        micro_batch_tokens=1 << 20,
-        checkpoint_every=0,
-    )
 
 
 @pytest.mark.slow

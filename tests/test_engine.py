@@ -19,23 +19,8 @@ from focalpo.training.packing import pack
 from focalpo.training.schedule import TrainSettings, global_batch_at, learning_rate_at, steps_of
 from focalpo.training.scoring import score
 from tests.test_logprobs import padded_logps
-from tests.tiny import random_trees, tiny_model
+from tests.tiny import SETTINGS, random_trees, tiny_model
 
-SETTINGS = TrainSettings(
-    learning_rate=1e-2,
-    global_batch=4,
-    epochs=1,
-    max_steps=None,
-    warmup_ratio=0.25,
-    weight_decay=0.1,
-    adam_beta2=0.99,
-    max_grad_norm=1.0,
-    dtype="float32",
-    zero_stage=0,
-    activation_checkpointing=False,
-    micro_batch_tokens=1 << 20,
-    checkpoint_every=0,
-)
 TREES = random_trees(16, seed=11)
 
 

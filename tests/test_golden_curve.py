@@ -15,8 +15,7 @@ from focalpo.training.engine import Examples, open_engine, start_ranks, train
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.objective import OBJECTIVES
 from focalpo.training.scoring import score
-from tests.test_engine import SETTINGS
-from tests.tiny import random_trees, tiny_model
+from tests.tiny import SETTINGS, random_trees, tiny_model
 
 FILE = Path(__file__).parent / "golden" / "curve.json"
 

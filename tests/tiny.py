@@ -1,4 +1,4 @@
-"""Tiny random models and trees that the tests share."""
+"""Tiny random models and trees, and settings to train them, that the tests share."""
 
 import random
 
@@ -6,9 +6,25 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedModel, Qwen2Config
 
 from focalpo.data.tokens import Tree
+from focalpo.training.schedule import TrainSettings
 
 VOCABULARY = 97
 ARCHITECTURES = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
+SETTINGS = TrainSettings(
+    learning_rate=1e-2,
+    global_batch=4,
+    epochs=1,
+    max_steps=None,
+    warmup_ratio=0.25,
+    weight_decay=0.1,
+    adam_beta2=0.99,
+    max_grad_norm=1.0,
+    dtype="float32",
+    zero_stage=0,
+    activation_checkpointing=False,
+    micro_batch_tokens=1 << 20,
+    checkpoint_every=0,
+)
 
 
 def tiny_model(architecture: str = "llama", seed: int = 0, **overrides: object) -> PreTrainedModel:
