@@ -11,17 +11,10 @@ import json
 import os
 import sys
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context
 from pathlib import Path
 
 from focalpo.artifact import Folder, Stage
-from focalpo.training.checkpoint import Stopped
-from recipes.quiet import cores_each, quiet_worker
-from recipes.worker import make
-
-SAVING_SECONDS = 5  # of models that train in a worker itself; large ones train in processes of their own
+from recipes.pool import Pool
 
 
 def run_stages(runs: Path, stages: list[Stage], workers: int, silent: bool = False) -> int:
@@ -36,29 +29,21 @@ def run_stages(runs: Path, stages: list[Stage], workers: int, silent: bool = Fal
         return 0
     display = Display(runs, total=len(stages), sealed=len(done), silent=silent)
     failures: dict[str, str] = {}
-    running: dict[Future, Stage] = {}
-    # Threads follow the configured workers, not how many are busy: a sum's last bits depend on the number of threads,
-    # and a stage must come out the same whether it is made first, alone, or again after a kill.
-    known = (os.getpid(), cores_each(workers))
-    with ProcessPoolExecutor(workers, get_context("spawn"), quiet_worker, known) as pool:
-        try:
-            while waiting or running:
-                for stage in _ready(waiting, done)[: workers - len(running)]:
-                    waiting.remove(stage)
-                    running[pool.submit(make, runs, stage)] = stage
-                if not running:
-                    break  # what still waits needs a stage that failed
-                finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    stage = running.pop(future)
-                    _take(future, stage, done, failures, display)
-                display.running(list(running.values()))
-        except KeyboardInterrupt:
-            for child in active_children():
-                child.terminate()  # training saves first, see recipes/worker.py
-            pool.shutdown(wait=False, cancel_futures=True)
-            _end_workers()
-            raise
+    with Pool(workers) as pool:
+        while waiting or pool.stages:
+            for stage in _ready(waiting, done)[: pool.free]:
+                waiting.remove(stage)
+                pool.start(runs, stage)
+            if not pool.stages:
+                break  # what still waits needs a stage that failed
+            for stage, outcome in pool.finished(timeout=0.5):
+                if isinstance(outcome, str):
+                    failures[stage.title] = outcome
+                    display.line(f"failed  {stage.title}")
+                else:
+                    done.add(stage.title)
+                    display.finished(stage, outcome)
+            display.running(pool.stages)
     display.close()
     assert failures or not waiting, "a stage's inputs must be among the stages"
     if failures:
@@ -69,32 +54,6 @@ def run_stages(runs: Path, stages: list[Stage], workers: int, silent: bool = Fal
 
 def _ready(waiting: list[Stage], done: set[str]) -> list[Stage]:
     return [stage for stage in waiting if all(needed.title in done for needed in stage.inputs.values())]
-
-
-def _take(future: Future, stage: Stage, done: set[str], failures: dict[str, str], display: "Display") -> None:
-    try:
-        seconds = future.result()
-    except (ValueError, Stopped) as error:
-        failures[stage.title] = str(error)
-        display.line(f"failed  {stage.title}")
-    except BrokenProcessPool:
-        _end_workers()
-        raise ValueError(
-            f"a worker was killed while it made {stage.title} (out of memory?); lower launch.workers and run again"
-        ) from None
-    else:
-        done.add(stage.title)
-        display.finished(stage, seconds)
-
-
-def _end_workers() -> None:
-    """End workers that were told to stop and had their time to save. The pool would wait for ever for one that has
-    saved and wants its next stage: an idle worker that was killed holds the lock on them."""
-    deadline = time.monotonic() + SAVING_SECONDS
-    while active_children() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    for child in active_children():
-        child.kill()
 
 
 class Display:

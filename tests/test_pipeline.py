@@ -269,7 +269,7 @@ def test_bad_data_files_are_told_in_one_line(tmp_path: Path, write: bytes | None
     "whom, number, said",
     [
         ("everyone", signal.SIGINT, "stopped; sealed stages are kept, run the same command again to go on"),
-        ("workers", signal.SIGKILL, "a worker was killed while it made sft/pocket-pretraining"),
+        ("workers", signal.SIGKILL, "its worker was killed (out of memory?); lower launch.workers and run again"),
     ],
 )
 def test_an_interrupted_run_ends_in_one_line(tmp_path: Path, whom: str, number: int, said: str) -> None:

@@ -3,10 +3,8 @@
 import json
 import os
 import pty
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -93,29 +91,3 @@ def test_a_worker_whose_maker_is_gone_before_it_starts_ends(tmp_path: Path) -> N
     program = f"import time; from recipes.quiet import quiet_worker; quiet_worker({gone.pid}, 1); time.sleep(60)"
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=50)
     assert (ended.returncode, ended.stderr) == (1, b"")
-
-
-@pytest.mark.slow
-def test_a_killed_worker_that_waited_for_work_ends_the_command(tmp_path: Path) -> None:
-    """It dies with the lock on what is to do; the other one trains, is told to stop, saves, and wants that lock."""
-    command = [sys.executable, "-m", "recipes.judge", "experiment=pocket/dpo", "launch.workers=2", f"runs={tmp_path}"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
-        deadline = time.monotonic() + 120
-        while len(list(tmp_path.glob("benchmark/*/manifest.json"))) < 2 or not list(
-            tmp_path.glob("sft/*/progress.json")
-        ):
-            assert time.monotonic() < deadline and started.poll() is None
-            time.sleep(0.1)
-        (idle,) = [pid for pid in workers_of(started.pid) if not any("/sft/" in name for name in opened(pid))]
-        os.kill(idle, signal.SIGKILL)
-        _, errors = started.communicate(timeout=60)
-    assert started.returncode == 1 and "error: a worker was killed while it made sft/" in errors
-
-
-def workers_of(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-
-
-def opened(pid: int) -> list[str]:
-    return [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]

@@ -1,0 +1,119 @@
+"""Workers that make stages: kept, replaced when they die, told to stop; nothing of them is left."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from focalpo.artifact import Folder, Stage
+from focalpo.config import compose
+from focalpo.plan import benchmark_stage, in_order, sft_stage
+from recipes.pool import Pool
+
+ROOT = Path(__file__).parent.parent
+# What a pool on its own does: a training of a minute, in the folder that is its first argument.
+LONG_TRAINING = """
+import sys
+from pathlib import Path
+from recipes.pool import Pool
+from tests.test_pool import long
+if __name__ == "__main__":
+    with Pool(2) as pool:
+        pool.start(Path(sys.argv[1]), long())
+        list(pool.finished(None))
+"""
+
+
+def quick(prompts: int) -> Stage:
+    """A benchmark of the pocket world, made in no time."""
+    stage = benchmark_stage(compose([]), "alpaca_eval")
+    return replace(stage, settings=stage.settings | {"prompts": prompts})
+
+
+def long() -> Stage:
+    """A training that outlasts every test."""
+    sft = sft_stage(compose(["model.phases.pretraining.train.max_steps=9999"]))
+    assert sft
+    return in_order([sft])[0]
+
+
+def outcome(pool: Pool, stage: Stage) -> float | str:
+    """What came of the stage, which must be the next to end."""
+    ((ended, found),) = pool.finished(100)
+    assert ended == stage
+    return found
+
+
+def until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 100
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_worker_is_kept_and_replaced_when_it_died_idle(tmp_path: Path) -> None:
+    with Pool(1) as pool:
+        for prompts in (10, 20):
+            pool.start(tmp_path, quick(prompts))
+            assert outcome(pool, quick(prompts)) > 0
+        (first,) = {worker.process.pid for worker in pool.workers}
+        pool.workers[0].process.kill()
+        pool.workers[0].process.join()
+        pool.start(tmp_path, quick(30))
+        assert outcome(pool, quick(30)) > 0
+        assert [worker.process.pid for worker in pool.workers] != [first]
+        started = pool.workers[0].process
+    assert started.exitcode == 0
+    assert all(Folder(tmp_path, quick(prompts)).sealed for prompts in (10, 20, 30))
+
+
+def test_a_stage_that_fails_is_told_and_its_worker_goes_on(tmp_path: Path) -> None:
+    with Pool(1) as pool:
+        with Folder(tmp_path, quick(10)).being_made():
+            pool.start(tmp_path, quick(10))
+            why = outcome(pool, quick(10))
+        assert isinstance(why, str) and "another process" in why
+        pool.start(tmp_path, quick(10))
+        assert outcome(pool, quick(10)) > 0
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_its_own_stage_only(tmp_path: Path) -> None:
+    progress = Folder(tmp_path, long()).path / "progress.json"
+    with Pool(2) as pool:
+        pool.start(tmp_path, long())
+        until(progress.exists)
+        pool.start(tmp_path, quick(10))
+        assert outcome(pool, quick(10)) > 0
+        training, _ = pool.workers
+        training.process.kill()
+        assert outcome(pool, long()) == "its worker was killed (out of memory?); lower launch.workers and run again"
+        pool.start(tmp_path, quick(20))
+        assert outcome(pool, quick(20)) > 0
+
+
+@pytest.mark.slow
+def test_left_by_an_error_it_has_training_saved(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, long()).path
+    with pytest.raises(RuntimeError, match="our own"), Pool(1) as pool:
+        pool.start(tmp_path, long())
+        until((folder / "progress.json").exists)
+        raise RuntimeError("our own")
+    assert list((folder / ".checkpoints").glob("step-*"))
+    assert not pool.stages and not [worker for worker in pool.workers if worker.process.is_alive()]
+
+
+@pytest.mark.slow
+def test_a_group_killed_at_once_leaves_nothing_in_shared_memory(tmp_path: Path) -> None:
+    before = set(os.listdir("/dev/shm"))
+    command = [sys.executable, "-c", LONG_TRAINING, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as started:
+        until((Folder(tmp_path, long()).path / "progress.json").exists)
+        os.killpg(started.pid, signal.SIGKILL)
+    assert set(os.listdir("/dev/shm")) <= before
