@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
+STOP = "stop"  # in .checkpoints: whoever makes this file asks the training to save and leave
 ERROR = "error.txt"  # why the stage was not made the last time it was tried
 DISK_ERRORS = {
     errno.ENOSPC: "no space left on the disk of {}; free some",
@@ -136,6 +137,8 @@ class Folder:
                     fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     raise ValueError(f"{self.path} is being made by another process; wait for it or stop it") from None
+                lock.write("x")  # a sign for each start
+                lock.flush()
                 self.job.write()
                 yield self.job
 
@@ -148,7 +151,8 @@ class Folder:
             "inputs": {name: f"{path.parent.name}/{path.name}" for name, path in self.job.inputs.items()},
             "outputs": output_hashes(self.path),
             "facts": facts or {},
-            "seconds": round(seconds, 3),
+            "seconds": round(seconds, 3),  # of the last start
+            "starts": (self.path / LOCK).stat().st_size,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "commit": commit(),
             "packages": packages(),
@@ -168,6 +172,10 @@ class Folder:
             if trusted.get(name) != found:
                 (self.path / name).unlink()
         (self.path / MANIFEST).unlink()
+
+
+class Stopped(Exception):
+    """A stage was asked to stop before it was complete: the same command goes on from what is saved."""
 
 
 class Damaged(ValueError):

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from focalpo.track import TrackSettings
-from focalpo.training.lora import LoraSettings
-from focalpo.training.schedule import TrainSettings
-from focalpo.training.scratch import Architecture
+from focalpo.training.settings import Architecture, LoraSettings, TrainSettings
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from focalpo.plan import EVAL
 from focalpo.track import Tracker, TrackSettings
 from focalpo.training.model import ModelSource
 from focalpo.training.ranks import rank
-from focalpo.training.schedule import TrainSettings
+from focalpo.training.settings import TrainSettings
 
 
 def source_of(job: Job) -> ModelSource:

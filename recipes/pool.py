@@ -15,8 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 
-from focalpo.artifact import Stage
-from focalpo.training.checkpoint import Stopped
+from focalpo.artifact import Stage, Stopped
 from recipes.quiet import cores_each, quiet_worker
 from recipes.worker import make
 

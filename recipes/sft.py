@@ -13,7 +13,8 @@ from focalpo.training.engine import Examples, open_engine, partitioned_loading, 
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.model import generation_config, load_model, load_tokenizer, stop_ids
 from focalpo.training.objective import OBJECTIVES
-from focalpo.training.scratch import Architecture, bpe_tokenizer, new_model
+from focalpo.training.scratch import bpe_tokenizer, new_model
+from focalpo.training.settings import Architecture
 from recipes.opening import source_of, tracker_of, train_settings_of
 from recipes.pairs import load_pairs
 

@@ -15,8 +15,9 @@ from focalpo.training import checkpoint
 from focalpo.training.dynamics import Watch
 from focalpo.training.engine import Examples, open_engine, partitioned_loading, start_ranks, train
 from focalpo.training.logprobs import PackedPolicy
-from focalpo.training.lora import LoraSettings, add_adapters, merge
+from focalpo.training.lora import add_adapters, merge
 from focalpo.training.model import generation_config, load_model, load_tokenizer, stop_ids
+from focalpo.training.settings import LoraSettings
 from recipes.command import run_single
 from recipes.opening import source_of, tracker_of, train_settings_of
 

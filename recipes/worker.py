@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from focalpo.artifact import ERROR, Damaged, Folder, Job, Stage, told_disk_errors, verify
+from focalpo.artifact import ERROR, STOP, Damaged, Folder, Job, Stage, Stopped, told_disk_errors, verify
 from focalpo.lifeline import end_with
 from recipes.out_of_memory import told_out_of_memory
 from recipes.quiet import cores_each, quiet
@@ -101,8 +101,6 @@ def _tracked(job: Job, make: Callable[[Job], dict]) -> dict:
 def _stopping(job: Job) -> Iterator[None]:
     """While open, USR1 and TERM stop the stage: training after its next step, saved; the others at once, since what
     they have done is recorded as they go or soon done again."""
-    from focalpo.training.checkpoint import STOP, Stopped
-
     stop = job.path / ".checkpoints" / STOP
 
     def asked(number: int, frame: object) -> None:
@@ -188,8 +186,6 @@ def leave(code: int) -> None:
 
 
 if __name__ == "__main__":
-    from focalpo.training.checkpoint import Stopped
-
     try:
         main(Path(sys.argv[1]))
     except Stopped as stopped:

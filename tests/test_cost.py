@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from focalpo.cost import Batch, Shape, checkpoint_bytes, forward_operations, training_memory, training_operations
-from focalpo.training.lora import LoraSettings, add_adapters
+from focalpo.training.lora import add_adapters
+from focalpo.training.settings import LoraSettings
 from recipes.calibrate import _llama
 from recipes.plan import rate_of
 
@@ -112,7 +113,7 @@ def test_a_measured_step_gives_the_plan_its_rate(tmp_path: Path) -> None:
     found = json.loads(ended.stdout[ended.stdout.index("{") :])
     assert found["training"] == "base-dpo-s1"
     rate, source = rate_of(tmp_path / "runs")
-    assert rate == found["operations_per_second"] == pytest.approx(found["operations"] * 3 / sum(found["seconds"]))
+    assert rate == found["operations_per_second"] == pytest.approx(found["operations"] / found["seconds"], rel=0.5)
     assert source.startswith("measured")
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from focalpo.artifact import Stopped
 from focalpo.data.tokens import with_mismatched
 from focalpo.training import checkpoint
 from focalpo.training.engine import Examples, open_engine, start_ranks, train
@@ -16,8 +17,9 @@ from focalpo.training.kernels import use_kernels
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.objective import OBJECTIVES, Logps
 from focalpo.training.packing import pack
-from focalpo.training.schedule import TrainSettings, global_batch_at, learning_rate_at, steps_of
+from focalpo.training.schedule import global_batch_at, learning_rate_at, steps_of
 from focalpo.training.scoring import score
+from focalpo.training.settings import TrainSettings
 from tests.test_logprobs import padded_logps
 from tests.tiny import SETTINGS, random_trees, tiny_model
 
@@ -211,7 +213,7 @@ def test_a_run_that_is_asked_to_stop_is_saved_first(tmp_path: Path) -> None:
     folder = tmp_path / "stopped"
     folder.mkdir()
     (folder / "stop").touch()
-    with pytest.raises(checkpoint.Stopped, match="saved after step 1"):
+    with pytest.raises(Stopped, match="saved after step 1"):
         trained("focalpo", SETTINGS, folder)
     (folder / "stop").unlink()
     assert_same_weights(trained("focalpo", SETTINGS, folder), whole, atol=0)

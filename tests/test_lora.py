@@ -7,9 +7,10 @@ import torch
 
 from focalpo.config import compose
 from focalpo.training.logprobs import PackedPolicy
-from focalpo.training.lora import LoraSettings, add_adapters, merge
+from focalpo.training.lora import add_adapters, merge
 from focalpo.training.objective import OBJECTIVES, Logps
 from focalpo.training.packing import pack
+from focalpo.training.settings import LoraSettings
 from tests.tiny import random_trees, tiny_model
 
 SETTINGS = LoraSettings(rank=4, alpha=8, targets=["q_proj", "v_proj", "gate_proj", "down_proj"])

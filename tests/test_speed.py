@@ -24,7 +24,8 @@ from focalpo.speed.workload import Workload, draw, new_model, read, shuffled, tr
 from focalpo.training.engine import start_ranks
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.packing import deal, pack
-from focalpo.training.schedule import TrainSettings, global_batch_at
+from focalpo.training.schedule import global_batch_at
+from focalpo.training.settings import TrainSettings
 from tests.tiny import random_trees, tiny_model
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,8 @@ from focalpo.artifact import Folder
 from focalpo.config import CONF
 from focalpo.cost import Batch, Shape, forward_operations
 from focalpo.plan import in_order
-from recipes.plan import Estimate, described
+from recipes.needs import Estimate
+from recipes.plan import described
 from recipes.submit import ROOT, arrays, dependency, submit
 from recipes.sweep import sweep
 from recipes.table import planned
@@ -180,15 +181,21 @@ def test_the_ranking_dynamics_are_planned_too() -> None:
     assert train(every=10) - train(every=0) == pytest.approx(twice)
 
 
-def test_the_plan_stands_beside_what_was_made(tmp_path: Path) -> None:
-    plan = planned(["rows=dpo", "settings=base", "seeds=2", f"runs={tmp_path}"])
-    for stage in in_order([plan.report]):
-        if stage.kind == "train":
-            folder = Folder(tmp_path, stage)
+def test_the_plan_goes_by_what_stages_of_a_kind_have_taken(tmp_path: Path) -> None:
+    """Two trainings took 1,700 and 1,900 seconds; the manifest of a third one, started twice, has its last start's only."""
+    plan = planned(["rows=dpo", "settings=base", "seeds=4", f"runs={tmp_path}"])
+    trainings = [stage for stage in in_order([plan.report]) if stage.kind == "train"]
+    for stage, starts, seconds in zip(trainings, (1, 1, 2), (1700, 1900, 10), strict=False):
+        folder = Folder(tmp_path, stage)
+        for start in range(starts):
             with folder.being_made():
-                folder.seal(1800, {})
-    train = next(line for line in described(plan).splitlines() if line.startswith("made already"))
-    assert train.startswith("made already: 2 train took 1 hours of a rank, ") and train.endswith(" planned")
+                if start + 1 == starts:
+                    folder.seal(seconds, {})
+    said = described(plan).splitlines()
+    (train,) = (line.split() for line in said if ". train" in line)
+    assert (train[2], train[4]) == ("1", "0.5"), "one is left, as long as the two that say how long they are"
+    made = next(line for line in said if line.startswith("made already"))
+    assert made.startswith("made already: 2 train took 1 hours of a rank, ") and made.endswith(" by the rate below")
 
 
 def test_a_search_is_one_array_of_trainings_and_its_results_wait_for_all(fake_slurm: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedModel, Qwen2Config
 
 from focalpo.data.tokens import Tree
-from focalpo.training.schedule import TrainSettings
+from focalpo.training.settings import TrainSettings
 
 VOCABULARY = 97
 ARCHITECTURES = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from focalpo.speed.settings import BenchSettings, Shape
 from focalpo.speed.switches import Switches
 from focalpo.speed.workload import Workload, draw
-from focalpo.training.schedule import TrainSettings
+from focalpo.training.settings import TrainSettings
 
 OURS = "ours"
 EVERYTHING = Switches()

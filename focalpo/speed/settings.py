@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from focalpo.training.schedule import TrainSettings
+from focalpo.training.settings import TrainSettings
 
 
 @dataclass(slots=True)

@@ -17,7 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from focalpo.data.tokens import Tree
 from focalpo.speed.settings import Lengths, Shape
 from focalpo.training.model import DTYPES
-from focalpo.training.schedule import TrainSettings, global_batch_at
+from focalpo.training.schedule import global_batch_at
+from focalpo.training.settings import TrainSettings
 
 SPECIAL = 3  # ids below are pad, bos and eos
 SHORTEST = 4  # tokens; real prompts and responses have a template's worth of them at least

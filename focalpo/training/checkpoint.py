@@ -21,18 +21,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from focalpo.artifact import file_hash, write_json
+from focalpo.artifact import STOP, Stopped, file_hash, write_json
 from focalpo.data.tokens import template_hash
 from focalpo.training.ranks import alive, at_rest, barrier, device, gather, rank, sum_over_ranks, world
 
 COMPLETE = "complete"
-STOP = "stop"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 PART_BYTES = 1 << 31  # what a rank holds in host memory before it writes a part
-
-
-class Stopped(Exception):
-    """The run was asked to stop and is saved: the same command goes on from there."""
 
 
 def fingerprint(*what: object) -> str:

@@ -26,7 +26,8 @@ from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.objective import Logps
 from focalpo.training.packing import Batcher
 from focalpo.training.ranks import alive, device, rank, sum_over_ranks, world
-from focalpo.training.schedule import TrainSettings, global_batch_at, learning_rate_at, steps_of
+from focalpo.training.schedule import global_batch_at, learning_rate_at, steps_of
+from focalpo.training.settings import TrainSettings
 
 
 @dataclass(frozen=True, slots=True)

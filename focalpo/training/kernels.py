@@ -8,8 +8,6 @@ from importlib.util import find_spec
 import torch
 from transformers import PreTrainedModel
 
-KERNELS = ("plain", "compiled", "liger")
-
 
 def use_kernels(model: PreTrainedModel, kernels: str) -> None:
     """Give the model's norms and gated activations the kernels asked for.

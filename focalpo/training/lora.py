@@ -6,28 +6,10 @@ The reference is the model with its adapters off, which is the model it was befo
 stage's, as for any other run. What is exported has the adapters merged in and needs no peft to be loaded.
 """
 
-from dataclasses import dataclass
-
 import torch
 from transformers import PreTrainedModel
 
-
-@dataclass(slots=True)
-class LoraSettings:
-    """Rank and scale of the adapters, and the linear modules that get one."""
-
-    rank: int
-    alpha: int
-    targets: list[str]
-
-    def problems(self) -> list[str]:
-        """What is wrong with the values, each with its remedy."""
-        checks = {
-            f"lora.rank={self.rank} must be >= 1; for no adapters leave lora out": self.rank >= 1,
-            f"lora.alpha={self.alpha} must be > 0": self.alpha > 0,
-            "lora.targets must name modules, for example [q_proj, v_proj]": bool(self.targets),
-        }
-        return [message for message, fine in checks.items() if not fine]
+from focalpo.training.settings import LoraSettings
 
 
 def add_adapters(model: PreTrainedModel, settings: LoraSettings, seed: int):

@@ -1,11 +1,12 @@
 """Models and tokenizers made here, for where no released one is wanted: the pocket world, and your own small files."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, TokenizersBackend
+
+from focalpo.training.settings import Architecture
 
 BPE_VOCABULARY = 4096
 TEMPLATE = (
@@ -13,18 +14,6 @@ TEMPLATE = (
     "{{ '<' + message['role'] + '>' + message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
 )
-
-
-@dataclass(slots=True)
-class Architecture:
-    """A Llama to be trained from scratch; not frozen, because it is part of the configuration's schema."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    initializer_range: float
-    max_position_embeddings: int
 
 
 def new_model(shape: Architecture, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:

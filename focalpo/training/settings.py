@@ -1,0 +1,75 @@
+"""What a configuration says of training. Not frozen, since they are part of its schema; imports nothing, since every
+command reads a configuration and few of them train."""
+
+from dataclasses import dataclass
+
+KERNELS = ("plain", "compiled", "liger")
+
+
+@dataclass(slots=True)
+class TrainSettings:
+    """Everything about optimisation that changes the weights, and what does not: the last five, plan.EXECUTION."""
+
+    learning_rate: float
+    global_batch: int
+    epochs: int
+    max_steps: int | None
+    warmup_ratio: float
+    weight_decay: float
+    adam_beta2: float
+    max_grad_norm: float
+    dtype: str
+    zero_stage: int
+    activation_checkpointing: bool
+    micro_batch_tokens: int
+    checkpoint_every: int
+    kernels: str = "plain"
+
+    def problems(self) -> list[str]:
+        """What is wrong with the values, each with its remedy."""
+        checks = {
+            f"train.learning_rate={self.learning_rate} must be > 0": self.learning_rate > 0,
+            f"train.global_batch={self.global_batch} must be >= 1 pairs": self.global_batch >= 1,
+            f"train.epochs={self.epochs} must be >= 1": self.epochs >= 1,
+            f"train.max_steps={self.max_steps} must be >= 1, or null": self.max_steps is None or self.max_steps >= 1,
+            f"train.warmup_ratio={self.warmup_ratio} must be in [0, 1)": 0 <= self.warmup_ratio < 1,
+            f"train.weight_decay={self.weight_decay} must be >= 0": self.weight_decay >= 0,
+            f"train.adam_beta2={self.adam_beta2} must be in (0, 1)": 0 < self.adam_beta2 < 1,
+            f"train.max_grad_norm={self.max_grad_norm} must be > 0": self.max_grad_norm > 0,
+            f"train.dtype={self.dtype!r} must be float32 or bfloat16": self.dtype in ("float32", "bfloat16"),
+            f"train.zero_stage={self.zero_stage} must be 0, 1, 2 or 3": self.zero_stage in (0, 1, 2, 3),
+            f"train.micro_batch_tokens={self.micro_batch_tokens} must be >= 1": self.micro_batch_tokens >= 1,
+            f"train.kernels={self.kernels!r} must be {', '.join(KERNELS)}": self.kernels in KERNELS,
+            f"train.checkpoint_every={self.checkpoint_every} must be >= 0 steps": self.checkpoint_every >= 0,
+        }
+        return [message for message, fine in checks.items() if not fine]
+
+
+@dataclass(slots=True)
+class Architecture:
+    """A Llama to be trained from scratch."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    initializer_range: float
+    max_position_embeddings: int
+
+
+@dataclass(slots=True)
+class LoraSettings:
+    """Rank and scale of the adapters, and the linear modules that get one."""
+
+    rank: int
+    alpha: int
+    targets: list[str]
+
+    def problems(self) -> list[str]:
+        """What is wrong with the values, each with its remedy."""
+        checks = {
+            f"lora.rank={self.rank} must be >= 1; for no adapters leave lora out": self.rank >= 1,
+            f"lora.alpha={self.alpha} must be > 0": self.alpha > 0,
+            "lora.targets must name modules, for example [q_proj, v_proj]": bool(self.targets),
+        }
+        return [message for message, fine in checks.items() if not fine]
