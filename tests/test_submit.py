@@ -182,7 +182,7 @@ def test_the_ranking_dynamics_are_planned_too() -> None:
 
 
 def test_the_plan_goes_by_what_stages_of_a_kind_have_taken(tmp_path: Path) -> None:
-    """Two trainings took 1,700 and 1,900 seconds; the manifest of a third one, started twice, has its last start's only."""
+    """Two trainings took 1,700 and 1,900 seconds; the manifest of a third one, started twice, has its last only."""
     plan = planned(["rows=dpo", "settings=base", "seeds=4", f"runs={tmp_path}"])
     trainings = [stage for stage in in_order([plan.report]) if stage.kind == "train"]
     for stage, starts, seconds in zip(trainings, (1, 1, 2), (1700, 1900, 10), strict=False):
