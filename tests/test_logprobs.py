@@ -1,5 +1,7 @@
 """Log-probs of packed prompt trees against a plain, padded, full-vocabulary Hugging Face forward."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -60,6 +62,31 @@ def test_blocks_and_groups_change_nothing(
     batch = pack(trees, BRANCHES)
     assert sum(len(group.rows) for group in batch.layout.groups) == batch.tokens.numel()
     torch.testing.assert_close(PackedPolicy(tiny_model())(batch), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "device_type, dtype, kernel",
+    [
+        ("cuda", torch.bfloat16, "_attend_ragged"),
+        ("cuda", torch.float16, "_attend_ragged"),
+        ("cuda", torch.float32, "_attend_grouped"),
+        ("cpu", torch.bfloat16, "_attend_grouped"),
+        ("cpu", torch.float32, "_attend_grouped"),
+    ],
+)
+def test_flash_attention_is_given_half_precision_on_a_gpu_only(device_type: str, dtype, kernel: str) -> None:
+    assert attention.kernel_for(device_type, dtype).__name__ == kernel
+
+
+def test_what_both_kernels_want_is_made_on_the_layouts_device() -> None:
+    layout = pack(random_trees(9, seed=3), BRANCHES).layout.to(torch.device("meta"))
+    made = [tensor for each in (*layout.groups, layout.ragged) for tensor in tensors_of(each)]
+    assert len(made) > 3 and {tensor.device.type for tensor in made} == {"meta"}
+
+
+def tensors_of(record: attention.Group | attention.Ragged) -> list[torch.Tensor]:
+    values = [getattr(record, field.name) for field in fields(record)]
+    return [value for value in values if isinstance(value, torch.Tensor)]
 
 
 def test_one_tree_at_a_time_equals_all_at_once() -> None:

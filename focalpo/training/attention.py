@@ -1,11 +1,12 @@
 """Attention over packed trees, registered with transformers so that any of its causal LMs runs unchanged.
 
 A segment's queries see the keys of its prefix (the prompt; nothing for the prompt itself) and, causally, of itself.
-On CUDA all segments are one call of torch's variable-length attention. On the CPU blocks of like size share one padded
-`scaled_dot_product_attention` call: pocket-sized trees cost a call per micro-batch, long segments waste nothing.
+In half precision on a GPU all segments are one call of torch's variable-length attention. Anywhere else blocks of like
+size share one padded `scaled_dot_product_attention` call: pocket-sized trees cost a call per micro-batch, long segments
+waste nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -69,7 +70,7 @@ class Ragged:
 class Layout:
     """Where the segments of every tree lie; they tile the packed row in order, prompts first.
 
-    What a device's kernel wants is made when the first layer asks for it, and shared by the others.
+    What a kernel wants is made when the first layer asks for it, on the layout's device, and shared by the others.
     """
 
     def __init__(self, trees: Sequence[Sequence[Segment]], device: torch.device | str = "cpu") -> None:
@@ -80,12 +81,12 @@ class Layout:
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
-        """For a CPU: blocks of like size, padded."""
-        return tuple(_pad(group) for group in _alike(_blocks(self.trees)))
+        """For `scaled_dot_product_attention`: blocks of like size, padded."""
+        return tuple(_pad(group, self.device) for group in _alike(_blocks(self.trees)))
 
     @cached_property
     def ragged(self) -> Ragged:
-        """For a GPU, on it."""
+        """For variable-length attention."""
         segments = [segment for tree in self.trees for segment in tree]
         rows = [np.arange(*span) for s in segments for span in ((s.prefix_start, s.prefix_end), (s.start, s.end))]
         queries, keys = [s.queries for s in segments], [s.keys for s in segments]
@@ -128,7 +129,7 @@ def _alike(blocks: Sequence[Block]) -> list[list[Block]]:
     return groups
 
 
-def _pad(group: list[Block]) -> Group:
+def _pad(group: list[Block], device: torch.device | str) -> Group:
     depth, width = (max(sizes) for sizes in zip(*map(_size, group), strict=True))
     queries, keys = np.zeros((len(group), width), np.int64), np.full((len(group), depth), -1)
     start, prefix_start, prefix_end = (np.full((len(group), width), -1) for _ in range(3))
@@ -145,13 +146,9 @@ def _pad(group: list[Block]) -> Group:
     visible = prefix | ((k >= start[..., None]) & (k <= queries[..., None]))
     visible |= ~real[..., None]  # a padded query sees anything: one that saw nothing would breed NaN
     plain = len(group) == 1 and len(group[0]) == 1 and group[0][0].keys == group[0][0].queries
-    return Group(
-        torch.from_numpy(queries),
-        torch.from_numpy(keys.clip(min=0)),
-        None if plain else torch.from_numpy(visible)[:, None],
-        torch.from_numpy(np.flatnonzero(real)),
-        torch.from_numpy(queries[real]),
-    )
+    arrays = (queries, keys.clip(min=0), visible[:, None], np.flatnonzero(real), queries[real])
+    on_device = [torch.from_numpy(array).to(device) for array in arrays]
+    return Group(on_device[0], on_device[1], None if plain else on_device[2], on_device[3], on_device[4])
 
 
 def packed_attention(
@@ -166,11 +163,11 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention of a packed row: query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]."""
     assert attention_mask is None and query.shape[0] == 1
-    attend = _attend_cuda if query.is_cuda else _attend_cpu
+    attend = kernel_for(query.device.type, query.dtype)
     return attend(query[0], key[0], value[0], scaling, layout)[None], None
 
 
-def _attend_cuda(query: Tensor, key: Tensor, value: Tensor, scaling: float, layout: Layout) -> Tensor:
+def _attend_ragged(query: Tensor, key: Tensor, value: Tensor, scaling: float, layout: Layout) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     # window (-1, 0): causal, aligned to the bottom right, so that a branch's first token sees its whole prompt.
@@ -189,7 +186,7 @@ def _attend_cuda(query: Tensor, key: Tensor, value: Tensor, scaling: float, layo
     )
 
 
-def _attend_cpu(query: Tensor, key: Tensor, value: Tensor, scaling: float, layout: Layout) -> Tensor:
+def _attend_grouped(query: Tensor, key: Tensor, value: Tensor, scaling: float, layout: Layout) -> Tensor:
     heads, rows, width = query.shape
     repeats = heads // key.shape[0]
     results = []
@@ -208,6 +205,15 @@ def _attend_cpu(query: Tensor, key: Tensor, value: Tensor, scaling: float, layou
         results.append(out.transpose(1, 2).reshape(-1, heads, width).index_select(0, group.results))
     order = torch.cat([group.rows for group in layout.groups])
     return query.new_empty(rows, heads, width).index_copy(0, order, torch.cat(results))
+
+
+Attend = Callable[[Tensor, Tensor, Tensor, float, Layout], Tensor]
+
+
+def kernel_for(device_type: str, dtype: torch.dtype) -> Attend:
+    """What attends: torch's variable-length attention is flash attention, which knows neither a CPU nor fp32."""
+    half = dtype in (torch.bfloat16, torch.float16)
+    return _attend_ragged if half and device_type == "cuda" else _attend_grouped
 
 
 def _gather(states: Tensor, rows: Tensor) -> Tensor:
