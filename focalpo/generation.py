@@ -6,17 +6,16 @@ template. Both stop at the same ids and decode without special tokens.
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing import get_context
+from types import TracebackType
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from focalpo.apart import Apart
 from focalpo.data.tokens import prompt_ids
-from focalpo.lifeline import end_with
 from focalpo.records import Completion, Messages
 from focalpo.training.model import DTYPES, ModelSource, generation_config, load_model, load_tokenizer, stop_ids
 
@@ -69,18 +68,19 @@ class Generator:
         self.tokenizer = load_tokenizer(source)
         self.stops = stop_ids(source, self.tokenizer)
         self.first_rows: list[Row] = []
-        self._processes = ExitStack()
-        if backend.name == "hf":
-            self.engine = _load_hf(source, backend, self.tokenizer, self.stops)
-        else:
-            self.engine = _load_vllm(source, backend, self.stops, self._processes)
+        with ExitStack() as processes:
+            if backend.name == "hf":
+                self.engine = _load_hf(source, backend, self.tokenizer, self.stops)
+            else:
+                self.engine = _load_vllm(source, backend, self.stops, processes)
+            self._processes = processes.pop_all()
 
     def __enter__(self) -> "Generator":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._processes.close()
-        del self.engine  # and with it the memory that the next model may need
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._processes.__exit__(kind, error, trace)
+        del self.engine  # Hugging Face's model; vLLM's has gone with its processes
 
     def answer(
         self,
@@ -156,45 +156,48 @@ def _batches(prompts: list[list[int]], new_tokens: int, budget: int) -> list[lis
 
 
 def _load_vllm(source: ModelSource, backend: Backend, stops: list[int], processes: ExitStack) -> Engine:
-    if backend.data_parallel == 1:
-        engine = _Vllm(source, backend, stops)
-        return Engine(lambda prompts, *how: engine.answer(list(enumerate(prompts)), *how), engine.logprobs)
-    replicas = backend.data_parallel
-    # vLLM's offline engine has no data parallelism of its own: one process per replica, which loads the model once.
-    pools = [
-        processes.enter_context(
-            ProcessPoolExecutor(1, get_context("spawn"), _start_replica, (source, backend, stops, replica, os.getpid()))
-        )
-        for replica in range(replicas)
+    # A process for each replica, even for a single one. vLLM's offline engine has no data parallelism of its own; and
+    # its GPU memory is surely free only when its process has ended: an engine deleted in the process that loads the
+    # same weights into Hugging Face next leaves weights and caches behind (read, vllm issue 21073).
+    shares = gpu_shares(os.environ.get("CUDA_VISIBLE_DEVICES"), backend.data_parallel, backend.tensor_parallel)
+    replicas = [
+        processes.enter_context(Apart({"CUDA_VISIBLE_DEVICES": gpus}, _Vllm, source, backend, stops)) for gpus in shares
     ]
+    for replica in replicas:
+        replica.hear()
 
     def answer(prompts: list[list[int]], decoding: Decoding, seed: int, progress: Progress) -> list[list[int]]:
         # Prompts are dealt in turn and keep their numbers: an answer does not depend on how many replicas there are.
-        shares = [list(enumerate(prompts))[replica::replicas] for replica in range(replicas)]
-        jobs = [pool.submit(_ask_replica, share, decoding, seed) for pool, share in zip(pools, shares, strict=True)]
-        answers = [job.result() for job in jobs]
+        for first, replica in enumerate(replicas):
+            replica.ask("answer", list(enumerate(prompts))[first :: len(replicas)], decoding, seed)
+        answers = [replica.hear() for replica in replicas]
         progress(len(prompts), len(prompts))
-        return [answers[item % replicas][item // replicas] for item in range(len(prompts))]
+        return [answers[item % len(replicas)][item // len(replicas)] for item in range(len(prompts))]
 
-    return Engine(answer, lambda rows: pools[0].submit(_score_replica, rows).result())
+    def logprobs(rows: list[Row]) -> list[list[float]]:
+        replicas[0].ask("logprobs", rows)
+        return replicas[0].hear()
 
-
-_replica: list["_Vllm"] = []  # this process's engine, when it is a replica
-
-
-def _start_replica(source: ModelSource, backend: Backend, stops: list[int], replica: int, maker: int) -> None:
-    end_with(maker)
-    first = replica * backend.tensor_parallel
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(first + gpu) for gpu in range(backend.tensor_parallel))
-    _replica.append(_Vllm(source, backend, stops))
+    return Engine(answer, logprobs)
 
 
-def _ask_replica(prompts: list[tuple[int, list[int]]], decoding: Decoding, seed: int) -> list[list[int]]:
-    return _replica[0].answer(prompts, decoding, seed, lambda done, total: None)
+def gpu_shares(visible: str | None, replicas: int, each: int) -> list[str]:
+    """CUDA_VISIBLE_DEVICES of every replica, `each` GPUs for one: of those that this process was given (`visible`, by
+    number or name), which on a shared node are not the first ones; of all where nobody said.
 
-
-def _score_replica(rows: list[Row]) -> list[list[float]]:
-    return _replica[0].logprobs(rows)
+    Raises:
+        ValueError: when too few were given.
+    """
+    if visible in ("", "-1"):  # no GPU is to be seen: by a replica neither
+        return [visible] * replicas
+    wanted = replicas * each
+    gpus = [str(gpu) for gpu in range(wanted)] if visible is None else [gpu.strip() for gpu in visible.split(",")]
+    if len(gpus) < wanted:
+        raise ValueError(
+            f"CUDA_VISIBLE_DEVICES={visible} gives {len(gpus)} GPUs, {replicas} replicas of {each} want {wanted}; "
+            "lower generate.data_parallel or generate.tensor_parallel"
+        )
+    return [",".join(gpus[first : first + each]) for first in range(0, wanted, each)]
 
 
 class _Vllm:
@@ -203,7 +206,7 @@ class _Vllm:
     def __init__(self, source: ModelSource, backend: Backend, stops: list[int]) -> None:
         on_cpu = not torch.cuda.is_available()
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        # No second process: it would outlive a stage that is killed, and hold the GPU's memory.
+        # No process behind this one: it would outlive a stage that is killed, and hold the GPU's memory.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         if on_cpu:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
@@ -228,9 +231,7 @@ class _Vllm:
             disable_log_stats=True,
         )
 
-    def answer(
-        self, prompts: list[tuple[int, list[int]]], decoding: Decoding, seed: int, progress: Progress
-    ) -> list[list[int]]:
+    def answer(self, prompts: list[tuple[int, list[int]]], decoding: Decoding, seed: int) -> list[list[int]]:
         # A seed for each request: answers then do not depend on how vLLM happens to batch them.
         sampling = [
             self.vllm.SamplingParams(
@@ -244,7 +245,6 @@ class _Vllm:
             for item, _ in prompts
         ]
         found = self._run([prompt for _, prompt in prompts], sampling)
-        progress(len(prompts), len(prompts))
         return [list(reply.outputs[0].token_ids) for reply in found]
 
     def logprobs(self, rows: list[Row]) -> list[list[float]]:

@@ -32,8 +32,7 @@ def make(job: Job) -> dict:
             warnings += health_warnings(name, facts[name])
         rows, scorer = generator.first_rows, generator.engine.logprobs
         found = scorer(rows) if scorer else None
-        del scorer
-    if found is not None:  # after vLLM has gone: it holds the memory that the same weights need again
+    if found is not None:  # after vLLM's process has ended: it held the memory that the same weights need again
         facts["logprobs"] = compare_logprobs(source, settings["dtype"], rows, found)
     return facts | {"warnings": warnings}
 

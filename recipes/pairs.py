@@ -71,11 +71,11 @@ def pocket_on_policy_pairs(job: Job) -> Checked:
     tasks = pocket.preference_tasks(data["prompts"], data["seed"], benchmark_prompts())
     prompts = [pocket.as_messages(task.prompt) for task in tasks]
     backend = Backend(job.settings["backend"], "float32", 1, 1, job.launch["max_batch_tokens"])
-    generator = Generator(source_of(job), backend)
     decoding = Decoding(data["temperature"], 1.0, data["max_length"] - data["max_prompt_length"])
     names = [f"pair-{place}" for place in range(len(prompts)) for _ in range(data["samples"])]
     repeated = [prompt for prompt in prompts for _ in range(data["samples"])]
-    flat = generator.answer(names, repeated, decoding, data["seed"])
+    with Generator(source_of(job), backend) as generator:
+        flat = generator.answer(names, repeated, decoding, data["seed"])
     samples: list[list[Completion]] = [flat[i : i + data["samples"]] for i in range(0, len(flat), data["samples"])]
     pairs: list[Pair] = pocket.rate_samples(samples, data["seed"], data["label_noise"])
     return _held_out(pairs, data["test_fraction"])

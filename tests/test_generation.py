@@ -1,6 +1,7 @@
 """Generation: batching, stopping, sampling, and the same answers from both backends."""
 
 import importlib.util
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from focalpo.config import compose
 from focalpo.contract import compare_logprobs
-from focalpo.generation import KEPT_ROWS, Backend, Decoding, Generator, _batches
+from focalpo.generation import KEPT_ROWS, Backend, Decoding, Generator, _batches, gpu_shares
 from focalpo.pocket.datasets import as_messages, preference_tasks
 from focalpo.pocket.tokenizer import build_tokenizer
 from focalpo.records import Completion
@@ -96,6 +97,26 @@ def test_a_model_card_says_how_the_weights_were_made() -> None:
     assert "tags: [preference-optimization, dpo]" in card and '"beta": 0.1' in card and "start/model" in card
 
 
+@pytest.mark.parametrize(
+    "visible, replicas, each, shares",
+    [
+        (None, 2, 2, ["0,1", "2,3"]),
+        ("4,5,6,7", 2, 2, ["4,5", "6,7"]),
+        ("6, 2,5", 2, 1, ["6", "2"]),
+        ("GPU-ab,MIG-cd", 2, 1, ["GPU-ab", "MIG-cd"]),
+        ("", 2, 1, ["", ""]),
+        ("-1", 1, 1, ["-1"]),
+    ],
+)
+def test_replicas_share_the_gpus_that_the_process_was_given(visible, replicas, each, shares) -> None:
+    assert gpu_shares(visible, replicas, each) == shares
+
+
+def test_more_replicas_than_gpus_are_refused_with_both_numbers() -> None:
+    with pytest.raises(ValueError, match="=4,5,6 gives 3 GPUs, 2 replicas of 2 want 4; lower generate.data_parallel"):
+        gpu_shares("4,5,6", 2, 2)
+
+
 def test_vllm_absent_is_said_in_one_line(model: Path) -> None:
     if importlib.util.find_spec("vllm"):
         pytest.skip("vllm is installed here; `make test-vllm` runs it")
@@ -105,13 +126,15 @@ def test_vllm_absent_is_said_in_one_line(model: Path) -> None:
 
 @pytest.mark.vllm
 def test_vllm_and_hugging_face_give_the_same_greedy_answers(model: Path) -> None:
-    assert answers(generator(model, "vllm")) == answers(generator(model))
+    with generator(model, "vllm") as made:
+        assert answers(made) == answers(generator(model))
 
 
 @pytest.mark.vllm
 def test_vllm_sampling_is_seeded(model: Path) -> None:
-    made, warm = generator(model, "vllm"), Decoding(temperature=1.0, top_p=1.0, max_new_tokens=12)
-    assert answers(made, warm, seed=1) == answers(made, warm, seed=1) != answers(made, warm, seed=2)
+    warm = Decoding(temperature=1.0, top_p=1.0, max_new_tokens=12)
+    with generator(model, "vllm") as made:
+        assert answers(made, warm, seed=1) == answers(made, warm, seed=1) != answers(made, warm, seed=2)
 
 
 def test_the_first_rows_are_kept_as_ids_with_their_stop_token(model: Path) -> None:
@@ -129,12 +152,14 @@ def test_the_first_rows_are_kept_as_ids_with_their_stop_token(model: Path) -> No
 @pytest.mark.vllm
 def test_vllm_and_hugging_face_see_the_same_logprobs_and_another_prompt_is_seen(model: Path) -> None:
     """64 rows; a second BOS in front of what Hugging Face sees, and the contract stops the stage."""
-    made = generator(model, "vllm")
-    for seed in (1, 2, 3):
-        answers(made, Decoding(temperature=1.0, top_p=1.0, max_new_tokens=12), seed)
-    rows, source = made.first_rows, ModelSource(str(model))
-    assert made.engine.logprobs is not None
-    found = made.engine.logprobs(rows)
+    with generator(model, "vllm") as made:
+        for seed in (1, 2, 3):
+            answers(made, Decoding(temperature=1.0, top_p=1.0, max_new_tokens=12), seed)
+        rows, source = made.first_rows, ModelSource(str(model))
+        assert made.engine.logprobs is not None
+        found = made.engine.logprobs(rows)
+        assert multiprocessing.active_children()
+    assert not multiprocessing.active_children(), "vLLM's process would hold what the same weights need again"
     report = compare_logprobs(source, "float32", rows, found)
     assert report["rows"] == 64 and report["tokens"] == sum(len(answer) for _, answer in rows)
     print(report)
