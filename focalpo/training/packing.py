@@ -4,7 +4,8 @@
     positions  each branch continues its own prompt's positions
     attention  a branch sees its prompt and itself, causally: one segment = (query rows, key rows)
 
-The planner deals the pairs of a global batch to ranks and micro-steps; the gradient does not depend on the deal.
+The planner deals the pairs of a global batch to ranks and micro-steps; but for rounding (see `engine`), the gradient
+does not depend on the deal.
 """
 
 import heapq
