@@ -3,7 +3,8 @@
     order -> global batch -> deal -> micro-batches -> logps -> objective -> backward ... -> one optimizer step
 
 The global batch is the scientific quantity: the gradient is the mean over its pairs, whatever the number of ranks and
-micro-steps. Data order and learning rate are pure functions of the step, so a resumed run needs no more than the step.
+micro-steps, to the rounding of train.dtype, in which DeepSpeed adds gradients up. Data order and learning rate are pure
+functions of the step, so a resumed run needs no more than the step.
 """
 
 import contextlib
@@ -144,7 +145,7 @@ def train(
     """Train to the end, from the newest complete checkpoint if there is one; `watch` sees the policy at every step.
 
     Raises:
-        ValueError: when the loss is not finite, naming the pairs at fault.
+        ValueError: when the loss or the gradient is not finite; the last checkpoint is then still good.
         Stopped: when somebody asked for it; the run is saved.
     """
     steps = steps_of(len(examples.trees), settings)
@@ -167,11 +168,14 @@ def train(
         totals, seen = _accumulate(engine, objective, items, examples, batcher)
         if not math.isfinite(totals["loss"]):
             raise ValueError(nonfinite.tell(seen, examples.trees, examples.reference, step, checkpoints.parent))
-        norm = _clip(engine, settings)
+        clipped = _clip(engine, settings)
         engine.step()
+        # DeepSpeed tells its norm after the step: the weights may be spoiled by now, but nothing of them is saved yet.
+        norm = float(engine.get_global_grad_norm() if clipped is None else clipped)
+        if not math.isfinite(norm):
+            raise ValueError(nonfinite.tell(seen, examples.trees, examples.reference, step, checkpoints.parent))
         if tracker is not None:
-            shown = float(engine.get_global_grad_norm() if norm is None else norm)
-            tracker.log(step + 1, **totals, learning_rate=rate, grad_norm=shown)
+            tracker.log(step + 1, **totals, learning_rate=rate, grad_norm=norm)
             tracker.progress(step + 1, steps, loss=totals["loss"], accuracy=totals["reward_accuracy"])
         if watch is not None:
             watch.look(engine, step + 1, steps)

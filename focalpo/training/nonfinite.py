@@ -1,4 +1,4 @@
-"""When a loss is not finite: which pairs it was, and the whole global batch in a file for whoever looks into it."""
+"""When a loss or gradient is not finite: which pairs it was, and the global batch in a file for whoever looks at it."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,8 @@ Seen = tuple[list[int], Tensor, Tensor]
 def tell(
     seen: Sequence[Seen], trees: Sequence[Tree], reference: dict[str, list[float]], step: int, folder: Path
 ) -> str:
-    """Write the batch to `folder/not_finite.json` and say which pairs are at fault; every rank must call it."""
+    """Write the batch to `folder/not_finite.json` and say which pairs are at fault, or that it is the gradient where
+    every loss is finite; every rank must call it."""
     mine = [
         {"item": item, "loss": loss, "logps": row}
         for items, logps, losses in seen
@@ -35,6 +36,11 @@ def tell(
     if rank() == 0:
         write_json(folder / DUMP, {"step": step, "pairs": pairs})
     bad = [pair["id"] for pair in pairs if not math.isfinite(pair["loss"])]
+    if not bad:
+        return (
+            f"gradient is not finite at step {step}, though the losses of all {len(pairs)} pairs are; {folder / DUMP} "
+            "holds the batch; mend or drop the pair at fault, or lower train.learning_rate"
+        )
     return (
         f"loss is not finite at step {step}, pairs {', '.join(bad[:8])} ({len(bad)} of {len(pairs)}); {folder / DUMP} "
         "holds the batch; mend or drop these pairs, or lower train.learning_rate"
