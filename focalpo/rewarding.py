@@ -17,7 +17,7 @@ from focalpo.training.ranks import device, gather, rank, world
 
 
 class RewardModel:
-    """A reward model and its own tokenizer and chat template.
+    """A reward model, weights from safetensors only, and its own tokenizer and chat template.
 
     Raises:
         ValueError: when it cannot be loaded, or gives more than one score.
@@ -27,7 +27,9 @@ class RewardModel:
         named = {"revision": revision, "trust_remote_code": own_code}
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(path, **named)
-            model = AutoModelForSequenceClassification.from_pretrained(path, dtype=DTYPES[dtype], **named)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                path, dtype=DTYPES[dtype], use_safetensors=True, **named
+            )
         except OSError as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(

@@ -85,8 +85,8 @@ def _vllm(arguments: list[str]) -> tuple[list[str], Callable[[], str | None]]:
             return None
 
     model, *rest = arguments
-    place = ["--host", host, "--port", str(port)]
-    return ["vllm.entrypoints.openai.api_server", "--model", model, *place, *rest], address
+    ours = ["--host", host, "--port", str(port), "--load-format", "safetensors"]  # last, so that nothing is unpickled
+    return ["vllm.entrypoints.openai.api_server", "--model", model, *rest, *ours], address
 
 
 def _started(server: subprocess.Popen, url_of: Callable[[], str | None], kind: str, log: Path) -> str:

@@ -1,5 +1,7 @@
 """Generation and judging killed in the middle, and what a table does with hand-edited manifests and leaked secrets."""
 
+import argparse
+import ast
 import json
 import os
 import re
@@ -7,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from focalpo.config import compose
+from recipes.judge_server import _vllm
 from tests.soak import MARK, SMALL, leaked, outputs
 
 ROOT = Path(__file__).parent.parent
@@ -147,6 +151,36 @@ def test_nothing_is_unpickled_and_no_remote_code_is_trusted() -> None:
     source = {path: path.read_text() for folder in ("focalpo", "recipes") for path in (ROOT / folder).rglob("*.py")}
     for pattern in (r"\btorch\.load\(", r"\bpickle\b", r"load_checkpoint\(", r"trust_remote_code=True", r"shell=True"):
         assert not [path for path, text in source.items() if re.search(pattern, text)], pattern
-    model = source[ROOT / "focalpo/training/model.py"]
-    assert model.count("AutoModelForCausalLM.from_pretrained(") == model.count("use_safetensors=True")
-    assert 'load_format="safetensors"' in source[ROOT / "focalpo/generation.py"]
+    # A reward model's own code is trusted where a configuration names it, and nowhere else.
+    trusting = [path.name for path, text in source.items() if "trust_remote_code" in text]
+    assert trusting == ["rewarding.py"] and '"trust_remote_code": own_code' in source[ROOT / "focalpo/rewarding.py"]
+
+
+def calls_of(path: Path) -> Iterator[tuple[str, dict[str | None, str]]]:
+    """Dotted name and named arguments of every call in a file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), {given.arg: ast.unparse(given.value) for given in node.keywords}
+
+
+def test_weights_come_from_safetensors_only_wherever_a_model_is_loaded() -> None:
+    files = [path for folder in ("focalpo", "recipes") for path in (ROOT / folder).rglob("*.py")]
+    calls = [(path.name, name, given) for path in files for name, given in calls_of(path)]
+    loads = {
+        (file, name): given.get("use_safetensors") or given.get("load_format")
+        for file, name, given in calls
+        if name.endswith((".from_pretrained", ".LLM")) and name != "AutoTokenizer.from_pretrained"
+    }
+    assert loads == {
+        ("model.py", "AutoModelForCausalLM.from_pretrained"): "True",
+        ("rewarding.py", "AutoModelForSequenceClassification.from_pretrained"): "True",
+        ("generation.py", "vllm.LLM"): "'safetensors'",
+    }
+    assert [path.name for path in files if "vllm.entrypoints" in path.read_text()] == ["judge_server.py"]
+
+
+def test_a_judge_that_is_started_here_reads_safetensors_whatever_its_arguments_say() -> None:
+    command, _ = _vllm(["own/judge", "--load-format", "pt", "--dtype", "float32"])
+    parsed = argparse.ArgumentParser()
+    parsed.add_argument("--load-format")
+    assert parsed.parse_known_args(command)[0].load_format == "safetensors"

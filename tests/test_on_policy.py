@@ -99,6 +99,16 @@ def test_what_is_no_reward_model_is_refused_in_one_line(rewarder: Path, tmp_path
             {"role": "user", "content": "sort : ant"}]], ["ant"], 64)  # fmt: skip
 
 
+def test_a_reward_model_that_would_have_to_be_unpickled_is_refused(rewarder: Path, tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(rewarder)
+    for kept in rewarder.iterdir():
+        if kept.suffix == ".json":
+            (tmp_path / kept.name).write_bytes(kept.read_bytes())
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="cannot load the reward model .*safetensors"):
+        RewardModel(str(tmp_path), None, "float32", own_code=False)
+
+
 def test_the_recipe_is_the_published_one_a_stage_for_each_seed() -> None:
     config = compose(["setting=llama3_instruct", "data=on_policy"])
     made = config.data.on_policy
