@@ -154,7 +154,7 @@ def reward_stage(config: Config) -> Stage:
         f"{config.model.name}-{data.name}",
         settings={"reward": reward | {"own_code": made.reward_code}, "seeds": list(made.seeds)},
         inputs={"prompts": prompts} | samples,
-        launch={"ranks": config.launch.ranks, "batch_tokens": config.reference.micro_batch_tokens},
+        launch=_launch(config) | {"batch_tokens": config.reference.micro_batch_tokens},
     )
 
 

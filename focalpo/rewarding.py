@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from focalpo.data.tokens import dialogue_ids
 from focalpo.records import Messages
 from focalpo.training.model import DTYPES
-from focalpo.training.ranks import device, gather, rank, world
+from focalpo.training.ranks import alive, device, gather, rank, world
 
 
 class RewardModel:
@@ -47,6 +47,7 @@ class RewardModel:
             items = list(group)
             size = max(1, batch_tokens // length)
             for batch in (items[first : first + size] for first in range(0, len(items), size)):
+                alive()
                 found += zip(batch, self._scores([rows[item] for item in batch]), strict=True)
         scores = dict(pair for share in gather(found) for pair in share)
         return [scores[item] for item in range(len(rows))]

@@ -6,13 +6,15 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from focalpo.artifact import Folder
 from focalpo.config import compose
 from focalpo.data import on_policy
 from focalpo.data.on_policy import best_against_worst, hub_prompts
 from focalpo.data.validate import EMPTY, IDENTICAL, validate
-from focalpo.plan import in_order, pairs_stage
-from focalpo.records import Rated
+from focalpo.plan import in_order, pairs_stage, reward_stage
+from focalpo.records import Completion, Prompt, Rated, read_records, write_records
 from focalpo.rewarding import RewardModel
+from recipes.worker import make
 from rehearsal.datasets import texts
 from rehearsal.models import write_model, write_reward_model
 
@@ -119,6 +121,34 @@ def test_the_recipe_is_the_published_one_a_stage_for_each_seed() -> None:
     assert [stage.kind for stage in stages] == ["prompts", *["sample"] * 5, "reward", "pairs"]
     assert [stage.settings["seed"] for stage in stages[1:6]] == list(SEEDS)
     assert len({stage.key for stage in stages}) == 8
+
+
+@pytest.mark.slow
+def test_two_ranks_rate_as_one_does(rewarder: Path, tmp_path: Path) -> None:
+    how = [f"data.on_policy.reward_model={rewarder}", "data.on_policy.reward_revision=null", "launch.ranks=2"]
+    how += ["data.on_policy.reward_code=false", "data.on_policy.reward_dtype=float32", "data.on_policy.seeds=[1,2]"]
+    stage = reward_stage(compose(["setting=llama3_instruct", "data=on_policy", *how]))
+    words = ["ant", "bird", "cat bird", "ant ant ant", "dog"]
+    prompts = [Prompt(word, "train", [{"role": "user", "content": f"sort : {word}"}]) for word in words]
+    drawn = {1: words, 2: words[::-1]}
+    for name, needed in stage.inputs.items():
+        folder = Folder(tmp_path, needed)
+        with folder.being_made() as job:
+            if name == "prompts":
+                write_records(job.path / "prompts.parquet", prompts)
+            else:
+                answers = drawn[int(name.removeprefix("seed-"))]
+                rows = [Completion(p.id, p.prompt, text, 1, True) for p, text in zip(prompts, answers, strict=True)]
+                write_records(job.path / "samples.parquet", rows)
+            folder.seal(0.0, {})
+    make(tmp_path, stage)
+    found = read_records(Folder(tmp_path, stage).path / "rated.parquet", Rated)
+    assert [(each.id, each.seed, each.text) for each in found] == [
+        (word, seed, drawn[seed][place]) for place, word in enumerate(words) for seed in (1, 2)
+    ]
+    alone = RewardModel(str(rewarder), None, "float32", own_code=False)
+    expected = alone.scores([each.prompt for each in found], [each.text for each in found], 4096)
+    assert [each.reward for each in found] == pytest.approx(expected, abs=1e-5)
 
 
 def test_pairs_can_be_made_for_any_model_and_only_where_they_are_asked_for() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from focalpo.config import compose
 from focalpo.plan import in_order, row_stages, train_stage
+from recipes.worker import RANKED
 
 
 def kinds(*overrides: str) -> list[str]:
@@ -50,6 +51,20 @@ def test_how_a_stage_is_run_does_not_make_it_another(override: str) -> None:
 )
 def test_what_a_result_depends_on_makes_another_stage(override: str) -> None:
     assert train_stage(compose([override]), "a").key != train_stage(compose([]), "a").key
+
+
+@pytest.mark.parametrize(
+    "overrides, ranked",
+    [
+        (["experiment=pocket/kto"], {"sft", "reference", "train"}),
+        (["setting=llama3_instruct", "data=on_policy"], {"reward", "reference", "train"}),
+    ],
+)
+def test_a_stage_of_several_ranks_is_told_what_its_ranks_need(overrides: list[str], ranked: set[str]) -> None:
+    """`ranks` and `hang_seconds` are `recipes.worker`'s, `track` is the tracker's."""
+    stages = [stage for stage in in_order([train_stage(compose(overrides), "row")]) if stage.kind in RANKED]
+    assert {stage.kind for stage in stages} == ranked
+    assert all({"ranks", "hang_seconds", "track"} <= stage.launch.keys() for stage in stages)
 
 
 def test_a_data_file_counts_by_its_content(tmp_path: Path) -> None:
