@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The speed comparison on one GPU, from a bare machine: an environment, then both shapes, in under 8 minutes of computing.
+# The speed comparison on one GPU, from a bare machine: an environment, then both shapes. Meant to take under
+# 8 minutes of computing: not measured.
 #
 #   recipes/bench_gpu.sh                         packages from the index
 #   WHEELS=wheels recipes/bench_gpu.sh           from a folder of wheels, without a network
