@@ -8,7 +8,8 @@
 #   SCALE=paper             the table's scale, see conf/table/
 #   ROWS=dpo,focalpo        some of its rows; ROWS=released: the checkpoints that their authors published, not trained here
 #   CLUSTER=slurm           where its stages run, see conf/cluster/
-#   ARGS='...'              added to the command of every target about the table, of the benchmark, tests, soak and lock
+#   ARGS='...'              added to the command of every target about the table, of the benchmark, tests, soak and lock;
+#                           not of why and notebooks, which read what lies in runs/
 
 PYTHON ?= python3.11
 EXTRAS ?= dev
@@ -65,7 +66,7 @@ argument: $(INSTALLED) ## the studies behind the table, with their figures: gamm
 	@python -m recipes.reproduce table=noise $(ARGS)
 
 notebooks: $(INSTALLED) ## run the notebooks on the newest report of SCALE and render them into its folder
-	@python -m recipes.notebooks $(SCALE) $(ARGS)
+	@python -m recipes.notebooks $(SCALE)
 
 dashboard: $(INSTALLED) ## create or update the W&B workspace and report of the newest report of SCALE
 	@python -m recipes.dashboard $(SCALE) $(ARGS)
@@ -111,7 +112,7 @@ clean: ## remove the environments and caches; runs/ stays
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-runs: ## remove everything that was made: runs/ and W&B's folders
-	rm -rf runs wandb outputs multirun
+	rm -rf runs wandb outputs
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(call install,.venv,-e '.[$(EXTRAS)]')
