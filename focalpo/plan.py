@@ -1,4 +1,4 @@
-"""A configuration in, the stages that make it out. Pure: nothing is read but protocol files and the data's hash.
+"""A configuration in, the stages that make it out. Pure: nothing is read but what keys are made of.
 
     sft* -> pairs -> reference -> train -> generate -> judge -> report        benchmark -> generate, judge
             pairs made of the model's own answers: prompts -> sample, one for each seed -> reward -> pairs
