@@ -9,7 +9,7 @@ holds these figures against it.
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
-from focalpo.training.logprobs import CHUNK_LOGITS
+from focalpo.training.settings import CHUNK_LOGITS
 
 BYTES = {"float32": 4, "bfloat16": 2}
 

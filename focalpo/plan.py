@@ -15,10 +15,9 @@ from focalpo.artifact import Stage, file_hash
 from focalpo.config import CONF, objective_of, plain
 from focalpo.judging.protocol import load_protocol, protocol_hash
 from focalpo.schema import Config, TableConfig
+from focalpo.training.settings import EXECUTION
 
 EVAL = Path(__file__).parent.parent / "eval"
-# How to compute, not what: in a train section, these change no result beyond rounding.
-EXECUTION = ("zero_stage", "activation_checkpointing", "micro_batch_tokens", "checkpoint_every", "kernels")
 # What a source of pairs depends on, besides the limits and the treatment of bad rows.
 POCKET_DATA = ("prompts", "label_noise", "samples", "temperature", "seed", "test_fraction")
 FILE_DATA = ("path", "test_path", "test_fraction", "limit")

@@ -23,7 +23,7 @@ MAY = {
     "schema": {"training"},
     "speed": {"data", "training"},
     "config": {"schema", "training", "speed"},
-    "plan": {"schema", "config", "judging"},
+    "plan": {"schema", "config", "judging", "training"},
     "cost": {"training"},
 }
 # package -> the only places that may import it

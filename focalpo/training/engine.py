@@ -12,7 +12,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -28,7 +28,7 @@ from focalpo.training.objective import Logps
 from focalpo.training.packing import Batcher
 from focalpo.training.ranks import alive, device, rank, sum_over_ranks, world
 from focalpo.training.schedule import global_batch_at, learning_rate_at, steps_of
-from focalpo.training.settings import TrainSettings
+from focalpo.training.settings import EXECUTION, TrainSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +151,7 @@ def train(
     steps = steps_of(len(examples.trees), settings)
     batcher = batcher or Batcher(settings.micro_batch_tokens)
     # How it is computed may differ when it goes on: other ranks, another ZeRO stage, smaller micro-batches.
-    what = replace(settings, zero_stage=0, activation_checkpointing=False, kernels="plain")
-    what = replace(what, micro_batch_tokens=1, checkpoint_every=0)
+    what = {name: value for name, value in asdict(settings).items() if name not in EXECUTION}
     run = checkpoint.fingerprint(objective, [tree.id for tree in examples.trees], what, seed)
     start = checkpoint.resume(engine, checkpoints, run)
     if tracker is not None:

@@ -13,10 +13,7 @@ from transformers import PreTrainedModel
 
 from focalpo.training.attention import NAME
 from focalpo.training.packing import MicroBatch
-
-# Logits of one chunk: on a GPU 256 MiB of fp32, enough to keep its matrix units busy; on a CPU 32 MiB, which stay in
-# its last cache and below the size that malloc maps, zeroes and unmaps anew at every call.
-CHUNK_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 26}
+from focalpo.training.settings import CHUNK_LOGITS
 
 
 class PackedPolicy(nn.Module):

@@ -1,14 +1,20 @@
-"""What a configuration says of training. Not frozen, since they are part of its schema; imports nothing, since every
-command reads a configuration and few of them train."""
+"""What a configuration says of training, and constants that reckoning needs beside the loop. Classes are not frozen,
+since they are part of the schema. Imports nothing of ours and no torch: every command reads a configuration, few train.
+"""
 
 from dataclasses import dataclass
 
 KERNELS = ("plain", "compiled", "liger")
+# How to compute, not what: these settings change no result beyond rounding.
+EXECUTION = ("zero_stage", "activation_checkpointing", "micro_batch_tokens", "checkpoint_every", "kernels")
+# Logits of one chunk: on a GPU 256 MiB of fp32, enough to keep its matrix units busy; on a CPU 32 MiB, which stay in
+# its last cache and below the size that malloc maps, zeroes and unmaps anew at every call.
+CHUNK_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 26}
 
 
 @dataclass(slots=True)
 class TrainSettings:
-    """Everything about optimisation that changes the weights, and what does not: the last five, plan.EXECUTION."""
+    """Everything about optimisation that changes the weights, and what does not: the last five, EXECUTION."""
 
     learning_rate: float
     global_batch: int
