@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from focalpo.schema import CalibrateJudgeConfig, Config, DataConfig, TableConfig
+from focalpo.schema import DATA_KEYS, NO_EFFECT, CalibrateJudgeConfig, Config, DataConfig, TableConfig
 from focalpo.speed.settings import BenchSettings
 from focalpo.training.objective import OBJECTIVES
 
@@ -202,18 +202,22 @@ def _problems(config: Config):
 
 
 def _data_problems(data: DataConfig):
-    sources = ("pocket_base", "pocket_instruct", "file", "hub", "on_policy")
-    if data.source not in sources:
-        yield f"data.source={data.source!r} is not one of {', '.join(sources)}"
+    if data.source not in DATA_KEYS:
+        yield f"data.source={data.source!r} is not one of {', '.join(DATA_KEYS)}"
+    for name in dict.fromkeys(name for names in DATA_KEYS.values() for name in names):
+        value, neutral = getattr(data, name), NO_EFFECT.get(name)
+        if name not in DATA_KEYS.get(data.source, (name,)) and value != neutral:
+            remedy = f"leave it at {'null' if neutral is None else neutral}"
+            if data.source == "hub" and name == "test_path":
+                # trl-lib's train split seems to hold half of H4's test_prefs: never test on another data set's pairs.
+                remedy = "the test pairs of a hub data set are its own, set data.test_split"
+            yield f"data.{name}={value} has no effect with data.source={data.source}; {remedy}"
     if data.source in ("file", "hub", "on_policy") and not data.path:
         yield f"data.path is not set; data.source={data.source} needs " + (
             "the path of a jsonl, jsonl.gz, json or parquet file" if data.source == "file" else "a dataset id"
         )
     if (data.source == "on_policy") != (data.on_policy is not None):
         yield f"data.source={data.source}: data.on_policy belongs to data.source=on_policy; take both or neither"
-    if data.source == "hub" and data.test_path:
-        # trl-lib's train split seems to hold half of H4's test_prefs: never test on another data set's pairs.
-        yield f"data.test_path={data.test_path}: the test pairs of a hub data set are its own; set data.test_split"
     if data.source in ("hub", "on_policy") and not data.revision:
         yield "data.revision is not set; pin the dataset to a commit so that the run can be repeated"
     if data.on_bad_rows not in ("error", "drop"):

@@ -75,6 +75,22 @@ class DataConfig:
     on_policy: OnPolicyConfig | None = None
 
 
+FILES = ("path", "test_path")
+POCKET_DATA = ("prompts", "label_noise", "seed", "test_fraction")
+DATA_KEYS: dict[str, tuple[str, ...]] = {
+    "pocket_base": POCKET_DATA,
+    "pocket_instruct": (*POCKET_DATA, "samples", "temperature"),
+    "file": (*FILES, "test_fraction", "limit"),
+    "hub": ("path", "revision", "train_split", "test_split", "test_fraction", "limit"),
+    "on_policy": ("path", "revision", "train_split", "test_split", "limit"),
+}
+"""What each source of pairs depends on, besides the limits and the treatment of bad rows."""
+NO_EFFECT: dict[str, object] = {"train_split": "train"} | dict.fromkeys(
+    ("test_fraction", *POCKET_DATA, "samples", "temperature"), 0
+)
+"""What a key holds where the source does not read it; null where nothing is said here."""
+
+
 @dataclass(slots=True)
 class ReferenceConfig:
     """How reference log-probs are computed."""

@@ -137,10 +137,30 @@ def test_all_mistakes_of_a_command_line_are_told_at_once_one_a_line():
 
 
 def test_all_values_out_of_range_are_told_at_once_one_a_line():
-    text = refusal(["objective.beta=-1", "objective.gamma=-1", "train.epochs=0", "data.limit=1", "launch.ranks=0"])
+    text = refusal(["objective.beta=-1", "objective.gamma=-1", "train.epochs=0", "data.prompts=9", "launch.ranks=0"])
     keys = ("objective.beta", "objective.gamma", "train.epochs", "launch.ranks")
     assert [text.count(key) for key in keys] == [1, 1, 1, 1]
-    assert "data.limit" not in text and len(text.splitlines()) == 3  # an objective tells all of its own in one line
+    assert "data.prompts" not in text and len(text.splitlines()) == 3  # an objective tells all of its own in one line
+
+
+@pytest.mark.parametrize(
+    ("setting", "override"),
+    [
+        ("mistral_base", "data.label_noise=0.4"),
+        ("mistral_base", "data.seed=7"),
+        ("llama3_instruct", "data.prompts=100"),
+        ("files", "data.label_noise=0.4"),
+        ("files", "data.train_split=test"),
+        ("pocket_base", "data.samples=3"),
+        ("pocket_base", "data.limit=1"),
+        ("pocket_instruct", "data.path=pairs.jsonl"),
+    ],
+)
+def test_a_value_that_would_have_no_effect_is_refused(setting, override):
+    told = TOLD.get(f"setting/{setting}.yaml", [])
+    source = composed(f"setting={setting}", *told).data.source
+    text = refusal([f"setting={setting}", *told, override])
+    assert re.fullmatch(rf"{override} has no effect with data.source={source}; leave it at (0|null|train)", text)
 
 
 def test_a_right_override_is_not_told_among_the_mistakes():
