@@ -14,21 +14,10 @@ from pathlib import Path
 from focalpo.artifact import Stage, file_hash
 from focalpo.config import CONF, objective_of, plain
 from focalpo.judging.protocol import load_protocol, protocol_hash
-from focalpo.schema import Config, TableConfig
+from focalpo.schema import DATA_KEYS, FILES, Config, TableConfig
 from focalpo.training.settings import EXECUTION
 
 EVAL = Path(__file__).parent.parent / "eval"
-# What a source of pairs depends on, besides the limits and the treatment of bad rows.
-POCKET_DATA = ("prompts", "label_noise", "samples", "temperature", "seed", "test_fraction")
-FILE_DATA = ("path", "test_path", "test_fraction", "limit")
-HUB_DATA = ("path", "revision", "train_split", "test_split", "test_fraction", "limit")
-DATA_KEYS: dict[str, tuple[str, ...]] = {
-    "pocket_base": POCKET_DATA,
-    "pocket_instruct": POCKET_DATA,
-    "file": FILE_DATA,
-    "hub": HUB_DATA,
-    "on_policy": (),  # what it depends on are stages of its own
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +42,11 @@ def row_stages(config: Config, name: str, trained: bool = True) -> Row:
         label,
         settings={
             "model": _source(config, from_hub=model is None),
-            "backend": config.generate.backend,
             "dtype": config.generate.dtype,
             "sets": plain(config.generate.sets),
             "seed": config.seed,
-        },
+        }
+        | _backend(config),
         inputs=({"model": model} if model else {}) | benchmarks,
         launch=_generator(config),
     )
@@ -114,13 +103,13 @@ def reference_stage(config: Config, branches: tuple[str, ...]) -> Stage:
 def pairs_stage(config: Config) -> Stage:
     """Preference pairs, checked and tokenised for the model."""
     limits = {name: getattr(config.data, name) for name in ("on_bad_rows", "max_prompt_length", "max_length")}
-    sampler = {"backend": config.generate.backend} if config.data.source == "pocket_instruct" else {}
+    sampler = _backend(config) if config.data.source == "pocket_instruct" else {}
     return Stage(
         "pairs",
         config.data.name,
         settings={"model": _source(config), "data": _data(config) | limits} | sampler,
         inputs=_model_input(config) | ({"rated": reward_stage(config)} if config.data.on_policy else {}),
-        launch={"max_batch_tokens": config.generate.max_batch_tokens, "track": plain(config.track)},
+        launch={"max_batch_tokens": config.generate.max_batch_tokens, "track": plain(config.track)} | _files(config),
     )
 
 
@@ -128,8 +117,7 @@ def reward_stage(config: Config) -> Stage:
     """The model's own answers to the data's prompts, one for each seed, with a reward model's scores."""
     data, made = config.data, config.data.on_policy
     assert made is not None
-    hub = {name: getattr(data, name) for name in ("path", "revision", "train_split", "test_split", "limit")}
-    prompts = Stage("prompts", data.name, settings=hub)
+    prompts = Stage("prompts", data.name, settings={name: getattr(data, name) for name in DATA_KEYS["on_policy"]})
     decoding = {name: getattr(made, name) for name in ("temperature", "top_p", "max_new_tokens")}
     samples = {
         f"seed-{seed}": Stage(
@@ -137,11 +125,11 @@ def reward_stage(config: Config) -> Stage:
             f"{config.model.name}-{data.name}-s{seed}",
             settings={
                 "model": _source(config),
-                "backend": config.generate.backend,
                 "dtype": config.generate.dtype,
                 "decoding": decoding,
                 "seed": seed,
-            },
+            }
+            | _backend(config),
             inputs=_model_input(config) | {"prompts": prompts},
             launch=_generator(config),
         )
@@ -178,7 +166,7 @@ def sft_stage(config: Config) -> Stage | None:
                 "seed": config.model.seed,
             },
             inputs={"model": stage} if stage else {},
-            launch=_launch(config) | {"train": execution},
+            launch=_launch(config) | {"train": execution} | _files(config),
         )
     return stage
 
@@ -268,18 +256,33 @@ def _source(config: Config, from_hub: bool = True) -> dict:
     }
 
 
+def _backend(config: Config) -> dict:
+    """Hugging Face draws the random numbers of a batch at once, so which rows share one decides what they say."""
+    generate = config.generate
+    batch = {"max_batch_tokens": generate.max_batch_tokens} if generate.backend == "hf" else {}
+    return {"backend": generate.backend} | batch
+
+
 def _data(config: Config) -> dict:
     data = config.data
+    if data.source == "on_policy":  # what it depends on are stages of its own
+        return {"source": data.source}
     values = {"source": data.source} | {name: getattr(data, name) for name in DATA_KEYS[data.source]}
     if data.source == "file":
-        # The content, not the name, is what results depend on; a changed file is another stage.
-        hashes = {name: _content(getattr(data, name)) for name in ("path", "test_path")}
-        values |= {f"{name}_sha256": value for name, value in hashes.items()}
+        # The content, not the name, is what results depend on: an edited file is another stage, a moved one the same.
+        values |= {f"{name}_sha256": _content(values.pop(name)) for name in FILES}
     return values
 
 
+def _files(config: Config) -> dict:
+    """Where the data's files lie, for whoever reads them."""
+    return {"files": {name: getattr(config.data, name) for name in FILES}} if config.data.source == "file" else {}
+
+
 def _content(path: str | None) -> str | None:
-    return file_hash(Path(path)) if path and Path(path).is_file() else None
+    if path is None:
+        return None
+    return file_hash(Path(path)) if Path(path).is_file() else "no file"
 
 
 def _protocol(config: Config, name: str) -> dict:

@@ -23,7 +23,7 @@ SPLITS = ("train", "test")
 
 def make(job: Job) -> dict:
     """Fill the job's folder with `<split>.parquet` (texts) and `<split>_trees.parquet` (token ids)."""
-    data = job.settings["data"]
+    data = job.settings["data"] | job.launch.get("files", {})
     limits = Limits(data["max_prompt_length"], data["max_length"])
     makers = {"pocket_instruct": pocket_on_policy_pairs, "on_policy": rated_pairs}
     checked = makers[data["source"]](job) if data["source"] in makers else load_pairs(data)

@@ -59,7 +59,7 @@ def demonstrations(job: Job) -> list[Demonstration]:
     data, seed = job.settings["data"], job.settings["seed"]
     if data["demonstrations"] in POCKET:
         return POCKET[data["demonstrations"]](data["count"], seed, pocket_benchmarks.benchmark_prompts())
-    pairs = load_pairs(data["data"] | {"on_bad_rows": "drop"}).train
+    pairs = load_pairs(data["data"] | job.launch.get("files", {}) | {"on_bad_rows": "drop"}).train
     random.Random(seed).shuffle(pairs)
     return [Demonstration(pair.id, pair.prompt, pair.chosen) for pair in pairs[: data["count"]]]
 

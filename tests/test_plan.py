@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from focalpo.artifact import Stage
 from focalpo.config import compose
 from focalpo.plan import in_order, row_stages, train_stage
 from recipes.worker import RANKED
@@ -67,18 +68,54 @@ def test_a_stage_of_several_ranks_is_told_what_its_ranks_need(overrides: list[st
     assert all({"ranks", "hang_seconds", "track"} <= stage.launch.keys() for stage in stages)
 
 
-def test_a_data_file_counts_by_its_content(tmp_path: Path) -> None:
-    path = tmp_path / "pairs.jsonl"
+def test_a_data_file_counts_by_its_content_wherever_it_lies(tmp_path: Path) -> None:
+    path, copy = tmp_path / "pairs.jsonl", tmp_path / "elsewhere.jsonl"
 
-    def key() -> str:
-        return train_stage(compose(["setting=files", f"data.path={path}"]), "a").inputs["pairs"].key
+    def stages(*told: str) -> dict[str, Stage]:
+        train = train_stage(compose(["setting=files", *told]), "a")
+        return {"train": train, "pairs": train.inputs["pairs"], "sft": train.inputs["model"]}
+
+    def keys(*told: str) -> list[str]:
+        return [stage.key for stage in stages(*told).values()]
 
     path.write_text("one")
-    first = key()
+    copy.write_text("one")
+    first = keys(f"data.path={path}")
+    assert keys(f"data.path={copy}") == first, "a moved file is the same data"
+    for name in ("pairs", "sft"):
+        made = stages(f"data.path={copy}")[name]
+        assert made.launch["files"] == {"path": str(copy), "test_path": None}, "whoever makes it is told where it lies"
+        assert str(tmp_path) not in str(made.settings)
     path.write_text("two")
-    assert key() != first
+    assert not {*keys(f"data.path={path}")} & {*first}
     path.write_text("one")
-    assert key() == first
+    assert keys(f"data.path={path}") == first
+    tested = keys(f"data.path={path}", f"data.test_path={copy}")
+    missing = keys(f"data.path={path}", f"data.test_path={tmp_path / 'nowhere.jsonl'}")
+    assert len({first[0], tested[0], missing[0]}) == 3, (
+        "test pairs that are not there are not the same as none asked for"
+    )
+
+
+@pytest.mark.parametrize("kind", ["pairs", "generate"])
+def test_batches_of_the_hugging_face_backend_are_what_its_samples_depend_on(kind: str) -> None:
+    """It draws the random numbers of a batch at once; vLLM seeds every request by itself."""
+
+    def stage(*told: str) -> Stage:
+        row = row_stages(compose(["experiment=pocket/dpo", "setting=pocket_instruct", *told]), "row")
+        return {each.kind: each for each in in_order([row.judge])}[kind]
+
+    small, large = (f"generate.max_batch_tokens={tokens}" for tokens in (1024, 4096))
+    vllm = "generate.backend=vllm"
+    assert stage(small).key != stage(large).key
+    assert stage(small, vllm).key == stage(large, vllm).key
+    assert "max_batch_tokens" not in stage(small, vllm).settings
+    assert stage(small, vllm).launch["max_batch_tokens"] == stage(small).launch["max_batch_tokens"] == 1024
+
+
+def test_batches_do_not_change_pairs_that_nobody_samples() -> None:
+    keys = {train_stage(compose([f"generate.max_batch_tokens={tokens}"]), "a").key for tokens in (1024, 4096)}
+    assert len(keys) == 1
 
 
 def test_an_edited_chat_template_is_another_stage(tmp_path: Path) -> None:
