@@ -16,10 +16,11 @@ from focalpo.plan import EVAL
 from focalpo.records import ArenaGame, Completion, Pair, Question, write_records
 from focalpo.reporting.blocks import blocks, table_notes
 from focalpo.reporting.cells import Cell, Results, RowResult, holm_corrected
+from focalpo.reporting.content import GRADIENT
 from focalpo.reporting.overlaps import training_overlaps
 from focalpo.reporting.styled import with_styled
 from focalpo.reporting.table_run import TableRun
-from focalpo.reporting.tables import as_csv, as_latex, as_markdown, as_text
+from focalpo.reporting.tables import as_csv, as_latex, as_markdown, as_text, tex
 from focalpo.reporting.verdicts import Rule, protocols_of, read_rule, verdict, with_verdicts
 
 RULE = Rule(agree=1.0, errors=2.0, resolve=6.0, protocols={"ae2_wr": "official", "ae2_lc": "official"})
@@ -136,6 +137,33 @@ def test_warnings_stand_first_in_every_format_that_is_read() -> None:
     shown = "WARNING: some answers are empty (generate/x)"
     assert as_text(table).split("\n\n")[1] == as_markdown(table).split("\n\n")[1] == shown
     assert as_latex(table).splitlines()[1] == f"% {shown}"
+
+
+@pytest.mark.parametrize(
+    ("sign", "escaped"),
+    [
+        ("&", r"\&"),
+        ("%", r"\%"),
+        ("#", r"\#"),
+        ("_", r"\_"),
+        ("$", r"\$"),
+        ("{", r"\{"),
+        ("}", r"\}"),
+        ("^", r"\textasciicircum{}"),
+        ("~", r"\textasciitilde{}"),
+        ("\\", r"\textbackslash{}"),
+        ("<", "$<$"),
+        (">", "$>$"),
+        ("|", "$|$"),
+    ],
+)
+def test_signs_that_latex_takes_for_commands_are_escaped_once(sign: str, escaped: str) -> None:
+    assert tex(sign) == escaped
+    assert tex(f"a {sign}{sign} b") == f"a {escaped}{escaped} b"
+
+
+def test_the_caption_with_a_power_is_text_in_latex() -> None:
+    assert r"p = e\textasciicircum{}(-1/gamma)" in tex(GRADIENT[2])
 
 
 def sealed(runs: Path, kind: str, name: str, facts: dict, inputs: dict | None = None, **files: list) -> Folder:

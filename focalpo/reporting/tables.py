@@ -7,6 +7,13 @@ from collections.abc import Sequence
 from focalpo.reporting.blocks import NONE, Block, blocks
 from focalpo.reporting.cells import COLUMNS, EXTRAS, Cell, Results, RowResult
 
+# In one pass: an escape's own signs must not be escaped again.
+TEX = str.maketrans(
+    {sign: f"\\{sign}" for sign in "&%#_${}"}
+    | {sign: f"${sign}$" for sign in "<>|"}
+    | {"\\": "\\textbackslash{}", "^": "\\textasciicircum{}", "~": "\\textasciitilde{}"}
+)
+
 
 def as_text(results: Results) -> str:
     """The table for a terminal, one block per setting."""
@@ -159,9 +166,7 @@ def _or_none(value: float | None) -> object:
 
 def tex(text: str) -> str:
     """Text with LaTeX's special signs escaped."""
-    for sign in "&%#_":
-        text = text.replace(sign, f"\\{sign}")
-    return text.replace("<", "$<$")
+    return text.translate(TEX)
 
 
 def _tex_cell(row: RowResult | None, column: str) -> str:
