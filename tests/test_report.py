@@ -74,7 +74,7 @@ def test_every_cell_carries_its_numbers_seeds_commands_and_chain(sealed_report: 
 def test_warnings_of_any_stage_come_first_and_once(sealed_report: Path, tmp_path: Path) -> None:
     assert "No stage warned of anything" in (sealed_report / "report.html").read_text()
     stages = {
-        "judge/a": {"warnings": ["3 answers are empty"], "facts": {}},
+        "judge/a": {"facts": {"warnings": ["3 answers are empty"]}},
         "judge/b": {"facts": {"warnings": ["3 answers are empty", "<b>"]}},
     }
     assert warnings_of(stages) == ["3 answers are empty (judge/a and 1 more)", "<b> (judge/b)"]

@@ -81,6 +81,27 @@ def test_commands_name_a_commit_only_where_it_says_all(sealed_report: Path, comm
     assert found[-1] == f".venv/bin/python -m recipes.reproduce table=pocket {tail}"
 
 
+@pytest.mark.parametrize(
+    ("kind", "told", "setup"),
+    [
+        ("generate", {"settings": {"backend": "vllm"}}, "make setup EXTRAS=dev,vllm"),
+        ("judge", {"launch": {"endpoint": {"base_url": "vllm a-judge --port 1"}}}, "make setup EXTRAS=dev,vllm"),
+        ("train", {"launch": {"train": {"kernels": "liger"}}}, "make setup EXTRAS=dev,liger"),
+    ],
+)
+def test_commands_install_what_the_stages_of_the_row_use(
+    sealed_report: Path, tmp_path: Path, kind: str, told: dict, setup: str
+) -> None:
+    run = TableRun.read(sealed_report)
+    assert commands(run, "base", "dpo", "abc")[1] == "make setup"
+    place = f"base/dpo/1/{kind}"
+    stage = json.loads((run.inputs[place] / "stage.json").read_text())
+    (tmp_path / "stage.json").write_text(json.dumps(stage | {part: stage[part] | told[part] for part in told}))
+    asked = replace(run, inputs=run.inputs | {place: tmp_path})
+    assert commands(asked, "base", "dpo", "abc")[1] == setup
+    assert commands(asked, "base", "sft", "abc")[1] == "make setup", "another row's stages are its own"
+
+
 def test_the_checklist_counts_what_the_manifests_say(sealed_report: Path) -> None:
     run = TableRun.read(sealed_report)
     stages = chain(run.inputs.values())

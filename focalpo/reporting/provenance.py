@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from focalpo.artifact import read_manifest
+from focalpo.artifact import Job, read_manifest
 from focalpo.reporting.table_run import TableRun
 
 Chain = dict[str, dict]
@@ -35,7 +35,7 @@ def warnings_of(stages: Chain) -> list[str]:
     """What stages warned of, each line once with the first stage that said it and how many more did."""
     said: dict[str, list[str]] = {}
     for title, manifest in stages.items():
-        for warning in [*manifest.get("warnings", []), *manifest["facts"].get("warnings", [])]:
+        for warning in manifest["facts"].get("warnings", []):
             said.setdefault(str(warning), []).append(title)
     return [f"{text} ({who[0]}{f' and {len(who) - 1} more' if len(who) > 1 else ''})" for text, who in said.items()]
 
@@ -54,4 +54,23 @@ def commands(run: TableRun, setting: str, row: str, commit: str) -> list[str]:
     rows = dict.fromkeys([run.table["compare_with"], row]) if run.table["compare_with"] in run.rows else [row]
     table = [f"table={run.name}", f"settings={setting}", f"rows={','.join(rows)}"]
     checkout = [f"git checkout {commit}"] if commit != "unknown" and "+" not in commit else []
-    return [*checkout, "make setup", f".venv/bin/python -m recipes.reproduce {shlex.join([*table, *kept])}"]
+    return [
+        *checkout,
+        _setup(run, setting, row),
+        f".venv/bin/python -m recipes.reproduce {shlex.join([*table, *kept])}",
+    ]
+
+
+def _setup(run: TableRun, setting: str, row: str) -> str:
+    """The command that makes the environment, with the extras that the row's stages were asked to use."""
+    generated, trained, judged = (
+        [Job.read(folder) for folder in run.seeds(setting, row, kind).values()]
+        for kind in ("generate", "train", "judge")
+    )
+    served = any((job.launch["endpoint"]["base_url"] or "").startswith("vllm ") for job in judged)
+    used = {
+        "vllm": served or any(job.settings["backend"] == "vllm" for job in generated),
+        "liger": any(job.launch["train"]["kernels"] == "liger" for job in trained),
+    }
+    extras = [name for name, needed in used.items() if needed]
+    return f"make setup EXTRAS={','.join(['dev', *extras])}" if extras else "make setup"
