@@ -5,11 +5,11 @@ from dataclasses import asdict
 
 from focalpo.artifact import Job, write_json
 from focalpo.judging.cost import NOTHING, Estimate, Price, expected
+from focalpo.judging.dispatch import judge
 from focalpo.judging.endpoint import Endpoint, EndpointError
 from focalpo.judging.protocol import ArenaProtocol, Protocol
 from focalpo.judging.sentinel import Sentinel, drift, judged, read_sentinel, recorded_or
 from focalpo.judging.upstream import with_prompt
-from focalpo.judging.verdicts import judge
 from focalpo.plan import EVAL
 from focalpo.pocket.world import is_correct
 from focalpo.records import Completion, Question, read_records, write_records

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from focalpo.judging.dispatch import judge
 from focalpo.judging.protocol import load_protocol
-from focalpo.judging.verdicts import judge
 from focalpo.pocket.judge import GARBAGE, complete
 from focalpo.pocket.world import draw_tasks
 from focalpo.pocket.writers import WRITERS, write
@@ -28,7 +28,7 @@ from pathlib import Path
 from focalpo.judging import endpoint as room
 from tests.judge_stub import opened
 from tests.test_judging_at_scale import TIMEOUT, tasks
-from focalpo.judging.verdicts import judge
+from focalpo.judging.dispatch import judge
 from focalpo.records import write_records
 
 url, folder, *prompts = sys.argv[1:]

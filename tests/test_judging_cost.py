@@ -21,9 +21,9 @@ from focalpo.judging.cost import (
     expected,
     most_usd,
 )
+from focalpo.judging.dispatch import judge
 from focalpo.judging.endpoint import EndpointError
 from focalpo.judging.protocol import load_protocol
-from focalpo.judging.verdicts import judge
 from focalpo.records import Completion, Question
 from tests.judge_stub import completion, judge_stub, opened
 

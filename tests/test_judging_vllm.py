@@ -19,9 +19,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from focalpo.judging.calibration import model_shown_first
+from focalpo.judging.dispatch import judge
 from focalpo.judging.protocol import Protocol, load_protocol
 from focalpo.judging.stats import arena_score, value, win_rate
-from focalpo.judging.verdicts import judge
 from focalpo.records import Completion, Question
 from recipes.judge_server import endpoint_of
 from tests.soak import MARK, leaked

@@ -17,9 +17,9 @@ from pathlib import Path
 import yaml
 
 from focalpo.artifact import write_json
+from focalpo.judging.dispatch import judge
 from focalpo.judging.endpoint import Endpoint
 from focalpo.judging.protocol import ArenaTwoProtocol, Protocol
-from focalpo.judging.verdicts import judge
 from focalpo.records import AlpacaVerdict, Completion, Question
 
 
