@@ -206,3 +206,9 @@ def test_every_metric_of_a_real_training_has_a_name_that_readers_know() -> None:
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(ValueError, match="track.wandb='on' is not one of off, offline, online"):
         TrackSettings(wandb="on")
+
+
+def test_training_on_chosen_answers_alone_has_no_rewards_to_be_right_about() -> None:
+    batch = Logps({"chosen": torch.zeros(2)}, {}, {}, {})
+    logged = engine._metrics(batch, Loss(torch.zeros(2), torch.zeros(2), torch.zeros(2)))
+    assert set(logged) == {"loss", "logps_chosen"}

@@ -175,7 +175,8 @@ def train(
             raise ValueError(nonfinite.tell(seen, examples.trees, examples.reference, step, checkpoints.parent))
         if tracker is not None:
             tracker.log(step + 1, **totals, learning_rate=rate, grad_norm=norm)
-            tracker.progress(step + 1, steps, loss=totals["loss"], accuracy=totals["reward_accuracy"])
+            accuracy = {"accuracy": totals["reward_accuracy"]} if "reward_accuracy" in totals else {}
+            tracker.progress(step + 1, steps, loss=totals["loss"], **accuracy)
         if watch is not None:
             watch.look(engine, step + 1, steps)
         if step + 1 < steps:
@@ -247,16 +248,10 @@ def _lengths(branches, items, trees) -> dict[str, Tensor]:
 
 def _metrics(batch: Logps, loss) -> dict[str, Tensor]:
     """Sums over the micro-batch's pairs, to be divided by the global batch."""
-    margin = loss.chosen_reward - loss.rejected_reward
-    metrics = {
-        "loss": loss.loss,
-        "reward_chosen": loss.chosen_reward,
-        "reward_rejected": loss.rejected_reward,
-        "reward_margin": margin,
-        "reward_accuracy": (margin > 0).float(),
-    }
-    for branch, logps in batch.policy.items():
-        metrics[f"logps_{branch}"] = logps
-    if "rejected" in batch.policy:
+    metrics = {"loss": loss.loss} | {f"logps_{branch}": logps for branch, logps in batch.policy.items()}
+    if "rejected" in batch.policy:  # else there is nothing to be right about
+        margin = loss.chosen_reward - loss.rejected_reward
+        metrics["reward_chosen"], metrics["reward_rejected"] = loss.chosen_reward, loss.rejected_reward
+        metrics["reward_margin"], metrics["reward_accuracy"] = margin, (margin > 0).float()
         metrics["ranking_accuracy"] = (batch.policy["chosen"] >= batch.policy["rejected"]).float()
     return {name: value.detach().sum() for name, value in metrics.items()}
