@@ -3,7 +3,6 @@
 from typing import Any
 
 from focalpo.artifact import Job
-from focalpo.config import plain
 from focalpo.contract import check_answers, check_prompts, check_template, compare_logprobs
 from focalpo.generation import Decoding, Generator
 from focalpo.judging.sanity import health, health_warnings
@@ -21,7 +20,7 @@ def make(job: Job) -> dict:
         if "model" in job.inputs:
             check_template(job.inputs["model"] / "model", generator.tokenizer)
         for name, values in settings["sets"].items():
-            decoding = Decoding(**{key: value for key, value in plain(values).items() if key != "questions"})
+            decoding = Decoding(**{key: value for key, value in values.items() if key != "questions"})
             questions = read_records(job.inputs[values["questions"]] / "questions.parquet", Question)
             prompts = {question.id: question.prompt for question in questions}
             check_prompts(generator.tokenizer, prompts, generator.stops, source.path)

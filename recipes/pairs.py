@@ -6,7 +6,7 @@ python -m recipes.pairs setting=llama3_instruct data=on_policy        the model'
 from pathlib import Path
 
 from focalpo.artifact import Job
-from focalpo.data.on_policy import best_against_worst
+from focalpo.data.on_policy import SPLITS, best_against_worst
 from focalpo.data.sources import FileSource, HubSource, load, prompt_position
 from focalpo.data.tokens import Limits, pair_trees, write_trees
 from focalpo.data.validate import Checked, validate
@@ -17,8 +17,6 @@ from focalpo.records import Completion, Pair, Rated, read_records, write_records
 from focalpo.training.model import load_tokenizer, stop_ids
 from recipes.command import run_single
 from recipes.opening import source_of
-
-SPLITS = ("train", "test")
 
 
 def make(job: Job) -> dict:

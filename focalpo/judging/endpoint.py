@@ -56,7 +56,7 @@ class Counts:
 
 
 class Endpoint:
-    """An OpenAI-compatible server with a record of all it said; with `base_url=None` or `replay` only the record.
+    """An OpenAI-compatible server with a record of all it said; with `base_url=None` only the record.
 
     Raises:
         ValueError: when the address is none, the key's environment variable is not set, or the record is unreadable.
@@ -70,7 +70,6 @@ class Endpoint:
         timeout_seconds: float,
         max_attempts: int,
         records: Path,
-        replay: bool = False,
         price: Price = FREE,
         budget_usd: float | None = None,
     ) -> None:
@@ -78,7 +77,7 @@ class Endpoint:
         self.concurrency = concurrency
         self.counts = Counts()
         self._timeout, self._max_attempts = timeout_seconds, max_attempts
-        self.offline = offline = replay or base_url is None
+        self.offline = offline = base_url is None
         if not offline and not str(base_url).startswith(("http://", "https://")):
             raise ValueError(f"judge address {base_url!r} is none; write it as http://HOST:PORT/v1")
         self._key = NO_KEY if offline else _api_key(api_key_env)
