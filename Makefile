@@ -8,8 +8,8 @@
 #   SCALE=paper             the table's scale, see conf/table/
 #   ROWS=dpo,focalpo        some of its rows; ROWS=released: the checkpoints that their authors published, not trained here
 #   CLUSTER=slurm           where its stages run, see conf/cluster/
-#   ARGS='...'              added to the command of every target about the table, of the benchmark, tests, soak and lock;
-#                           not of why and notebooks, which read what lies in runs/
+#   ARGS='...'              added to the command of every target about the table, of the benchmark, tests, soak and
+#                           lock; not of why and notebooks, which read what lies in runs/
 
 PYTHON ?= python3.11
 EXTRAS ?= dev
