@@ -104,13 +104,17 @@ class Estimate:
             answer = min(values["max_new_tokens"], self.sizes["answer"])
             count = _prompts(self.config, values["questions"]) * (answer + self.data["prompt"])
             operations += forward_operations(self.shape, Batch(count, count), answer)
-        return Need(operations, Memory(model_bytes(self.shape, stage.settings["dtype"]), 0, 0, 0, 0))
+        return Need(operations, self._weights(stage))
 
     def _sample(self, stage: Stage) -> Need:
         answer = min(stage.settings["decoding"]["max_new_tokens"], self.sizes["answer"])
         count = (self._given("train") + self._given("test")) * (self.data["prompt"] + answer)
-        operations = forward_operations(self.shape, Batch(count, count), answer)
-        return Need(operations, Memory(model_bytes(self.shape, stage.settings["dtype"]), 0, 0, 0, 0))
+        return Need(forward_operations(self.shape, Batch(count, count), answer), self._weights(stage))
+
+    def _weights(self, stage: Stage) -> Memory:
+        """What a GPU holds of a model that answers; vLLM fills the rest with its cache."""
+        shards = stage.launch.get("tensor_parallel", 1)
+        return Memory(model_bytes(self.shape, stage.settings["dtype"]) / shards, 0, 0, 0, 0)
 
     def _reward(self, stage: Stage) -> Need:
         reward = stage.settings["reward"]

@@ -15,6 +15,7 @@ from pathlib import Path
 from focalpo.artifact import Folder, Stage
 from focalpo.plan import in_order
 from focalpo.schema import ClusterConfig, SizeConfig
+from recipes.needs import ranks_of
 from recipes.worker import RANKED
 
 ROOT = Path(__file__).parent.parent
@@ -86,13 +87,15 @@ def submit(runs: Path, goal: Stage, cluster: ClusterConfig) -> str:
 
 
 def _check_size(array: Array, cluster: ClusterConfig) -> None:
-    size, ranks = cluster.stages.get(array.kind), array.stages[0].launch.get("ranks", 1)
+    size, ranks = cluster.stages.get(array.kind), ranks_of(array.stages[0])
     if size is None:
         raise ValueError(f"cluster.stages.{array.kind} is not set; give its sizes in conf/cluster")
-    if array.kind in RANKED and size.gpus and size.nodes * size.gpus != ranks:
+    if size.gpus and size.nodes * size.gpus != ranks:
+        wanted = f"launch.ranks={ranks}"
+        if array.kind not in RANKED:
+            wanted = f"the {ranks} of generate.tensor_parallel x generate.data_parallel"
         raise ValueError(
-            f"cluster.stages.{array.kind}: {size.nodes} nodes x {size.gpus} GPUs are not launch.ranks={ranks}; "
-            "change one of them"
+            f"cluster.stages.{array.kind}: {size.nodes} nodes x {size.gpus} GPUs are not {wanted}; change one of them"
         )
 
 

@@ -1,11 +1,14 @@
 """A table on a real Slurm: submitted, requeued, a node lost, and the same table as the local run's."""
 
 import csv
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -55,15 +58,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory):
 
 
 def jobs() -> list[list[str]]:
-    """id, state, name, node of every task of ours."""
-    lines = slurm("squeue", "--me", "--array", "--noheader", "--format=%i|%T|%j|%N").splitlines()
+    """id, state, name, node and time of submission of every task of ours."""
+    lines = slurm("squeue", "--me", "--array", "--noheader", "--format=%i|%T|%j|%N|%V").splitlines()
     return [line.split("|") for line in lines]
 
 
 def start_requeued_ones() -> None:
-    """Slurm lets a requeued job wait two minutes; here nobody has to."""
-    for job, state, *_ in jobs():
-        if state == "PENDING":
+    """Slurm lets a requeued job wait two minutes; here some seconds do. At once it would not start: a node still
+    knows that its last start was revoked."""
+    for job, state, *_, submitted in jobs():
+        if state == "PENDING" and (datetime.now() - datetime.fromisoformat(submitted)).seconds > 4:
             subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], capture_output=True)
 
 
@@ -97,24 +101,63 @@ def test_a_table_survives_a_requeue_and_a_lost_node_and_is_the_local_runs(cluste
     assert not (ROOT / "broken").exists()
 
 
-def test_usr1_before_the_time_is_up_saves_and_goes_back_to_the_queue(cluster: Path, tmp_path: Path) -> None:
-    """Two ranks through srun and torchrun: signalled, saved, requeued, resumed, sealed."""
-    more = ["rows=dpo", "cluster=slurm_cpu", "launch.ranks=2", "train.zero_stage=3", "train.max_steps=60"]
-    long = [*more, "data.prompts=3000", "train.max_steps=80"]
-    command("reproduce", tmp_path, *long)
-    wait_until(lambda: (start_requeued_ones(), list(tmp_path.glob("train/base-dpo*/progress.json")))[1], 400)
-    (train,) = [job for job in jobs() if job[2].startswith("train-") and job[1] == "RUNNING"][:1]
-    slurm("scancel", "--batch", "--signal=USR1", train[0])
-    wait_until(lambda: list(tmp_path.glob("train/*/.checkpoints/step-*/complete")), 60)
-    wait_until(lambda: [job for job in jobs() if job[0] == train[0] and job[1] != "RUNNING"], 60)
+LONG = [
+    "rows=dpo",
+    "settings=base",
+    "cluster=slurm_cpu",
+    "data.prompts=3000",
+    "train.global_batch=8",
+    "train.epochs=99",
+]
+
+
+def test_training_whose_time_is_up_saves_goes_back_to_the_queue_and_is_sealed(cluster: Path, tmp_path: Path) -> None:
+    """Two ranks on two nodes and five minutes of time: Slurm's signal comes when it first looks; then, more time."""
+    ranks = ["launch.ranks=2", "train.zero_stage=3", "train.max_steps=200"]
+    command("reproduce", tmp_path, *LONG, *ranks, "cluster.stages.train={nodes:2,gpus:0,cpus:1,memory:4G,minutes:5}")
+
+    wait_until(lambda: [job for job in jobs() if job[1] == "RUNNING" and job[2].startswith("train-")], 200)
+    (train,) = [job[0] for job in jobs() if job[2].startswith("train-")]
+    wait_until(lambda: [job for job in jobs() if job[0] == train and job[1] == "PENDING"], 200)
+    slurm("scontrol", "update", f"JobId={train}", "TimeLimit=60")
+
+    def sealed() -> list[Path]:
+        start_requeued_ones()
+        return list(tmp_path.glob("train/base-dpo*/manifest.json"))
+
+    wait_until(sealed, 400)
+    assert json.loads(sealed()[0].read_text())["starts"] == 2
     logs = "".join(path.read_text() for path in (tmp_path / ".slurm").glob("train-*.log"))
+    assert "on n[1-2], start 1" in logs and "on n[1-2], start 2" in logs
     assert "back to the queue" in logs and "asked to stop; saved after step" in logs
     slurm("scancel", "--me")
+    wait_until(lambda: not jobs(), 60)
 
 
-def test_cancel_takes_the_tables_jobs_and_only_them(cluster: Path, tmp_path: Path) -> None:
+def test_a_failed_row_is_told_and_submitted_again_alone(cluster: Path, tmp_path: Path) -> None:
+    more = [*LONG, "rows=sft,dpo", "train.max_steps=600"]
+    command("reproduce", tmp_path, *more)
+    wait_until(lambda: list(tmp_path.glob("train/base-dpo*/progress.json")), 400)
+    (training,) = tmp_path.glob("train/base-dpo*")
+    subprocess.run(["pkill", "-KILL", "-f", f"recipes.worker {training}"], check=True)
+    wait_until(lambda: not jobs(), 200)
+    said = command("status", tmp_path, *more)
+    assert f"train/{training.name}: train ended with code 137, see the end of {tmp_path}/.slurm/train-" in said
+    assert "4 stages submitted" in command("reproduce", tmp_path, *more)  # train, generate, judge, and the report
+    wait_until(lambda: not jobs(), 400)
+    said = command("status", tmp_path, *more)
+    assert re.search(r"^(\d+) of \1 stages are sealed$", said, re.MULTILINE), said
+
+
+def test_cancel_takes_the_tables_jobs_and_only_them_for_good(cluster: Path, tmp_path: Path) -> None:
+    """Also what trains: it saves, and is not put back."""
     other = slurm("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 300")
-    command("reproduce", tmp_path, "cluster=slurm_cpu")
-    assert "jobs cancelled" in command("cancel", tmp_path, "cluster=slurm_cpu")  # some may have ended before
-    assert [job[0] for job in jobs() if job[1] in ("RUNNING", "PENDING")] == [other]
+    long = [*LONG, "train.max_steps=9999"]
+    command("reproduce", tmp_path, *long)
+    wait_until(lambda: list(tmp_path.glob("train/base-dpo*/progress.json")), 400)
+    assert "jobs cancelled" in command("cancel", tmp_path, *long)
+    wait_until(lambda: [job[0] for job in jobs()] == [other], 60)
+    assert list(tmp_path.glob("train/base-dpo*/.checkpoints/step-*/complete"))
+    time.sleep(5)  # what is put back shows itself when Slurm next looks
+    assert [job[0] for job in jobs()] == [other]
     slurm("scancel", other)
