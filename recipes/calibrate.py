@@ -4,8 +4,8 @@ python -m recipes.calibrate                            the pocket table's first 
 python -m recipes.calibrate table=paper rows=dpo       another table's, with random weights and tokens of its sizes
 
 As many processes as the table's workers measure at once, since that is how its stages run. The rate (operations a
-second of a rank) goes to rate.json in the runs' folder, from where `make plan` takes it. A process measures one rank:
-what ranks spend on waiting for each other is not counted.
+second of a rank) goes to rate-<table>.json in the runs' folder, from where `make plan` takes it for that table. A
+process measures one rank: what ranks spend on waiting for each other is not counted.
 """
 
 import json
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.synchronize import Barrier
 
 import torch
@@ -24,6 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from focalpo.artifact import write_json
 from focalpo.cost import Batch, Shape, training_memory, training_operations
 from focalpo.data.tokens import Tree
+from focalpo.origin import hardware
 from focalpo.speed.measured import peak_bytes
 from focalpo.training.engine import open_engine, start_ranks
 from focalpo.training.logprobs import PackedPolicy
@@ -130,7 +131,7 @@ def main(arguments: list[str]) -> None:
     shown = {"training": stage.name, "processes": workers, **measured[0], "operations_per_second": rate}
     print(json.dumps(shown, indent=1))
     plan.runs.mkdir(parents=True, exist_ok=True)
-    write_json(plan.runs / RATE, {"operations_per_second": rate})
+    write_json(plan.runs / RATE.format(plan.table.scale), {"operations_per_second": rate, "hardware": hardware()})
 
 
 def _side_by_side(count: int, what: What) -> list[dict]:
@@ -143,10 +144,15 @@ def _side_by_side(count: int, what: What) -> list[dict]:
         spawn.Process(target=_beside_others, args=known, daemon=True).start()
         theirs.close()
         pipes.append(ours)
+    measured: list[dict] = []
     try:
-        return [pipe.recv() for pipe in pipes]
-    except EOFError:
+        while pipes:
+            ready = wait(pipes)
+            measured += [pipe.recv() for pipe in pipes if pipe in ready]
+            pipes = [pipe for pipe in pipes if pipe not in ready]
+    except EOFError:  # the others wait for it, and end with this process
         raise ValueError("a process died while it measured (out of memory?); lower launch.workers") from None
+    return measured
 
 
 def _beside_others(pipe: Connection, together: Barrier, maker: int, cores: int, what: What) -> None:

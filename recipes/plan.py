@@ -26,15 +26,17 @@ from recipes.submit import Array, arrays
 from recipes.table import Planned, planned
 
 GIB = 1 << 30
-RATE = "rate.json"  # beside the runs: what a rank of this machine was measured to do
+RATE = "rate-{}.json"  # beside the runs, of each table: what a rank was measured to do
 HEAD = ("stages", "left", "after", "GPU-hours", "GiB a GPU", "GiB of disk", "judge requests", "judge tokens")
 
 
-def rate_of(runs: Path) -> tuple[float, str]:
+def rate_of(runs: Path, scale: str) -> tuple[float, str]:
     """Operations a second of a rank, and where the figure comes from."""
-    measured = runs / RATE
+    measured = runs / RATE.format(scale)
     if measured.is_file():
-        return json.loads(measured.read_text())["operations_per_second"], f"measured, {measured}"
+        told = json.loads(measured.read_text())
+        where = f"GPUs {told['hardware']['gpus']}, {told['hardware']['cores']} cores"
+        return told["operations_per_second"], f"measured, {measured}: {where}"
     return yaml.safe_load((CONF / "sizes.yaml").read_text())["operations_per_second"], "assumed, conf/sizes.yaml"
 
 
@@ -59,7 +61,7 @@ def described(plan: Planned) -> str:
     groups = arrays(stages, done, {})
     for number, group in enumerate(groups, 1):
         group.job = str(number)
-    rate, source = rate_of(plan.runs)
+    rate, source = rate_of(plan.runs, plan.table.scale)
     paces = _paces(plan.runs, [stage for stage in stages if stage.key in done], config_of)
     lines: list[tuple[str, ...]] = [HEAD]
     needs, hours = [], 0.0

@@ -112,9 +112,9 @@ def test_a_measured_step_gives_the_plan_its_rate(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout[ended.stdout.index("{") :])
     assert found["training"] == "base-dpo-s1"
-    rate, source = rate_of(tmp_path / "runs")
+    rate, source = rate_of(tmp_path / "runs", "pocket")
     assert rate == found["operations_per_second"] == pytest.approx(found["operations"] / found["seconds"], rel=0.5)
-    assert source.startswith("measured")
+    assert source.startswith("measured") and rate_of(tmp_path / "runs", "paper")[1].startswith("assumed")
 
 
 def test_rows_that_train_nothing_have_no_step_to_measure() -> None:
