@@ -136,8 +136,12 @@ def soak(kills: int, minutes: float, seed: int) -> bool:
         over = sum(done.values()) >= kills or time.monotonic() - started > 60 * minutes
         process = start(place / "runs", mark)
         try:
-            code = process.wait(None if over else draw.uniform(1, length / 2))
+            code = process.wait(HANG_LENGTHS * length if over else draw.uniform(1, length / 2))
         except subprocess.TimeoutExpired:
+            if over:
+                print(f"\nthe last run hangs, see {place}/runs.log", flush=True)
+                os.killpg(process.pid, signal.SIGKILL)
+                return False
             busy = _busy(place / "runs")
             victim = strike(process, mark, draw)
             try:
@@ -149,8 +153,9 @@ def soak(kills: int, minutes: float, seed: int) -> bool:
             if left := leaked(mark):
                 print(f"\n{len(left)} processes outlive a kill of the run's {victim}: {left}", flush=True)
                 return False
-            done[victim] += 1
-            stages_killed.update(busy)
+            if victim != "missed":
+                done[victim] += 1
+                stages_killed.update(busy)
             print(f"\r{sum(done.values())} of {kills} kills, {tables} tables", end="", file=sys.stderr, flush=True)
         if code == 0:
             found = outputs(place / "runs")
@@ -169,8 +174,10 @@ def soak(kills: int, minutes: float, seed: int) -> bool:
     print(f"outputs that differ from the undisturbed run: {len(differing)} {sorted(differing)[:5]}")
     shared = set(os.listdir("/dev/shm")) - shm
     print(f"left behind: no process, so no port either, and {len(shared)} shared-memory files")
+    damaged = (place / "runs.log").read_text().count("its stage must be made again")
+    print(f"sealed folders that a later run found not to be what their manifest says: {damaged}")
     shutil.rmtree(place)
-    return not (differing or shared)
+    return not (differing or shared or damaged)
 
 
 def _busy(runs: Path) -> list[str]:
