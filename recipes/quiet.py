@@ -15,6 +15,8 @@ def quiet_worker(maker: int, cores: int) -> None:
     """
     end_with(maker)
     quiet(cores)
+    # Ctrl-C reaches every process of the terminal; this one waits for its maker's word, so that training can save.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def quiet(cores: int) -> None:

@@ -4,9 +4,10 @@ from dataclasses import asdict, replace
 
 import yaml
 
-from focalpo.artifact import Job, commit, write_json
+from focalpo.artifact import Job, write_json
 from focalpo.judging.protocol import ArenaTwoProtocol
 from focalpo.judging.sanity import overlap_warnings
+from focalpo.origin import commit
 from focalpo.plan import EVAL
 from focalpo.reporting.answers import write_answers
 from focalpo.reporting.blocks import table_notes

@@ -6,54 +6,70 @@ torchrun ... -m recipes.worker STAGE_FOLDER            several ranks make it; ra
 USR1 and TERM ask it to leave: training saves first. It then ends with code 75: start it again to go on.
 """
 
-import contextlib
 import importlib
+import math
 import os
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from focalpo.artifact import ERROR, STOP, Damaged, Folder, Job, Stage, Stopped, told_disk_errors, verify
+from focalpo.artifact import ERROR, Damaged, Folder, Job, Stage, Stopped, told_disk_errors, verify
 from focalpo.lifeline import end_with
+from recipes.launching import STACKS, in_new_processes
 from recipes.out_of_memory import told_out_of_memory
 from recipes.quiet import cores_each, quiet
+from recipes.stopping import stopping
 
 RANKED = ("sft", "reward", "reference", "train")
-SAVING = ("sft", "train")
-STACKS = ".stacks"
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+RANKS_WAIT = 60.0  # seconds for a lock: the other ranks wait too, and not for ever
 
 
 def make(runs: Path, stage: Stage) -> float:
     """Make a stage unless it is sealed already; returns the seconds it took, 0 when there was nothing to do."""
-    folder = Folder(runs, stage)
+    return _make(Folder(runs, stage))
+
+
+def _make(folder: Folder, patience: float = 1.0) -> float:
     if folder.sealed:
         return 0.0
-    ranks = folder.job.launch.get("ranks", 1) if stage.kind in RANKED else 1
+    ranks = folder.job.launch.get("ranks", 1) if folder.job.kind in RANKED else 1
     if ranks == 1 and not _keeps_memory(folder.job):
-        return make_here(folder)
+        return make_here(folder, patience)
     started = time.monotonic()
-    _in_new_processes(folder, ranks)
+    for path in folder.job.inputs.values():
+        make_sound(path)
+    in_new_processes(folder.job, ranks)
     return time.monotonic() - started
 
 
-def make_here(folder: Folder, wait: bool = False) -> float:
+def make_here(
+    folder: Folder,
+    patience: float = 1.0,
+    check: Callable[[Path], None] | None = None,
+    agree: Callable[[bool], object] = lambda go: None,
+) -> float:
     """Make a stage in this process and seal it.
+
+    Args:
+        patience: seconds to wait for another process that makes it.
+        check: what is done with each input before it is read; `make_sound` unless told.
+        agree: told, once the lock is ours and the inputs are sound, whether there is anything to make.
 
     Raises:
         ValueError: when it cannot be made; the folder's `error.txt` says it too.
         Stopped: when a signal asked for it.
     """
-    with folder.being_made(wait) as job:
+    with folder.being_made(patience) as job:
         if folder.sealed:  # by whoever held the lock before us
+            agree(False)
             return 0.0
         (job.path / ERROR).unlink(missing_ok=True)
         try:
             for path in job.inputs.values():
-                make_sound(path)
+                (check or make_sound)(path)
+            agree(True)
             started = time.monotonic()
             facts = recipe(job)
         except ValueError as error:
@@ -65,22 +81,49 @@ def make_here(folder: Folder, wait: bool = False) -> float:
 
 
 def make_sound(path: Path) -> None:
-    """Make a sealed stage again when it is not what its manifest says; it is never used as it is."""
-    with contextlib.suppress(Damaged):
-        return verify(path)
+    """Make an input again when it is not what its manifest says; it is never used as it is."""
+    if _break_if_damaged(path):
+        _make(Folder.at(path), math.inf)
+
+
+def refuse_damaged(path: Path) -> None:
+    """As `make_sound`, for a job that is not made for its inputs' work: it has other GPUs, or ranks that wait.
+
+    Raises:
+        ValueError: when the input is not what its manifest says; then it is unfinished from now on.
+    """
+    if why := _break_if_damaged(path):
+        raise ValueError(f"{why}; run the command that submitted this job again")
+
+
+def _trust(path: Path) -> None:
+    """For a process whose maker has looked at the input."""
+
+
+def _break_if_damaged(path: Path) -> str | None:
+    """What is wrong with a folder, if anything; its seal is broken then."""
+    if not _damage(path):
+        return None
     folder = Folder.at(path)
-    with folder.being_made(wait=True):
-        try:
-            return verify(path)  # mended by whoever held the lock before us
-        except Damaged as damage:
+    with folder.being_made(math.inf):
+        damage = _damage(path)  # none any more when whoever held the lock before us has mended it
+        if damage and folder.sealed:
             print(damage, file=sys.stderr)
             folder.break_seal()
-    make_here(folder)
+        return damage
+
+
+def _damage(path: Path) -> str | None:
+    try:
+        verify(path)
+    except Damaged as damage:
+        return str(damage)
+    return None
 
 
 def recipe(job: Job) -> dict:
     """Call the recipe of the job's kind."""
-    with told_disk_errors(job.path), told_out_of_memory(job), _stopping(job):
+    with told_disk_errors(job.path), told_out_of_memory(job), stopping(job):
         return _tracked(job, importlib.import_module(f"recipes.{job.kind}").make)
 
 
@@ -97,28 +140,6 @@ def _tracked(job: Job, make: Callable[[Job], dict]) -> dict:
     return facts
 
 
-@contextlib.contextmanager
-def _stopping(job: Job) -> Iterator[None]:
-    """While open, USR1 and TERM stop the stage: training after its next step, saved; the others at once, since what
-    they have done is recorded as they go or soon done again."""
-    stop = job.path / ".checkpoints" / STOP
-
-    def asked(number: int, frame: object) -> None:
-        if job.kind not in SAVING:
-            raise Stopped("asked to stop, run the same command again to go on")
-        stop.parent.mkdir(exist_ok=True)
-        stop.touch()
-
-    if int(os.environ.get("RANK", "0")) == 0:
-        stop.unlink(missing_ok=True)
-    before = {number: signal.signal(number, asked) for number in (signal.SIGUSR1, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _keeps_memory(job: Job) -> bool:
     """Whether the stage would hold what the next one needs: GPU memory and vLLM's caches go back with their process."""
     import torch
@@ -126,55 +147,43 @@ def _keeps_memory(job: Job) -> bool:
     return torch.cuda.is_available() or job.settings.get("backend") == "vllm"
 
 
-def _in_new_processes(folder: Folder, ranks: int) -> None:
-    import torch
-
-    job = folder.job
-    threads = max(1, torch.get_num_threads() // ranks)  # this worker's share of the machine, and no other's
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    command = [sys.executable, *launcher, "-m", "recipes.worker", str(job.path)]
-    with told_disk_errors(job.path):
-        job.path.mkdir(parents=True, exist_ok=True)
-        job.write()
-        log = job.path / "log.txt"
-        with log.open("w") as file:
-            environment = os.environ | {"OMP_NUM_THREADS": str(threads), "FOCALPO_MAKER": str(os.getpid())}
-            ended = subprocess.run(command, stdout=file, stderr=file, env=environment)
-    if ended.returncode:
-        raise ValueError(_why(job, log))
-
-
-def _why(job: Job, log: Path) -> str:
-    said = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
-    if said:
-        return said[-1].removeprefix("error: ")
-    stacks = job.path / STACKS
-    if any(stack.stat().st_size for stack in stacks.glob("*")):
-        return (
-            f"a step took longer than launch.hang_seconds={job.launch['hang_seconds']:g}; {stacks} holds the stack of "
-            "each rank; the ranks were ended, run again to go on from the last checkpoint"
-        )
-    return f"{job.kind} failed, see the end of {log}"
-
-
 def main(path: Path) -> None:
     """One process of a stage: the only one, or one rank of several."""
-    if maker := os.environ.pop("FOCALPO_MAKER", None):
+    maker, ranked = os.environ.pop("FOCALPO_MAKER", None), "RANK" in os.environ
+    if maker:
         end_with(int(maker))
-    if "RANK" in os.environ:
+    if ranked:
         end_with(os.getppid())  # torchrun
     folder = Folder.at(path)
     job = folder.job
     quiet(int(os.environ.get("OMP_NUM_THREADS", cores_each(1))))
-    if "RANK" in os.environ:
-        from focalpo.training.ranks import watch
+    check = make_sound
+    if maker:
+        check = _trust
+    elif ranked or "SLURM_JOB_ID" in os.environ:
+        check = refuse_damaged
+    if not ranked:
+        make_here(folder, math.inf, check)
+        return
+    from focalpo.training.ranks import watch
 
-        (job.path / STACKS).mkdir(exist_ok=True)
-        watch(job.launch["hang_seconds"], job.path / STACKS)
-    if int(os.environ.get("RANK", "0")) == 0:
-        make_here(folder, wait=True)
-    else:
+    (job.path / STACKS).mkdir(exist_ok=True)
+    watch(job.launch["hang_seconds"], job.path / STACKS)
+    if os.environ["RANK"] == "0":
+        make_here(folder, RANKS_WAIT, check, _agree)
+    elif _agree(False):
         recipe(job)
+
+
+def _agree(go: bool) -> bool:
+    """Whether rank 0 says that there is something to make: the others start nothing that it would not join."""
+    import torch
+
+    from focalpo.training.engine import start_ranks
+    from focalpo.training.ranks import device, sum_over_ranks
+
+    start_ranks()
+    return bool(sum_over_ranks(torch.tensor(float(go), device=device())) > 0)
 
 
 def leave(code: int) -> None:

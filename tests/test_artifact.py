@@ -1,9 +1,11 @@
 """Stage folders: keys, sealing, locks, and what happens to a folder that was cut or edited."""
 
 import errno
+import fcntl
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -125,6 +127,38 @@ def test_an_edited_manifest_is_named_and_vouches_for_nothing(tmp_path: Path) -> 
     with Folder.at(path).being_made():
         Folder.at(path).break_seal()
     assert not (path / "weights.bin").exists() and not Folder.at(path).sealed
+
+
+def test_a_manifest_that_is_no_json_is_named_and_vouches_for_nothing(tmp_path: Path) -> None:
+    path = sealed(tmp_path, stage())
+    (path / "manifest.json").write_text('{"outputs": ')
+    with pytest.raises(Damaged, match=r"manifest.json was edited \(it is no JSON\)"):
+        verify(path)
+    with Folder.at(path).being_made():
+        Folder.at(path).break_seal()
+    assert not (path / "weights.bin").exists() and not Folder.at(path).sealed
+
+
+def test_settings_that_are_not_those_of_the_key_are_refused(tmp_path: Path) -> None:
+    path = sealed(tmp_path, stage())
+    described = json.loads((path / "stage.json").read_text())
+    described["settings"]["beta"] = 0.2
+    (path / "stage.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match=r"stage.json was edited \(its key is another's\); remove .* and run again"):
+        Folder.at(path)
+
+
+def test_a_lock_that_is_only_looked_at_does_not_stop_who_makes_the_stage(tmp_path: Path) -> None:
+    """`make status` takes it for a moment."""
+    folder = Folder(tmp_path, stage())
+    with folder.being_made():
+        pass
+    lock = (folder.path / ".lock").open()
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    looker = threading.Timer(0.3, lock.close)
+    looker.start()
+    with folder.being_made():
+        looker.join()
 
 
 def test_a_file_that_was_added_is_named_and_only_it_goes_when_the_seal_is_broken(tmp_path: Path) -> None:

@@ -286,3 +286,5 @@ def test_an_interrupted_run_ends_in_one_line(tmp_path: Path, whom: str, number: 
             os.kill(worker, number)
     assert said in output_of(process, fails=True)
     assert not list(tmp_path.glob("sft/*/manifest.json"))
+    saved = list(tmp_path.glob("sft/*/.checkpoints/step-*/complete"))
+    assert bool(saved) == (whom == "everyone")

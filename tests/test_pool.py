@@ -99,13 +99,17 @@ def test_a_killed_worker_costs_its_own_stage_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_left_by_an_error_it_has_training_saved(tmp_path: Path) -> None:
-    folder = Folder(tmp_path, long()).path
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_left_by_an_error_it_has_training_saved(tmp_path: Path, ranks: int) -> None:
+    """In the worker itself, or in ranks that it has started."""
+    stage = replace(long(), launch=long().launch | {"ranks": ranks})
+    folder = Folder(tmp_path, stage).path
     with pytest.raises(RuntimeError, match="our own"), Pool(1) as pool:
-        pool.start(tmp_path, long())
+        pool.start(tmp_path, stage)
         until((folder / "progress.json").exists)
+        assert not (folder / ".checkpoints").exists()
         raise RuntimeError("our own")
-    assert list((folder / ".checkpoints").glob("step-*"))
+    assert list((folder / ".checkpoints").glob("step-*/complete"))
     assert not pool.stages and not [worker for worker in pool.workers if worker.process.is_alive()]
 
 

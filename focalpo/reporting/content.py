@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from focalpo.artifact import commit
 from focalpo.dynamics import Change, groups
+from focalpo.origin import commit
 from focalpo.reporting.argument import displacement_figure, gradient_figure, margins_figure
 from focalpo.reporting.cells import Results
 from focalpo.reporting.curves import training_curves
