@@ -7,8 +7,9 @@ from pathlib import Path
 import yaml
 
 from focalpo.artifact import Folder, Stage, read_manifest
-from focalpo.config import CONF
+from focalpo.config import CONF, plain
 from focalpo.cost import Batch, Memory, Shape, forward_operations, model_bytes, training_memory, training_operations
+from focalpo.judging.cost import Price
 from focalpo.judging.protocol import load_protocol
 from focalpo.plan import EVAL
 from focalpo.schema import Config
@@ -16,13 +17,14 @@ from focalpo.schema import Config
 
 @dataclass(slots=True)
 class Need:
-    """What one stage takes: operations, bytes of a rank and of the disk, requests and tokens of the judge."""
+    """What one stage takes: operations, bytes of a rank and of the disk; requests to the judge, their tokens and USD."""
 
     operations: float = 0.0
     memory: Memory | None = None
     disk: float = 0.0
     requests: int = 0
     tokens: int = 0
+    usd: float = 0.0
 
 
 class Estimate:
@@ -127,10 +129,12 @@ class Estimate:
     def _judge(self, stage: Stage) -> Need:
         need = Need()
         for name in stage.settings["protocols"]:
-            each, prompts = self.sizes["judge"][name], _prompts(self.config, name)
-            need.requests += each["requests"] * prompts
-            if self.config.judge.endpoint.api_key_env:  # tokens that somebody is paid for
-                need.tokens += each["requests"] * prompts * (each["prompt"] + each["reply"])
+            each, endpoint = self.sizes["judge"][name], self.config.judge.endpoint
+            requests = each["requests"] * _prompts(self.config, name)
+            need.requests += requests
+            if endpoint.api_key_env:  # tokens that somebody is paid for
+                need.tokens += requests * (each["prompt"] + each["reply"])
+                need.usd += Price(**plain(endpoint.price)).usd(requests * each["prompt"], requests * each["reply"])
         return need
 
 

@@ -1,6 +1,6 @@
 """What a table would take, before anything starts: python -m recipes.plan table=paper cluster=slurm
 
-    stages          left   after             GPU-hours   GiB a GPU   GiB of disk   judge: requests, tokens
+    stages          left   after             GPU-hours   GiB a GPU   GiB of disk   judge: requests, tokens, USD
 
 Figures are estimates (focalpo/cost.py): of memory within 15 % on the shapes it was measured with. Hours are as good as
 the rate, operations a second of a rank: what sealed stages of the same kind have shown in this table, and before there
@@ -27,7 +27,7 @@ from recipes.table import Planned, planned
 
 GIB = 1 << 30
 RATE = "rate-{}.json"  # beside the runs, of each table: what a rank was measured to do
-HEAD = ("stages", "left", "after", "GPU-hours", "GiB a GPU", "GiB of disk", "judge requests", "judge tokens")
+HEAD = ("stages", "left", "after", "GPU-hours", "GiB a GPU", "GiB of disk", "judge requests", "judge tokens", "USD")
 
 
 def rate_of(runs: Path, scale: str) -> tuple[float, str]:
@@ -117,6 +117,7 @@ def _sum(needs: list[Need]) -> Need:
         sum(need.disk for need in needs),
         sum(need.requests for need in needs),
         sum(need.tokens for need in needs),
+        sum(need.usd for need in needs),
     )
 
 
@@ -127,6 +128,7 @@ def _figures(need: Need, hours: float) -> tuple[str, ...]:
         f"{need.disk / GIB:.2f}" if need.disk else "",
         f"{need.requests:,}" if need.requests else "",
         f"{need.tokens:,}" if need.tokens else "",
+        f"{need.usd:,.0f}" if need.usd else "",
     )
 
 

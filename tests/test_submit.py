@@ -129,11 +129,13 @@ def test_gpus_that_do_not_fit_the_ranks_are_told_before_anything_is_submitted(fa
 
 
 def test_the_plan_tells_every_array_and_the_judges_requests(tmp_path: Path) -> None:
-    """805 prompts and 500 prompts twice, for 22 models."""
+    """805 prompts and 500 prompts twice, for 22 models; USD by hand, gpt-4-turbo's 10 and 30 for a million tokens."""
     said = described(planned([*PAPER, f"runs={tmp_path}"]))
     assert "0 of 73 stages of the paper table are sealed" in said and "nothing was started" in said
     total = next(line for line in said.splitlines() if line.startswith("sum"))
     assert total.split()[1] == "73" and f"{22 * (805 + 2 * 500):,}" in total
+    usd = 22 * (805 * (1400 * 10 + 1 * 30) + 1000 * (2200 * 10 + 700 * 30)) / 1e6
+    assert total.split()[-1] == f"{usd:,.0f}"
     assert not list(tmp_path.iterdir())
 
 
