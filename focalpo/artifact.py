@@ -77,16 +77,9 @@ class Job:
 
     @staticmethod
     def read(path: Path) -> "Job":
-        """The job that a stage folder describes.
-
-        Raises:
-            ValueError: when its settings are not those that its key was made of.
-        """
+        """The job that a stage folder describes."""
         values = json.loads((path / "stage.json").read_text())
         inputs = {name: Path(folder) for name, folder in values.pop("inputs").items()}
-        keys = {name: folder.name.rpartition("-")[2] for name, folder in inputs.items()}
-        if values["key"] != _key(values["kind"], values["settings"], keys):
-            raise ValueError(f"{path / 'stage.json'} was edited (its key is another's); remove {path} and run again")
         return Job(**values, path=path, inputs=inputs)
 
     def write(self) -> None:
@@ -111,9 +104,16 @@ class Folder:
 
     @classmethod
     def at(cls, path: Path) -> "Folder":
-        """The folder at a path, from what its own `stage.json` says: all that a maker on another node needs."""
+        """The folder at a path, from what its own `stage.json` says: all that a maker on another node needs.
+
+        Raises:
+            ValueError: when its settings are not those that its key was made of.
+        """
         folder = cls.__new__(cls)
         folder.path, folder.job = path, Job.read(path)
+        keys = {name: needed.name.rpartition("-")[2] for name, needed in folder.job.inputs.items()}
+        if folder.job.key != _key(folder.job.kind, folder.job.settings, keys):
+            raise ValueError(f"{path / 'stage.json'} was edited (its key is another's); remove {path} and run again")
         return folder
 
     @property

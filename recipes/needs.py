@@ -17,7 +17,7 @@ from focalpo.schema import Config
 
 @dataclass(slots=True)
 class Need:
-    """What one stage takes: operations, bytes of a rank and of the disk; requests to the judge, their tokens and USD."""
+    """What one stage takes: operations, bytes of a rank and of the disk; requests to the judge, tokens and USD."""
 
     operations: float = 0.0
     memory: Memory | None = None

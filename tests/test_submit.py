@@ -111,7 +111,7 @@ def test_a_template_runs_the_worker_on_its_own_line_of_the_list(fake_slurm: Path
         ended = subprocess.run(
             ["bash", f"slurm/{template}.sbatch", str(tasks), str(setup), "printf", "<%s>\n"],
             cwd=ROOT,
-            env=os.environ | {"SLURM_ARRAY_TASK_ID": "1", "SLURM_JOB_ID": "5"},
+            env=os.environ | {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "5", "SLURM_JOB_ID": "6"},
             capture_output=True,
             text=True,
         )
