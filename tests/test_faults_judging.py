@@ -135,7 +135,7 @@ def test_a_crash_dump_holds_no_key(whole: Path, tmp_path: Path) -> None:
     unsealed(runs, whole, "train", "generate", "judge", "report")
     process = start(runs, "train.learning_rate=1e30", OPENAI_API_KEY=KEY)
     output, _ = process.communicate(timeout=400)
-    assert process.returncode != 0 and "loss is not finite at step" in output
+    assert process.returncode != 0 and "gradient is not finite at step" in output
     assert list(runs.glob("train/*/not_finite.json"))
     assert KEY not in output
     assert [path for path in runs.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()] == []
