@@ -44,17 +44,23 @@ def _make(folder: Folder, patience: float = 1.0) -> float:
     return time.monotonic() - started
 
 
+def make_sound(path: Path) -> None:
+    """Make an input again when it is not what its manifest says; it is never used as it is."""
+    if _break_if_damaged(path):
+        _make(Folder.at(path), math.inf)
+
+
 def make_here(
     folder: Folder,
     patience: float = 1.0,
-    check: Callable[[Path], None] | None = None,
+    check: Callable[[Path], None] = make_sound,
     agree: Callable[[bool], object] = lambda go: None,
 ) -> float:
     """Make a stage in this process and seal it.
 
     Args:
         patience: seconds to wait for another process that makes it.
-        check: what is done with each input before it is read; `make_sound` unless told.
+        check: what is done with each input before it is read.
         agree: told, once the lock is ours and the inputs are sound, whether there is anything to make.
 
     Raises:
@@ -68,7 +74,7 @@ def make_here(
         (job.path / ERROR).unlink(missing_ok=True)
         try:
             for path in job.inputs.values():
-                (check or make_sound)(path)
+                check(path)
             agree(True)
             started = time.monotonic()
             facts = recipe(job)
@@ -78,12 +84,6 @@ def make_here(
         seconds = time.monotonic() - started
         folder.seal(seconds, facts)
     return seconds
-
-
-def make_sound(path: Path) -> None:
-    """Make an input again when it is not what its manifest says; it is never used as it is."""
-    if _break_if_damaged(path):
-        _make(Folder.at(path), math.inf)
 
 
 def refuse_damaged(path: Path) -> None:
