@@ -4,7 +4,9 @@ import fcntl
 import shutil
 from pathlib import Path
 
+import httpx2
 import pytest
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from focalpo.artifact import ERROR, LOCK, Folder, Stage
 from recipes import doctor, status
@@ -33,6 +35,34 @@ def test_the_judges_key_is_found_and_never_printed(monkeypatch, capsys) -> None:
     assert "OPENAI_API_KEY is set" in said and KEY not in said
     assert all(line.split()[0] in ("ok", "warn", "fail") for line in said.splitlines())
     assert all(": " in line for line in said.splitlines() if line.startswith(("fail", "warn"))), "a remedy each"
+
+
+def test_models_that_the_hub_refuses_hides_or_cannot_be_asked_for_are_told_each_with_its_remedy(monkeypatch) -> None:
+    """The paper's two models, asked of a hub that answers so; who has a token needs another remedy for a licence."""
+    answer = httpx2.Response(403, request=httpx2.Request("GET", "https://hub.example"))
+
+    def said(error: Exception | None, token: str | None = None) -> list[tuple[str, str, str]]:
+        class Hub:
+            def model_info(self, path: str, revision: str | None, timeout: float) -> None:
+                if error:
+                    raise error
+
+            def auth_check(self, path: str) -> None: ...
+
+        monkeypatch.setattr(doctor, "HfApi", Hub)
+        monkeypatch.setattr(doctor, "get_token", lambda: token)
+        return [(found.grade, found.what, found.said) for found in doctor._hub(planned(["table=paper"]))]
+
+    assert [found[:2] for found in said(None)] == [("ok", "hub")] * 2
+    gated = GatedRepoError("not yours", response=answer)
+    for token, remedy in ((None, "after `hf auth login`"), ("a token", "with another account")):
+        assert all(
+            grade == "fail" and what == "licence" and text.endswith(remedy) for grade, what, text in said(gated, token)
+        )
+    hidden = said(RepositoryNotFoundError("no such thing", response=answer))
+    assert all(found[:2] == ("fail", "hub") and "is not there, or hidden from you" in found[2] for found in hidden)
+    away = said(OSError("no route to the hub"))
+    assert all(found[:2] == ("warn", "hub") and "(no route to the hub): set HF_ENDPOINT" in found[2] for found in away)
 
 
 def test_other_versions_than_the_lock_a_skewed_clock_and_a_full_disk_are_told(monkeypatch, tmp_path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from focalpo.config import compose
+from recipes import judge_server
 from recipes.judge_server import _vllm
 from tests.soak import MARK, SMALL, leaked, outputs
 
@@ -145,6 +146,12 @@ def test_a_password_in_the_judges_address_is_refused_and_not_repeated() -> None:
     with pytest.raises(ValueError, match="holds a password; put the key into the variable") as told:
         compose([f"judge.endpoint.base_url='https://me:{KEY}@judge.example/v1'"])
     assert KEY not in str(told.value)
+
+
+def test_a_vllm_judge_listens_on_loopback_and_reads_safetensors_whatever_its_arguments_say() -> None:
+    command, _ = judge_server._vllm(["a-model", "--host", "0.0.0.0", "--load-format", "pt"])
+    last = dict(zip(command, command[1:], strict=False))  # of an argument that is given twice, vLLM takes the last
+    assert (last["--host"], last["--load-format"]) == ("127.0.0.1", "safetensors")
 
 
 def test_nothing_is_unpickled_and_no_remote_code_is_trusted() -> None:
