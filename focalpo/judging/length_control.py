@@ -24,7 +24,7 @@ GAMED_WEIGHT = 0.2 / 2  # a fifth of the weight of the model's own rows, over tw
 PENALTIES = np.logspace(-4, 4, 10)
 NEWTON_STEPS = 3
 SWEEPS = 25
-BLOCK = 256  # rounds refitted together: their [rounds, rows] arrays stay in the processor's cache
+BLOCK = 256  # rounds whose terms are summed together: their [rounds, rows] arrays stay in the processor's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,22 +121,25 @@ class LengthControlled:
         counts = weights.astype(np.float32)
         columns = []
         for seed, found in enumerate(self.fits):
-            blocks = (counts[first : first + BLOCK] for first in range(0, len(counts), BLOCK))
-            moved = np.concatenate([self._refitted(seed, found, block, own) for block in blocks])
+            moved = self._refitted(seed, found, counts, own)
             won = _sigmoid(moved[:, 1:].astype(np.float32) @ own.T)
             columns.append(100 * (counts * won).sum(-1, dtype=float) / weights.sum(-1))
         return np.stack(columns, axis=-1)
 
     def _refitted(self, seed: int, found: Fit, counts: NDArray, own: NDArray) -> Array:
         """Coefficients of every round, [rounds, 3]."""
-        t = _standardised(self._delta[seed], counts)
+        blocks = [slice(first, first + BLOCK) for first in range(0, len(counts), BLOCK)]
+        lengths = [_standardised(self._delta[seed], counts[block]) for block in blocks]
         wins = self._wins[seed].astype(np.float32)
         moved = np.tile([found.phi, found.psi, found.theta], (len(counts), 1))
+        gradient, hessian = np.empty((len(counts), 3)), np.empty((len(counts), 3, 3))
         for _ in range(NEWTON_STEPS):
-            gradient, hessian = _own_terms(moved.astype(np.float32), t, own, wins, counts)
-            gamed_gradient, gamed_hessian = _gamed_terms(moved[:, :2].astype(np.float32), self.gamed)
-            gradient[:, :2] += gamed_gradient
-            hessian[:, :2, :2] += gamed_hessian
+            for block, t in zip(blocks, lengths, strict=True):
+                b = moved[block].astype(np.float32)
+                gradient[block], hessian[block] = _own_terms(b, t, own, wins, counts[block])
+                gamed_gradient, gamed_hessian = _gamed_terms(b[:, :2], self.gamed)
+                gradient[block, :2] += gamed_gradient
+                hessian[block, :2, :2] += gamed_hessian
             moved = _minimised(moved, found.inverse_penalty * gradient, found.inverse_penalty * hessian)
         return moved
 
@@ -179,13 +182,14 @@ def _products(x: NDArray) -> NDArray:
 
 def _minimised(b: Array, gradient: Array, hessian: Array) -> Array:
     """argmin over x of gradient (x - b) + (x - b) hessian (x - b) / 2 + |x|_1 by coordinate descent, [rounds, 3]."""
-    x = b.copy()
+    # Rounds last: every operation then runs along memory.
+    start, g, h = (np.ascontiguousarray(np.moveaxis(array, 0, -1)) for array in (b, gradient, hessian))
+    x = start.copy()
     for _ in range(SWEEPS):
         for j in range(3):
-            own = hessian[:, j, j]
-            pull = own * x[:, j] - gradient[:, j] - np.einsum("ri,ri->r", x - b, hessian[:, j])
-            x[:, j] = np.sign(pull) * np.maximum(np.abs(pull) - 1, 0) / own
-    return x
+            pull = h[j, j] * x[j] - g[j] - ((x - start) * h[j]).sum(0)
+            x[j] = np.sign(pull) * np.maximum(np.abs(pull) - 1, 0) / h[j, j]
+    return np.ascontiguousarray(x.T)
 
 
 def _rows(preference: Array, reference_length: Array, model_length: Array, gamed: Gamed) -> tuple[Array, Array, Array]:
