@@ -9,7 +9,7 @@ holds these figures against it.
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
-from focalpo.training.settings import CHUNK_LOGITS
+from focalpo.training.settings import CHUNK_LOGITS, KEPT_LOGITS
 
 BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -32,11 +32,15 @@ class Shape:
         return self.hidden // self.heads * self.kv_heads
 
     @property
-    def body(self) -> int:
-        """Parameters of the layers, without embedding and head."""
+    def matrices(self) -> int:
+        """Parameters of the layers' matrix products."""
         attention = 2 * self.hidden * (self.hidden + self.kv)  # q and o, k and v
-        layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
-        return self.layers * layer + self.hidden
+        return self.layers * (attention + 3 * self.hidden * self.intermediate)
+
+    @property
+    def body(self) -> int:
+        """Parameters of the layers and of their norms, without embedding and head."""
+        return self.matrices + (2 * self.layers + 1) * self.hidden
 
     @property
     def parameters(self) -> int:
@@ -95,7 +99,7 @@ def training_memory(
         gradients=size * trained / (ranks if zero_stage >= 2 else 1),
         optimizer=(master + 8 * trained) / (ranks if zero_stage else 1),
         activations=_activations(shape, batch, size, activation_checkpointing),
-        head=_head(shape, batch, size, CHUNK_LOGITS[device]),
+        head=_head(shape, batch, CHUNK_LOGITS[device]),
     )
 
 
@@ -112,17 +116,19 @@ def _activations(shape: Shape, batch: Batch, size: int, activation_checkpointing
     return shape.layers * size * batch.tokens * shape.hidden + layer
 
 
-def _head(shape: Shape, batch: Batch, size: int, chunk: int) -> float:
-    """Logits of one chunk in fp32, their gradient, and the two terms it is the sum of (logsumexp's and the label's)."""
-    rows = min(batch.predicted, max(1, chunk // shape.vocabulary))
-    low = size * rows * shape.vocabulary if size < 4 else 0
-    return 4 * 4 * rows * shape.vocabulary + 2 * low
+def _head(shape: Shape, batch: Batch, chunk: int) -> float:
+    """Logits in fp32, which become their own gradient: a micro-batch's where they are kept for backward, else one
+    chunk's; and for a chunk what logsumexp computes on the way, or the gradient in low precision, which is less."""
+    logits = batch.predicted * shape.vocabulary
+    of_chunk = min(batch.predicted, max(1, chunk // shape.vocabulary)) * shape.vocabulary
+    return 4 * (logits if logits <= KEPT_LOGITS else of_chunk) + 4 * of_chunk
 
 
 def forward_operations(shape: Shape, batch: Batch, context: float) -> float:
-    """Floating-point operations of one forward pass; `context`: tokens that a token attends to, on average."""
+    """Floating-point operations of one forward pass's matrix products, 2 for a multiply-add; `context`: tokens that a
+    token attends to, on average."""
     attention = 4 * shape.layers * shape.hidden * context * batch.tokens
-    return 2 * shape.body * batch.tokens + attention + 2 * shape.hidden * shape.vocabulary * batch.predicted
+    return 2 * shape.matrices * batch.tokens + attention + 2 * shape.hidden * shape.vocabulary * batch.predicted
 
 
 def training_operations(shape: Shape, batch: Batch, context: float, activation_checkpointing: bool) -> float:

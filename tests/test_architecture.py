@@ -21,7 +21,7 @@ MAY = {
     "rewarding": {"data", "training"},
     "contract": {"data", "training"},
     "schema": {"training"},
-    "speed": {"data", "training"},
+    "speed": {"data", "training", "cost"},
     "config": {"schema", "training", "speed"},
     "plan": {"schema", "config", "judging", "training"},
     "cost": {"training"},

@@ -52,13 +52,19 @@ def test_activations_by_hand() -> None:
     kept = training_memory(SHAPE, Batch(10, 5), "float32", 0, 1, False, "cpu")
     assert kept.activations == 2 * 10 * 576
     assert training_memory(SHAPE, Batch(10, 5), "float32", 0, 1, True, "cpu").activations == 2 * 10 * 32 + 10 * 576
-    assert kept.head == 4 * 4 * 5 * 100
+
+
+def test_the_heads_memory_by_hand() -> None:
+    """fp32 logits and logsumexp's: of 5 rows twice; kept, of 400,000 once and of a chunk (83,886) once; of too many to
+    be kept, of a chunk twice."""
+    rows = {n: training_memory(SHAPE, Batch(n, n), "float32", 0, 1, False, "cpu").head for n in (5, 400_000, 700_000)}
+    assert rows == {5: 4 * 1000, 400_000: 4 * 100 * (400_000 + 83_886), 700_000: 4 * 100 * 2 * 83_886}
 
 
 def test_operations_by_hand() -> None:
     """2 per weight and token, 4 x hidden x context x layers for the two products of attention, 2 for the head."""
     batch = Batch(10, 5)
-    expected = 2 * SHAPE.body * 10 + 4 * 2 * 8 * 7 * 10 + 2 * 8 * 100 * 5
+    expected = 2 * SHAPE.matrices * 10 + 4 * 2 * 8 * 7 * 10 + 2 * 8 * 100 * 5
     assert forward_operations(SHAPE, batch, context=7) == expected
     assert training_operations(SHAPE, batch, 7, False) == 3 * expected
     assert training_operations(SHAPE, batch, 7, True) == 4 * expected

@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from focalpo.data.tokens import Tree
-from focalpo.training import attention
+from focalpo.training import attention, logprobs
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.packing import pack
 from tests.tiny import ARCHITECTURES, random_trees, tiny_model
@@ -34,12 +34,17 @@ def weighted_gradients(model: PreTrainedModel, logps: torch.Tensor) -> list[torc
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("share_prompts", [True, False])
-@pytest.mark.parametrize("chunk_logits", [None, 5 * 97])
-def test_packed_equals_padded_in_value_and_gradient(architecture: str, share_prompts: bool, chunk_logits: int) -> None:
+@pytest.mark.parametrize("chunk, kept", [(1 << 23, 1 << 26), (5 * 97, 1 << 26), (5 * 97, 0)])
+def test_packed_equals_padded_in_value_and_gradient(
+    monkeypatch: pytest.MonkeyPatch, architecture: str, share_prompts: bool, chunk: int, kept: int
+) -> None:
+    """All logits at once, in chunks that are kept, and in chunks that are computed again."""
+    monkeypatch.setitem(logprobs.CHUNK_LOGITS, "cpu", chunk)
+    monkeypatch.setattr(logprobs, "KEPT_LOGITS", kept)
     trees = random_trees(9, seed=3)
     reference = tiny_model(architecture)
     expected = padded_logps(reference, trees)
-    policy = PackedPolicy(tiny_model(architecture), chunk_logits)
+    policy = PackedPolicy(tiny_model(architecture))
     found = policy(pack(trees, BRANCHES, share_prompts))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     for ours, theirs in zip(

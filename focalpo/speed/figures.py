@@ -7,24 +7,36 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
+
+COLORS = ("#0072B2", "#D55E00", "#009E73")
 
 
 def growth_figure(rows: Sequence[Mapping], path: Path) -> None:
-    """Pairs per second, and memory where it was measured, against every quantity varied."""
-    axes = list(dict.fromkeys(row["axis"] for row in rows))
-    figure, panels = plt.subplots(2, len(axes), figsize=(2.6 * len(axes), 5), squeeze=False, layout="constrained")
-    for column, axis in enumerate(axes):
-        points = [row for row in rows if row["axis"] == axis]
-        values = [row["value"] for row in points]
-        for place, name in enumerate(("pairs/s", "GB above model states")):
-            panel = panels[place][column]
-            if name not in points[0]:
-                panel.set_axis_off()
-                continue
-            panel.plot(values, [row[name] for row in points], "o-", color="#0072B2")
-            panel.set_ylim(bottom=0)
-            panel.set_xticks(values, [str(value) for value in values], fontsize=7, rotation=45)
-            panel.set_xlabel(axis, fontsize=8)
-            panel.set_ylabel(name if column == 0 else "", fontsize=8)
+    """Pairs per second, and memory where measured, against every quantity varied; ZeRO's stages share a panel."""
+    panels: dict[str, dict[str, list[Mapping]]] = {}
+    for row in rows:
+        stage, _, axis = row["axis"].rpartition(" ") if row["axis"].startswith("ZeRO") else ("", "", row["axis"])
+        panels.setdefault(axis, {}).setdefault(stage, []).append(row)
+    figure, grid = plt.subplots(2, len(panels), figsize=(2.6 * len(panels), 5), squeeze=False, layout="constrained")
+    for (axis, lines), column in zip(panels.items(), grid.T, strict=True):
+        for name, panel in zip(("pairs/s", "GB above model states"), column, strict=True):
+            _panel(panel, axis, name, lines)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def _panel(panel: plt.Axes, axis: str, name: str, lines: Mapping[str, Sequence[Mapping]]) -> None:
+    known = {label: [row[name] for row in line] for label, line in lines.items() if name in line[0]}
+    if not known:
+        panel.set_axis_off()
+        return
+    for (label, heights), color in zip(known.items(), COLORS, strict=False):
+        panel.plot([row["value"] for row in lines[label]], heights, "o-", color=color, label=label or None)
+    panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    panel.tick_params(labelsize=7)
+    panel.set_ylim(0, 1.1 * max(max(heights) for heights in known.values()))
+    panel.set_xlabel(axis, fontsize=8)
+    panel.set_ylabel(name, fontsize=8)
+    if any(known):
+        panel.legend(fontsize=7, loc="lower right")

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import torch
 
+from focalpo.cost import Batch, Shape, training_operations
 from focalpo.data.tokens import Tree
-from focalpo.speed.settings import Shape
 from focalpo.training.model import DTYPES
 
 SIDE = {"cpu": 2048, "cuda": 8192}
@@ -18,19 +18,17 @@ TRIALS = 5
 
 
 def useful_flops(shape: Shape, trees: Sequence[Tree]) -> float:
-    """Operations of one forward and backward pass: 2 per multiply-add, backward twice the forward."""
-    return 6.0 * sum(_multiply_adds(shape, len(t.prompt), [len(r) for r in t.branches.values()]) for t in trees)
+    """Operations of one forward and backward pass over the trees."""
+    lengths = [(len(tree.prompt), [len(response) for response in tree.branches.values()]) for tree in trees]
+    predicted = sum(sum(responses) for _, responses in lengths)
+    tokens = predicted + sum(prompt for prompt, _ in lengths)
+    seen = sum(_keys_seen(prompt, responses) for prompt, responses in lengths)
+    return training_operations(shape, Batch(tokens, predicted), seen / tokens, activation_checkpointing=False)
 
 
-def _multiply_adds(shape: Shape, prompt: int, responses: list[int]) -> int:
-    head_size = shape.hidden_size // shape.num_attention_heads
-    attention = shape.hidden_size * head_size * 2 * (shape.num_attention_heads + shape.num_key_value_heads)
-    layer = attention + 3 * shape.hidden_size * shape.intermediate_size
-    tokens = prompt + sum(responses)
-    # Pairs (query, key): causal within prompt and response, and every response token with every prompt token.
-    seen = prompt * (prompt + 1) // 2 + sum(r * prompt + r * (r + 1) // 2 for r in responses)
-    body = shape.num_hidden_layers * (layer * tokens + 2 * shape.hidden_size * seen)
-    return body + shape.hidden_size * shape.vocab_size * sum(responses)
+def _keys_seen(prompt: int, responses: list[int]) -> int:
+    """Pairs (query, key): causal within prompt and response, and every response token with every prompt token."""
+    return prompt * (prompt + 1) // 2 + sum(r * prompt + r * (r + 1) // 2 for r in responses)
 
 
 def matmul_rate(dtype: str, device: torch.device) -> float:

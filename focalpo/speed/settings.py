@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from focalpo import cost
 from focalpo.training.settings import TrainSettings
 
 
@@ -17,6 +18,19 @@ class Shape:
     num_attention_heads: int
     num_key_value_heads: int
     tie_word_embeddings: bool
+
+    @property
+    def dimensions(self) -> cost.Shape:
+        """The same, as what it costs is reckoned from."""
+        return cost.Shape(
+            layers=self.num_hidden_layers,
+            hidden=self.hidden_size,
+            intermediate=self.intermediate_size,
+            heads=self.num_attention_heads,
+            kv_heads=self.num_key_value_heads,
+            vocabulary=self.vocab_size,
+            tied=self.tie_word_embeddings,
+        )
 
 
 @dataclass(slots=True)

@@ -9,7 +9,6 @@ from statistics import median
 from focalpo.speed.flops import useful_flops
 from focalpo.speed.plan import OURS, Measurement
 from focalpo.speed.planning import Plan
-from focalpo.speed.settings import Shape
 from focalpo.speed.workload import Workload, trees_of
 
 Results = Mapping[str, dict]
@@ -25,7 +24,7 @@ def rates(measured: Sequence[dict], workload: Workload, ceiling: float) -> Row:
         "pairs/s": len(train) / seconds,
         "response tokens/s": sum(len(r) for tree in train for r in tree.branches.values()) / seconds,
         "peak GB": median(each["peak_bytes"] for each in measured) / 1e9,
-        "of matmul": useful_flops(workload.shape, train) / seconds / ceiling,
+        "of matmul": useful_flops(workload.shape.dimensions, train) / seconds / ceiling,
         "first loss": measured[0]["first_loss"],
     }
 
@@ -89,7 +88,7 @@ def growth(plan: Sequence[Measurement], results: Results, objectives: Sequence[i
     points = [m for m in plan if m.name.startswith("growth/") and _timed(m)]
     for m in points:
         _, axis, value = m.name.split("/")
-        states = 16 * parameters(m.workload.shape)  # fp32 weights, gradients and two moments
+        states = 16 * m.workload.shape.dimensions.parameters  # fp32 weights, gradients and two moments
         row = rates([results[m.name]], m.workload, ceiling_of(results, m.workload.train.dtype, plan))
         above = _number(row["peak GB"]) - states / 1e9
         rows.append({"axis": axis, "value": int(value), "GB above model states": above} | row)
@@ -147,12 +146,3 @@ def _number(value: object) -> float:
 
 def _timed(measurement: Measurement) -> bool:
     return measurement.what in (OURS, "trl")
-
-
-def parameters(shape: Shape) -> int:
-    """How many numbers the model learns."""
-    head_size = shape.hidden_size // shape.num_attention_heads
-    attention = 2 * shape.hidden_size * head_size * (shape.num_attention_heads + shape.num_key_value_heads)
-    layer = attention + 3 * shape.hidden_size * shape.intermediate_size + 2 * shape.hidden_size
-    embeddings = shape.vocab_size * shape.hidden_size * (1 if shape.tie_word_embeddings else 2)
-    return embeddings + shape.num_hidden_layers * layer + shape.hidden_size

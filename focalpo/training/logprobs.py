@@ -1,6 +1,7 @@
 """Sequence log-probs of a micro-batch without ever building `[T, vocabulary]`.
 
-Only rows that predict a response token reach the head, in chunks, in fp32; a chunk's logits are recomputed in backward.
+Only rows that predict a response token reach the head, in chunks, in fp32; where there are many, backward computes
+their logits again.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 
 from focalpo.training.attention import NAME
 from focalpo.training.packing import MicroBatch
-from focalpo.training.settings import CHUNK_LOGITS
+from focalpo.training.settings import CHUNK_LOGITS, KEPT_LOGITS
 
 
 class PackedPolicy(nn.Module):
@@ -55,46 +56,46 @@ def _chunked(chunk_logits: int | None):
     def forward(head: nn.Linear, rows: Tensor, labels: Tensor) -> Tensor:
         """log softmax(rows @ W^T)[labels], fp32: rows [R, hidden], labels [R] -> [R]."""
         limit = CHUNK_LOGITS[rows.device.type] if chunk_logits is None else chunk_logits
-        chunk = max(1, limit // head.out_features)
-        if len(rows) <= chunk:  # small enough to keep until backward: nothing is computed twice
-            return _token_logps(rows, head.weight, head.bias, labels)
-        return _ChunkedLogps.apply(rows, head.weight, head.bias, labels, chunk)
+        most = KEPT_LOGITS if chunk_logits is None else chunk_logits
+        keep = torch.is_grad_enabled() and len(rows) * head.out_features <= most
+        return _TokenLogps.apply(rows, head.weight, head.bias, labels, max(1, limit // head.out_features), keep)
 
     return forward
 
 
-def _token_logps(rows: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
-    logits = linear(rows, weight, bias).float()
-    return logits.gather(-1, labels[:, None])[:, 0] - logits.logsumexp(-1)
-
-
-class _ChunkedLogps(torch.autograd.Function):
-    """Log-probs of labels, chunk by chunk; backward computes a chunk's logits again, so that none outlives its turn."""
+class _TokenLogps(torch.autograd.Function):
+    """Log-probs of labels, chunk by chunk. Few logits are kept for backward, which turns them into their gradient in
+    place; of many each chunk's are computed again, so that none outlives its turn."""
 
     @staticmethod
-    def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int) -> Tensor:
-        ctx.save_for_backward(rows, weight, bias, labels)
-        ctx.chunk = chunk
-        return torch.cat([_token_logps(rows[at], weight, bias, labels[at]) for at in _chunks(rows, chunk)])
+    def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int, keep: bool):
+        logps, norms, kept = [], [], []
+        for at in _chunks(rows, chunk):
+            logits = linear(rows[at], weight, bias).float()
+            norms.append(logits.logsumexp(-1))
+            logps.append(logits.gather(-1, labels[at, None])[:, 0] - norms[-1])
+            if keep:
+                kept.append(logits)
+        ctx.save_for_backward(rows, weight, bias, labels, torch.cat(norms))
+        ctx.chunk, ctx.kept = chunk, kept
+        return torch.cat(logps)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight, bias, labels = ctx.saved_tensors
+        rows, weight, bias, labels, norms = ctx.saved_tensors
         wants_weight, wants_bias = ctx.needs_input_grad[1:3]
-        grad_rows = torch.empty_like(rows)
-        grad_weight = torch.zeros_like(weight) if wants_weight else None
-        grad_bias = torch.zeros_like(bias) if wants_bias else None
+        grad_rows, grad_weight, grad_bias = torch.empty_like(rows), None, None
         for at in _chunks(rows, ctx.chunk):
-            # d logp / d logits = onehot(label) - softmax(logits), in place: one buffer per chunk
-            wanted = linear(rows[at], weight, bias).float().softmax(-1).mul_(-grad[at, None])
-            wanted.scatter_add_(-1, labels[at, None], grad[at, None])
-            wanted = wanted.to(weight.dtype)
+            logits = ctx.kept.pop(0) if ctx.kept else linear(rows[at], weight, bias).float()
+            # d logp / d logits = onehot(label) - softmax(logits)
+            wanted = logits.sub_(norms[at, None]).exp_().mul_(-grad[at, None])
+            wanted = wanted.scatter_add_(-1, labels[at, None], grad[at, None]).to(weight.dtype)
             torch.mm(wanted, weight, out=grad_rows[at])
-            if grad_weight is not None:
-                grad_weight.addmm_(wanted.T, rows[at])
-            if grad_bias is not None:
-                grad_bias += wanted.sum(0)
-        return grad_rows, grad_weight, grad_bias, None, None
+            if wants_weight:
+                grad_weight = wanted.T @ rows[at] if grad_weight is None else grad_weight.addmm_(wanted.T, rows[at])
+            if wants_bias:
+                grad_bias = wanted.sum(0) if grad_bias is None else grad_bias.add_(wanted.sum(0))
+        return grad_rows, grad_weight, grad_bias, None, None, None
 
 
 def _chunks(rows: Tensor, chunk: int) -> Iterator[slice]:

@@ -10,6 +10,8 @@ EXECUTION = ("zero_stage", "activation_checkpointing", "micro_batch_tokens", "ch
 # Logits of one chunk: on a GPU 256 MiB of fp32, enough to keep its matrix units busy; on a CPU 32 MiB, which stay in
 # its last cache and below the size that malloc maps, zeroes and unmaps anew at every call.
 CHUNK_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 26}
+# Logits that a micro-batch keeps for its backward pass, 256 MiB of fp32; where there are more, none is kept.
+KEPT_LOGITS = 1 << 26
 
 
 @dataclass(slots=True)
