@@ -3,6 +3,7 @@
 Contenders take turns (A B C A B C ...), so that a machine that slows down or wakes up does so for everyone.
 """
 
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -46,11 +47,17 @@ def measurements(config: BenchSettings, real: TripleLengths) -> list[Measurement
 
 
 def workloads(config: BenchSettings, real: TripleLengths) -> dict[str, Workload]:
-    """One workload for each distribution of lengths."""
+    """One workload for each distribution of lengths.
+
+    Raises:
+        ValueError: when there are fewer real lengths than pairs to train on.
+    """
     pairs = config.train.global_batch * (config.steps + 1)
     drawn = {name: draw(each, pairs, config.scale, config.seed) for name, each in config.lengths.items()}
     if real:
-        drawn["real"] = real[:pairs]
+        if len(real) < pairs:
+            raise ValueError(f"pairs_file has {len(real)} pairs that are short enough, {pairs} are needed; lower steps")
+        drawn["real"] = random.Random(config.seed).sample(real, pairs)  # neighbours in a file may share their prompt
     return {name: Workload(config.shape, each, config.train, config.steps, config.seed) for name, each in drawn.items()}
 
 

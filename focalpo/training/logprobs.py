@@ -1,4 +1,4 @@
-"""Sequence log-probs of a micro-batch without ever building `[T, vocabulary]`.
+"""Sequence log-probs of a micro-batch, of whose logits at most 256 MiB are ever kept.
 
 Only rows that predict a response token reach the head, in chunks, in fp32; where there are many, backward computes
 their logits again.
