@@ -50,6 +50,17 @@ def test_lengths_have_the_means_asked_for_and_stay_within_the_longest() -> None:
     assert draw(ULTRAFEEDBACK, 9, 0.5, seed=4) == draw(ULTRAFEEDBACK, 9, 0.5, seed=4)
 
 
+def test_real_lengths_are_drawn_from_the_whole_file_and_must_be_enough() -> None:
+    config = compose_bench("tiny", [])
+    pairs = config.train.global_batch * (config.steps + 1)
+    real = [(place, 1, 1) for place in range(100 * pairs)]
+    drawn = plan.workloads(config, real)["real"].lengths
+    assert len(set(drawn)) == pairs and max(drawn)[0] > 50 * pairs
+    assert plan.workloads(config, real)["real"].lengths == drawn
+    with pytest.raises(ValueError, match=f"{pairs - 1} pairs that are short enough, {pairs} are needed"):
+        plan.workloads(config, real[: pairs - 1])
+
+
 def test_real_lengths_are_scaled_and_too_long_ones_left_out() -> None:
     assert plan.lengths_of([(10, 20, 30), (10, 20, 95)], scale=0.5, longest=100) == [(5, 10, 15)]
 
