@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
+from focalpo.memory import keep_freed
 from focalpo.speed.flops import matmul_rate
 from focalpo.speed.measured import Measured, Stopwatch, peak_bytes
 from focalpo.speed.ours import BETA, Reference
@@ -40,6 +41,8 @@ class _Timer(TrainerCallback):
 
 def measure(workload: Workload, cached: Reference, settings: PeerSettings) -> Measured:
     """Train through the workload with TRL's DPO and time its steps; fp32 weights, autocast where dtype is bfloat16."""
+    if settings.keeps_memory:
+        keep_freed()
     rate = matmul_rate(workload.train.dtype, device())
     model = new_model(workload.shape, workload.seed, "float32")
     frozen = None if settings.cached_reference else new_model(workload.shape, workload.seed + 1, workload.train.dtype)

@@ -47,12 +47,14 @@ class Lengths:
 
 @dataclass(slots=True)
 class PeerSettings:
-    """What a user of TRL chooses: pairs per forward, recomputation of activations, and whether reference log-probs are
-    computed once or by a second model at every step."""
+    """What a user of TRL chooses: pairs per forward, recomputation of activations, whether reference log-probs are
+    computed once or by a second model at every step, and whether the process keeps what it frees, as this engine's does
+    on a CPU."""
 
     micro_batch: int
     activation_checkpointing: bool
     cached_reference: bool
+    keeps_memory: bool
 
 
 @dataclass(slots=True)

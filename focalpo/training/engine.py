@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from focalpo.data.tokens import Tree
+from focalpo.memory import keep_freed
 from focalpo.training import checkpoint, nonfinite
 from focalpo.training.dynamics import Watch
 from focalpo.training.kernels import use_kernels
@@ -57,6 +58,7 @@ def start_ranks() -> None:
         return
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
+        keep_freed()
     import deepspeed
 
     # Without a GPU DeepSpeed would compile a shared-memory collective at run time (a C++ compiler, half a minute, files
