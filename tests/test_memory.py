@@ -10,14 +10,14 @@ from focalpo.memory import keep_freed
 keep_freed()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    bytearray(64 << 20)
+    bytearray(16 << 20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 print(faults(), faults())
 """
 
 
 def faults(**environment: str) -> list[int]:
-    """Pages that the system had to give for 64 MiB, and for as much again after they were freed."""
+    """Pages that the system had to give for 16 MiB, and for as much again after they were freed."""
     found = subprocess.check_output([sys.executable, "-c", FAULTS], cwd=ROOT, env=os.environ | environment, text=True)
     return [int(count) for count in found.split()]
 
