@@ -9,7 +9,7 @@ holds these figures against it.
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
-from focalpo.training.settings import CHUNK_LOGITS, KEPT_LOGITS
+from focalpo.training.settings import CHUNK_LOGITS, KEPT_LOGITS, words_at_once
 
 BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -120,7 +120,7 @@ def _head(shape: Shape, batch: Batch, chunk: int) -> float:
     """Logits in fp32, which become their own gradient: a micro-batch's where they are kept for backward, else one
     chunk's; and for a chunk what logsumexp computes on the way, or the gradient in low precision, which is less."""
     logits = batch.predicted * shape.vocabulary
-    of_chunk = min(batch.predicted, max(1, chunk // shape.vocabulary)) * shape.vocabulary
+    of_chunk = batch.predicted * min(shape.vocabulary, words_at_once(batch.predicted, chunk))
     return 4 * (logits if logits <= KEPT_LOGITS else of_chunk) + 4 * of_chunk
 
 

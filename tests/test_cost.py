@@ -55,10 +55,10 @@ def test_activations_by_hand() -> None:
 
 
 def test_the_heads_memory_by_hand() -> None:
-    """fp32 logits and logsumexp's: of 5 rows twice; kept, of 400,000 once and of a chunk (83,886) once; of too many to
-    be kept, of a chunk twice."""
-    rows = {n: training_memory(SHAPE, Batch(n, n), "float32", 0, 1, False, "cpu").head for n in (5, 400_000, 700_000)}
-    assert rows == {5: 4 * 1000, 400_000: 4 * 100 * (400_000 + 83_886), 700_000: 4 * 100 * 2 * 83_886}
+    """fp32 logits and logsumexp's: of 5 rows twice; kept, of 200,000 rows once and of a chunk (16 words) once; of too
+    many to be kept, of a chunk (8 words) twice."""
+    rows = {n: training_memory(SHAPE, Batch(n, n), "float32", 0, 1, False, "cpu").head for n in (5, 200_000, 700_000)}
+    assert rows == {5: 4 * 1000, 200_000: 4 * 200_000 * (100 + 16), 700_000: 4 * 700_000 * 2 * 8}
 
 
 def test_operations_by_hand() -> None:

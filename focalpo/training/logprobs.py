@@ -1,7 +1,7 @@
 """Sequence log-probs of a micro-batch, of whose logits at most 256 MiB are ever kept.
 
-Only rows that predict a response token reach the head, in chunks, in fp32; where there are many, backward computes
-their logits again.
+Only rows that predict a response token reach the head, a chunk of the vocabulary at a time, in fp32; where there are
+many logits, backward computes them again.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from focalpo.training.attention import NAME
 from focalpo.training.packing import MicroBatch
-from focalpo.training.settings import CHUNK_LOGITS, KEPT_LOGITS
+from focalpo.training.settings import CHUNK_LOGITS, KEPT_LOGITS, words_at_once
 
 
 class PackedPolicy(nn.Module):
@@ -58,45 +58,61 @@ def _chunked(chunk_logits: int | None):
         limit = CHUNK_LOGITS[rows.device.type] if chunk_logits is None else chunk_logits
         most = KEPT_LOGITS if chunk_logits is None else chunk_logits
         keep = torch.is_grad_enabled() and len(rows) * head.out_features <= most
-        return _TokenLogps.apply(rows, head.weight, head.bias, labels, max(1, limit // head.out_features), keep)
+        return _TokenLogps.apply(rows, head.weight, head.bias, labels, words_at_once(len(rows), limit), keep)
 
     return forward
 
 
 class _TokenLogps(torch.autograd.Function):
-    """Log-probs of labels, chunk by chunk. Few logits are kept for backward, which turns them into their gradient in
-    place; of many each chunk's are computed again, so that none outlives its turn."""
+    """Log-probs of labels, a chunk of the vocabulary at a time: the head's weight is read once, and its gradient is
+    one product over all rows. Few logits are kept for backward, which turns them into their gradient in place; of many
+    each chunk's are computed again, so that none outlives its turn."""
 
     @staticmethod
-    def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int, keep: bool):
-        logps, norms, kept = [], [], []
-        for at in _chunks(rows, chunk):
-            logits = linear(rows[at], weight, bias).float()
-            norms.append(logits.logsumexp(-1))
-            logps.append(logits.gather(-1, labels[at, None])[:, 0] - norms[-1])
+    def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, words: int, keep: bool):
+        norms = rows.new_full((len(rows), 1), -torch.inf, dtype=torch.float32)
+        labelled, kept = torch.zeros_like(norms), []
+        for chunk in _chunks(len(weight), words):
+            logits = _logits(rows, weight, bias, chunk)
+            norms = norms.logaddexp(logits.logsumexp(-1, keepdim=True))
+            column, inside = _place(labels, chunk)
+            labelled = torch.where(inside, logits.gather(-1, column), labelled)
             if keep:
                 kept.append(logits)
-        ctx.save_for_backward(rows, weight, bias, labels, torch.cat(norms))
-        ctx.chunk, ctx.kept = chunk, kept
-        return torch.cat(logps)
+        ctx.save_for_backward(rows, weight, bias, labels, norms)
+        ctx.words, ctx.kept = words, kept
+        return (labelled - norms)[:, 0]
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, bias, labels, norms = ctx.saved_tensors
+        grad = grad[:, None]
+        grad_rows = torch.zeros_like(rows, dtype=torch.float32)  # a sum over chunks: low precision would lose the small
         wants_weight, wants_bias = ctx.needs_input_grad[1:3]
-        grad_rows, grad_weight, grad_bias = torch.empty_like(rows), None, None
-        for at in _chunks(rows, ctx.chunk):
-            logits = ctx.kept.pop(0) if ctx.kept else linear(rows[at], weight, bias).float()
+        grad_weight = torch.empty_like(weight) if wants_weight else None
+        grad_bias = torch.empty_like(bias) if wants_bias else None
+        for chunk in _chunks(len(weight), ctx.words):
+            logits = ctx.kept.pop(0) if ctx.kept else _logits(rows, weight, bias, chunk)
             # d logp / d logits = onehot(label) - softmax(logits)
-            wanted = logits.sub_(norms[at, None]).exp_().mul_(-grad[at, None])
-            wanted = wanted.scatter_add_(-1, labels[at, None], grad[at, None]).to(weight.dtype)
-            torch.mm(wanted, weight, out=grad_rows[at])
-            if wants_weight:
-                grad_weight = wanted.T @ rows[at] if grad_weight is None else grad_weight.addmm_(wanted.T, rows[at])
-            if wants_bias:
-                grad_bias = wanted.sum(0) if grad_bias is None else grad_bias.add_(wanted.sum(0))
-        return grad_rows, grad_weight, grad_bias, None, None, None
+            column, inside = _place(labels, chunk)
+            wanted = logits.sub_(norms).exp_().mul_(-grad).scatter_add_(-1, column, grad * inside).to(weight.dtype)
+            grad_rows += wanted @ weight[chunk]
+            if grad_weight is not None:
+                torch.mm(wanted.T, rows, out=grad_weight[chunk])
+            if grad_bias is not None:
+                torch.sum(wanted, 0, out=grad_bias[chunk])
+        return grad_rows.to(rows.dtype), grad_weight, grad_bias, None, None, None
 
 
-def _chunks(rows: Tensor, chunk: int) -> Iterator[slice]:
-    return (slice(first, first + chunk) for first in range(0, len(rows), chunk))
+def _chunks(words: int, at_once: int) -> Iterator[slice]:
+    return (slice(first, min(first + at_once, words)) for first in range(0, words, at_once))
+
+
+def _logits(rows: Tensor, weight: Tensor, bias: Tensor | None, chunk: slice) -> Tensor:
+    return linear(rows, weight[chunk], None if bias is None else bias[chunk]).float()
+
+
+def _place(labels: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
+    """Each label's column within the chunk (0 where it has none) and whether it has one: both [R, 1]."""
+    inside = (labels >= chunk.start) & (labels < chunk.stop)
+    return ((labels - chunk.start) * inside)[:, None], inside[:, None]

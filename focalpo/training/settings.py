@@ -7,11 +7,16 @@ from dataclasses import dataclass
 KERNELS = ("plain", "compiled", "liger")
 # How to compute, not what: these settings change no result beyond rounding.
 EXECUTION = ("zero_stage", "activation_checkpointing", "micro_batch_tokens", "checkpoint_every", "kernels")
-# Logits of one chunk: on a GPU 256 MiB of fp32, enough to keep its matrix units busy; on a CPU 32 MiB, which stay in
+# Logits of one chunk: on a GPU 256 MiB of fp32, enough to keep its matrix units busy; on a CPU 16 MiB, which stay in
 # its last cache and below the size that malloc maps, zeroes and unmaps anew at every call.
-CHUNK_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 26}
+CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26}
 # Logits that a micro-batch keeps for its backward pass, 256 MiB of fp32; where there are more, none is kept.
 KEPT_LOGITS = 1 << 26
+
+
+def words_at_once(rows: int, chunk_logits: int) -> int:
+    """How much of the vocabulary a chunk of so many logits takes; in eights, for a GPU's matrix units want it even."""
+    return max(8, chunk_logits // max(1, rows) // 8 * 8)
 
 
 @dataclass(slots=True)
