@@ -47,6 +47,8 @@ def bench(arguments: list[str]) -> None:
     unknown = [part for part in config.parts if part not in PARTS]
     if unknown:
         raise ValueError(f"parts={config.parts}: there is no part {unknown[0]!r}; there are {', '.join(PARTS)}")
+    if not config.lengths:
+        raise ValueError("lengths={}: nothing says how long pairs are; leave one of conf/bench's distributions in")
     plan = measurements(config, real_lengths(config))
     folder = Path(config.out) / f"{name}-{_key(config)}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,6 +63,7 @@ def real_lengths(config: BenchSettings) -> TripleLengths:
     """Lengths of a file's pairs, in tokens of a vocabulary learned from its texts."""
     if config.pairs_file is None:
         return []
+    print(f"reading {config.pairs_file}: its lengths, in tokens of a vocabulary learned from it", flush=True)
     pairs = load(FileSource(Path(config.pairs_file), None, HELD_OUT), "drop").train
     texts = [text for pair in pairs for text in (pair.prompt[-1]["content"], pair.chosen, pair.rejected)]
     tokenizer = bpe_tokenizer(texts)

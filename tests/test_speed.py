@@ -202,11 +202,17 @@ def test_objectives_share_one_reference_stage() -> None:
     assert [row["pairs/s"] for row in rows] == [2 / (1.0 + 3.0), 8 / (1.0 + 12.0)]
 
 
-def test_unknown_parts_are_named() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "recipes.bench", "bench=tiny", "parts=[speed]"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert run.returncode == 1 and "there is no part 'speed'" in run.stderr
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["parts=[speed]"], "there is no part 'speed'"),
+        ([f"~lengths.{name}" for name in ("ultrafeedback", "long_prompts", "short_chat")], "lengths={}: nothing says"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line_of_error(arguments: list[str], told: str) -> None:
+    command = [sys.executable, "-m", "recipes.bench", "bench=tiny", *arguments]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 1 and run.stderr.startswith("error: ") and told in run.stderr
 
 
 @pytest.mark.slow
