@@ -54,6 +54,21 @@ def test_packed_equals_padded_in_value_and_gradient(
         assert ((ours - theirs).abs().max() / scale) < 1e-5
 
 
+@pytest.mark.parametrize("chunk", [1 << 23, 5 * 97])
+def test_a_heads_bias_counts_and_learns(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    """No architecture of the tests has one, Phi's have."""
+    monkeypatch.setitem(logprobs.CHUNK_LOGITS, "cpu", chunk)
+    trees, models = random_trees(5, seed=4), [tiny_model(), tiny_model()]
+    for model in models:
+        head = model.get_output_embeddings()
+        head.bias = torch.nn.Parameter(torch.linspace(-1, 1, head.out_features))
+    expected, found = padded_logps(models[0], trees), PackedPolicy(models[1])(pack(trees, BRANCHES))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    gradients = [weighted_gradients(model, logps) for model, logps in zip(models, (expected, found), strict=True)]
+    for theirs, ours in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5 * max(1, float(theirs.abs().max())), rtol=0)
+
+
 @pytest.mark.parametrize("small_tree", [0, 20, 1 << 30])
 @pytest.mark.parametrize("small_group, waste", [(0, 1.0), (1 << 30, 1.0), (64, 1.1)])
 def test_blocks_and_groups_change_nothing(
