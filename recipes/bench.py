@@ -11,26 +11,25 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from focalpo.artifact import write_json
-from focalpo.config import compose_bench, plain
+from focalpo.config.bench import BenchSettings
+from focalpo.config.compose import compose_bench, plain
 from focalpo.data.sources import FileSource, load
 from focalpo.data.tokens import Limits, pair_trees
+from focalpo.running.command import explained
 from focalpo.speed import tables
 from focalpo.speed.figures import growth_figure
-from focalpo.speed.plan import Measurement, TripleLengths, lengths_of, measurements
-from focalpo.speed.planning import Plan, planned
-from focalpo.speed.settings import BenchSettings
-from focalpo.speed.workload import draw, write
+from focalpo.speed.kept import measured
+from focalpo.speed.measurements import Measurement, TripleLengths, lengths_of, measurements
+from focalpo.speed.planner import Dealt, dealt
+from focalpo.speed.workload import draw
+from focalpo.stages.folder import write_json
 from focalpo.training.scratch import bpe_tokenizer
-from recipes.command import explained
-from recipes.quiet import cores_each
 
 PARTS = ("peers", "ablations", "growth", "planner")
 PLANNED = ((8, 128), (64, 128), (64, 512))  # ranks, pairs
@@ -72,32 +71,6 @@ def real_lengths(config: BenchSettings) -> TripleLengths:
     return lengths_of(rows, config.scale, longest=max(each.longest for each in config.lengths.values()))
 
 
-def measured(folder: Path, measurement: Measurement) -> dict:
-    """The measurement's result, kept or made now by a process of its own.
-
-    Raises:
-        ValueError: when the process fails; its output is in a log beside the result.
-    """
-    place = folder / measurement.name.replace("/", "-").replace(" ", "_")
-    result, task, log = (place.with_name(place.name + end) for end in (".json", ".task.json", ".log"))
-    if not result.is_file():
-        write(measurement.workload, workload := place.with_name(place.name + ".workload.json"))
-        paths = {"workload": str(workload), "result": str(result)}
-        if measurement.reference:
-            name = measurement.reference.replace("/", "-").replace(" ", "_")
-            paths["reference"] = str(folder / f"{name}.json")
-        write_json(task, {"what": measurement.what, **measurement.fields, **paths})
-        many = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={measurement.ranks}"]
-        command = [sys.executable, *(many if measurement.ranks > 1 else []), "-m", "recipes.bench_run", str(task)]
-        environment = os.environ | {"OMP_NUM_THREADS": str(cores_each(measurement.ranks))}
-        with log.open("w") as file:
-            failed = subprocess.run(command, stdout=file, stderr=file, env=environment).returncode
-        if failed:
-            said = log.read_text().strip().splitlines()[-1:]
-            raise ValueError(": ".join([f"{measurement.name} failed, see the end of {log}", *said]))
-    return json.loads(result.read_text())
-
-
 def report(config: BenchSettings, plan: list[Measurement], results: dict[str, dict], folder: Path) -> None:
     """Print every table and write it beside the measurements."""
     print(f"\n{_machine()}, {config.train.dtype}; medians of {config.repeats}\n")
@@ -116,15 +89,15 @@ def report(config: BenchSettings, plan: list[Measurement], results: dict[str, di
     print(folder)
 
 
-def plans(config: BenchSettings, kept: Path) -> list[Plan]:
+def plans(config: BenchSettings, kept: Path) -> list[Dealt]:
     """Global batches of the first lengths, full size, dealt to more ranks than there are here; read if `kept`."""
     if kept.is_file():
-        return [Plan(**values) for values in json.loads(kept.read_text())]
+        return [Dealt(**values) for values in json.loads(kept.read_text())]
     lengths = next(iter(config.lengths.values()))
     found = []
     for ranks, pairs in PLANNED:
         batches = [[sum(row) for row in draw(lengths, pairs, 1.0, seed)] for seed in range(PLANNED_BATCHES)]
-        found.append(planned(batches, ranks, PLANNED_TOKENS))
+        found.append(dealt(batches, ranks, PLANNED_TOKENS))
     write_json(kept, [asdict(each) for each in found])
     return found
 

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from focalpo.artifact import Job
 from focalpo.judging.benchmarks import fetch, read_questions
-from focalpo.judging.protocol import AlpacaProtocol, ArenaProtocol
+from focalpo.judging.protocol import AlpacaProtocol, ArenaProtocol, protocol_of
 from focalpo.judging.upstream import write_prompt
 from focalpo.pocket.benchmarks import write_benchmark
-from focalpo.records import write_records
-from recipes.opening import protocol_of
+from focalpo.stages.folder import Job
+from focalpo.stages.records import write_records
 
 
 def make(job: Job) -> dict:

@@ -14,10 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from focalpo.config import compose_calibrate_judge, plain
+from focalpo.config.compose import compose_calibrate_judge, plain
 from focalpo.judging.alpaca_eval import judge_alpaca
-from focalpo.judging.annotated_pairs import Annotated, read_annotations
-from focalpo.judging.calibration import (
+from focalpo.judging.endpoint import Endpoint
+from focalpo.judging.price import NOTHING, Price, expected
+from focalpo.judging.protocol import EVAL, AlpacaProtocol, load_protocol, protocol_hash
+from focalpo.judging.serving import endpoint_of
+from focalpo.reporting.calibrations import as_csv, as_text
+from focalpo.running.command import explained
+from focalpo.scoring.annotated_pairs import Annotated, read_annotations
+from focalpo.scoring.calibration import (
     Calibration,
     agreement,
     consistency,
@@ -25,15 +31,8 @@ from focalpo.judging.calibration import (
     model_shown_first,
     position_bias,
 )
-from focalpo.judging.cost import NOTHING, Price, expected
-from focalpo.judging.endpoint import Endpoint
-from focalpo.judging.length_control import Gamed, fit, length_controlled, read_gamed
-from focalpo.judging.protocol import AlpacaProtocol, load_protocol, protocol_hash
-from focalpo.judging.stats import Array, wins_of
-from focalpo.plan import EVAL
-from focalpo.reporting.calibrations import as_csv, as_text
-from recipes.command import explained
-from recipes.judge_server import endpoint_of
+from focalpo.scoring.length_control import Gamed, fit, length_controlled, read_gamed
+from focalpo.scoring.stats import Array, wins_of
 
 
 def calibrate(arguments: list[str]) -> None:

@@ -2,10 +2,10 @@
 
 import sys
 
-from focalpo.plan import in_order
-from recipes.command import explained
-from recipes.submit import queue, slurm
-from recipes.table import planned
+from focalpo.planning.stages import in_order
+from focalpo.planning.table import planned
+from focalpo.running.command import explained
+from focalpo.running.submit import queue, slurm
 
 
 def cancel(arguments: list[str]) -> None:

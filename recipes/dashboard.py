@@ -12,13 +12,13 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from focalpo.artifact import MANIFEST, Folder, Stage, read_manifest, write_json
-from focalpo.config import compose_table
-from focalpo.metrics import METRICS
-from focalpo.plan import in_order, report_stage, table_rows
+from focalpo.config.compose import compose_table
+from focalpo.planning.stages import in_order, report_stage, table_rows
+from focalpo.planning.table import compose_rows, split_arguments, with_rows
 from focalpo.reporting.table_run import newest_reports
-from recipes.command import explained
-from recipes.table import compose_rows, split_arguments, with_rows
+from focalpo.running.command import explained
+from focalpo.stages.folder import MANIFEST, Folder, Stage, read_manifest, write_json
+from focalpo.stages.metrics import METRICS
 
 ADDRESSES = "dashboard.json"  # under runs/: what was created before, to be updated instead of made twice
 

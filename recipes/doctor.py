@@ -23,12 +23,12 @@ import torch
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-from focalpo.schema import Config
-from recipes.command import explained
-from recipes.table import Planned, planned
+from focalpo.config.schema import Config
+from focalpo.planning.table import Planned, planned
+from focalpo.running.command import explained
+from focalpo.stages.origin import ROOT
 
 GIB = 1 << 30
-ROOT = Path(__file__).parent.parent
 OLDEST_DRIVER = 580  # CUDA 13, which torch 2.13 is built with, wants it
 SKEW_SECONDS = 5
 

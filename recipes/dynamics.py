@@ -7,12 +7,12 @@ python -m recipes.dynamics data.path=pairs.parquet rows=dpo,focalpo,simpo data.l
 import sys
 from pathlib import Path
 
-from focalpo.artifact import Folder, read_manifest
-from focalpo.config import compose_table
-from focalpo.plan import in_order, train_stage
-from recipes.command import explained
-from recipes.schedule import run_stages
-from recipes.table import compose_rows, split_arguments, with_rows
+from focalpo.config.compose import compose_table
+from focalpo.planning.stages import in_order, train_stage
+from focalpo.planning.table import compose_rows, split_arguments, with_rows
+from focalpo.running.command import explained
+from focalpo.running.schedule import run_stages
+from focalpo.stages.folder import Folder, read_manifest
 
 COLUMNS = {
     "reward_accuracy": "reward accuracy",

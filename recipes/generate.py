@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from focalpo.artifact import Job
-from focalpo.contract import check_answers, check_prompts, check_template, compare_logprobs
-from focalpo.generation import Decoding, Generator
-from focalpo.judging.sanity import health, health_warnings
-from focalpo.records import Question, read_records, write_records
-from recipes.command import run_single
-from recipes.opening import backend_of, source_of, unpinned
+from focalpo.answering.contract import check_answers, check_prompts, check_template, compare_logprobs
+from focalpo.answering.generation import Decoding, Generator, backend_of
+from focalpo.running.command import run_single
+from focalpo.scoring.sanity import health, health_warnings
+from focalpo.stages.folder import Job
+from focalpo.stages.records import Question, read_records, write_records
+from focalpo.training.jobs import source_of, unpinned
 
 
 def make(job: Job) -> dict:

@@ -3,19 +3,17 @@
 import sys
 from dataclasses import asdict
 
-from focalpo.artifact import Job, write_json
-from focalpo.judging.cost import NOTHING, Estimate, Price, expected
 from focalpo.judging.dispatch import judge
 from focalpo.judging.endpoint import Endpoint, EndpointError
-from focalpo.judging.protocol import ArenaProtocol, Protocol
+from focalpo.judging.price import NOTHING, Estimate, Price, expected
+from focalpo.judging.protocol import EVAL, ArenaProtocol, Protocol, protocol_of
 from focalpo.judging.sentinel import Sentinel, drift, judged, read_sentinel, recorded_or
+from focalpo.judging.serving import endpoint_of
 from focalpo.judging.upstream import with_prompt
-from focalpo.plan import EVAL
 from focalpo.pocket.world import is_correct
-from focalpo.records import Completion, Question, read_records, write_records
-from recipes.command import run_single
-from recipes.judge_server import endpoint_of
-from recipes.opening import protocol_of
+from focalpo.running.command import run_single
+from focalpo.stages.folder import Job, write_json
+from focalpo.stages.records import Completion, Question, read_records, write_records
 
 Task = tuple[Protocol, list[Question], list[Completion]]
 

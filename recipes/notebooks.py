@@ -13,11 +13,11 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 
-from focalpo.plan import EVAL
 from focalpo.reporting.table_run import TableRun, newest_reports
-from recipes.command import explained
+from focalpo.running.command import explained
+from focalpo.stages.origin import ROOT
 
-NOTEBOOKS = sorted((EVAL.parent / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SECONDS = 300
 
 

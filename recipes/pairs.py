@@ -5,18 +5,18 @@ python -m recipes.pairs setting=llama3_instruct data=on_policy        the model'
 
 from pathlib import Path
 
-from focalpo.artifact import Job
+from focalpo.answering.generation import Backend, Decoding, Generator
 from focalpo.data.on_policy import SPLITS, best_against_worst
 from focalpo.data.sources import FileSource, HubSource, load, prompt_position
 from focalpo.data.tokens import Limits, pair_trees, write_trees
 from focalpo.data.validate import Checked, validate
-from focalpo.generation import Backend, Decoding, Generator
 from focalpo.pocket import datasets as pocket
 from focalpo.pocket.benchmarks import benchmark_prompts
-from focalpo.records import Completion, Pair, Rated, read_records, write_records
+from focalpo.running.command import run_single
+from focalpo.stages.folder import Job
+from focalpo.stages.records import Completion, Pair, Rated, read_records, write_records
+from focalpo.training.jobs import source_of
 from focalpo.training.model import load_tokenizer, stop_ids
-from recipes.command import run_single
-from recipes.opening import source_of
 
 
 def make(job: Job) -> dict:

@@ -2,10 +2,10 @@
 
     stages          left   after             GPU-hours   GiB a GPU   GiB of disk   judge: requests, tokens, USD
 
-Figures are estimates (focalpo/cost.py): of memory within 15 % on the shapes it was measured with. Hours are as good as
-the rate, operations a second of a rank: what sealed stages of the same kind have shown in this table, and before there
-are any what `python -m recipes.calibrate` has measured on the machine that will do the work. That one is a training's
-rate: answers are bound by a GPU's memory, so that their hours by it are the least that they can take.
+Figures are estimates (focalpo/training/cost.py): of memory within 15 % on the shapes it was measured with. Hours are as
+good as the rate, operations per second of a rank. Sealed stages of the same kind give it; before there are any, what
+`python -m recipes.calibrate` measured on the machine that will do the work. That is the rate of training: generation is
+bound by a GPU's memory bandwidth, so its hours at that rate are a lower bound.
 """
 
 import json
@@ -15,15 +15,15 @@ from pathlib import Path
 
 import yaml
 
-from focalpo.artifact import Folder, Stage, read_manifest
-from focalpo.config import CONF
-from focalpo.cost import checkpoint_bytes
-from focalpo.plan import in_order
-from focalpo.schema import Config
-from recipes.command import explained
-from recipes.needs import Estimate, Need, ranks_of
-from recipes.submit import Array, arrays
-from recipes.table import Planned, planned
+from focalpo.config.compose import CONF
+from focalpo.config.schema import Config
+from focalpo.planning.needs import Estimate, Need, ranks_of
+from focalpo.planning.stages import in_order
+from focalpo.planning.table import Planned, planned
+from focalpo.running.command import explained
+from focalpo.running.submit import Array, arrays
+from focalpo.stages.folder import Folder, Stage, read_manifest
+from focalpo.training.cost import checkpoint_bytes
 
 GIB = 1 << 30
 RATE = "rate-{}.json"  # beside the runs, of each table: what a rank was measured to do

@@ -1,8 +1,8 @@
 """The prompts that on-policy pairs are made for."""
 
-from focalpo.artifact import Job
 from focalpo.data.on_policy import hub_prompts
-from focalpo.records import write_records
+from focalpo.stages.folder import Job
+from focalpo.stages.records import write_records
 
 
 def make(job: Job) -> dict:

@@ -8,9 +8,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from focalpo.artifact import verify
-from focalpo.plan import EVAL
-from recipes.command import explained
+from focalpo.running.command import explained
+from focalpo.stages.folder import verify
+from focalpo.stages.origin import ROOT
 
 FILES = ("summary.md", "checklist.md", "table1.md", "table1.csv", "table1.tex")
 MARKED = re.compile(r"(<!-- table: (docs/\w+)/summary.md.*?-->\n).*?(<!-- end of table -->)", re.S)
@@ -44,4 +44,4 @@ def publish(report: Path, root: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("error: name the report's folder: python -m recipes.publish runs/report/NAME")
-    explained(lambda: publish(Path(sys.argv[1]), EVAL.parent))
+    explained(lambda: publish(Path(sys.argv[1]), ROOT))

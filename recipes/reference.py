@@ -3,14 +3,15 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from focalpo.artifact import Job
 from focalpo.data.tokens import read_trees, with_mismatched
+from focalpo.running.tracking import tracker_of
+from focalpo.stages.folder import Job
 from focalpo.training.engine import start_ranks
+from focalpo.training.jobs import source_of, unpinned
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.model import load_model
 from focalpo.training.ranks import device, rank
 from focalpo.training.scoring import score
-from recipes.opening import source_of, tracker_of, unpinned
 
 
 def make(job: Job) -> dict:

@@ -4,11 +4,7 @@ from dataclasses import asdict, replace
 
 import yaml
 
-from focalpo.artifact import Job, write_json
-from focalpo.judging.protocol import ArenaTwoProtocol
-from focalpo.judging.sanity import overlap_warnings
-from focalpo.origin import commit
-from focalpo.plan import EVAL
+from focalpo.judging.protocol import EVAL, ArenaTwoProtocol, protocol_of
 from focalpo.reporting.answers import write_answers
 from focalpo.reporting.blocks import table_notes
 from focalpo.reporting.cells import Results
@@ -22,7 +18,9 @@ from focalpo.reporting.styled import with_styled
 from focalpo.reporting.table_run import TableRun
 from focalpo.reporting.tables import as_csv, as_latex, as_markdown, as_text
 from focalpo.reporting.verdicts import read_rule
-from recipes.opening import protocol_of
+from focalpo.scoring.sanity import overlap_warnings
+from focalpo.stages.folder import Job, write_json
+from focalpo.stages.origin import commit
 
 STUDIES = {"gamma": "gamma study", "noise": "label noise study", None: "Table 1"}
 

@@ -11,14 +11,14 @@ python -m recipes.reproduce --quiet                  only the table and where ev
 import sys
 from pathlib import Path
 
-from focalpo.artifact import Folder
-from focalpo.plan import in_order, report_stage
-from recipes.command import explained
+from focalpo.planning.stages import in_order, report_stage
+from focalpo.planning.table import Planned, planned
+from focalpo.running.command import explained
+from focalpo.running.schedule import run_stages
+from focalpo.running.submit import submit
+from focalpo.running.worker import make_sound
+from focalpo.stages.folder import Folder
 from recipes.doctor import blocking
-from recipes.schedule import run_stages
-from recipes.submit import submit
-from recipes.table import Planned, planned
-from recipes.worker import make_sound
 
 
 def reproduce(arguments: list[str]) -> None:

@@ -11,12 +11,12 @@ import shutil
 import sys
 from pathlib import Path
 
-from focalpo.artifact import Folder, Stage
-from focalpo.plan import Row, in_order, report_stage
-from recipes.command import explained
+from focalpo.planning.stages import Row, in_order, report_stage
+from focalpo.planning.table import planned
+from focalpo.running.command import explained
+from focalpo.running.schedule import run_stages
+from focalpo.stages.folder import Folder, Stage
 from recipes.reproduce import show
-from recipes.schedule import run_stages
-from recipes.table import planned
 
 REMADE = ("judge", "report")
 OFFLINE = ["judge.endpoint.base_url=null", "judge.endpoint.api_key_env=null"]

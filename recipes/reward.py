@@ -1,8 +1,8 @@
 """A reward model's score of every sample."""
 
-from focalpo.artifact import Job
-from focalpo.records import Completion, Prompt, Rated, read_records, write_records
-from focalpo.rewarding import RewardModel
+from focalpo.answering.rewarding import RewardModel
+from focalpo.stages.folder import Job
+from focalpo.stages.records import Completion, Prompt, Rated, read_records, write_records
 from focalpo.training.engine import start_ranks
 from focalpo.training.ranks import rank
 

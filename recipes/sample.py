@@ -1,9 +1,9 @@
 """One answer of the policy to every prompt, at one seed."""
 
-from focalpo.artifact import Job
-from focalpo.generation import Decoding, Generator
-from focalpo.records import Prompt, read_records, write_records
-from recipes.opening import backend_of, source_of
+from focalpo.answering.generation import Decoding, Generator, backend_of
+from focalpo.stages.folder import Job
+from focalpo.stages.records import Prompt, read_records, write_records
+from focalpo.training.jobs import source_of
 
 
 def make(job: Job) -> dict:

@@ -10,10 +10,10 @@ import argparse
 import json
 from pathlib import Path
 
-from focalpo.judging.annotations import read_annotations, score
-from focalpo.judging.answers import named
-from focalpo.judging.length_control import read_gamed
-from recipes.command import explained
+from focalpo.running.command import explained
+from focalpo.scoring.annotations import read_annotations, score
+from focalpo.scoring.length_control import read_gamed
+from focalpo.stages.records import listed
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
         name, first = path.name.partition(".json")[0], f"{s.win_rate:11.6f} {s.standard_error:9.6f}"
         print(f"{name:32} {first} {s.discrete_win_rate:11.6f} {lc:>9} {s.judged:7}")
         if found.missing:
-            print(f"  no preference: {named([str(place) for place in found.missing])}; they are left out")
+            print(f"  no preference: {listed([str(place) for place in found.missing])}; they are left out")
         if found.model == found.reference:
             print("  the model is its own reference: its LC is 50 by construction")
 

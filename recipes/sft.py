@@ -2,20 +2,21 @@
 
 import random
 
-from focalpo.artifact import Job
 from focalpo.data.tokens import Limits, Tree, demonstration_trees
 from focalpo.pocket import benchmarks as pocket_benchmarks
 from focalpo.pocket import datasets as pocket
 from focalpo.pocket.tokenizer import build_tokenizer
-from focalpo.records import Demonstration
+from focalpo.running.tracking import tracker_of
+from focalpo.stages.folder import Job
+from focalpo.stages.records import Demonstration
 from focalpo.training import checkpoint
 from focalpo.training.engine import Examples, open_engine, partitioned_loading, start_ranks, train
+from focalpo.training.jobs import source_of, train_settings_of
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.model import generation_config, load_model, load_tokenizer, stop_ids
 from focalpo.training.objective import OBJECTIVES
 from focalpo.training.scratch import bpe_tokenizer, new_model
 from focalpo.training.settings import Architecture
-from recipes.opening import source_of, tracker_of, train_settings_of
 from recipes.pairs import load_pairs
 
 POCKET = {"pocket_pretraining": pocket.pretraining_demonstrations, "pocket_demonstrations": pocket.sft_demonstrations}

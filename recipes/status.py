@@ -8,11 +8,11 @@ import json
 import sys
 from pathlib import Path
 
-from focalpo.artifact import ERROR, LOCK, Folder
-from focalpo.plan import in_order
-from recipes.command import explained
-from recipes.submit import Task, queue
-from recipes.table import planned
+from focalpo.planning.stages import in_order
+from focalpo.planning.table import planned
+from focalpo.running.command import explained
+from focalpo.running.submit import Task, queue
+from focalpo.stages.folder import ERROR, LOCK, Folder
 
 
 def status(arguments: list[str]) -> None:

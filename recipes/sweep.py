@@ -13,16 +13,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from focalpo.artifact import Folder, Job, read_manifest
-from focalpo.config import compose_table, expand
-from focalpo.dynamics import change
-from focalpo.plan import in_order, sweep_stage, train_stage
-from focalpo.records import PairState, read_records
-from focalpo.schema import TableConfig
-from recipes.command import explained
-from recipes.schedule import run_stages
-from recipes.submit import submit
-from recipes.table import compose_rows, split_arguments, with_rows
+from focalpo.config.compose import compose_table, expand
+from focalpo.config.schema import TableConfig
+from focalpo.planning.stages import in_order, sweep_stage, train_stage
+from focalpo.planning.table import compose_rows, split_arguments, with_rows
+from focalpo.running.command import explained
+from focalpo.running.schedule import run_stages
+from focalpo.running.submit import submit
+from focalpo.stages.folder import Folder, Job, read_manifest
+from focalpo.stages.rankings import change
+from focalpo.stages.records import PairState, read_records
 
 FIELDS = ("setting", "row", "point", "reward_accuracy", "standard_error", "margin", "best")
 

@@ -7,19 +7,20 @@ python -m recipes.train setting=files data.path=pairs.jsonl objective=focalpo ob
 
 import pyarrow.parquet as pq
 
-from focalpo.artifact import Job
-from focalpo.config import objective_of
+from focalpo.config.compose import objective_of
 from focalpo.data.tokens import read_trees, with_mismatched
-from focalpo.records import Pair, read_records
+from focalpo.running.command import run_single
+from focalpo.running.tracking import tracker_of
+from focalpo.stages.folder import Job
+from focalpo.stages.records import Pair, read_records
 from focalpo.training import checkpoint
-from focalpo.training.dynamics import Watch
 from focalpo.training.engine import Examples, open_engine, partitioned_loading, start_ranks, train
+from focalpo.training.jobs import source_of, train_settings_of
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.lora import add_adapters, merge
 from focalpo.training.model import generation_config, load_model, load_tokenizer, stop_ids
 from focalpo.training.settings import LoraSettings
-from recipes.command import run_single
-from recipes.opening import source_of, tracker_of, train_settings_of
+from focalpo.training.watch import Watch
 
 
 def make(job: Job) -> dict:

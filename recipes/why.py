@@ -8,11 +8,11 @@ import csv
 import sys
 from pathlib import Path
 
-from focalpo.artifact import read_manifest
-from focalpo.reporting.cells import COLUMNS
 from focalpo.reporting.provenance import Chain, chain, commands, warnings_of
 from focalpo.reporting.table_run import TableRun, newest_reports
-from recipes.command import explained
+from focalpo.running.command import explained
+from focalpo.stages.folder import read_manifest
+from focalpo.stages.metrics import COLUMNS
 
 
 def why(cell: str, reports: list[Path]) -> str:

@@ -14,11 +14,11 @@ import sys
 import time
 from pathlib import Path
 
-from focalpo.config import CONF, compose, compose_table
-from focalpo.schema import Config, TableConfig
-from recipes.command import explained
-from recipes.quiet import cores_each, quiet
-from recipes.table import compose_rows, split_arguments, with_rows
+from focalpo.config.compose import CONF, compose, compose_table
+from focalpo.config.schema import Config, TableConfig
+from focalpo.planning.table import compose_rows, split_arguments, with_rows
+from focalpo.processes.quiet import cores_each, quiet
+from focalpo.running.command import explained
 from rehearsal.check import checked
 from rehearsal.differences import Change, changes, described, hardware, protocol_changes
 from rehearsal.hub import serving

@@ -11,9 +11,8 @@ from pathlib import Path
 import yaml
 
 from focalpo.judging.benchmarks import GITHUB
-from focalpo.judging.protocol import AlpacaProtocol, ArenaProtocol, Protocol, load_protocol
+from focalpo.judging.protocol import EVAL, AlpacaProtocol, ArenaProtocol, Protocol, load_protocol
 from focalpo.judging.upstream import PROMPT, TEMPLATE_NAMES
-from focalpo.plan import EVAL
 from focalpo.pocket.benchmarks import write_benchmark
 from rehearsal.hub import Repository
 

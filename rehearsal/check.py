@@ -5,10 +5,9 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from focalpo.artifact import verify
-from focalpo.reporting.cells import COLUMNS
-from focalpo.reporting.tables import NONE
-from focalpo.schema import TableConfig
+from focalpo.config.schema import TableConfig
+from focalpo.stages.folder import verify
+from focalpo.stages.metrics import COLUMNS, NONE
 
 
 def checked(runs: Path, table: TableConfig) -> str:

@@ -11,7 +11,7 @@ from focalpo.pocket.benchmarks import benchmark_prompts
 from focalpo.pocket.datasets import base_pairs, preference_tasks
 from focalpo.pocket.world import Task, gold_reward
 from focalpo.pocket.writers import WRITERS, write
-from focalpo.records import Pair
+from focalpo.stages.records import Pair
 
 TRAIN, TEST = 540, 40
 """Rows. Four steps of 128 pairs: the first has a rate of 0, in the second many losses still agree up to a factor, which

@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
-from focalpo.config import plain
-from focalpo.plan import EVAL
-from focalpo.schema import Config
+from focalpo.config.compose import plain
+from focalpo.config.schema import Config
+from focalpo.judging.protocol import EVAL
 
 HARDWARE = ("launch.gpus", "launch.ranks", "launch.workers", "generate.data_parallel")
 ENDPOINTS = ("judge.endpoint.base_url", "judge.benchmarks.alpaca_eval", "judge.benchmarks.arena_hard", "runs")

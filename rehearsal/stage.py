@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from focalpo.schema import Config
+from focalpo.config.schema import Config
 from rehearsal.benchmarks import protocol_over, repository_of
 from rehearsal.datasets import texts, write_armorm, write_h4, write_trl_lib
 from rehearsal.hub import Hub, Repository

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from focalpo.artifact import Folder
-from focalpo.judging import stats
+from focalpo.scoring import stats
+from focalpo.stages.folder import Folder
 from recipes import report
 from tests.sealed_table import planned, sealed_stages
 

@@ -6,13 +6,13 @@ Benchmarks, judging and the report are the real stages.
 import random
 from pathlib import Path
 
-from focalpo.artifact import Folder, Stage
-from focalpo.plan import in_order
+from focalpo.planning.stages import in_order
+from focalpo.planning.table import planned
 from focalpo.pocket.world import parse
 from focalpo.pocket.writers import WRITERS, write
-from focalpo.records import Completion, Question, read_records, write_records
-from recipes.table import planned
-from recipes.worker import make
+from focalpo.running.worker import make
+from focalpo.stages.folder import Folder, Stage
+from focalpo.stages.records import Completion, Question, read_records, write_records
 
 ARGUMENTS = ["rows=sft", "seeds=2"]
 """The SFT model's row alone: its report needs no training."""

@@ -3,10 +3,11 @@
 import random
 from pathlib import Path
 
-from focalpo.artifact import Folder, Job, Stage
-from focalpo.config import compose_table
-from focalpo.plan import in_order, report_stage, table_rows
-from focalpo.records import (
+from focalpo.config.compose import compose_table
+from focalpo.planning.stages import in_order, report_stage, table_rows
+from focalpo.planning.table import compose_rows, with_rows
+from focalpo.stages.folder import Folder, Job, Stage
+from focalpo.stages.records import (
     AlpacaVerdict,
     ArenaGame,
     Completion,
@@ -18,7 +19,6 @@ from focalpo.records import (
     write_records,
 )
 from recipes import benchmark
-from recipes.table import compose_rows, with_rows
 
 ASKED = ["table=pocket", "settings=base", "rows=sft,dpo,focalpo", "seeds=2"]
 STEPS = 12

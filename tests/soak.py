@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from focalpo.artifact import Damaged, read_manifest, verify
+from focalpo.stages.folder import Damaged, read_manifest, verify
 
 ROOT = Path(__file__).parent.parent
 SMALL = [

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from focalpo.apart import Apart
+from focalpo.processes.apart import Apart
 
 
 class Counter:

@@ -1,38 +1,35 @@
-"""Data flows one way: which room may import which, third-party packages confined to one room, no cycles."""
+"""Data flows one way: rooms stand on floors, an import goes down, a library is known to one room, no cycle, no heap."""
 
 import ast
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
+from statistics import median
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FLOOR = {"records", "origin", "artifact", "metrics", "track", "lifeline", "apart", "memory"}
-# room -> rooms it may import, besides the floor and itself
-MAY = {
-    "data": set(),
-    "pocket": set(),
-    "dynamics": set(),
-    "judging": set(),
-    "reporting": {"judging", "dynamics"},
-    "training": {"data", "dynamics"},
-    "generation": {"data", "training"},
-    "rewarding": {"data", "training"},
-    "contract": {"data", "training"},
-    "schema": {"training"},
-    "speed": {"data", "training", "cost"},
-    "config": {"schema", "training", "speed"},
-    "plan": {"schema", "config", "judging", "training"},
-    "cost": {"training"},
-}
+# The floors, lowest first. A room imports from lower floors only, never from its own or a higher one.
+FLOORS = (
+    ("processes",),
+    ("stages",),
+    ("data", "pocket", "judging", "scoring"),
+    ("training", "reporting"),
+    ("answering", "config"),
+    ("planning", "speed"),
+    ("running",),
+    ("recipes",),
+    ("rehearsal",),
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+MOST_ROOMS, MOST_ARROWS, MOST_RECIPES, MOST_LINES, MOST_MEDIAN = 16, 50, 30, 300, 110
 # package -> the only places that may import it
 ONLY = {
-    "hydra": {"config"},
-    "omegaconf": {"config"},
+    "hydra": {"config/compose"},
+    "omegaconf": {"config/compose"},
     "deepspeed": {"training/engine", "training/checkpoint"},
-    "vllm": {"generation"},
-    "wandb": {"track"},
+    "vllm": {"answering/generation"},
+    "wandb": {"stages/track"},
     "wandb_workspaces": {"dashboard"},
     "nbclient": {"notebooks"},
     "alpaca_eval": {"judging/alpaca_eval"},
@@ -40,8 +37,13 @@ ONLY = {
     "peft": {"training/lora"},
 }
 NO_TORCH = (
-    *("records", "origin", "artifact", "metrics", "track", "lifeline", "apart"),
-    *("dynamics", "judging", "reporting", "pocket"),
+    "stages",
+    "processes/apart",
+    "processes/lifeline",
+    "judging",
+    "scoring",
+    "reporting",
+    "pocket",
     "data/sources",
 )
 FILES = [path for room in ("focalpo", "recipes", "rehearsal") for path in sorted((ROOT / room).rglob("*.py"))]
@@ -60,23 +62,46 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+def room_of(module: str) -> str | None:
+    """A folder or loose file directly under focalpo/; recipes/ and rehearsal/ are one room each; None for libraries."""
+    package, _, below = module.partition(".")
+    if package == "focalpo":
+        return below.partition(".")[0] or None  # the package's own docstring is no room
+    return package if package in ("recipes", "rehearsal") else None
+
+
+def arrows() -> set[tuple[str, str]]:
+    """Pairs of rooms of which the first imports from the second."""
+    pairs = {(room_of(module_of(path)), room_of(name)) for path in FILES for name in imported(path)}
+    return {(room, other) for room, other in pairs if room and other and room != other}
+
+
+def test_rooms_and_arrows_are_few() -> None:
+    rooms = {room for path in FILES if (room := room_of(module_of(path)))}
+    assert rooms == FLOOR_OF.keys() and len(rooms) <= MOST_ROOMS
+    assert len(arrows()) <= MOST_ARROWS, sorted(arrows())
+
+
+def test_every_arrow_points_down() -> None:
+    assert not [(room, other) for room, other in arrows() if FLOOR_OF[other] >= FLOOR_OF[room]]
+
+
+def test_a_recipe_is_looked_up_by_name_in_one_place() -> None:
+    """Whoever makes a stage calls the recipe of its kind: the one way up, and no import."""
+    lookups = [module_of(path) for path in FILES if "import_module" in path.read_text()]
+    assert lookups == ["focalpo.running.worker"]
+
+
 @pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_a_file_imports_only_what_its_room_may(path: Path) -> None:
-    package, *rest = path.relative_to(ROOT).with_suffix("").parts
-    room, place = rest[0], "/".join(rest)
+def test_a_library_is_known_to_the_place_that_needs_it(path: Path) -> None:
+    place = "/".join(path.relative_to(ROOT).with_suffix("").parts[1:])
     for name in imported(path):
-        top, _, below = name.partition(".")
-        if package == "focalpo":
-            target = below.split(".")[0]
-            assert top != "recipes", f"{place}: nouns do not know verbs ({name})"
-            assert top != "focalpo" or target in {room, *FLOOR, *MAY.get(room, ())}, f"{place} may not import {name}"
-            assert top != "torch" or not place.startswith(NO_TORCH), f"{place} must run without torch"
-            assert room not in FLOOR or top != "focalpo" or target in FLOOR, f"{place} is floor, {name} is not"
-        assert top != "rehearsal" or package == "rehearsal", f"{place}: nothing that is rehearsed knows of it"
+        top = name.partition(".")[0]
         assert top not in ONLY or place in ONLY[top], f"{place} may not import {top}: only {ONLY[top]} knows it"
+        assert top != "torch" or not place.startswith(NO_TORCH), f"{place} must run without torch"
 
 
-def test_objective_and_dynamics_stand_apart() -> None:
+def test_the_objective_stands_apart() -> None:
     assert not [name for name in imported(ROOT / "focalpo/training/objective.py") if name.startswith("focalpo")]
 
 
@@ -94,11 +119,20 @@ def test_eval_holds_data_only() -> None:
     assert not list((ROOT / "eval").rglob("*.py"))
 
 
-def test_no_file_is_two_rooms() -> None:
-    assert not [f"{path} has {n} lines" for path in FILES if (n := len(path.read_text().splitlines())) > 300]
+def test_files_are_short() -> None:
+    lines = {module_of(path): len(path.read_text().splitlines()) for path in FILES}
+    assert not {name: count for name, count in lines.items() if count > MOST_LINES}
+    assert median(lines.values()) <= MOST_MEDIAN
 
 
-def test_recipes_stay_recipes() -> None:
+def test_recipes_are_few_and_the_docstring_lists_them_all() -> None:
+    files = [path.stem for path in (ROOT / "recipes").rglob("*.py")]
+    assert len(files) <= MOST_RECIPES
+    listed = [line.split()[0] for line in (ROOT / "recipes/__init__.py").read_text().splitlines() if line[:4] == "    "]
+    assert sorted(listed) == sorted(set(files) - {"__init__"})
+
+
+def test_what_fills_a_stage_folder_stays_a_recipe() -> None:
     """A recipe opens, calls and seals; the thinking is in the package."""
     kinds = ("sft", "prompts", "sample", "reward", "pairs", "reference", "train", "generate", "benchmark", "judge")
     kinds += ("report", "sweep")

@@ -6,12 +6,11 @@ from functools import cache
 
 import pytest
 
-from focalpo import config as door
-from focalpo.config import CONF, compose, compose_bench, compose_table
-from focalpo.judging.protocol import load_protocol
+from focalpo.config.compose import CONF, compose, compose_bench, compose_table
+from focalpo.config.compose import compose as door
+from focalpo.config.schema import Config
+from focalpo.judging.protocol import EVAL, load_protocol
 from focalpo.judging.sentinel import read_sentinel
-from focalpo.plan import EVAL
-from focalpo.schema import Config
 from focalpo.training.objective import OBJECTIVES
 
 TABLES = sorted(path.stem for path in (CONF / "table").glob("*.yaml"))

@@ -7,11 +7,12 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from focalpo.config import CONF, compose_table, plain
+from focalpo.config.compose import CONF, compose_table, plain
+from focalpo.config.schema import Config
 from focalpo.data.tokens import Limits, pair_trees, prompt_ids
-from focalpo.plan import EVAL, in_order, table_rows
-from focalpo.records import Pair
-from focalpo.schema import Config
+from focalpo.judging.protocol import EVAL
+from focalpo.planning.stages import in_order, table_rows
+from focalpo.stages.records import Pair
 from focalpo.training.model import ModelSource, load_tokenizer, stop_ids
 from tests.test_conf import composed
 

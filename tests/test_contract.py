@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from focalpo import contract
-from focalpo.contract import check_answers, check_prompts, check_template, compare_logprobs, difference
+from focalpo.answering import contract
+from focalpo.answering.contract import check_answers, check_prompts, check_template, compare_logprobs, difference
 from focalpo.data.tokens import template_hash
 from focalpo.pocket.tokenizer import build_tokenizer
-from focalpo.records import Completion
+from focalpo.stages.records import Completion
 from focalpo.training.model import ModelSource
 from tests.tiny import VOCABULARY, tiny_model
 

@@ -10,7 +10,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from focalpo.cost import Batch, Shape, checkpoint_bytes, forward_operations, training_memory, training_operations
+from focalpo.training.cost import (
+    Batch,
+    Shape,
+    checkpoint_bytes,
+    forward_operations,
+    training_memory,
+    training_operations,
+)
 from focalpo.training.lora import add_adapters
 from focalpo.training.settings import LoraSettings
 from recipes.calibrate import _llama

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from focalpo.metrics import METRICS
+from focalpo.stages.metrics import METRICS
 from recipes import dashboard
 from tests.sealed_table import ASKED
 

@@ -13,7 +13,7 @@ import pytest
 
 from focalpo.data import schemas, validate
 from focalpo.data.sources import FileSource, HubSource, load, prompt_position, read_rows, sample
-from focalpo.records import Pair
+from focalpo.stages.records import Pair
 
 
 @pytest.fixture

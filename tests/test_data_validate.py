@@ -5,7 +5,7 @@ import pytest
 from focalpo.data import schemas, validate
 from focalpo.data.schemas import Split, convert
 from focalpo.data.validate import alternates
-from focalpo.records import Pair
+from focalpo.stages.records import Pair
 
 
 def said(*turns: str) -> list[dict[str, str]]:

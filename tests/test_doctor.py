@@ -8,10 +8,10 @@ import httpx2
 import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-from focalpo.artifact import ERROR, LOCK, Folder, Stage
+from focalpo.planning.table import planned
+from focalpo.running.submit import Task
+from focalpo.stages.folder import ERROR, LOCK, Folder, Stage
 from recipes import doctor, status
-from recipes.submit import Task
-from recipes.table import planned
 
 KEY = "sk-planted-Q7x93kfPz-do-not-print-me"
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from focalpo.dynamics import accuracies, change, groups
-from focalpo.records import PairState
+from focalpo.stages.rankings import accuracies, change, groups
+from focalpo.stages.records import PairState
 
 # id: (chosen, rejected) at the start -> at the end; lengths 2 and 4
 PAIRS = {

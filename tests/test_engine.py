@@ -8,17 +8,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from focalpo.artifact import Stopped
 from focalpo.data.tokens import with_mismatched
+from focalpo.stages.folder import Stopped
 from focalpo.training import checkpoint
 from focalpo.training.engine import Examples, open_engine, start_ranks, train
 from focalpo.training.kernels import use_kernels
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.objective import OBJECTIVES, Logps
 from focalpo.training.packing import pack
-from focalpo.training.schedule import global_batch_at, learning_rate_at, steps_of
 from focalpo.training.scoring import score
 from focalpo.training.settings import TrainSettings
+from focalpo.training.steps import global_batch_at, learning_rate_at, steps_of
 from tests.test_logprobs import padded_logps
 from tests.tiny import SETTINGS, random_trees, tiny_model
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from focalpo.config import compose
-from recipes.judge_server import _vllm
+from focalpo.config.compose import compose
+from focalpo.judging.serving import _vllm
 from tests.soak import MARK, SMALL, leaked, outputs
 
 ROOT = Path(__file__).parent.parent
@@ -153,7 +153,10 @@ def test_nothing_is_unpickled_and_no_remote_code_is_trusted() -> None:
         assert not [path for path, text in source.items() if re.search(pattern, text)], pattern
     # A reward model's own code is trusted where a configuration names it, and nowhere else.
     trusting = [path.name for path, text in source.items() if "trust_remote_code" in text]
-    assert trusting == ["rewarding.py"] and '"trust_remote_code": own_code' in source[ROOT / "focalpo/rewarding.py"]
+    assert (
+        trusting == ["rewarding.py"]
+        and '"trust_remote_code": own_code' in source[ROOT / "focalpo/answering/rewarding.py"]
+    )
 
 
 def calls_of(path: Path) -> Iterator[tuple[str, dict[str | None, str]]]:

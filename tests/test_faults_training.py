@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from focalpo.artifact import Folder
-from focalpo.config import compose
-from focalpo.plan import in_order, train_stage
-from focalpo.records import read_json_lines
-from recipes.worker import AGAIN, make
+from focalpo.config.compose import compose
+from focalpo.planning.stages import in_order, train_stage
+from focalpo.running.worker import AGAIN, make
+from focalpo.stages.folder import Folder
+from focalpo.stages.records import read_json_lines
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -55,7 +55,7 @@ def described(inputs: Path, runs: Path, *more: str) -> Path:
 
 def worker(path: Path, *before: str, ranks: int = 1) -> subprocess.Popen:
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    command = [*before, sys.executable, *torchrun, "-m", "recipes.worker", str(path)]
+    command = [*before, sys.executable, *torchrun, "-m", "focalpo.running.worker", str(path)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
@@ -274,7 +274,9 @@ def test_a_rank_killed_in_a_step_ends_the_others_and_the_run_goes_on(inputs, who
 
 
 def ranks_of(process: subprocess.Popen, path: Path) -> list[int]:
-    found = subprocess.run(["pgrep", "-f", f"recipes.worker {path}"], capture_output=True, text=True).stdout.split()
+    found = subprocess.run(
+        ["pgrep", "-f", f"focalpo.running.worker {path}"], capture_output=True, text=True
+    ).stdout.split()
     return [int(pid) for pid in found if int(pid) != process.pid]
 
 

@@ -13,17 +13,17 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from focalpo.config import CONF, compose, compose_table, plain
+from focalpo.config.compose import CONF, compose, compose_table, plain
 from focalpo.data.sources import load
 from focalpo.data.tokens import Limits, Tree, pair_trees, prompt_ids
 from focalpo.data.validate import OVERLAP
-from focalpo.judging.protocol import load_protocol
-from focalpo.plan import EVAL, train_stage
-from focalpo.records import Pair
+from focalpo.judging.protocol import EVAL, load_protocol
+from focalpo.planning.stages import train_stage
+from focalpo.planning.table import compose_rows, with_rows
+from focalpo.stages.records import Pair
 from focalpo.training.engine import deepspeed_config, global_batch_at, steps_of
 from focalpo.training.model import ModelSource, load_tokenizer, stop_ids
 from focalpo.training.packing import deal, tree_cost
-from recipes.table import compose_rows, with_rows
 from tests.test_data_sources import FileSource
 
 # setting: model and commit, template, stop tokens, data set, commit and splits, longest sequence and prompt, the rate

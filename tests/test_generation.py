@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from focalpo.config import compose
-from focalpo.contract import compare_logprobs
-from focalpo.generation import KEPT_ROWS, Backend, Decoding, Generator, _batches, gpu_shares
+from focalpo.answering.contract import compare_logprobs
+from focalpo.answering.generation import KEPT_ROWS, Backend, Decoding, Generator, _batches, gpu_shares
+from focalpo.config.compose import compose
 from focalpo.pocket.datasets import as_messages, preference_tasks
 from focalpo.pocket.tokenizer import build_tokenizer
-from focalpo.records import Completion
+from focalpo.stages.records import Completion
 from focalpo.training.checkpoint import model_card
 from focalpo.training.model import ModelSource, generation_config
 from focalpo.training.scratch import new_model

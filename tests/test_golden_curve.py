@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from focalpo.artifact import Job
-from focalpo.records import read_json_lines
-from focalpo.track import Tracker, TrackSettings
+from focalpo.stages.folder import Job
+from focalpo.stages.records import read_json_lines
+from focalpo.stages.track import Tracker, TrackSettings
 from focalpo.training.engine import Examples, open_engine, start_ranks, train
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.objective import OBJECTIVES

@@ -14,8 +14,8 @@ from focalpo.judging import endpoint as endpoint_module
 from focalpo.judging.alpaca_eval import judge_alpaca
 from focalpo.judging.endpoint import EndpointError
 from focalpo.judging.protocol import AlpacaProtocol, load_protocol
-from focalpo.judging.stats import discrete_win_rate, value, win_rate
-from focalpo.records import AlpacaVerdict, Completion, Question
+from focalpo.scoring.stats import discrete_win_rate, value, win_rate
+from focalpo.stages.records import AlpacaVerdict, Completion, Question
 from tests.judge_stub import Fault, completion, judge_stub, opened
 
 EVAL = Path(__file__).parent.parent / "eval"

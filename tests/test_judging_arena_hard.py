@@ -16,7 +16,7 @@ from focalpo.judging import endpoint as endpoint_module
 from focalpo.judging.arena_hard import judge_arena, labels
 from focalpo.judging.endpoint import EndpointError
 from focalpo.judging.protocol import ArenaProtocol, load_protocol
-from focalpo.records import ArenaGame, Completion, Question
+from focalpo.stages.records import ArenaGame, Completion, Question
 from tests.judge_stub import Fault, completion, judge_stub, opened
 
 ROOT = Path(__file__).parent.parent

@@ -11,9 +11,9 @@ import torch
 from focalpo.judging.arena_hard import judge_arena, labels
 from focalpo.judging.benchmarks import read_questions
 from focalpo.judging.protocol import ArenaTwoProtocol, load_protocol, protocol_hash
-from focalpo.judging.stats import arena_score, value
-from focalpo.judging.style_control import Played, style_controlled, style_difference
-from focalpo.records import Completion
+from focalpo.scoring.stats import arena_score, value
+from focalpo.scoring.style_control import Played, style_controlled, style_difference
+from focalpo.stages.records import Completion
 from tests.judge_stub import completion, judge_stub, opened
 
 EVAL = Path(__file__).parent.parent / "eval"

@@ -12,9 +12,9 @@ from typing import NoReturn
 import pytest
 
 from focalpo.judging.benchmarks import fetch, read_questions
-from focalpo.judging.length_control import read_gamed
 from focalpo.judging.protocol import ArenaProtocol, BenchmarkFile, Protocol, load_protocol
 from focalpo.judging.upstream import TEMPLATE_NAMES, with_prompt, write_prompt
+from focalpo.scoring.length_control import read_gamed
 
 EVAL = Path(__file__).parent.parent / "eval"
 NAMES = ("alpaca_eval_2", "alpaca_eval_2_local", "arena_hard_v0_1", "arena_hard_v0_1_local")

@@ -17,7 +17,7 @@ from focalpo.judging.protocol import load_protocol
 from focalpo.pocket.judge import GARBAGE, complete
 from focalpo.pocket.world import draw_tasks
 from focalpo.pocket.writers import WRITERS, write
-from focalpo.records import Completion, Question
+from focalpo.stages.records import Completion, Question
 from tests.judge_stub import Fault, Stub, judge_stub, opened
 
 ROOT = Path(__file__).parent.parent
@@ -29,7 +29,7 @@ from focalpo.judging import endpoint as room
 from tests.judge_stub import opened
 from tests.test_judging_at_scale import TIMEOUT, tasks
 from focalpo.judging.dispatch import judge
-from focalpo.records import write_records
+from focalpo.stages.records import write_records
 
 url, folder, *prompts = sys.argv[1:]
 room.FIRST_WAIT_SECONDS = 0.001

@@ -20,7 +20,7 @@ import pytest
 from focalpo.judging import benchmarks
 from focalpo.judging.benchmarks import fetch, read_questions
 from focalpo.judging.protocol import AlpacaProtocol, ArenaProtocol, BenchmarkFile, load_protocol
-from focalpo.records import Question
+from focalpo.stages.records import Question
 
 EVAL = Path(__file__).parent.parent / "eval"
 ROWS = [{"instruction": f"do {n}", "output": f"done {n}", "generator": "reference", "dataset": "own"} for n in range(3)]

@@ -21,7 +21,7 @@ from focalpo.judging.protocol import ArenaProtocol, Protocol, load_protocol
 from focalpo.pocket.benchmarks import write_benchmark
 from focalpo.pocket.world import draw_tasks
 from focalpo.pocket.writers import WRITERS, write
-from focalpo.records import AlpacaVerdict, ArenaGame, Completion, Question
+from focalpo.stages.records import AlpacaVerdict, ArenaGame, Completion, Question
 from tests.judge_stub import opened
 
 ROOT = Path(__file__).parent.parent

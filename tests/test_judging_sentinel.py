@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from focalpo.artifact import Folder, Stage
 from focalpo.judging.protocol import load_protocol
 from focalpo.judging.sentinel import Drift, drift, read_sentinel, recorded_or
 from focalpo.judging.sentinel import judged as pairs_judged
 from focalpo.pocket.judge import complete
+from focalpo.stages.folder import Folder, Stage
 from recipes.judge import make as judge_stage
 from tests.judge_stub import Fault, completion, judge_stub, opened
 from tests.judged_table import ARGUMENTS, seal_stand_ins, stages_of

@@ -18,12 +18,12 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from focalpo.judging.calibration import model_shown_first
 from focalpo.judging.dispatch import judge
 from focalpo.judging.protocol import Protocol, load_protocol
-from focalpo.judging.stats import arena_score, value, win_rate
-from focalpo.records import Completion, Question
-from recipes.judge_server import endpoint_of
+from focalpo.judging.serving import endpoint_of
+from focalpo.scoring.calibration import model_shown_first
+from focalpo.scoring.stats import arena_score, value, win_rate
+from focalpo.stages.records import Completion, Question
 from tests.soak import MARK, leaked
 
 ROOT = Path(__file__).parent.parent
@@ -142,7 +142,7 @@ def test_a_served_model_judges_both_benchmarks_and_its_server_is_gone_afterwards
 SERVE = """
 import sys, time
 from pathlib import Path
-from recipes.judge_server import address_of
+from focalpo.judging.serving import address_of
 
 with address_of(sys.argv[1]):
     Path(sys.argv[2]).write_text("ready")

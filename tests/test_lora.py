@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from focalpo.config import compose
+from focalpo.config.compose import compose
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.lora import add_adapters, merge
 from focalpo.training.objective import OBJECTIVES, Logps

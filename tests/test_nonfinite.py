@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from focalpo.artifact import Folder
-from focalpo.config import compose
-from focalpo.plan import in_order, train_stage
+from focalpo.config.compose import compose
+from focalpo.planning.stages import in_order, train_stage
+from focalpo.running.worker import make_here
+from focalpo.stages.folder import Folder
 from focalpo.training.engine import open_engine, start_ranks, train
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.model import DTYPES
 from focalpo.training.objective import OBJECTIVES, Logps
-from recipes.worker import make_here
 from tests.test_engine import TREES, examples
 from tests.tiny import SETTINGS, tiny_model
 

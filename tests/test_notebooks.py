@@ -6,9 +6,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from focalpo.artifact import Folder
+from focalpo.planning.table import planned
+from focalpo.stages.folder import Folder
 from recipes.notebooks import NOTEBOOKS, render, run_notebook
-from recipes.table import planned
 from tests.notebook_text import text_of
 
 FORBIDDEN = ("torch", "recipes", "focalpo.training", "requests", "http://", "https://")

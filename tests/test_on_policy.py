@@ -6,15 +6,15 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from focalpo.artifact import Folder
-from focalpo.config import compose
+from focalpo.answering.rewarding import RewardModel
+from focalpo.config.compose import compose
 from focalpo.data import on_policy
 from focalpo.data.on_policy import best_against_worst, hub_prompts
 from focalpo.data.validate import EMPTY, IDENTICAL, validate
-from focalpo.plan import in_order, pairs_stage, reward_stage
-from focalpo.records import Completion, Prompt, Rated, read_records, write_records
-from focalpo.rewarding import RewardModel
-from recipes.worker import make
+from focalpo.planning.stages import in_order, pairs_stage, reward_stage
+from focalpo.running.worker import make
+from focalpo.stages.folder import Folder
+from focalpo.stages.records import Completion, Prompt, Rated, read_records, write_records
 from rehearsal.datasets import texts
 from rehearsal.models import write_model, write_reward_model
 
@@ -163,7 +163,7 @@ def test_pairs_can_be_made_for_any_model_and_only_where_they_are_asked_for() -> 
 
 @pytest.mark.vllm
 def test_two_replicas_answer_as_one_does(tmp_path: Path) -> None:
-    from focalpo.generation import Backend, Decoding, Generator
+    from focalpo.answering.generation import Backend, Decoding, Generator
     from focalpo.training.model import ModelSource
 
     write_model("llama3", texts(), tmp_path / "model")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from focalpo.artifact import verify
-from focalpo.records import read_json_lines
 from focalpo.reporting.table_run import newest_reports
+from focalpo.stages.folder import verify
+from focalpo.stages.records import read_json_lines
 from recipes.notebooks import render
 from recipes.why import why
 from tests.test_track import ended, history

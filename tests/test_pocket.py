@@ -19,7 +19,7 @@ from focalpo.pocket.benchmarks import benchmark_prompts, benchmark_tasks, write_
 from focalpo.pocket.judge import preference
 from focalpo.pocket.world import CONTENT, KINDS, OPENERS, RAMBLES, draw_tasks, gold_reward, is_correct, parse
 from focalpo.pocket.writers import WRITERS, write
-from focalpo.records import Completion
+from focalpo.stages.records import Completion
 
 ROOT = Path(__file__).parent.parent
 

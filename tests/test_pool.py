@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from focalpo.artifact import Folder, Stage
-from focalpo.config import compose
-from focalpo.plan import benchmark_stage, in_order, sft_stage
-from recipes.pool import Pool
+from focalpo.config.compose import compose
+from focalpo.planning.stages import benchmark_stage, in_order, sft_stage
+from focalpo.running.pool import Pool
+from focalpo.stages.folder import Folder, Stage
 
 ROOT = Path(__file__).parent.parent
 # What a pool on its own does: a training of a minute, in the folder that is its first argument.
 LONG_TRAINING = """
 import sys
 from pathlib import Path
-from recipes.pool import Pool
+from focalpo.running.pool import Pool
 from tests.test_pool import long
 if __name__ == "__main__":
     with Pool(2) as pool:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from focalpo.records import read_json_lines
+from focalpo.stages.records import read_json_lines
 
 ROOT = Path(__file__).parent.parent
 SMALL = [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from focalpo.artifact import Folder, Stage
+from focalpo.stages.folder import Folder, Stage
 from recipes.publish import FILES, publish
 
 ROOT = Path(__file__).parent.parent

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from focalpo.config import CONF, compose, compose_table
+from focalpo.config.compose import CONF, compose, compose_table
 from focalpo.data.tokens import Limits, pair_trees, prompt_ids
-from focalpo.records import Pair
+from focalpo.planning.table import compose_rows, with_rows
+from focalpo.stages.records import Pair
 from focalpo.training.model import ModelSource, load_tokenizer, stop_ids
-from recipes.table import compose_rows, with_rows
 from rehearsal.benchmarks import protocol_over, repository_of
 from rehearsal.datasets import texts
 from rehearsal.differences import ENDPOINTS, HARDWARE, PROTOCOL, changes, hardware, protocol_changes

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from focalpo.artifact import Folder, Stage
-from focalpo.schema import RowConfig, TableConfig, TableSettingConfig
+from focalpo.config.schema import RowConfig, TableConfig, TableSettingConfig
+from focalpo.stages.folder import Folder, Stage
 from rehearsal.check import checked
 
 TABLE = TableConfig(

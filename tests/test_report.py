@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from focalpo.artifact import Folder, Job, read_manifest
-from focalpo.plan import in_order
-from focalpo.records import AlpacaVerdict, read_records, write_records
+from focalpo.planning.stages import in_order
 from focalpo.reporting.provenance import chain, warnings_of
 from focalpo.reporting.table_run import TableRun, newest_reports
+from focalpo.stages.folder import Folder, Job, read_manifest
+from focalpo.stages.records import AlpacaVerdict, read_records, write_records
 from recipes.publish import publish
 from recipes.why import why
 from tests.conftest import made

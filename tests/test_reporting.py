@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from focalpo.judging.stats import Interval
-from focalpo.plan import EVAL
-from focalpo.records import AlpacaVerdict, ArenaGame, write_records
+from focalpo.judging.protocol import EVAL
 from focalpo.reporting import cells
 from focalpo.reporting.answers import judged_answers
 from focalpo.reporting.cells import Cell, Results, RowResult
@@ -19,6 +17,8 @@ from focalpo.reporting.judges import judge_statistics
 from focalpo.reporting.provenance import chain, commands
 from focalpo.reporting.table_run import TableRun
 from focalpo.reporting.verdicts import read_rule
+from focalpo.scoring.stats import Interval
+from focalpo.stages.records import AlpacaVerdict, ArenaGame, write_records
 
 
 def test_a_curve_is_the_mean_over_seeds_and_over_windows_of_steps(tmp_path: Path) -> None:

@@ -9,11 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from focalpo.artifact import Folder, Stage
-from focalpo.judging import stats
-from focalpo.judging.stats import Interval, Remembered, holm, win_rate
-from focalpo.plan import EVAL
-from focalpo.records import ArenaGame, Completion, Pair, Question, write_records
+from focalpo.judging.protocol import EVAL
 from focalpo.reporting.blocks import blocks, table_notes
 from focalpo.reporting.cells import Cell, Results, RowResult, holm_corrected
 from focalpo.reporting.content import GRADIENT
@@ -22,6 +18,10 @@ from focalpo.reporting.styled import with_styled
 from focalpo.reporting.table_run import TableRun
 from focalpo.reporting.tables import as_csv, as_latex, as_markdown, as_text, tex
 from focalpo.reporting.verdicts import Rule, protocols_of, read_rule, verdict, with_verdicts
+from focalpo.scoring import stats
+from focalpo.scoring.stats import Interval, Remembered, holm, win_rate
+from focalpo.stages.folder import Folder, Stage
+from focalpo.stages.records import ArenaGame, Completion, Pair, Question, write_records
 
 RULE = Rule(agree=1.0, errors=2.0, resolve=6.0, protocols={"ae2_wr": "official", "ae2_lc": "official"})
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from focalpo.artifact import Folder
+from focalpo.stages.folder import Folder
 from tests.judged_table import ARGUMENTS, seal_stand_ins, stages_of
 
 ROOT = Path(__file__).parent.parent

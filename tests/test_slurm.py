@@ -139,7 +139,7 @@ def test_a_failed_row_is_told_and_submitted_again_alone(cluster: Path, tmp_path:
     command("reproduce", tmp_path, *more)
     wait_until(lambda: list(tmp_path.glob("train/base-dpo*/progress.json")), 400)
     (training,) = tmp_path.glob("train/base-dpo*")
-    subprocess.run(["pkill", "-KILL", "-f", f"recipes.worker {training}"], check=True)
+    subprocess.run(["pkill", "-KILL", "-f", f"focalpo.running.worker {training}"], check=True)
     wait_until(lambda: not jobs(), 200)
     said = command("status", tmp_path, *more)
     assert f"train/{training.name}: train ended with code 137, see the end of {tmp_path}/.slurm/train-" in said

@@ -13,19 +13,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from focalpo.config import compose_bench
+from focalpo.config.bench import Lengths, Shape
+from focalpo.config.compose import compose_bench
 from focalpo.data.tokens import Tree
-from focalpo.speed import ours, plan, tables
+from focalpo.speed import measurements as plan
+from focalpo.speed import ours, tables
 from focalpo.speed.flops import useful_flops
-from focalpo.speed.planning import imbalance, planned
-from focalpo.speed.settings import Lengths, Shape
+from focalpo.speed.planner import dealt, imbalance
 from focalpo.speed.switches import Switches, batcher_of, deal_in_order, pack_padded
 from focalpo.speed.workload import Workload, draw, new_model, read, shuffled, trees_of, write
 from focalpo.training.engine import start_ranks
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.packing import deal, pack
-from focalpo.training.schedule import global_batch_at
 from focalpo.training.settings import TrainSettings
+from focalpo.training.steps import global_batch_at
 from tests.tiny import random_trees, tiny_model
 
 ROOT = Path(__file__).parent.parent
@@ -159,14 +160,14 @@ def test_dealing_in_order_and_imbalance_by_hand() -> None:
 @pytest.mark.parametrize("ranks, pairs", [(8, 128), (64, 512)])
 def test_ultrafeedback_lengths_are_dealt_within_five_percent_of_even(ranks: int, pairs: int) -> None:
     batches = [[sum(row) for row in draw(ULTRAFEEDBACK, pairs, 1.0, seed)] for seed in range(20)]
-    found = planned(batches, ranks, 16384)
+    found = dealt(batches, ranks, 16384)
     assert found.planner <= 1.05 < found.in_order
 
 
 def test_two_pairs_a_rank_are_dealt_as_evenly_as_whole_pairs_can_be() -> None:
     """With 128 pairs on 64 ranks the longest pair alone is above a rank's share: no deal of whole pairs is even."""
     batches = [[sum(row) for row in draw(ULTRAFEEDBACK, 128, 1.0, seed)] for seed in range(20)]
-    found = planned(batches, 64, 16384)
+    found = dealt(batches, 64, 16384)
     assert 1.05 < found.bound <= found.planner <= 1.01 * found.bound
 
 

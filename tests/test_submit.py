@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from focalpo.artifact import Folder
-from focalpo.config import CONF
-from focalpo.cost import Batch, Shape, forward_operations
-from focalpo.plan import in_order
-from recipes.needs import Estimate
+from focalpo.config.compose import CONF
+from focalpo.planning.needs import Estimate
+from focalpo.planning.stages import in_order
+from focalpo.planning.table import planned
+from focalpo.running.submit import ROOT, arrays, dependency, submit
+from focalpo.stages.folder import Folder
+from focalpo.training.cost import Batch, Shape, forward_operations
 from recipes.plan import described
-from recipes.submit import ROOT, arrays, dependency, submit
 from recipes.sweep import sweep
-from recipes.table import planned
 
 PAPER = ["table=paper", "cluster=slurm"]
 
@@ -117,7 +117,7 @@ def test_a_template_runs_the_worker_on_its_own_line_of_the_list(fake_slurm: Path
         )
         assert ended.returncode == 0, ended.stderr
         assert "the site was set up" in ended.stdout
-        assert ended.stdout.splitlines()[-4:] == ["<python>", "<-m>", "<recipes.worker>", f"<{folder}>"]
+        assert ended.stdout.splitlines()[-4:] == ["<python>", "<-m>", "<focalpo.running.worker>", f"<{folder}>"]
     assert not (ROOT / "owned").exists()
 
 

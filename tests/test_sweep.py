@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from focalpo.artifact import Folder, Stage
-from focalpo.config import CONF, compose, compose_table, expand
-from focalpo.records import PairState, write_records
+from focalpo.config.compose import CONF, compose, compose_table, expand
+from focalpo.stages.folder import Folder, Stage
+from focalpo.stages.records import PairState, write_records
 from recipes.sweep import make
 
 

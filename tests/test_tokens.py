@@ -12,7 +12,7 @@ from focalpo.data.tokens import (
     template_hash,
     write_trees,
 )
-from focalpo.records import Demonstration, Pair
+from focalpo.stages.records import Demonstration, Pair
 from focalpo.training.scratch import bpe_tokenizer
 
 TEXTS = ["the cat sat on the mat", "a dog ran to the cat", "why? because it can."] * 5

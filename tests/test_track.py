@@ -9,10 +9,10 @@ import pytest
 import torch
 from wandb.proto import wandb_internal_pb2
 
-from focalpo.artifact import Job
-from focalpo.metrics import METRICS
-from focalpo.records import read_json_lines
-from focalpo.track import Tracker, TrackSettings
+from focalpo.stages.folder import Job
+from focalpo.stages.metrics import METRICS
+from focalpo.stages.records import read_json_lines
+from focalpo.stages.track import Tracker, TrackSettings
 from focalpo.training import engine
 from focalpo.training.objective import Logps, Loss
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from focalpo.data.schemas import Split
 from focalpo.data.sources import hub_rows, sample
-from focalpo.records import Pair, Prompt, Rated
+from focalpo.stages.records import Pair, Prompt, Rated
 
 SPLITS = ("train", "test")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from focalpo.records import Messages, Pair
+from focalpo.stages.records import Messages, Pair
 
 MISSING = "missing or ill-typed value"
 TURNS = "turns are not [system,] user, assistant, ..., user, answer"

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from focalpo.data.schemas import Split, convert, prompt_key
 from focalpo.data.validate import Checked, validate
-from focalpo.records import Messages
+from focalpo.stages.records import Messages
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 # `limit` must name the same pairs in every run, whatever that run's own seed.

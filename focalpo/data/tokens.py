@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
-from focalpo.records import Demonstration, Messages, Pair
+from focalpo.stages.records import Demonstration, Messages, Pair
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from focalpo.data import schemas
 from focalpo.data.schemas import Split, prompt_key
-from focalpo.records import Messages, Pair
+from focalpo.stages.records import Messages, Pair
 
 EMPTY = "empty response"
 EMPTY_TURN = "empty turn in the prompt"

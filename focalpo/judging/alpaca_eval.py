@@ -20,10 +20,10 @@ import pandas as pd
 import yaml
 from openai.types.chat import ChatCompletion
 
-from focalpo.judging.answers import in_benchmark_order, named
+from focalpo.judging.answers import in_benchmark_order
 from focalpo.judging.endpoint import Endpoint, JudgeError
 from focalpo.judging.protocol import AlpacaProtocol, annotator_config
-from focalpo.records import AlpacaVerdict, Completion, Question
+from focalpo.stages.records import AlpacaVerdict, Completion, Question, listed
 
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 
@@ -51,7 +51,7 @@ def judge_alpaca(
     preferences = _annotate(frame, protocol, endpoint, causes)
     missing = [question.id for row, question in enumerate(questions) if row not in preferences]
     if missing:
-        raise ValueError(f"no verdict for {named(missing)}; {causes[0] if causes else 'the library dropped them'}")
+        raise ValueError(f"no verdict for {listed(missing)}; {causes[0] if causes else 'the library dropped them'}")
     return [
         AlpacaVerdict(question.id, row, preferences[row], len(question.reference), len(answers[row].text))
         for row, question in enumerate(questions)
@@ -116,7 +116,7 @@ def _check_texts(questions: Sequence[Question], frame: pd.DataFrame) -> None:
     ]
     if broken:
         raise ValueError(
-            f"{named(broken)} contain {' or '.join(CHAT_TOKENS)}, which would end the judge's prompt early; "
+            f"{listed(broken)} contain {' or '.join(CHAT_TOKENS)}, which would end the judge's prompt early; "
             "correct the stop tokens of the generation"
         )
 

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-from focalpo.records import Completion, Question
-
-MOST_NAMED = 20
+from focalpo.stages.records import Completion, Question, listed
 
 
 def in_benchmark_order(
@@ -21,16 +19,10 @@ def in_benchmark_order(
     by_id = {completion.id: completion for completion in completions}
     missing = [question.id for question in questions if question.id not in by_id]
     if missing:
-        raise ValueError(f"no completion for {named(missing)}; generate the missing answers")
+        raise ValueError(f"no completion for {listed(missing)}; generate the missing answers")
     if len(completions) != len(questions):
         raise ValueError(f"{len(completions)} completions for {len(questions)} prompts; give one for each prompt")
     strays = [question.id for question in questions if by_id[question.id].prompt != question.prompt]
     if strays:
-        raise ValueError(f"completions {named(strays)} answer other prompts than the benchmark's; generate them again")
+        raise ValueError(f"completions {listed(strays)} answer other prompts than the benchmark's; generate them again")
     return [by_id[question.id] for question in questions]
-
-
-def named(ids: Sequence[str]) -> str:
-    """Ids as an error message shows them: how many, and the first twenty."""
-    shown = ", ".join(ids[:MOST_NAMED])
-    return f"{len(ids)} rows ({shown}{', ...' if len(ids) > MOST_NAMED else ''})"

@@ -14,10 +14,10 @@ from typing import Any
 
 import openai
 
-from focalpo.judging.answers import in_benchmark_order, named
+from focalpo.judging.answers import in_benchmark_order
 from focalpo.judging.endpoint import Check, Endpoint, JudgeError
 from focalpo.judging.protocol import ArenaProtocol, ArenaTwoProtocol, prompt_files
-from focalpo.records import ArenaGame, Completion, Question
+from focalpo.stages.records import ArenaGame, Completion, Question, listed
 
 GAMES = (1, 2)
 
@@ -58,7 +58,7 @@ def judge_arena(
         games = list(pool.map(play, tasks))
     missing = [f"{task[0].id} game {task[2]}" for task, game in zip(tasks, games, strict=True) if game is None]
     if missing:
-        raise ValueError(f"no verdict for {named(missing)}; {causes[0]}")
+        raise ValueError(f"no verdict for {listed(missing)}; {causes[0]}")
     return [game for game in games if game is not None]
 
 

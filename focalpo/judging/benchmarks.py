@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx2
 from huggingface_hub import hf_hub_download
 
-from focalpo.artifact import file_hash
 from focalpo.judging.protocol import AlpacaProtocol, ArenaProtocol, ArenaTwoProtocol, Protocol
-from focalpo.records import Question, read_json_lines
+from focalpo.stages.folder import file_hash
+from focalpo.stages.records import Question, read_json_lines
 
 GITHUB = "github.com/"
 

@@ -6,7 +6,7 @@ from focalpo.judging.alpaca_eval import judge_alpaca
 from focalpo.judging.arena_hard import judge_arena
 from focalpo.judging.endpoint import Endpoint
 from focalpo.judging.protocol import AlpacaProtocol, Protocol
-from focalpo.records import AlpacaVerdict, ArenaGame, Completion, Question
+from focalpo.stages.records import AlpacaVerdict, ArenaGame, Completion, Question
 
 
 def judge(

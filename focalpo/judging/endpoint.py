@@ -20,7 +20,7 @@ from typing import Any
 import httpx2
 import openai
 
-from focalpo.judging.cost import FREE, BudgetError, Price, Spending, attempt_usd
+from focalpo.judging.price import FREE, BudgetError, Price, Spending, attempt_usd
 from focalpo.judging.recording import GOOD, Recording, read_attempts, request_id
 
 FIRST_WAIT_SECONDS = 0.25

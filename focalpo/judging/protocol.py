@@ -15,6 +15,10 @@ from string import Formatter
 
 import yaml
 
+from focalpo.stages.origin import ROOT
+
+EVAL = ROOT / "eval"
+
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkFile:
@@ -113,6 +117,11 @@ def load_protocol(path: Path) -> Protocol:
     if kind is ArenaTwoProtocol:
         values["categories"] = {name: _category(path, **found) for name, found in values["categories"].items()}
     return kind(**values)
+
+
+def protocol_of(settings: dict) -> Protocol:
+    """The protocol that a stage's settings name."""
+    return load_protocol(EVAL / f"{settings['protocol']}.yaml")
 
 
 def annotator_config(path: Path) -> dict:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import yaml
 
-from focalpo.artifact import write_json
 from focalpo.judging.dispatch import judge
 from focalpo.judging.endpoint import Endpoint
 from focalpo.judging.protocol import ArenaTwoProtocol, Protocol
-from focalpo.records import AlpacaVerdict, Completion, Question
+from focalpo.stages.folder import write_json
+from focalpo.stages.records import AlpacaVerdict, Completion, Question
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import random
 
 from focalpo.pocket.world import Task, draw_tasks, gold_reward
 from focalpo.pocket.writers import WRITERS, write
-from focalpo.records import Completion, Demonstration, Messages, Pair
+from focalpo.stages.records import Completion, Demonstration, Messages, Pair
 
 SFT_MIX = {"weak": 7, "mid": 9, "good": 4}
 RATING_NOISE = 0.3

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from focalpo.judging.stats import arena_score, win_rate
-from focalpo.records import AlpacaVerdict, ArenaGame, Completion, Question, read_records
 from focalpo.reporting.table_run import TableRun
+from focalpo.scoring.stats import arena_score, win_rate
+from focalpo.stages.records import AlpacaVerdict, ArenaGame, Completion, Question, read_records
 
 BENCHMARKS = ("alpaca_eval", "arena_hard")
 

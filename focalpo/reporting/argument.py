@@ -8,9 +8,9 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from focalpo.dynamics import Change
 from focalpo.reporting.figures import BLUE, GREEN, GREY, ORANGE, RED, SKY, save
 from focalpo.reporting.theory import Array, focal_weight, focalpo_loss, focalpo_weight
+from focalpo.stages.rankings import Change
 
 GAMMAS = (0.05, 0.1, 0.25, 0.5, 1.0)
 COLOURS = (SKY, BLUE, GREEN, ORANGE, RED)

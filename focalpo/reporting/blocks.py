@@ -6,10 +6,10 @@ Results --> Block (title, header, rows of text) for every setting: the same word
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from focalpo.judging.stats import ROUNDS
-from focalpo.reporting.cells import COLUMNS, Cell, Results, RowResult
+from focalpo.reporting.cells import Cell, Results, RowResult
+from focalpo.scoring.stats import ROUNDS
+from focalpo.stages.metrics import COLUMNS, NONE
 
-NONE = "-"  # a cell that did not run or is not known is never a number
 INTERVALS = (
     "In brackets: 95% intervals, prompts resampled (both games and all seeds of a prompt together), crossed with seeds "
     "where a row has several."

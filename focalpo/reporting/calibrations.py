@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from statistics import mean
 
-from focalpo.judging.calibration import Calibration, spearman
 from focalpo.reporting.tables import aligned
+from focalpo.scoring.calibration import Calibration, spearman
 
 ALL = "all models"
 HEADINGS = {

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from focalpo.judging.length_control import LengthControlled, library_error, read_gamed
-from focalpo.judging.stats import (
+from focalpo.scoring.length_control import LengthControlled, library_error, read_gamed
+from focalpo.scoring.stats import (
     Interval,
     Metric,
     Remembered,
@@ -22,9 +22,8 @@ from focalpo.judging.stats import (
     standard_error,
     win_rate,
 )
-from focalpo.records import AlpacaVerdict, ArenaGame, read_records
+from focalpo.stages.records import AlpacaVerdict, ArenaGame, read_records
 
-COLUMNS = {"ae2_lc": "AlpacaEval LC", "ae2_wr": "AlpacaEval WR", "arena_hard": "Arena-Hard WR"}
 BENCHMARKS = {"ae2_lc": "alpaca_eval", "ae2_wr": "alpaca_eval", "arena_hard": "arena_hard"}
 EXTRAS = {
     "arena_styled": "hard prompts, style equal",

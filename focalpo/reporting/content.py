@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from focalpo.dynamics import Change, groups
-from focalpo.origin import commit
 from focalpo.reporting.argument import displacement_figure, gradient_figure, margins_figure
 from focalpo.reporting.cells import Results
 from focalpo.reporting.curves import training_curves
@@ -17,6 +15,8 @@ from focalpo.reporting.page import Content, Origin, Picture
 from focalpo.reporting.provenance import Chain, commands, commits
 from focalpo.reporting.studies import gamma_figure, noise_figure
 from focalpo.reporting.table_run import TableRun
+from focalpo.stages.origin import commit
+from focalpo.stages.rankings import Change, groups
 
 Changes = Mapping[str, Mapping[str, list[Change]]]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from focalpo.records import read_json_lines
+from focalpo.stages.records import read_json_lines
 
 POINTS = 60
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from focalpo.reporting.cells import COLUMNS, Cell, Results
+from focalpo.reporting.cells import Cell, Results
 from focalpo.reporting.judges import TITLES, JudgeStatistics
 from focalpo.reporting.page import Content
-from focalpo.reporting.tables import NONE, as_latex, as_markdown, tex
+from focalpo.reporting.tables import as_latex, as_markdown, tex
+from focalpo.stages.metrics import COLUMNS, NONE
 
 
 def as_markdown_report(content: Content) -> str:

@@ -10,7 +10,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from focalpo.reporting.cells import COLUMNS, Results
+from focalpo.reporting.cells import Results
+from focalpo.stages.metrics import COLUMNS
 
 # Colours that stay apart for colour-blind readers and in print (Okabe and Ito 2008).
 BLUE, ORANGE, GREEN, SKY, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#999999"

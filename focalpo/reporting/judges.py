@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from focalpo.artifact import read_manifest
-from focalpo.records import AlpacaVerdict, ArenaGame, read_records
 from focalpo.reporting.table_run import TableRun
+from focalpo.stages.folder import read_manifest
+from focalpo.stages.records import AlpacaVerdict, ArenaGame, read_records
 
 
 @dataclass(frozen=True, slots=True)

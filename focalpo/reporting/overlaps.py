@@ -1,9 +1,9 @@
 """Were the benchmark's prompts trained on? A table run in, what its training pairs share with its benchmarks out."""
 
-from focalpo.artifact import Job
-from focalpo.judging.sanity import Overlap, overlap
-from focalpo.records import Pair, Question, read_records
 from focalpo.reporting.table_run import TableRun
+from focalpo.scoring.sanity import Overlap, overlap
+from focalpo.stages.folder import Job
+from focalpo.stages.records import Pair, Question, read_records
 
 
 def training_overlaps(run: TableRun) -> dict[str, Overlap]:

@@ -10,11 +10,11 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from focalpo.metrics import METRICS
-from focalpo.reporting.blocks import NONE, p_text
-from focalpo.reporting.cells import COLUMNS, Cell, Results, RowResult
+from focalpo.reporting.blocks import p_text
+from focalpo.reporting.cells import Cell, Results, RowResult
 from focalpo.reporting.judges import TITLES, JudgeStatistics
 from focalpo.reporting.provenance import Chain
+from focalpo.stages.metrics import COLUMNS, METRICS, NONE
 
 WEB = Path(__file__).parent / "web"
 

@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from focalpo.artifact import Job, read_manifest
 from focalpo.reporting.table_run import TableRun
+from focalpo.stages.folder import Job, read_manifest
 
 Chain = dict[str, dict]
 """Manifests by the stage's title, inputs before what uses them."""

@@ -7,12 +7,13 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from focalpo.dynamics import Change
 from focalpo.reporting.argument import COLOURS
-from focalpo.reporting.cells import COLUMNS, Results, RowResult
+from focalpo.reporting.cells import Results, RowResult
 from focalpo.reporting.figures import BLUE, ORANGE, RED, rows_axis, save
 from focalpo.reporting.table_run import TableRun
 from focalpo.reporting.theory import best_margin, expected_loss
+from focalpo.stages.metrics import COLUMNS
+from focalpo.stages.rankings import Change
 
 Changes = Mapping[str, Mapping[str, Sequence[Change]]]
 """What training did, by setting and row, one `Change` per seed."""

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from focalpo.judging.style_control import Played, style_controlled, style_difference
-from focalpo.records import ArenaGame, Completion, Question, read_records
 from focalpo.reporting.cells import Results
 from focalpo.reporting.table_run import TableRun
+from focalpo.scoring.style_control import Played, style_controlled, style_difference
+from focalpo.stages.records import ArenaGame, Completion, Question, read_records
 
 CATEGORY = "hard_prompt"
 """Upstream controls style on the hard prompts; creative writing is scored as it stands."""

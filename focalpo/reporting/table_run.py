@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from focalpo.artifact import MANIFEST, Job, read_manifest
-from focalpo.dynamics import Change, change
-from focalpo.records import PairState, read_records
 from focalpo.reporting.cells import Results, RowSpec, Run, holm_corrected, setting_rows
 from focalpo.reporting.verdicts import Rule, protocols_of, with_verdicts
+from focalpo.stages.folder import MANIFEST, Job, read_manifest
+from focalpo.stages.origin import ROOT
+from focalpo.stages.rankings import Change, change
+from focalpo.stages.records import PairState, read_records
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def chosen_report(name: str = "pocket") -> Path:
     """
     if named := os.environ.get("FOCALPO_REPORT"):
         return Path(named)
-    runs = Path(__file__).parents[2] / "runs"
+    runs = ROOT / "runs"
     found = newest_reports(runs, name)
     if not found:
         raise ValueError(f"{runs} has no report of the {name} table; make it: make reproduce-table1 SCALE={name}")

@@ -4,8 +4,9 @@ import csv
 import io
 from collections.abc import Sequence
 
-from focalpo.reporting.blocks import NONE, Block, blocks
-from focalpo.reporting.cells import COLUMNS, EXTRAS, Cell, Results, RowResult
+from focalpo.reporting.blocks import Block, blocks
+from focalpo.reporting.cells import EXTRAS, Cell, Results, RowResult
+from focalpo.stages.metrics import COLUMNS, NONE
 
 # In one pass: an escape's own signs must not be escaped again.
 TEX = str.maketrans(

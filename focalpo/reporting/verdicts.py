@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from focalpo.artifact import read_manifest
 from focalpo.reporting.cells import BENCHMARKS, RowResult
+from focalpo.stages.folder import read_manifest
 
 REPRODUCED, NOISE, DIFFERS = "reproduced", "within noise", "differs"
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import torch
 
-from focalpo.cost import Batch, Shape, training_operations
 from focalpo.data.tokens import Tree
+from focalpo.training.cost import Batch, Shape, training_operations
 from focalpo.training.model import DTYPES
 
 SIDE = {"cpu": 2048, "cuda": 8192}

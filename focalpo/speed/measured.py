@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from focalpo.memory import resident_peak
+from focalpo.processes.memory import resident_peak
 from focalpo.speed.flops import synchronize
 from focalpo.training.ranks import device
 

@@ -8,11 +8,11 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
-from focalpo.memory import keep_freed
+from focalpo.config.bench import PeerSettings
+from focalpo.processes.memory import keep_freed
 from focalpo.speed.flops import matmul_rate
 from focalpo.speed.measured import Measured, Stopwatch, peak_bytes
 from focalpo.speed.ours import BETA, Reference
-from focalpo.speed.settings import PeerSettings
 from focalpo.speed.workload import Workload, new_model, trees_of
 from focalpo.training.ranks import device
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import median
 
 from focalpo.speed.flops import useful_flops
-from focalpo.speed.plan import OURS, Measurement
-from focalpo.speed.planning import Plan
+from focalpo.speed.measurements import OURS, Measurement
+from focalpo.speed.planner import Dealt
 from focalpo.speed.workload import Workload, trees_of
 
 Results = Mapping[str, dict]
@@ -104,7 +104,7 @@ def growth(plan: Sequence[Measurement], results: Results, objectives: Sequence[i
     return rows
 
 
-def planner(plans: Sequence[Plan]) -> list[Row]:
+def planner(plans: Sequence[Dealt]) -> list[Row]:
     """How even global batches are dealt."""
     return [asdict(plan) for plan in plans]
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from focalpo.config.bench import Lengths, Shape
 from focalpo.data.tokens import Tree
-from focalpo.speed.settings import Lengths, Shape
 from focalpo.training.model import DTYPES
-from focalpo.training.schedule import global_batch_at
 from focalpo.training.settings import TrainSettings
+from focalpo.training.steps import global_batch_at
 
 SPECIAL = 3  # ids below are pad, bos and eos
 SHORTEST = 4  # tokens; real prompts and responses have a template's worth of them at least

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from focalpo.artifact import STOP, Stopped, file_hash, write_json
 from focalpo.data.tokens import template_hash
+from focalpo.stages.folder import STOP, Stopped, file_hash, write_json
 from focalpo.training.ranks import alive, at_rest, barrier, device, gather, rank, sum_over_ranks, world
 
 COMPLETE = "complete"

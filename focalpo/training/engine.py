@@ -20,16 +20,16 @@ import torch
 from torch import Tensor
 
 from focalpo.data.tokens import Tree
-from focalpo.memory import keep_freed
+from focalpo.processes.memory import keep_freed
 from focalpo.training import checkpoint, nonfinite
-from focalpo.training.dynamics import Watch
 from focalpo.training.kernels import use_kernels
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.objective import Logps
 from focalpo.training.packing import Batcher
 from focalpo.training.ranks import alive, device, rank, sum_over_ranks, world
-from focalpo.training.schedule import global_batch_at, learning_rate_at, steps_of
 from focalpo.training.settings import EXECUTION, TrainSettings
+from focalpo.training.steps import global_batch_at, learning_rate_at, steps_of
+from focalpo.training.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from focalpo.artifact import write_json
 from focalpo.data.tokens import Tree
+from focalpo.stages.folder import write_json
 from focalpo.training.ranks import gather, rank
 
 DUMP = "not_finite.json"

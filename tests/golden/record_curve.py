@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from focalpo.origin import commit, packages
+from focalpo.stages.origin import commit, packages
 from tests.test_golden_curve import FILE, curve
 
 if __name__ == "__main__":

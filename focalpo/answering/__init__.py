@@ -1,0 +1,1 @@
+"""A model answers prompts, and answers are rated; all under the token contract."""

@@ -1,0 +1,1 @@
+"""The door: YAML and command line in, plain checked objects out."""

@@ -1,0 +1,89 @@
+"""The shape of conf/bench: what the speed benchmark compares, on which model and which lengths."""
+
+from dataclasses import dataclass
+
+from focalpo.training import cost
+from focalpo.training.settings import TrainSettings
+
+
+@dataclass(slots=True)
+class Shape:
+    """The architecture of a model with random weights, in transformers' own words."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    tie_word_embeddings: bool
+
+    @property
+    def dimensions(self) -> cost.Shape:
+        """The same, as what it costs is reckoned from."""
+        return cost.Shape(
+            layers=self.num_hidden_layers,
+            hidden=self.hidden_size,
+            intermediate=self.intermediate_size,
+            heads=self.num_attention_heads,
+            kv_heads=self.num_key_value_heads,
+            vocabulary=self.vocab_size,
+            tied=self.tie_word_embeddings,
+        )
+
+
+@dataclass(slots=True)
+class Lengths:
+    """Log-normal lengths in tokens: means of prompts and responses, sigmas of their logarithms, and the longest a
+    prompt with its response may be."""
+
+    prompt: float
+    response: float
+    prompt_sigma: float
+    response_sigma: float
+    longest: int
+
+
+@dataclass(slots=True)
+class PeerSettings:
+    """What a user of TRL chooses: pairs per forward, recomputation of activations, whether reference log-probs are
+    computed once or by a second model at every step, and whether the process keeps what it frees, as this engine's does
+    on a CPU."""
+
+    micro_batch: int
+    activation_checkpointing: bool
+    cached_reference: bool
+    keeps_memory: bool
+
+
+@dataclass(slots=True)
+class GrowthSettings:
+    """How cost grows: the shape of a smaller model, and the values that each quantity takes in turn."""
+
+    shape: Shape
+    sequence_lengths: list[int]
+    pairs: list[int]
+    vocabularies: list[int]
+    objectives: list[int]
+    ranks: list[int]
+    zero_stages: list[int]
+
+
+@dataclass(slots=True)
+class BenchSettings:
+    """The speed benchmark: which parts, the model, the pairs' lengths, and what is compared."""
+
+    parts: list[str]
+    shape: Shape
+    scale: float
+    lengths: dict[str, Lengths]
+    pairs_file: str | None
+    train: TrainSettings
+    steps: int
+    repeats: int
+    seed: int
+    peers: dict[str, PeerSettings]
+    kernels: list[str]
+    growth: GrowthSettings
+    out: str

@@ -1,0 +1,230 @@
+"""The door: YAML and command line in, plain checked objects out. The only file of the package that knows Hydra.
+
+    conf/*.yaml + command line --compose--> OmegaConf, typed by schema.py --resolve--> plain objects, checked
+
+All mistakes of a configuration are reported at once, before anything is loaded. Beyond this door no room sees a config.
+"""
+
+from collections.abc import Sequence
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import fields, is_dataclass, make_dataclass
+from itertools import product
+from typing import Any, TypeVar, get_type_hints
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from focalpo.config.bench import BenchSettings
+from focalpo.config.schema import DATA_KEYS, NO_EFFECT, CalibrateJudgeConfig, Config, DataConfig, TableConfig
+from focalpo.stages.origin import ROOT
+from focalpo.training.objective import OBJECTIVES
+
+CONF = ROOT / "conf"
+Shape = TypeVar("Shape")
+
+
+def publish() -> None:
+    """Tell Hydra the schema and one option per registered objective, with the class's own fields and defaults."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    store.store(name="calibrate_judge_schema", node=CalibrateJudgeConfig)
+    store.store(group="table", name="schema", node=TableConfig)
+    store.store(group="bench", name="schema", node=BenchSettings)
+    for name, cls in OBJECTIVES.items():
+        hints = get_type_hints(cls)
+        options = [(f.name, hints[f.name], MISSING if f.default is NO_DEFAULT else f.default) for f in fields(cls)]  # type: ignore[arg-type]  # a dataclass
+        node = make_dataclass(f"{cls.__name__}Config", [("name", str, name), *options], slots=True)
+        store.store(group="objective", name=name, node=node)
+
+
+def compose(overrides: Sequence[str]) -> Config:
+    """Compose conf/config.yaml with command-line overrides into checked plain objects.
+
+    Raises:
+        ValueError: with one line per mistake.
+    """
+    config = _compose("config", overrides, Config)
+    problems = list(_problems(config))
+    if problems:
+        raise ValueError("\n".join(problems))
+    return config
+
+
+def compose_table(name: str) -> TableConfig:
+    """Compose conf/table/<name>.yaml."""
+    return _compose(f"table/{name}", [], TableConfig, "table")
+
+
+def compose_bench(name: str, overrides: Sequence[str]) -> BenchSettings:
+    """Compose conf/bench/<name>.yaml with overrides of its keys."""
+    placed = [f"~bench.{each[1:]}" if each.startswith("~") else f"bench.{each}" for each in overrides]
+    return _compose(f"bench/{name}", placed, BenchSettings, "bench")
+
+
+def expand(search: Sequence[str], overrides: Sequence[str]) -> list[list[str]]:
+    """The points of a search, as Hydra's multirun makes them: each a list of plain overrides.
+
+    An override takes the place of what the search says about its key, and may itself be a sweep: `a=1,2`, `range(3)`.
+
+    Raises:
+        ValueError: when an override cannot be read.
+    """
+    try:
+        told = OverridesParser.create().parse_overrides(list(overrides))
+        keys = {each.get_key_element() for each in told}
+        tried = OverridesParser.create().parse_overrides(list(search))
+    except HydraException as error:
+        raise ValueError(_one_line(error)) from error
+    chosen = [each for each in tried if each.get_key_element() not in keys] + told
+    choices = [
+        [f"{each.get_key_element()}={value}" for value in each.sweep_string_iterator()]
+        if each.is_sweep_override()
+        else [str(each.input_line)]
+        for each in chosen
+    ]
+    return [list(point) for point in product(*choices)]
+
+
+def compose_calibrate_judge(overrides: Sequence[str]) -> CalibrateJudgeConfig:
+    """Compose conf/calibrate_judge.yaml with overrides."""
+    return _compose("calibrate_judge", overrides, CalibrateJudgeConfig)
+
+
+def objective_of(settings: dict) -> Any:
+    """The loss that `{"name": ..., <options>}` describes.
+
+    Raises:
+        ValueError: for options out of range.
+    """
+    options = dict(settings)
+    return OBJECTIVES[options.pop("name")](**options)
+
+
+def plain(value: Any) -> Any:
+    """A dataclass, list or dict as plain JSON values: what goes into a stage's settings."""
+    if is_dataclass(value):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def shaped(values: dict, shape: type[Shape]) -> Shape:
+    """The dataclass that `plain` came from."""
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(shape), values))  # type: ignore[return-value]
+
+
+def _compose(name: str, overrides: Sequence[str], shape: type[Shape], key: str | None = None) -> Shape:
+    publish()
+    try:
+        return _composed(name, overrides, key)
+    except ValueError as first:
+        # Hydra stops at the first wrong override; trying each beside the chosen groups finds all: an option is right or
+        # wrong only with its objective.
+        named = [each for each in overrides if "." not in each.partition("=")[0]]
+        groups = [each for each in named if not _problem_of(name, [each], key)]
+        others = [[*groups, each] for each in overrides if each not in groups]
+        alone = [problem for each in others if (problem := _problem_of(name, each, key))]
+        raise ValueError("\n".join(dict.fromkeys(alone)) or str(first)) from first
+
+
+def _composed(name: str, overrides: Sequence[str], key: str | None) -> Any:
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = hydra_compose(name, list(overrides))
+        composed = composed[key] if key else composed
+        missing = sorted(OmegaConf.missing_keys(composed))
+        if missing:
+            raise ValueError(f"no value for {', '.join(missing)}; set each on the command line or in conf/{name}.yaml")
+        return OmegaConf.to_object(composed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(_one_line(error)) from error
+    except AttributeError as error:  # `++` adds keys behind Hydra's back; the classes' slots refuse them here
+        raise ValueError(f"{error}; no such key: check the spelling, `++` cannot add one") from error
+
+
+def _problem_of(name: str, overrides: Sequence[str], key: str | None) -> str | None:
+    """What is wrong with the last of the overrides."""
+    try:
+        _composed(name, overrides, key)
+    except ValueError as error:
+        return f"{overrides[-1]}: {error}"
+    return None
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for cause in (error, error.__cause__) if cause for line in str(cause).splitlines()]
+    noise = ("Set the env", "object_type", "reference_type", "Config search path", "provider=")
+    kept = dict.fromkeys(line for line in lines if line and not line.startswith(noise))
+    return " ".join(kept).replace("full_key: ", "at ")
+
+
+def _problems(config: Config):
+    """Every mistake that types alone do not show, each with its remedy."""
+    try:
+        objective_of(plain(config.objective))
+    except ValueError as error:
+        yield str(error)
+    for phase in config.model.phases.values():
+        yield from phase.train.problems()
+    yield from config.train.problems()
+    if config.lora is not None:
+        yield from config.lora.problems()
+        if config.train.zero_stage == 3:
+            yield "lora with train.zero_stage=3: adapters cannot be merged into divided weights; set a lower stage"
+    yield from _data_problems(config.data)
+    if (config.model.path is None) == (config.model.architecture is None):
+        yield "model: set either model.path (a released model) or model.architecture (trained here), not both"
+    template = config.model.chat_template
+    if template is not None and not (CONF.parent / template).is_file():
+        yield f"model.chat_template={template} is not a file of {CONF.parent}; correct the path"
+    ranks, batch = config.launch.ranks, config.train.global_batch
+    if ranks < 1:
+        yield f"launch.ranks={ranks} must be >= 1"
+    elif batch % ranks:
+        yield f"train.global_batch={batch} is not divisible by launch.ranks={ranks}; change one of them"
+    if "@" in (config.judge.endpoint.base_url or "").partition("://")[2].partition("/")[0]:
+        yield "judge.endpoint.base_url holds a password; put the key into the variable of judge.endpoint.api_key_env"
+    if config.generate.backend not in ("hf", "vllm"):
+        yield f"generate.backend={config.generate.backend!r} is not one of hf, vllm"
+    for name, decoding in config.generate.sets.items():
+        if decoding.temperature < 0 or not 0 < decoding.top_p <= 1 or decoding.max_new_tokens < 1:
+            yield f"generate.sets.{name}: needs temperature >= 0, 0 < top_p <= 1, max_new_tokens >= 1"
+        if decoding.questions not in config.judge.benchmarks:
+            yield f"generate.sets.{name}.questions={decoding.questions!r} is not in judge.benchmarks"
+
+
+def _data_problems(data: DataConfig):
+    if data.source not in DATA_KEYS:
+        yield f"data.source={data.source!r} is not one of {', '.join(DATA_KEYS)}"
+    for name in dict.fromkeys(name for names in DATA_KEYS.values() for name in names):
+        value, neutral = getattr(data, name), NO_EFFECT.get(name)
+        if name not in DATA_KEYS.get(data.source, (name,)) and value != neutral:
+            remedy = f"leave it at {'null' if neutral is None else neutral}"
+            if data.source == "hub" and name == "test_path":
+                # trl-lib's train split seems to hold half of H4's test_prefs: never test on another data set's pairs.
+                remedy = "the test pairs of a hub data set are its own, set data.test_split"
+            yield f"data.{name}={value} has no effect with data.source={data.source}; {remedy}"
+    if data.source in ("file", "hub", "on_policy") and not data.path:
+        yield f"data.path is not set; data.source={data.source} needs " + (
+            "the path of a jsonl, jsonl.gz, json or parquet file" if data.source == "file" else "a dataset id"
+        )
+    if (data.source == "on_policy") != (data.on_policy is not None):
+        yield f"data.source={data.source}: data.on_policy belongs to data.source=on_policy; take both or neither"
+    if data.source in ("hub", "on_policy") and not data.revision:
+        yield "data.revision is not set; pin the dataset to a commit so that the run can be repeated"
+    if data.on_bad_rows not in ("error", "drop"):
+        yield f"data.on_bad_rows={data.on_bad_rows!r} is not one of error, drop"
+    if not 0 <= data.label_noise <= 0.5:
+        yield f"data.label_noise={data.label_noise} must be in [0, 0.5]"
+    if not 0 <= data.test_fraction < 1:
+        yield f"data.test_fraction={data.test_fraction} must be in [0, 1)"
+    if not 1 <= data.max_prompt_length < data.max_length:
+        yield f"data.max_prompt_length={data.max_prompt_length} must be in [1, data.max_length={data.max_length})"

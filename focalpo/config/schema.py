@@ -1,0 +1,290 @@
+"""The shape of a configuration: one slots dataclass per group of conf/. Values live in YAML, each default once.
+
+Slots refuse keys that do not exist, even those that `++` sneaks past Hydra; types are checked when YAML meets shape.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from focalpo.stages.track import TrackSettings
+from focalpo.training.settings import Architecture, LoraSettings, TrainSettings
+
+
+@dataclass(slots=True)
+class PhaseConfig:
+    """One phase of supervised training: which demonstrations, how many, and how to train on them."""
+
+    demonstrations: str
+    count: int
+    train: TrainSettings
+
+
+@dataclass(slots=True)
+class ModelConfig:
+    """The SFT model: a hub id at a revision, or an architecture with the phases that train it here."""
+
+    name: str
+    path: str | None
+    revision: str | None
+    chat_template: str | None
+    stop_tokens: list[str]
+    architecture: Architecture | None
+    tokenizer: str | None
+    phases: dict[str, PhaseConfig]
+    seed: int
+
+
+@dataclass(slots=True)
+class OnPolicyConfig:
+    """Pairs made here: one sample of the model for each seed, rated by a reward model, the best against the worst.
+
+    `reward_code` allows the reward model to run code of its own repository, at the pinned revision.
+    """
+
+    seeds: list[int]
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    reward_model: str
+    reward_revision: str | None
+    reward_code: bool
+    reward_dtype: str
+
+
+@dataclass(slots=True)
+class DataConfig:
+    """Preference pairs: made by the pocket world or by the model itself, read from files, or loaded from the hub."""
+
+    name: str
+    source: str
+    path: str | None
+    test_path: str | None
+    revision: str | None
+    train_split: str
+    test_split: str | None
+    test_fraction: float
+    limit: int | None
+    on_bad_rows: str
+    max_prompt_length: int
+    max_length: int
+    prompts: int
+    label_noise: float
+    samples: int
+    temperature: float
+    seed: int
+    on_policy: OnPolicyConfig | None = None
+
+
+FILES = ("path", "test_path")
+POCKET_DATA = ("prompts", "label_noise", "seed", "test_fraction")
+DATA_KEYS: dict[str, tuple[str, ...]] = {
+    "pocket_base": POCKET_DATA,
+    "pocket_instruct": (*POCKET_DATA, "samples", "temperature"),
+    "file": (*FILES, "test_fraction", "limit"),
+    "hub": ("path", "revision", "train_split", "test_split", "test_fraction", "limit"),
+    "on_policy": ("path", "revision", "train_split", "test_split", "limit"),
+}
+"""What each source of pairs depends on, besides the limits and the treatment of bad rows."""
+NO_EFFECT: dict[str, object] = {"train_split": "train"} | dict.fromkeys(
+    ("test_fraction", *POCKET_DATA, "samples", "temperature"), 0
+)
+"""What a key holds where the source does not read it; null where nothing is said here."""
+
+
+@dataclass(slots=True)
+class ReferenceConfig:
+    """How reference log-probs are computed."""
+
+    dtype: str
+    micro_batch_tokens: int
+
+
+@dataclass(slots=True)
+class DynamicsConfig:
+    """Whose log-probs are followed: how many training pairs, and every how many steps (0: start and end only)."""
+
+    train_pairs: int
+    every: int
+
+
+@dataclass(slots=True)
+class DecodingConfig:
+    """How one set of completions is decoded; temperature 0 is greedy."""
+
+    questions: str
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+
+
+@dataclass(slots=True)
+class GenerateConfig:
+    """Which backend generates which sets."""
+
+    backend: str
+    dtype: str
+    tensor_parallel: int
+    data_parallel: int
+    max_batch_tokens: int
+    sets: dict[str, DecodingConfig]
+
+
+@dataclass(slots=True)
+class PriceConfig:
+    """USD for a million tokens, and what the estimate before the first call expects of a reply."""
+
+    input_usd: float
+    output_usd: float
+    reply_tokens: int
+    seconds_per_request: float
+    seconds_per_reply_token: float
+
+
+@dataclass(slots=True)
+class EndpointConfig:
+    """An OpenAI-compatible endpoint, or its record alone (null).
+
+    `pocket ARGUMENTS` and `vllm MODEL ARGUMENTS` start a judge for the length of the stage; `budget_usd` is the most
+    that judging one model may cost.
+    """
+
+    base_url: str | None
+    api_key_env: str | None
+    concurrency: int
+    timeout_seconds: float
+    max_attempts: int
+    price: PriceConfig
+    budget_usd: float | None
+
+
+@dataclass(slots=True)
+class JudgeConfig:
+    """Which protocols of eval/ judge which set of completions, the sentinel judged before them, where the judge is."""
+
+    benchmarks: dict[str, str]
+    sentinel: str | None
+    folder: str | None
+    endpoint: EndpointConfig
+
+
+@dataclass(slots=True)
+class CalibrateJudgeConfig:
+    """Which judge is compared with which published annotations: how many pairs of a model, in one order or both."""
+
+    judge: JudgeConfig
+    annotations: str
+    gamed: str | None
+    limit: int | None
+    both_orders: bool
+    out: str
+
+
+@dataclass(slots=True)
+class LaunchConfig:
+    """How stages are run; nothing here changes a result. `gpus`: how many this machine must have (0: none needed);
+    `hang_seconds`: a step of several ranks that takes longer than that hangs."""
+
+    gpus: int
+    ranks: int
+    workers: int
+    hang_seconds: float
+
+
+@dataclass(slots=True)
+class SizeConfig:
+    """What a Slurm job of one kind of stage asks for, of each of its nodes."""
+
+    nodes: int
+    gpus: int
+    cpus: int
+    memory: str
+    minutes: int
+
+
+@dataclass(slots=True)
+class ClusterConfig:
+    """Who runs the stages: `local` (this machine) or `slurm`, with the site's names and the sizes by kind of stage."""
+
+    scheduler: str
+    partition: str | None
+    account: str | None
+    setup: str | None
+    container: list[str]
+    at_once: int
+    stages: dict[str, SizeConfig]
+
+
+@dataclass(slots=True)
+class Config:
+    """Everything one row of the table depends on."""
+
+    model: ModelConfig
+    data: DataConfig
+    objective: Any
+    train: TrainSettings
+    reference: ReferenceConfig
+    dynamics: DynamicsConfig
+    generate: GenerateConfig
+    judge: JudgeConfig
+    launch: LaunchConfig
+    cluster: ClusterConfig
+    track: TrackSettings
+    lora: LoraSettings | None
+    seed: int
+    runs: str
+
+
+@dataclass(slots=True)
+class CheckpointConfig:
+    """A checkpoint that somebody else trained: its hub id and commit (null: not established, the newest is taken)."""
+
+    path: str
+    revision: str | None
+
+
+@dataclass(slots=True)
+class TableSettingConfig:
+    """One setting (pair of columns) of the table: overrides that select it and the folder of its experiments.
+
+    `released`, by row, are checkpoints that can take the place of training: rows=released.
+    """
+
+    label: str
+    overrides: list[str]
+    experiments: str
+    released: dict[str, CheckpointConfig] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class RowConfig:
+    """One row: its label and how many seeds; `trained: false` is the SFT model itself.
+
+    A row of a study is another row's experiment with overrides of its own.
+    """
+
+    label: str
+    seeds: int
+    trained: bool = True
+    experiment: str | None = None
+    overrides: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class TableConfig:
+    """Table 1 at one scale; with `add_new_objectives` a freshly registered loss gets a row of its own.
+
+    A `study` is a table with a figure of its own. With `sft_models` > 1 every row is trained on that many SFT models,
+    each with the row's seeds. `searches` are what recipes.sweep tries for a row, in Hydra's multirun grammar:
+    objective.beta=0.1,0.3
+    """
+
+    scale: str
+    settings: dict[str, TableSettingConfig]
+    rows: dict[str, RowConfig]
+    compare_with: str
+    add_new_objectives: bool
+    paper_numbers: str | None
+    needs: dict[str, str] = field(default_factory=dict)
+    study: str | None = None
+    sft_models: int = 1
+    searches: dict[str, list[str]] = field(default_factory=dict)

@@ -1,0 +1,164 @@
+"""What judging costs: texts and prices in, an estimate before the first call; what was called in, what it came to.
+
+expected(protocol, questions, completions, price) -> requests, tokens, USD, seconds      before the first call
+attempt_usd(request, outcome, reply, price) -> USD               after every attempt, and again from the record
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from focalpo.judging.protocol import AlpacaProtocol, Protocol, annotator_config, prompt_files
+from focalpo.stages.records import Completion, Question
+
+MILLION = 1_000_000
+CHARACTERS_PER_TOKEN = 4.8
+"""For estimates, as the bills of published AlpacaEval annotations have it; what is paid is counted by the server."""
+TOKENS_AROUND_A_MESSAGE = 16
+"""More than any chat template in use adds to a message; for the bound, not the estimate."""
+LONGEST_REPLY = 4096
+"""Tokens, for the bound of a request that sets no `max_tokens`."""
+NOT_BILLED = ("HTTP ", "no connection", "the quota")
+"""How the outcomes begin of attempts for which no provider charges: it refused, or was never reached."""
+
+
+class BudgetError(ValueError):
+    """The next call might cost more than what is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD for a million tokens, and what the estimate expects of a reply: its tokens (at most) and seconds."""
+
+    input_usd: float
+    output_usd: float
+    reply_tokens: int
+    seconds_per_request: float
+    seconds_per_reply_token: float
+
+    def usd(self, input_tokens: float, output_tokens: float) -> float:
+        return (input_tokens * self.input_usd + output_tokens * self.output_usd) / MILLION
+
+
+FREE = Price(0.0, 0.0, 0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What judging one model takes if every request is answered at once, with nothing recorded yet."""
+
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    usd: float
+    seconds: float
+
+    def __add__(self, other: "Estimate") -> "Estimate":
+        return Estimate(
+            self.requests + other.requests,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.usd + other.usd,
+            self.seconds + other.seconds,
+        )
+
+    def __str__(self) -> str:
+        tokens = f"{self.input_tokens:,} tokens in, {self.output_tokens:,} out"
+        return f"{self.requests:,} requests, {tokens}, about USD {self.usd:.2f}, {self.seconds / 60:.1f} min"
+
+
+NOTHING = Estimate(0, 0, 0, 0.0, 0.0)
+
+
+def expected(
+    protocol: Protocol,
+    questions: Sequence[Question],
+    completions: Sequence[Completion],
+    price: Price,
+    concurrency: int,
+) -> Estimate:
+    """What a benchmark will take: one request per prompt that needs one, or two games; second attempts not counted."""
+    texts = {answer.id: answer.text for answer in completions}
+    if isinstance(protocol, AlpacaProtocol):
+        (annotator,) = annotator_config(protocol.annotator).values()
+        around, games = len(Path(annotator["prompt_template"]).read_text()), 1
+        most = annotator["completions_kwargs"].get("max_tokens", LONGEST_REPLY)
+        # An answer that is equal to the reference is a draw unasked.
+        asked = [question for question in questions if texts.get(question.id) != question.reference]
+    else:
+        longest = max(len(file.read_text()) for file in prompt_files(protocol).values())
+        around, games = longest + len(protocol.user_template), 2
+        most, asked = protocol.max_tokens, list(questions)
+    characters = [
+        around + len(question.prompt[-1]["content"]) + len(question.reference) + len(texts.get(question.id, ""))
+        for question in asked
+    ]
+    return estimate(characters * games, min(price.reply_tokens, most), price, concurrency)
+
+
+def estimate(characters: Sequence[int], reply_tokens: int, price: Price, concurrency: int) -> Estimate:
+    """The estimate for one request per entry of `characters`, its length, each answered with `reply_tokens`."""
+    requests = len(characters)
+    tokens = round(sum(characters) / CHARACTERS_PER_TOKEN), requests * reply_tokens
+    seconds = requests * (price.seconds_per_request + reply_tokens * price.seconds_per_reply_token) / concurrency
+    return Estimate(requests, *tokens, price.usd(*tokens), seconds)
+
+
+def attempt_usd(request: dict, outcome: str, reply: Any, price: Price) -> float:
+    """What an attempt cost: the server's own token count; without one the bound, unless it is surely not billed.
+
+    A reply that came too late or broken off may have been billed: a cap that forgot it would be none.
+    """
+    usage: Any = reply.get("usage") if isinstance(reply, dict) else None
+    try:
+        return price.usd(usage["prompt_tokens"], usage.get("completion_tokens") or 0)
+    except (AttributeError, KeyError, TypeError):
+        return 0.0 if outcome.startswith(NOT_BILLED) else most_usd(request, price)
+
+
+def most_usd(request: dict, price: Price) -> float:
+    """No reply to the request costs more: a token of the text has at least one byte, the reply ends at `max_tokens`."""
+    texts = [str(message.get("content", "")) for message in request.get("messages", [])]
+    tokens = sum(len(text.encode(errors="surrogatepass")) + TOKENS_AROUND_A_MESSAGE for text in texts)
+    return price.usd(tokens, request.get("max_tokens") or LONGEST_REPLY)
+
+
+class Spending:
+    """What was spent so far, under a cap that holds whatever the calls in flight will cost; None: no cap."""
+
+    def __init__(self, price: Price, budget_usd: float | None) -> None:
+        self.price, self.budget_usd = price, budget_usd
+        self.usd = 0.0
+        self._in_flight: list[float] = []
+        self._changed = threading.Condition()
+
+    def add(self, usd: float) -> None:
+        with self._changed:
+            self.usd += usd
+
+    @contextmanager
+    def reserved(self, request: dict) -> Iterator[None]:
+        """Hold the most that a call can cost; waits for calls in flight where only they stand in the way.
+
+        Raises:
+            BudgetError: when the call does not fit into what is left and nothing in flight can give any back.
+        """
+        most = most_usd(request, self.price)
+        with self._changed:
+            while self.budget_usd is not None and self.usd + sum(self._in_flight) + most > self.budget_usd:
+                if not self._in_flight:
+                    raise BudgetError(
+                        f"the budget of USD {self.budget_usd:.2f} is used up: USD {self.usd:.4f} are spent, the next "
+                        f"call may cost USD {most:.4f}"
+                    )
+                self._changed.wait()
+            self._in_flight.append(most)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._in_flight.remove(most)
+                self._changed.notify_all()

@@ -1,0 +1,112 @@
+"""The address of a judge; one that is started here runs on loopback for as long as the context is open, never longer.
+
+http://HOST:PORT/v1                      somebody else's server: only its address
+pocket --faults 429=0.1                  the pocket judge, with its own arguments
+vllm MODEL --max-logprobs 20 ...         vLLM's OpenAI server, with its own arguments
+"""
+
+import contextlib
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from focalpo.judging.endpoint import Endpoint
+from focalpo.judging.price import Price
+
+START_SECONDS = {"pocket": 30, "vllm": 3600}
+"""A 70B judge loads for many minutes; one that cannot start ends by itself."""
+STOP_SECONDS = 30
+
+
+@contextlib.contextmanager
+def endpoint_of(settings: dict, records: Path) -> Iterator[Endpoint]:
+    """The endpoint that the plain values of `judge.endpoint` describe, recording into a file."""
+    others = {name: value for name, value in settings.items() if name not in ("base_url", "price")}
+    with (
+        address_of(settings["base_url"]) as address,
+        Endpoint(base_url=address, records=records, price=Price(**settings["price"]), **others) as endpoint,
+    ):
+        yield endpoint
+
+
+@contextlib.contextmanager
+def address_of(base_url: str | None) -> Iterator[str | None]:
+    """The base URL of a judge, started here if `base_url` says so.
+
+    Raises:
+        ValueError: when the server does not start, with the last line that it said.
+    """
+    kind, *arguments = shlex.split(base_url or "") or [""]
+    if kind not in START_SECONDS:
+        yield base_url
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        command, url_of = _vllm(arguments) if kind == "vllm" else _pocket(arguments, Path(folder) / "url")
+        with (Path(folder) / "log").open("w") as log:
+            server = subprocess.Popen(
+                [sys.executable, "-m", "focalpo.processes.lifeline", str(os.getpid()), *command],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # its own children stop with it, and Ctrl-C leaves stopping it to us
+            )
+            try:
+                yield _started(server, url_of, kind, Path(log.name))
+            finally:
+                _stop(server)
+
+
+def _pocket(arguments: list[str], ready: Path) -> tuple[list[str], Callable[[], str | None]]:
+    command = ["focalpo.pocket.judge", "--ready-file", str(ready), *arguments]
+    return command, lambda: ready.read_text() if ready.is_file() else None
+
+
+def _vllm(arguments: list[str]) -> tuple[list[str], Callable[[], str | None]]:
+    if not arguments:
+        raise ValueError("judge.endpoint.base_url=vllm names no model; write it as 'vllm MODEL ARGUMENTS'")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        host, port = free.getsockname()
+    url = f"http://{host}:{port}/v1"
+
+    def address() -> str | None:
+        try:
+            with urllib.request.urlopen(f"{url}/models", timeout=5):
+                return url
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return None
+
+    model, *rest = arguments
+    ours = ["--host", host, "--port", str(port), "--load-format", "safetensors"]  # last, so that nothing is unpickled
+    return ["vllm.entrypoints.openai.api_server", "--model", model, *rest, *ours], address
+
+
+def _started(server: subprocess.Popen, url_of: Callable[[], str | None], kind: str, log: Path) -> str:
+    deadline = time.monotonic() + START_SECONDS[kind]
+    while True:
+        ended = server.poll() is not None
+        url = url_of()
+        if url and not ended:
+            return url
+        if ended or time.monotonic() > deadline:
+            said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+            raise ValueError(f"the {kind} judge did not start: {said[-1] if said else 'it said nothing'}")
+        time.sleep(0.01)
+
+
+def _stop(server: subprocess.Popen) -> None:
+    """End the server and every process that it has started: kindly, then not."""
+    for sign, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(seconds)
+    assert server.poll() is not None

@@ -1,0 +1,297 @@
+"""A configuration in, the stages that make it out. Pure: nothing is read but what keys are made of.
+
+    sft* -> pairs -> reference -> train -> generate -> judge -> report        benchmark -> generate, judge
+            pairs made of the model's own answers: prompts -> sample, one for each seed -> reward -> pairs
+
+Each stage's settings are the slice of the configuration on which its outputs depend, so that rows, seeds and sweeps
+share whatever they have in common, and a change re-makes what depends on it and nothing else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from focalpo.config.compose import CONF, objective_of, plain
+from focalpo.config.schema import DATA_KEYS, FILES, Config, TableConfig
+from focalpo.judging.protocol import EVAL, load_protocol, protocol_hash
+from focalpo.stages.folder import Stage, file_hash
+from focalpo.training.settings import EXECUTION
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The stages of one row and seed; `train` is None for the SFT model itself."""
+
+    train: Stage | None
+    generate: Stage
+    judge: Stage
+
+    def stages(self) -> list[Stage]:
+        return [stage for stage in (self.train, self.generate, self.judge) if stage is not None]
+
+
+def row_stages(config: Config, name: str, trained: bool = True) -> Row:
+    """From a configuration to the judged answers of one model."""
+    model = train_stage(config, name) if trained else sft_stage(config)
+    benchmarks = {name: benchmark_stage(config, name) for name in config.judge.benchmarks}
+    label = f"{name}-s{config.seed}"
+    generate = Stage(
+        "generate",
+        label,
+        settings={
+            "model": _source(config, from_hub=model is None),
+            "dtype": config.generate.dtype,
+            "sets": plain(config.generate.sets),
+            "seed": config.seed,
+        }
+        | _backend(config),
+        inputs=({"model": model} if model else {}) | benchmarks,
+        launch=_generator(config),
+    )
+    judge = Stage(
+        "judge",
+        label,
+        settings={"protocols": {name: _protocol(config, name) for name in config.judge.benchmarks}},
+        inputs={"completions": generate} | benchmarks,
+        launch={
+            "endpoint": plain(config.judge.endpoint),
+            "sentinel": config.judge.sentinel,
+            "track": plain(config.track),
+        },
+    )
+    return Row(model if trained else None, generate, judge)
+
+
+def train_stage(config: Config, name: str) -> Stage:
+    """Preference training of one seed, with the reference log-probs that its objective declares it needs."""
+    objective = objective_of(plain(config.objective))
+    inputs = _model_input(config) | {"pairs": pairs_stage(config)}
+    if objective.needs_reference:
+        inputs["reference"] = reference_stage(config, ("chosen", "rejected"))
+        if objective.batch_branches:
+            inputs["reference_batch"] = reference_stage(config, objective.batch_branches)
+    settings, execution = _split(plain(config.train))
+    return Stage(
+        "train",
+        f"{name}-s{config.seed}",
+        settings={
+            "model": _source(config),
+            "objective": plain(config.objective),
+            "train": settings,
+            "dynamics": plain(config.dynamics),
+            "seed": config.seed,
+        }
+        | ({"lora": plain(config.lora)} if config.lora else {}),
+        inputs=inputs,
+        launch=_launch(config) | {"train": execution},
+    )
+
+
+def reference_stage(config: Config, branches: tuple[str, ...]) -> Stage:
+    """The frozen model's log-probs of the named branches of every training pair: computed once for all objectives."""
+    return Stage(
+        "reference",
+        f"{config.data.name}-{'-'.join(branches)}",
+        settings={"model": _source(config), "branches": list(branches), "dtype": config.reference.dtype},
+        inputs=_model_input(config) | {"pairs": pairs_stage(config)},
+        launch=_launch(config) | {"micro_batch_tokens": config.reference.micro_batch_tokens},
+    )
+
+
+def pairs_stage(config: Config) -> Stage:
+    """Preference pairs, checked and tokenised for the model."""
+    limits = {name: getattr(config.data, name) for name in ("on_bad_rows", "max_prompt_length", "max_length")}
+    sampler = _backend(config) if config.data.source == "pocket_instruct" else {}
+    return Stage(
+        "pairs",
+        config.data.name,
+        settings={"model": _source(config), "data": _data(config) | limits} | sampler,
+        inputs=_model_input(config) | ({"rated": reward_stage(config)} if config.data.on_policy else {}),
+        launch={"max_batch_tokens": config.generate.max_batch_tokens, "track": plain(config.track)} | _files(config),
+    )
+
+
+def reward_stage(config: Config) -> Stage:
+    """The model's own answers to the data's prompts, one for each seed, with a reward model's scores."""
+    data, made = config.data, config.data.on_policy
+    assert made is not None
+    prompts = Stage("prompts", data.name, settings={name: getattr(data, name) for name in DATA_KEYS["on_policy"]})
+    decoding = {name: getattr(made, name) for name in ("temperature", "top_p", "max_new_tokens")}
+    samples = {
+        f"seed-{seed}": Stage(
+            "sample",
+            f"{config.model.name}-{data.name}-s{seed}",
+            settings={
+                "model": _source(config),
+                "dtype": config.generate.dtype,
+                "decoding": decoding,
+                "seed": seed,
+            }
+            | _backend(config),
+            inputs=_model_input(config) | {"prompts": prompts},
+            launch=_generator(config),
+        )
+        for seed in made.seeds
+    }
+    reward = {"path": made.reward_model, "revision": made.reward_revision, "dtype": made.reward_dtype}
+    return Stage(
+        "reward",
+        f"{config.model.name}-{data.name}",
+        settings={"reward": reward | {"own_code": made.reward_code}, "seeds": list(made.seeds)},
+        inputs={"prompts": prompts} | samples,
+        launch=_launch(config) | {"batch_tokens": config.reference.micro_batch_tokens},
+    )
+
+
+def sft_stage(config: Config) -> Stage | None:
+    """The last phase of the SFT model's training; None when a released model is used as it is."""
+    stage = None
+    for phase_name, phase in config.model.phases.items():
+        settings, execution = _split(plain(phase.train))
+        data = {"demonstrations": phase.demonstrations, "count": phase.count}
+        if phase.demonstrations == "chosen":
+            data["data"] = _data(config)
+        stage = Stage(
+            "sft",
+            f"{config.model.name}-{phase_name}",
+            settings={
+                "model": _source(config),
+                "architecture": plain(config.model.architecture),
+                "tokenizer": config.model.tokenizer,
+                "data": data,
+                "limits": {name: getattr(config.data, name) for name in ("max_prompt_length", "max_length")},
+                "train": settings,
+                "seed": config.model.seed,
+            },
+            inputs={"model": stage} if stage else {},
+            launch=_launch(config) | {"train": execution} | _files(config),
+        )
+    return stage
+
+
+def benchmark_stage(config: Config, name: str) -> Stage:
+    """The benchmark's questions and reference answers: fetched, taken from a folder, or made by the pocket world."""
+    launch = {"folder": config.judge.folder, "track": plain(config.track)}
+    return Stage("benchmark", name, settings=_protocol(config, name), launch=launch)
+
+
+Place = tuple[str, str, str]
+"""Where a run stands in a table: setting, row, and seed, "2" or, where there are several SFT models, "3.2"."""
+
+
+def report_stage(table: TableConfig, rows: dict[Place, Row], command: Sequence[str] = ()) -> Stage:
+    """The table over the judged rows; `command` are the arguments of `recipes.reproduce` that asked for it."""
+    inputs = {}
+    for (setting, row, seed), stages in rows.items():
+        inputs[f"{setting}/{row}/{seed}/judge"] = stages.judge
+        inputs[f"{setting}/{row}/{seed}/generate"] = stages.generate
+        if stages.train is not None:
+            inputs[f"{setting}/{row}/{seed}/train"] = stages.train
+        for name, stage in stages.judge.inputs.items():
+            if stage.kind == "benchmark":
+                inputs[f"benchmark/{setting}/{name}"] = stage
+    paper = table.paper_numbers and file_hash(EVAL / table.paper_numbers)
+    settings = {"table": plain(table), "paper_numbers": paper, "verdicts": file_hash(EVAL / "verdicts.yaml")}
+    launch = {"command": list(command), "track": next(iter(rows.values())).judge.launch["track"] if rows else {}}
+    return Stage("report", table.study or table.scale, settings, inputs, launch)
+
+
+def sweep_stage(scale: str, points: list[tuple[str, str, list[str], Stage | None]]) -> Stage:
+    """The results of a search over (setting, row, overrides, its training): None where training failed."""
+    tried = [{"setting": setting, "row": row, "overrides": told} for setting, row, told, _ in points]
+    trained = {str(number): stage for number, (_, _, _, stage) in enumerate(points) if stage is not None}
+    return Stage("sweep", scale, settings={"points": tried}, inputs=trained)
+
+
+def table_rows(table: TableConfig, configs: dict[tuple[str, str], Config]) -> dict[Place, Row]:
+    """Every row, seed and setting of the table from one configuration per (setting, row)."""
+    found = {}
+    for (setting, name), config in configs.items():
+        row = table.rows[name]
+        # The SFT model is the same in both settings wherever their configurations agree: one name, one stage.
+        label = f"{setting}-{name}" if row.trained or table.settings[setting].released else name
+        for model in range(config.model.seed, config.model.seed + table.sft_models):
+            for seed in range(config.seed, config.seed + row.seeds):
+                place = str(seed) if table.sft_models == 1 else f"{model}.{seed}"
+                chosen = replace(config, seed=seed, model=replace(config.model, seed=model))
+                found[setting, name, place] = row_stages(chosen, label, row.trained)
+    return found
+
+
+def in_order(goals: list[Stage]) -> list[Stage]:
+    """The goals and everything they need, each once, inputs before what uses them."""
+    ordered: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.title not in ordered:
+            for needed in stage.inputs.values():
+                visit(needed)
+            ordered[stage.title] = stage
+
+    for goal in goals:
+        visit(goal)
+    return list(ordered.values())
+
+
+def _model_input(config: Config) -> dict[str, Stage]:
+    stage = sft_stage(config)
+    return {"model": stage} if stage else {}
+
+
+def _generator(config: Config) -> dict:
+    names = ("tensor_parallel", "data_parallel", "max_batch_tokens")
+    return {name: getattr(config.generate, name) for name in names} | {"track": plain(config.track)}
+
+
+def _source(config: Config, from_hub: bool = True) -> dict:
+    model = config.model
+    return {
+        "path": model.path if from_hub else None,
+        "revision": model.revision if from_hub else None,
+        # The text, not the name of its file: an edited template is another stage.
+        "chat_template": (CONF.parent / model.chat_template).read_text() if model.chat_template else None,
+        "stop_tokens": model.stop_tokens,
+    }
+
+
+def _backend(config: Config) -> dict:
+    """Hugging Face draws the random numbers of a batch at once, so which rows share one decides what they say."""
+    generate = config.generate
+    batch = {"max_batch_tokens": generate.max_batch_tokens} if generate.backend == "hf" else {}
+    return {"backend": generate.backend} | batch
+
+
+def _data(config: Config) -> dict:
+    data = config.data
+    if data.source == "on_policy":  # what it depends on are stages of its own
+        return {"source": data.source}
+    values = {"source": data.source} | {name: getattr(data, name) for name in DATA_KEYS[data.source]}
+    if data.source == "file":
+        # The content, not the name, is what results depend on: an edited file is another stage, a moved one the same.
+        values |= {f"{name}_sha256": _content(values.pop(name)) for name in FILES}
+    return values
+
+
+def _files(config: Config) -> dict:
+    """Where the data's files lie, for whoever reads them."""
+    return {"files": {name: getattr(config.data, name) for name in FILES}} if config.data.source == "file" else {}
+
+
+def _content(path: str | None) -> str | None:
+    if path is None:
+        return None
+    return file_hash(Path(path)) if Path(path).is_file() else "no file"
+
+
+def _protocol(config: Config, name: str) -> dict:
+    protocol = config.judge.benchmarks[name]
+    return {"protocol": protocol, "hash": protocol_hash(load_protocol(EVAL / f"{protocol}.yaml"))}
+
+
+def _split(train: dict) -> tuple[dict, dict]:
+    execution = {name: train[name] for name in EXECUTION}
+    return {name: value for name, value in train.items() if name not in EXECUTION}, execution
+
+
+def _launch(config: Config) -> dict:
+    return {"ranks": config.launch.ranks, "hang_seconds": config.launch.hang_seconds, "track": plain(config.track)}

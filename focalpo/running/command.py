@@ -1,0 +1,46 @@
+"""What the command lines of the recipes share: compose, plan, make what is missing, show progress, explain errors."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from focalpo.config.compose import compose
+from focalpo.config.schema import Config
+from focalpo.planning.stages import in_order, pairs_stage, row_stages, train_stage
+from focalpo.running.schedule import run_stages
+from focalpo.stages.folder import Folder, Stage, read_manifest
+
+GOALS: dict[str, Callable[[Config], Stage]] = {
+    "pairs": pairs_stage,
+    "train": lambda config: train_stage(config, config.objective.name),
+    "generate": lambda config: row_stages(config, config.objective.name).generate,
+    "judge": lambda config: row_stages(config, config.objective.name).judge,
+}
+
+
+def run_single(goal: str) -> None:
+    """Make one stage and everything it needs from the command line's overrides; print its facts."""
+
+    def command() -> None:
+        config = compose(sys.argv[1:])
+        stage = GOALS[goal](config)
+        runs = Path(config.runs)
+        run_stages(runs, in_order([stage]), config.launch.workers)
+        folder = Folder(runs, stage).path
+        print(json.dumps(read_manifest(folder)["facts"], indent=1))
+        print(folder)
+
+    explained(command)
+
+
+def explained(command: Callable[[], None]) -> None:
+    """Run a command; a user's mistake ends it with its explanation instead of a traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that children are told
+    try:
+        command()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; sealed stages are kept, run the same command again to go on")

@@ -1,0 +1,51 @@
+"""Out of memory, told with its numbers and with what to lower."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+import torch
+
+from focalpo.processes.memory import resident_peak
+from focalpo.stages.folder import Job
+
+GIB = 1 << 30
+# What torch's allocator for CPUs says; for GPUs there is a class.
+REFUSED = re.compile(r"can't allocate memory|not enough memory")
+
+
+@contextlib.contextmanager
+def told_out_of_memory(job: Job) -> Iterator[None]:
+    """Turn running out of memory into a user's error.
+
+    Raises:
+        ValueError: instead of it.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not REFUSED.search(str(error)):
+            raise
+        raise ValueError(f"{job.kind} ran out of memory: {_used()}; lower {_what_to_lower(job)}") from error
+
+
+def _used() -> str:
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        peak = torch.cuda.max_memory_allocated()
+        return f"{peak / GIB:.1f} GiB of tensors at the peak, {free / GIB:.1f} of {total / GIB:.1f} GiB of the GPU free"
+    return f"{resident_peak() / GIB:.1f} GiB in this process at the peak"
+
+
+def _what_to_lower(job: Job) -> str:
+    knobs = {
+        "micro_batch_tokens": "train.micro_batch_tokens={} (activations shrink with it)",
+        "max_batch_tokens": "generate.max_batch_tokens={}",
+    }
+    launch = job.launch | job.launch.get("train", {})
+    lower = [text.format(launch[name]) for name, text in knobs.items() if name in launch]
+    if launch.get("activation_checkpointing") is False:
+        lower.append("activations by train.activation_checkpointing=true")
+    if launch.get("zero_stage", 3) < 3 and launch.get("ranks", 1) > 1:
+        lower.append(f"states per rank by train.zero_stage=3 (it is {launch['zero_stage']})")
+    return "; or ".join([*lower, "take fewer launch.workers"])

@@ -1,0 +1,128 @@
+"""Run stages in worker processes, inputs before what uses them, and show how far they are.
+
+    [ 37/262] train/base-dpo-s1-0123456789ab  6.1 s                                      a line per finished stage
+    [###.................] 37/262  4:12 left                                             on a terminal, and below it
+      train/base-dpo-s2  80/122  27/s  0:02 left  loss 0.41  accuracy 0.72  0.9 GB         a live line per stage
+
+A stage that fails does not stop the others; what depends on it is left out, and all failures are told at the end.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from focalpo.running.pool import Pool
+from focalpo.stages.folder import Folder, Stage
+
+
+def run_stages(runs: Path, stages: list[Stage], workers: int, silent: bool = False) -> int:
+    """Make the stages that are not sealed; returns how many were made. `silent`: only failures are told.
+
+    Raises:
+        ValueError: when stages failed, one line each.
+    """
+    done = {stage.title for stage in stages if Folder(runs, stage).sealed}
+    waiting = [stage for stage in stages if stage.title not in done]
+    if not waiting:
+        return 0
+    display = Display(runs, total=len(stages), sealed=len(done), silent=silent)
+    failures: dict[str, str] = {}
+    with Pool(workers) as pool:
+        while waiting or pool.stages:
+            for stage in _ready(waiting, done)[: pool.free]:
+                waiting.remove(stage)
+                pool.start(runs, stage)
+            if not pool.stages:
+                break  # what still waits needs a stage that failed
+            for stage, outcome in pool.finished(timeout=0.5):
+                if isinstance(outcome, str):
+                    failures[stage.title] = outcome
+                    display.line(f"failed  {stage.title}")
+                else:
+                    done.add(stage.title)
+                    display.finished(stage, outcome)
+            display.running(pool.stages)
+    display.close()
+    assert failures or not waiting, "a stage's inputs must be among the stages"
+    if failures:
+        left = f"\n{len(waiting)} stages that need them were not started" if waiting else ""
+        raise ValueError("\n".join(f"{title}: {why}" for title, why in failures.items()) + left)
+    return len(done) - display.sealed
+
+
+def _ready(waiting: list[Stage], done: set[str]) -> list[Stage]:
+    return [stage for stage in waiting if all(needed.title in done for needed in stage.inputs.values())]
+
+
+class Display:
+    """Live lines on a terminal, a plain line per finished stage elsewhere, nothing at all when silent."""
+
+    def __init__(self, runs: Path, total: int, sealed: int, silent: bool = False) -> None:
+        self.runs, self.total, self.sealed, self.silent = runs, total, sealed, silent
+        self.count = sealed
+        self.started = time.monotonic()
+        self.since: dict[str, float] = {}  # when each stage was first seen to run
+        self.live = sys.stdout.isatty() and not silent
+        self.drawn = 0
+        if sealed:
+            self.line(f"{sealed} of {total} stages are sealed already")
+
+    def finished(self, stage: Stage, seconds: float) -> None:
+        self.count += 1
+        width = len(str(self.total))
+        self.line(f"[{self.count:{width}}/{self.total}] {stage.title}  {seconds:.1f} s")
+
+    def running(self, stages: list[Stage]) -> None:
+        if not self.live:
+            return
+        lines = [f"{_bar(self.count / self.total)} {self.count}/{self.total}{self._left()}"]
+        lines += [f"  {stage.kind}/{stage.name}  {self._progress(stage)}" for stage in stages]
+        columns = os.get_terminal_size().columns
+        sys.stdout.write(self._erased() + "\n".join(text[: columns - 1] for text in lines))
+        sys.stdout.flush()
+        self.drawn = len(lines)
+
+    def line(self, text: str) -> None:
+        if not self.silent:
+            print(self._erased() + text, flush=True)
+
+    def close(self) -> None:
+        sys.stdout.write(self._erased())
+
+    def _erased(self) -> str:
+        """What takes the cursor back over the live lines and wipes them."""
+        wipe = "\033[A\033[K" * (self.drawn - 1)
+        text = "\r\033[K" + wipe if self.drawn else ""
+        self.drawn = 0
+        return text
+
+    def _left(self) -> str:
+        made = self.count - self.sealed
+        if not made:
+            return ""
+        return f"  {_clock((time.monotonic() - self.started) / made * (self.total - self.count))} left"
+
+    def _progress(self, stage: Stage) -> str:
+        """The stage's own word on how far it is, or for how long it has been running."""
+        since = self.since.setdefault(stage.title, time.monotonic())
+        try:
+            state = json.loads((Folder(self.runs, stage).path / "progress.json").read_text())
+        except FileNotFoundError:
+            return _clock(time.monotonic() - since)
+        rate = state["done"] / max(state["seconds"], 1e-9)
+        left = _clock((state["total"] - state["done"]) / max(rate, 1e-9))
+        values = [f"{name} {state[name]:.3g}" for name in ("loss", "accuracy") if name in state]
+        parts = [f"{state['done']}/{state['total']}", f"{rate:.3g}/s", f"{left} left", *values]
+        return "  ".join([*parts, f"{state['memory_gb']:.1f} GB"] if "memory_gb" in state else parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def _bar(share: float) -> str:
+    filled = int(share * 20)
+    return "[" + "#" * filled + "." * (20 - filled) + "]"

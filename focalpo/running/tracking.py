@@ -1,0 +1,22 @@
+"""The tracker of a stage that is being made."""
+
+import contextlib
+from collections.abc import Iterator
+
+from focalpo.config.compose import shaped
+from focalpo.stages.folder import Job
+from focalpo.stages.track import Tracker, TrackSettings
+from focalpo.training.ranks import rank
+
+
+@contextlib.contextmanager
+def tracker_of(job: Job) -> Iterator[Tracker | None]:
+    """A tracker on rank 0, None on the others."""
+    tracker = Tracker(job, shaped(job.launch.get("track", {}), TrackSettings)) if rank() == 0 else None
+    succeeded = False
+    try:
+        yield tracker
+        succeeded = True
+    finally:
+        if tracker is not None:
+            tracker.close(succeeded)

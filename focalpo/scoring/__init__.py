@@ -1,0 +1,1 @@
+"""Verdicts in, numbers with intervals out: statistics, length and style control. No network."""

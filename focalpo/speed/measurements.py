@@ -1,0 +1,133 @@
+"""What the benchmark measures: a configuration in, the processes to be run out, in the order that is fair to all.
+
+Contenders take turns (A B C A B C ...), so that a machine that slows down or wakes up does so for everyone.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+from focalpo.config.bench import BenchSettings, Shape
+from focalpo.speed.switches import Switches
+from focalpo.speed.workload import Workload, draw
+from focalpo.training.settings import TrainSettings
+
+OURS = "ours"
+EVERYTHING = Switches()
+# The ablation runs on the first lengths; each variant is the whole engine but for one thing.
+VARIANTS = {
+    "without packing": Switches(packing=False),
+    "without shared prompts": Switches(share_prompts=False),
+    "without cached reference": Switches(cached_reference=False),
+    "without chunked head": Switches(chunked_head=False),
+    "without balanced planning": Switches(balanced=False),
+}
+OTHER_DTYPE = {"float32": "bfloat16", "bfloat16": "float32"}
+TripleLengths = list[tuple[int, int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One process: `what` focalpo/speed/run.py does, with which workload; `reference` names the measurement that made
+    its reference log-probs."""
+
+    name: str
+    what: str
+    workload: Workload
+    fields: dict = field(default_factory=dict)
+    reference: str | None = None
+    ranks: int = 1
+
+
+def measurements(config: BenchSettings, real: TripleLengths) -> list[Measurement]:
+    """Every process of the parts asked for; a reference comes before what reads it."""
+    parts = {"peers": peers, "ablations": ablations, "growth": growth}
+    found = [m for part in config.parts if part in parts for m in parts[part](config, real)]
+    return list({measurement.name: measurement for measurement in found}.values())
+
+
+def workloads(config: BenchSettings, real: TripleLengths) -> dict[str, Workload]:
+    """One workload for each distribution of lengths.
+
+    Raises:
+        ValueError: when there are fewer real lengths than pairs to train on.
+    """
+    pairs = config.train.global_batch * (config.steps + 1)
+    drawn = {name: draw(each, pairs, config.scale, config.seed) for name, each in config.lengths.items()}
+    if real:
+        if len(real) < pairs:
+            raise ValueError(f"pairs_file has {len(real)} pairs that are short enough, {pairs} are needed; lower steps")
+        drawn["real"] = random.Random(config.seed).sample(real, pairs)  # neighbours in a file may share their prompt
+    return {name: Workload(config.shape, each, config.train, config.steps, config.seed) for name, each in drawn.items()}
+
+
+def peers(config: BenchSettings, real: TripleLengths) -> Iterator[Measurement]:
+    """This engine and TRL's settings, on every distribution of lengths."""
+    for lengths, workload in workloads(config, real).items():
+        reference = f"reference/{lengths}"
+        yield Measurement(reference, "reference", workload)
+        for turn in range(config.repeats):
+            yield _ours(f"{lengths}/{OURS}/{turn}", workload, reference)
+            for name, settings in config.peers.items():
+                fields = {"settings": asdict(settings)}
+                yield Measurement(f"{lengths}/{name}/{turn}", "trl", workload, fields, reference)
+
+
+def ablations(config: BenchSettings, real: TripleLengths) -> Iterator[Measurement]:
+    """The engine with each speed-up off, and whether a number changed."""
+    lengths, workload = next(iter(workloads(config, real).items()))
+    reference = f"reference/{lengths}"
+    yield Measurement(reference, "reference", workload)
+    variants = {name: asdict(switches) for name, switches in VARIANTS.items()}
+    yield Measurement("exactness", "exactness", workload, {"variants": variants}, reference)
+    other = OTHER_DTYPE[config.train.dtype]
+    for turn in range(config.repeats):
+        yield _ours(f"ablation/everything on/{turn}", workload, reference)
+        for name, switches in VARIANTS.items():
+            yield _ours(f"ablation/{name}/{turn}", workload, reference, switches)
+        yield _ours(f"ablation/in {other}/{turn}", _with(workload, dtype=other), reference)
+        for kernels in config.kernels:
+            yield _ours(f"ablation/with {kernels} kernels/{turn}", _with(workload, kernels=kernels), reference)
+
+
+def growth(config: BenchSettings, real: TripleLengths) -> Iterator[Measurement]:
+    """One quantity at a time, on a smaller model; all sequences of one length, a quarter of it the prompt."""
+    axes = config.growth
+    base = _even(config, axes.shape, length=1024, pairs=8)
+    for length in axes.sequence_lengths:
+        yield from _point(f"growth/sequence length/{length}", _even(config, axes.shape, length, pairs=2))
+    for pairs in axes.pairs:
+        yield from _point(f"growth/pairs per batch/{pairs}", _even(config, axes.shape, 1024, pairs))
+    for size in axes.vocabularies:
+        yield from _point(f"growth/vocabulary/{size}", replace(base, shape=replace(axes.shape, vocab_size=size)))
+    for stage in axes.zero_stages:
+        for ranks in axes.ranks:
+            yield from _point(f"growth/ZeRO-{stage} ranks/{ranks}", _with(base, zero_stage=stage), ranks)
+
+
+def _point(name: str, workload: Workload, ranks: int = 1) -> Iterator[Measurement]:
+    reference = f"{name}/reference"
+    yield Measurement(reference, "reference", workload)
+    yield replace(_ours(name, workload, reference), ranks=ranks)
+
+
+def _ours(name: str, workload: Workload, reference: str, switches: Switches = EVERYTHING) -> Measurement:
+    return Measurement(name, OURS, workload, {"switches": asdict(switches)}, reference)
+
+
+def _even(config: BenchSettings, shape: Shape, length: int, pairs: int) -> Workload:
+    response = length * 3 // 8
+    train = replace(config.train, global_batch=pairs, micro_batch_tokens=max(length, config.train.micro_batch_tokens))
+    lengths = [(length - 2 * response, response, response)] * (pairs * (config.steps + 1))
+    return Workload(shape, lengths, train, config.steps, config.seed)
+
+
+def _with(workload: Workload, **changes: object) -> Workload:
+    train: TrainSettings = replace(workload.train, **changes)  # type: ignore[arg-type]  # mypy types the values as one
+    return replace(workload, train=train)
+
+
+def lengths_of(rows: Sequence[tuple[int, int, int]], scale: float, longest: int) -> TripleLengths:
+    """Real lengths, scaled like the drawn ones; pairs that would be longer than `longest` are left out."""
+    fitting = [row for row in rows if row[0] + max(row[1:]) <= longest]
+    return [tuple(max(1, round(count * scale)) for count in row) for row in fitting]  # type: ignore[misc]

@@ -1,0 +1,68 @@
+"""One measurement of the benchmark, in a process of its own: python -m focalpo.speed.run TASK.json
+
+A task names what to do, the workload, and where the result goes; with several ranks, rank 0 writes it.
+"""
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from focalpo.config.bench import PeerSettings
+from focalpo.processes.quiet import cores_each, quiet
+from focalpo.speed import ours
+from focalpo.speed.switches import Switches
+from focalpo.speed.workload import Workload, read
+from focalpo.stages.folder import write_json
+from focalpo.training.ranks import rank, world
+
+
+def reference(workload: Workload, task: dict) -> dict:
+    started = time.perf_counter()
+    logps = ours.reference(workload)
+    return {"logps": logps, "seconds": time.perf_counter() - started}
+
+
+def engine(workload: Workload, task: dict) -> dict:
+    return asdict(ours.measure(workload, _cached(task), Switches(**task["switches"])))
+
+
+def trl(workload: Workload, task: dict) -> dict:
+    from focalpo.speed import peer
+
+    return asdict(peer.measure(workload, _cached(task), PeerSettings(**task["settings"])))
+
+
+def exactness(workload: Workload, task: dict) -> dict:
+    """How far losses and gradients are from those with every speed-up on: the largest difference, gradients' relative
+    to the largest gradient."""
+    losses, gradients = ours.gradients(workload, _cached(task), Switches())
+    largest = max(float(gradient.abs().max()) for gradient in gradients)
+    found = {}
+    for name, switches in task["variants"].items():
+        others, theirs = ours.gradients(workload, _cached(task), Switches(**switches))
+        apart = max(float((a - b).abs().max()) for a, b in zip(gradients, theirs, strict=True))
+        found[name] = {"loss": float((losses - others).abs().max()), "gradient": apart / largest}
+    return found
+
+
+WHAT = {"reference": reference, "ours": engine, "trl": trl, "exactness": exactness}
+
+
+def main(path: Path) -> None:
+    """Do the task; its result appears complete or not at all."""
+    quiet(cores_each(int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    task = json.loads(path.read_text())
+    result = WHAT[task["what"]](read(Path(task["workload"])), task)
+    if rank() == 0:
+        write_json(Path(task["result"]), result | {"ranks": world()})
+
+
+def _cached(task: dict) -> ours.Reference:
+    return json.loads(Path(task["reference"]).read_text())["logps"]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

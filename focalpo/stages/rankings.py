@@ -1,0 +1,84 @@
+"""What training did to each pair: reward margin, rankings, and the four groups of right and wrong at start and end.
+
+    states at step 0 and at the end --> Change (arrays over pairs) --> shares
+
+"Ranked right" is the likelihood ranking of Chen et al. 2024 (arXiv 2405.19534, Def. 2.3), not reward accuracy
+(their Remark 2.5): pi(chosen) >= pi(rejected), by summed or by per-token log-prob. numpy only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from focalpo.stages.records import PairState
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The same pairs at start and end, as arrays `[pairs]`; log-probs in nats, summed over response tokens."""
+
+    start_chosen: np.ndarray
+    start_rejected: np.ndarray
+    end_chosen: np.ndarray
+    end_rejected: np.ndarray
+    chosen_length: np.ndarray
+    rejected_length: np.ndarray
+    mislabelled: np.ndarray
+
+    @property
+    def margin(self) -> np.ndarray:
+        """D = log pi/ref(chosen) - log pi/ref(rejected): the start is the reference. No beta in it."""
+        return (self.end_chosen - self.start_chosen) - (self.end_rejected - self.start_rejected)
+
+    def ranked_right(self, when: str, per_token: bool = False) -> np.ndarray:
+        """Whether the pair is ranked right at "start" or "end"."""
+        chosen, rejected = (getattr(self, f"{when}_{side}") for side in ("chosen", "rejected"))
+        if per_token:
+            chosen, rejected = chosen / self.chosen_length, rejected / self.rejected_length
+        return chosen >= rejected
+
+
+def change(states: Sequence[PairState], split: str) -> Change:
+    """The first and last look at the pairs of a split."""
+    mine = [state for state in states if state.split == split]
+    steps = [state.step for state in mine]
+    start = {state.id: state for state in mine if state.step == min(steps)}
+    end = {state.id: state for state in mine if state.step == max(steps)}
+    ids = sorted(start.keys() & end.keys())
+
+    def column(table: dict[str, PairState], name: str) -> np.ndarray:
+        return np.array([getattr(table[id_], name) for id_ in ids])
+
+    return Change(
+        column(start, "chosen"),
+        column(start, "rejected"),
+        column(end, "chosen"),
+        column(end, "rejected"),
+        column(start, "chosen_length"),
+        column(start, "rejected_length"),
+        column(start, "mislabelled"),
+    )
+
+
+def groups(found: Change, per_token: bool = False) -> dict[str, float]:
+    """Shares of the pairs ranked right or wrong at start and end; they sum to 1."""
+    before, after = found.ranked_right("start", per_token), found.ranked_right("end", per_token)
+    return {
+        "right_right": float(np.mean(before & after)),
+        "right_wrong": float(np.mean(before & ~after)),
+        "wrong_right": float(np.mean(~before & after)),
+        "wrong_wrong": float(np.mean(~before & ~after)),
+    }
+
+
+def accuracies(found: Change) -> dict[str, float]:
+    """Reward accuracy, and ranking accuracy at start and end by both definitions."""
+    return {
+        "reward_accuracy": float(np.mean(found.margin > 0)),
+        "ranking_accuracy_start": float(np.mean(found.ranked_right("start"))),
+        "ranking_accuracy_end": float(np.mean(found.ranked_right("end"))),
+        "ranking_accuracy_per_token_start": float(np.mean(found.ranked_right("start", per_token=True))),
+        "ranking_accuracy_per_token_end": float(np.mean(found.ranked_right("end", per_token=True))),
+        "margin": float(np.mean(found.margin)),
+    }

@@ -1,0 +1,160 @@
+"""Which stages a configuration becomes, what they share, and what makes a new one."""
+
+from pathlib import Path
+
+import pytest
+
+from focalpo.config.compose import compose
+from focalpo.planning.stages import in_order, row_stages, train_stage
+from focalpo.planning.table import planned
+from focalpo.running.worker import RANKED
+from focalpo.stages.folder import Stage
+
+
+def kinds(*overrides: str) -> list[str]:
+    return [stage.kind for stage in in_order([train_stage(compose(overrides), "row")])]
+
+
+def test_a_stage_comes_after_everything_it_needs() -> None:
+    row = row_stages(compose(["experiment=pocket/kto"]), "row")
+    order = in_order([row.judge])
+    assert len({stage.title for stage in order}) == len(order)
+    for place, stage in enumerate(order):
+        assert all(needed in order[:place] for needed in stage.inputs.values())
+
+
+def test_only_what_an_objective_declares_it_needs_is_made() -> None:
+    assert kinds("experiment=pocket/dpo") == ["sft", "sft", "pairs", "reference", "train"]
+    assert kinds("experiment=pocket/simpo") == ["sft", "sft", "pairs", "train"]
+    assert kinds("experiment=pocket/kto") == ["sft", "sft", "pairs", "reference", "reference", "train"]
+
+
+def test_objectives_and_seeds_share_one_reference() -> None:
+    def reference(*overrides: str) -> str:
+        return train_stage(compose(overrides), "row").inputs["reference"].title
+
+    first = reference("experiment=pocket/dpo", "seed=1")
+    assert first == reference("experiment=pocket/focalpo", "seed=2", "objective.gamma=0.2", "train.learning_rate=1e-4")
+    assert first == reference("experiment=pocket/kto")
+    assert first != reference("experiment=pocket/dpo", "data.label_noise=0.2")
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["launch.ranks=2", "launch.workers=1", "train.micro_batch_tokens=99", "train.zero_stage=3", "track=offline"],
+)
+def test_how_a_stage_is_run_does_not_make_it_another(override: str) -> None:
+    assert train_stage(compose([override]), "a").key == train_stage(compose([]), "a").key
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=2", "objective.gamma=0.2", "train.learning_rate=1e-4", "data.seed=2", "model.seed=2", "data.max_length=80"],
+)
+def test_what_a_result_depends_on_makes_another_stage(override: str) -> None:
+    assert train_stage(compose([override]), "a").key != train_stage(compose([]), "a").key
+
+
+@pytest.mark.parametrize(
+    "overrides, ranked",
+    [
+        (["experiment=pocket/kto"], {"sft", "reference", "train"}),
+        (["setting=llama3_instruct", "data=on_policy"], {"reward", "reference", "train"}),
+    ],
+)
+def test_a_stage_of_several_ranks_is_told_what_its_ranks_need(overrides: list[str], ranked: set[str]) -> None:
+    """`ranks` and `hang_seconds` are `focalpo.running.worker`'s, `track` is the tracker's."""
+    stages = [stage for stage in in_order([train_stage(compose(overrides), "row")]) if stage.kind in RANKED]
+    assert {stage.kind for stage in stages} == ranked
+    assert all({"ranks", "hang_seconds", "track"} <= stage.launch.keys() for stage in stages)
+
+
+def test_a_data_file_counts_by_its_content_wherever_it_lies(tmp_path: Path) -> None:
+    path, copy = tmp_path / "pairs.jsonl", tmp_path / "elsewhere.jsonl"
+
+    def stages(*told: str) -> dict[str, Stage]:
+        train = train_stage(compose(["setting=files", *told]), "a")
+        return {"train": train, "pairs": train.inputs["pairs"], "sft": train.inputs["model"]}
+
+    def keys(*told: str) -> list[str]:
+        return [stage.key for stage in stages(*told).values()]
+
+    path.write_text("one")
+    copy.write_text("one")
+    first = keys(f"data.path={path}")
+    assert keys(f"data.path={copy}") == first, "a moved file is the same data"
+    for name in ("pairs", "sft"):
+        made = stages(f"data.path={copy}")[name]
+        assert made.launch["files"] == {"path": str(copy), "test_path": None}, "whoever makes it is told where it lies"
+        assert str(tmp_path) not in str(made.settings)
+    path.write_text("two")
+    assert not {*keys(f"data.path={path}")} & {*first}
+    path.write_text("one")
+    assert keys(f"data.path={path}") == first
+    tested = keys(f"data.path={path}", f"data.test_path={copy}")
+    missing = keys(f"data.path={path}", f"data.test_path={tmp_path / 'nowhere.jsonl'}")
+    assert len({first[0], tested[0], missing[0]}) == 3, (
+        "test pairs that are not there are not the same as none asked for"
+    )
+
+
+@pytest.mark.parametrize("kind", ["pairs", "generate"])
+def test_batches_of_the_hugging_face_backend_are_what_its_samples_depend_on(kind: str) -> None:
+    """It draws the random numbers of a batch at once; vLLM seeds every request by itself."""
+
+    def stage(*told: str) -> Stage:
+        row = row_stages(compose(["experiment=pocket/dpo", "setting=pocket_instruct", *told]), "row")
+        return {each.kind: each for each in in_order([row.judge])}[kind]
+
+    small, large = (f"generate.max_batch_tokens={tokens}" for tokens in (1024, 4096))
+    vllm = "generate.backend=vllm"
+    assert stage(small).key != stage(large).key
+    assert stage(small, vllm).key == stage(large, vllm).key
+    assert "max_batch_tokens" not in stage(small, vllm).settings
+    assert stage(small, vllm).launch["max_batch_tokens"] == stage(small).launch["max_batch_tokens"] == 1024
+
+
+def test_batches_do_not_change_pairs_that_nobody_samples() -> None:
+    keys = {train_stage(compose([f"generate.max_batch_tokens={tokens}"]), "a").key for tokens in (1024, 4096)}
+    assert len(keys) == 1
+
+
+def test_an_edited_chat_template_is_another_stage(tmp_path: Path) -> None:
+    (tmp_path / "chat.jinja").write_text("one")
+    config = compose([])
+    config.model.chat_template = str(tmp_path / "chat.jinja")
+    first = train_stage(config, "a").key
+    (tmp_path / "chat.jinja").write_text("two")
+    assert train_stage(config, "a").key != first
+    with pytest.raises(ValueError, match=r"model.chat_template=nowhere.jinja is not a file of .*; correct the path"):
+        compose(["model.chat_template=nowhere.jinja"])
+
+
+KEYS = {
+    "table=pocket": (
+        "sft/pocket-sft-46ee5b6a4b28",
+        "pairs/pocket_instruct-67ca405ed847",
+        "reference/pocket_base-mismatched-2ae7c9814818",
+        "train/base-focalpo-s5-06526f167bf4",
+        "generate/base-focalpo-s5-888204f57e85",
+        "judge/base-focalpo-s5-c0e0fa64db1c",
+    ),
+    "table=paper": (
+        "pairs/ultrafeedback_binarized-7699451ce39c",
+        "reference/llama3_ultrafeedback_armorm-chosen-rejected-7ea3ae119ef2",
+        "train/base-dpo-s42-85ec7899975d",
+        "judge/base-focalpo-s42-87ffe96e9a48",
+    ),
+    "table=one_gpu lora=rank16 data=on_policy": (
+        "sample/qwen2_5_0_5b_instruct-on_policy-s13-e74b01068668",
+        "reward/qwen2_5_0_5b_instruct-on_policy-46b3435a53ef",
+        "pairs/on_policy-ad8a28cd9396",
+    ),
+}
+
+
+@pytest.mark.parametrize("asked", KEYS)
+def test_a_stage_that_somebody_has_made_keeps_its_key(asked: str) -> None:
+    """Change these only when the outcome of a stage has changed: with another key everybody's runs are made again."""
+    titles = {stage.title for stage in in_order([planned(asked.split()).report])}
+    assert not set(KEYS[asked]) - titles

@@ -1,0 +1,95 @@
+"""What a user sees while stages run: live lines on a terminal, plain lines elsewhere, nothing when silent."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from focalpo.running.schedule import Display
+from focalpo.stages.folder import Folder, Stage
+
+ROOT = Path(__file__).parent.parent
+STAGE = Stage("train", "dpo-s1", {})
+
+
+def told(runs: Path, **state: float) -> None:
+    folder = Folder(runs, STAGE).path
+    folder.mkdir(parents=True)
+    (folder / "progress.json").write_text(json.dumps(state))
+
+
+def test_elsewhere_than_on_a_terminal_a_stage_is_one_plain_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    display = Display(tmp_path, total=12, sealed=2)
+    display.running([STAGE])
+    display.finished(STAGE, 1.25)
+    display.close()
+    assert capsys.readouterr().out == f"2 of 12 stages are sealed already\n[ 3/12] {STAGE.title}  1.2 s\n"
+
+
+def test_silent_is_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    display = Display(tmp_path, total=12, sealed=2, silent=True)
+    display.running([STAGE])
+    display.finished(STAGE, 1.25)
+    display.close()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_stage_tells_rate_time_left_loss_accuracy_and_memory(tmp_path: Path) -> None:
+    told(tmp_path, done=80, total=120, seconds=4.0, memory_gb=0.91, loss=0.4123, accuracy=0.718)
+    line = Display(tmp_path, total=12, sealed=0)._progress(STAGE)
+    assert line == "80/120  20/s  0:02 left  loss 0.412  accuracy 0.718  0.9 GB"
+
+
+def test_on_a_terminal_live_lines_are_wiped_before_anything_else_is_written(tmp_path: Path) -> None:
+    told(tmp_path, done=1, total=2, seconds=1.0)
+    program = f"""
+from pathlib import Path
+from focalpo.stages.folder import Stage
+from focalpo.running.schedule import Display
+stage = Stage("train", "dpo-s1", {{}})
+display = Display(Path({str(tmp_path)!r}), total=4, sealed=0)
+display.running([stage, stage])
+display.running([stage])
+display.finished(stage, 1.0)
+display.close()
+print("end")
+"""
+    ours, theirs = pty.openpty()
+    os.set_blocking(ours, True)
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=theirs, check=True, timeout=120)
+    os.close(theirs)
+    lines, column = [""], 0
+    for part in os.read(ours, 65536).decode().replace("\r\n", "\n").replace("\033[A", "\0").split("\n"):
+        # a terminal in four lines: \r, wipe to the end of the line, one line up, text
+        for sign in part.replace("\033[K", "\1"):
+            if sign == "\0":
+                lines.pop()
+            elif sign == "\r":
+                column = 0
+            elif sign == "\1":
+                lines[-1] = lines[-1][:column]
+            else:
+                lines[-1] = lines[-1][:column] + sign
+                column += 1
+            column = min(column, len(lines[-1]))
+        lines.append("")
+        column = 0
+    os.close(ours)
+    shown = [line for line in lines if line]
+    assert shown == [f"[1/4] {STAGE.title}  1.0 s", "end"]
+
+
+def test_a_worker_whose_maker_is_gone_before_it_starts_ends(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    program = (
+        f"import time; from focalpo.processes.quiet import quiet_worker; quiet_worker({gone.pid}, 1); time.sleep(60)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=50)
+    assert (ended.returncode, ended.stderr) == (1, b"")

@@ -1,0 +1,148 @@
+"""Annotation files that others made: any key order, row order and extra keys; what is missing is said, not guessed."""
+
+import gzip
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from focalpo.scoring.annotations import read_annotations, score
+from focalpo.scoring.length_control import read_gamed
+from recipes import score_annotations
+
+PROMPTS = 60
+Write = Callable[..., Path]
+
+
+def rows(seed: int = 0) -> list[dict]:
+    draw = np.random.default_rng(seed)
+    return [
+        {
+            "instruction": f"prompt {i}",
+            "output_1": "r" * int(draw.integers(50, 400)),
+            "generator_1": "gpt4_1106_preview",
+            "output_2": "m" * int(draw.integers(50, 900)),
+            "generator_2": "ours",
+            "annotator": "weighted_alpaca_eval_gpt4_turbo",
+            "preference": float(draw.uniform(1, 1.5)),
+        }
+        for i in range(PROMPTS)
+    ]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def written(content: object, name: str = "ours.json") -> Path:
+        text = json.dumps(content).encode()
+        (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+        return tmp_path / name
+
+    return written
+
+
+@pytest.fixture
+def gamed_file(tmp_path: Path) -> Path:
+    draw = np.random.default_rng(1)
+    lengths = np.concatenate([draw.normal(-1.5, 0.5, PROMPTS), draw.normal(1.5, 0.5, PROMPTS)])
+    difficulty = np.tile(np.concatenate([[0.0], draw.normal(0, 0.7, PROMPTS - 1)]), 2)
+    preference = 1 / (1 + np.exp(1.5 * np.tanh(lengths) - difficulty))
+    names = np.repeat(["verbose", "concise"], PROMPTS)
+    columns = {"preference": preference, "index": [*range(PROMPTS)] * 2, "std_delta_len": lengths}
+    table = pd.DataFrame(columns | {"instruction_difficulty": difficulty, "not_gamed_baseline": False, "model": names})
+    table.to_csv(tmp_path / "df_gamed.csv", index=False)
+    return tmp_path / "df_gamed.csv"
+
+
+def test_orders_of_keys_and_rows_extra_keys_and_compression_change_nothing(write: Write, gamed_file: Path) -> None:
+    gamed, made = read_gamed(gamed_file), rows()
+    expected = score(read_annotations(write(made)), gamed)
+    other = [dict(reversed([*row.items(), ("raw_completion", {"x": [i]})])) for i, row in enumerate(made)]
+    instructions = [row["instruction"] for row in made]
+    shuffled = write([other[i] for i in np.random.default_rng(2).permutation(PROMPTS)], "shuffled.json.gz")
+    assert score(read_annotations(shuffled, instructions), gamed) == expected
+
+
+@pytest.mark.filterwarnings("ignore:pkg_resources is deprecated", "ignore:Deprecated call to `pkg_resources")
+def test_missing_preferences_are_treated_as_the_library_treats_them(
+    write: Write, gamed_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sklearn
+    from alpaca_eval.metrics import glm_winrate
+
+    made = rows()
+    made[3]["preference"], made[7]["preference"] = None, float("nan")
+    del made[50]["preference"]
+    made[9]["preference"] = 0
+    monkeypatch.setattr(glm_winrate, "hf_hub_download", lambda **_: str(gamed_file))
+    theirs = glm_winrate.get_length_controlled_winrate(pd.DataFrame(made), save_weights_dir=None)
+    sklearn.set_config(enable_metadata_routing=False)  # the library switches it on for the whole process
+    found = read_annotations(write(made))
+    ours = score(found, read_gamed(gamed_file))
+    assert found.missing == [3, 7, 50] and ours.judged == theirs["n_total"] == PROMPTS - 3
+    assert ours.win_rate == pytest.approx(theirs["win_rate"], abs=1e-9)
+    assert ours.standard_error == pytest.approx(theirs["standard_error"], abs=1e-9)
+    assert ours.discrete_win_rate == pytest.approx(theirs["discrete_win_rate"], abs=1e-9)
+    assert ours.length_controlled == pytest.approx(theirs["length_controlled_winrate"], abs=1e-6)
+
+
+def test_absent_rows_keep_the_difficulties_of_those_that_are_there(write: Write, gamed_file: Path) -> None:
+    """Every other row, scored with its own difficulty: the same as a benchmark that has only these."""
+    made, gamed = rows(), read_gamed(gamed_file)
+    found = read_annotations(write(made[1::2]), [row["instruction"] for row in made])
+    assert list(found.place) == list(range(1, PROMPTS, 2))
+    aligned, as_if_first = score(found, gamed), score(read_annotations(write(made[1::2])), gamed)
+    assert aligned.win_rate == as_if_first.win_rate and aligned.length_controlled != as_if_first.length_controlled
+
+
+def test_an_instruction_that_is_asked_twice_is_judged_twice(write: Write) -> None:
+    made = rows()
+    made[5]["instruction"] = made[2]["instruction"]
+    found = read_annotations(write(made), [row["instruction"] for row in made])
+    assert found.preference[[2, 5]].tolist() == [made[2]["preference"], made[5]["preference"]]
+
+
+def test_a_model_against_itself_is_fifty_by_construction(write: Write, gamed_file: Path) -> None:
+    made = [row | {"generator_2": row["generator_1"]} for row in rows()]
+    assert score(read_annotations(write(made)), read_gamed(gamed_file)).length_controlled == 50
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda made: {"rows": made}, "must hold a list of annotations"),
+        (lambda made: [], "must hold a list of annotations"),
+        (lambda made: [*made, made[0]], "not the benchmark's or there twice"),
+        (lambda made: [*made[1:], made[0] | {"instruction": "of another benchmark"}], "not the benchmark's"),
+        (lambda made: [*made[1:], made[0] | {"generator_2": "theirs"}], r"compares \['ours', 'theirs'\]"),
+        (lambda made: [*made[1:], made[0] | {"preference": 2.5}], r"preference 2.5 of 'prompt 0' is not in \[1, 2\]"),
+        (lambda made: [*made[1:], made[0] | {"output_2": None}], r"1 rows \(59\) have no output_2"),
+    ],
+)
+def test_a_file_that_is_not_one_models_annotations_is_refused(write: Write, change: Callable, message: str) -> None:
+    made = rows()
+    with pytest.raises(ValueError, match=message):
+        read_annotations(write(change(made)), [row["instruction"] for row in made])
+
+
+def test_no_judged_row_is_no_score(write: Write, gamed_file: Path) -> None:
+    nothing = [row | {"preference": None} for row in rows()]
+    with pytest.raises(ValueError, match="has no judged row"):
+        score(read_annotations(write(nothing)), read_gamed(gamed_file))
+    with pytest.raises(ValueError, match="120 rows, the gamed rows are of 60"):
+        score(read_annotations(write(rows() + rows())), read_gamed(gamed_file))
+
+
+def test_the_command_scores_a_folder_and_names_what_is_missing(
+    write: Write, gamed_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    folder = write(rows()[:1] + [rows()[1] | {"preference": None}] + rows()[2:]).parent
+    monkeypatch.setattr(sys, "argv", ["score_annotations", str(folder), "--gamed", str(gamed_file)])
+    score_annotations.main()
+    header, line, missing = capsys.readouterr().out.splitlines()
+    assert header.split() == ["file", "WR", "SE", "discrete", "LC", "judged"]
+    assert line.split()[0] == "ours" and line.split()[-1] == "59"
+    assert missing == "  no preference: 1 rows (1); they are left out"

@@ -1,0 +1,165 @@
+"""Stage folders: keys, sealing, locks, and what happens to a folder that was cut or edited."""
+
+import errno
+import fcntl
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from focalpo.stages.folder import Damaged, Folder, Job, Stage, read_manifest, verify, write_json
+
+
+def stage(**changes: object) -> Stage:
+    values = {"kind": "train", "name": "dpo-s1", "settings": {"beta": 0.1, "seed": 1}}
+    return Stage(**{**values, **changes})
+
+
+def sealed(runs: Path, made: Stage) -> Path:
+    folder = Folder(runs, made)
+    with folder.being_made() as job:
+        (job.path / "weights.bin").write_bytes(b"weights")
+        folder.seal(1.5, {"pairs": 3})
+    return folder.path
+
+
+def test_the_key_depends_on_kind_settings_and_inputs_and_on_nothing_else() -> None:
+    base = stage()
+    assert base.key == stage(name="other name").key == stage(launch={"ranks": 8}).key
+    assert base.key == stage(settings={"seed": 1, "beta": 0.1}).key
+    different = [stage(kind="sft"), stage(settings={"beta": 0.2, "seed": 1}), stage(inputs={"pairs": stage()})]
+    assert len({base.key, *(other.key for other in different)}) == 4
+    assert stage(inputs={"pairs": stage()}).key != stage(inputs={"pairs": stage(settings={})}).key
+
+
+def test_a_sealed_folder_tells_everything_about_its_making(tmp_path: Path) -> None:
+    path = sealed(tmp_path, stage(inputs={"pairs": stage(kind="pairs", name="p")}))
+    manifest = read_manifest(path)
+    assert manifest["settings"] == {"beta": 0.1, "seed": 1}
+    assert manifest["inputs"] == {"pairs": stage(kind="pairs", name="p").title}
+    assert manifest["facts"] == {"pairs": 3}
+    assert list(manifest["outputs"]) == ["weights.bin"]
+    assert manifest["packages"]["torch"].startswith("2.")
+    assert len(manifest["commit"].removesuffix("+changes")) in (40, len("unknown"))
+    verify(path)
+
+
+def test_the_same_stage_under_another_name_is_the_same_folder(tmp_path: Path) -> None:
+    path = sealed(tmp_path, stage())
+    assert Folder(tmp_path, stage(name="another name")).path == path
+    assert Folder(tmp_path, stage(name="another name", settings={})).path != path
+
+
+def test_a_job_read_from_its_folder_is_the_job_that_was_written(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, stage(inputs={"pairs": stage(kind="pairs", name="p")}, launch={"ranks": 2}))
+    with folder.being_made() as job:
+        assert Job.read(job.path) == job
+
+
+def test_a_folder_cut_before_its_manifest_is_not_sealed(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, stage())
+    with pytest.raises(RuntimeError), folder.being_made() as job:
+        (job.path / "weights.bin").write_bytes(b"half")
+        raise RuntimeError("killed")
+    assert not folder.sealed
+    with pytest.raises(ValueError, match="not complete; make its stage first"):
+        read_manifest(folder.path)
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_an_output_that_is_not_what_the_manifest_says_is_named(tmp_path: Path, damage: str) -> None:
+    path = sealed(tmp_path, stage())
+    if damage == "changed":
+        (path / "weights.bin").write_bytes(b"WEIGHTS")
+    else:
+        (path / "weights.bin").unlink()
+    with pytest.raises(ValueError, match=r"weights.bin is not what its manifest says .*; its stage must be made again"):
+        verify(path)
+
+
+def test_two_processes_do_not_make_the_same_stage_and_a_dead_one_blocks_nobody(tmp_path: Path) -> None:
+    holder = (
+        "import sys, time; from pathlib import Path; from focalpo.stages.folder import Folder, Stage\n"
+        "with Folder(Path(sys.argv[1]), Stage('train', 'dpo-s1', {'beta': 0.1, 'seed': 1})).being_made():\n"
+        "    print('held', flush=True); time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", holder, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    with pytest.raises(ValueError, match="being made by another process"), Folder(tmp_path, stage()).being_made():
+        pass
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    with Folder(tmp_path, stage()).being_made():
+        pass
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_stage_unsealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder(tmp_path, stage())
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ValueError, match="no space left on the disk of .*; free some and run again"):
+        with folder.being_made():
+            monkeypatch.setattr("focalpo.stages.folder.write_json", full)
+            folder.seal(1.0)
+    assert not folder.sealed
+
+
+def test_json_is_replaced_whole(tmp_path: Path) -> None:
+    target = tmp_path / "progress.json"
+    write_json(target, {"done": 1})
+    write_json(target, {"done": 2})
+    assert json.loads(target.read_text()) == {"done": 2}
+    assert [path.name for path in tmp_path.iterdir()] == ["progress.json"]
+
+
+@pytest.mark.parametrize(
+    "old, new, why", [('"pairs": 3', '"pairs": 4', "its own sha256 differs"), ("{", "[", "it is no JSON")]
+)
+def test_an_edited_manifest_is_named_and_vouches_for_nothing(tmp_path: Path, old: str, new: str, why: str) -> None:
+    path = sealed(tmp_path, stage())
+    manifest = (path / "manifest.json").read_text()
+    assert old in manifest
+    (path / "manifest.json").write_text(manifest.replace(old, new, 1))
+    with pytest.raises(Damaged, match=rf"manifest.json was edited \({why}\)"):
+        verify(path)
+    with Folder.at(path).being_made():
+        Folder.at(path).break_seal()
+    assert not (path / "weights.bin").exists() and not Folder.at(path).sealed
+
+
+def test_settings_that_are_not_those_of_the_key_are_refused(tmp_path: Path) -> None:
+    path = sealed(tmp_path, stage())
+    described = json.loads((path / "stage.json").read_text())
+    described["settings"]["beta"] = 0.2
+    (path / "stage.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match=r"stage.json was edited \(its key is another's\); remove .* and run again"):
+        Folder.at(path)
+
+
+def test_a_lock_that_is_only_looked_at_does_not_stop_who_makes_the_stage(tmp_path: Path) -> None:
+    """`make status` takes it for a moment."""
+    folder = Folder(tmp_path, stage())
+    with folder.being_made():
+        pass
+    lock = (folder.path / ".lock").open()
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    looker = threading.Timer(0.3, lock.close)
+    looker.start()
+    with folder.being_made():
+        looker.join()
+
+
+def test_a_file_that_was_added_is_named_and_only_it_goes_when_the_seal_is_broken(tmp_path: Path) -> None:
+    path = sealed(tmp_path, stage())
+    (path / "adapter.bin").write_bytes(b"of another run")
+    with pytest.raises(Damaged, match="adapter.bin is not what its manifest says"):
+        verify(path)
+    with Folder.at(path).being_made():
+        Folder.at(path).break_seal()
+    assert (path / "weights.bin").exists() and not (path / "adapter.bin").exists()
