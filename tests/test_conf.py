@@ -6,8 +6,8 @@ from functools import cache
 
 import pytest
 
+from focalpo.config import compose as door
 from focalpo.config.compose import CONF, compose, compose_bench, compose_table
-from focalpo.config.compose import compose as door
 from focalpo.config.schema import Config
 from focalpo.judging.protocol import EVAL, load_protocol
 from focalpo.judging.sentinel import read_sentinel

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from focalpo.speed.rate import _llama
 from focalpo.training.cost import (
     Batch,
     Shape,
@@ -20,7 +21,6 @@ from focalpo.training.cost import (
 )
 from focalpo.training.lora import add_adapters
 from focalpo.training.settings import LoraSettings
-from recipes.calibrate import _llama
 from recipes.plan import rate_of
 
 ROOT = Path(__file__).parent.parent
@@ -99,7 +99,7 @@ MEASURED = {
 MEASURE = """
 import json, sys
 from dataclasses import replace
-from recipes.calibrate import measure
+from focalpo.speed.rate import measure
 from tests.test_cost import MEASURED
 from tests.tiny import SETTINGS
 shape, trees, recompute = MEASURED[sys.argv[1]]

@@ -179,7 +179,7 @@ def test_weights_come_from_safetensors_only_wherever_a_model_is_loaded() -> None
         ("rewarding.py", "AutoModelForSequenceClassification.from_pretrained"): "True",
         ("generation.py", "vllm.LLM"): "'safetensors'",
     }
-    assert [path.name for path in files if "vllm.entrypoints" in path.read_text()] == ["judge_server.py"]
+    assert [path.name for path in files if "vllm.entrypoints" in path.read_text()] == ["serving.py"]
 
 
 def test_a_judge_that_is_started_here_reads_safetensors_on_loopback_whatever_its_arguments_say() -> None:
