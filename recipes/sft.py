@@ -7,7 +7,7 @@ from focalpo.pocket import benchmarks as pocket_benchmarks
 from focalpo.pocket import datasets as pocket
 from focalpo.pocket.tokenizer import build_tokenizer
 from focalpo.running.tracking import tracker_of
-from focalpo.stages.folder import Job
+from focalpo.stages.folder import CHECKPOINTS, Job
 from focalpo.stages.records import Demonstration
 from focalpo.training import checkpoint
 from focalpo.training.engine import Examples, open_engine, partitioned_loading, start_ranks, train
@@ -45,7 +45,7 @@ def make(job: Job) -> dict:
             Examples(trees, reference={}, mismatched=[]),
             settings,
             seed=job.settings["seed"],
-            checkpoints=job.path / ".checkpoints",
+            checkpoints=job.path / CHECKPOINTS,
             tracker=tracker,
         )
     card = checkpoint.model_card(

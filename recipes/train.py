@@ -11,7 +11,7 @@ from focalpo.config.compose import objective_of
 from focalpo.data.tokens import read_trees, with_mismatched
 from focalpo.running.command import run_single
 from focalpo.running.tracking import tracker_of
-from focalpo.stages.folder import Job
+from focalpo.stages.folder import CHECKPOINTS, Job
 from focalpo.stages.records import Pair, read_records
 from focalpo.training import checkpoint
 from focalpo.training.engine import Examples, open_engine, partitioned_loading, start_ranks, train
@@ -51,7 +51,7 @@ def make(job: Job) -> dict:
             Examples(trees, _reference(job), mismatched),
             settings,
             seed=job.settings["seed"],
-            checkpoints=job.path / ".checkpoints",
+            checkpoints=job.path / CHECKPOINTS,
             tracker=tracker,
             watch=watch,
         )

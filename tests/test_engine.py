@@ -15,7 +15,7 @@ from focalpo.training.engine import Examples, open_engine, start_ranks, train
 from focalpo.training.kernels import use_kernels
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.objective import OBJECTIVES, Logps
-from focalpo.training.packing import pack
+from focalpo.training.packing import MicroBatch, pack
 from focalpo.training.scoring import score
 from focalpo.training.settings import TrainSettings
 from focalpo.training.steps import global_batch_at, learning_rate_at, steps_of
@@ -34,12 +34,28 @@ def examples(objective_name: str) -> Examples:
     return Examples(TREES, reference if OBJECTIVES[objective_name].needs_reference else {}, mismatched)
 
 
-def trained(objective_name: str, settings: TrainSettings, folder: Path) -> dict[str, torch.Tensor]:
+def trained(
+    objective_name: str, settings: TrainSettings, folder: Path, policy: PackedPolicy | None = None
+) -> dict[str, torch.Tensor]:
     """Weights after a whole run of the engine."""
     start_ranks()
-    engine = open_engine(PackedPolicy(tiny_model()), settings)
+    engine = open_engine(policy or PackedPolicy(tiny_model()), settings)
     train(engine, OBJECTIVES[objective_name](), examples(objective_name), settings, seed=5, checkpoints=folder)
     return {name: value.detach().clone() for name, value in engine.module.model.state_dict().items()}
+
+
+class AsksToStop(PackedPolicy):
+    """A policy in whose nth forward pass somebody asks the run to stop."""
+
+    def __init__(self, call: int, folder: Path) -> None:
+        super().__init__(tiny_model())
+        self.left, self.stop = call, folder / "stop"
+
+    def forward(self, micro: MicroBatch) -> torch.Tensor:
+        self.left -= 1
+        if not self.left:
+            self.stop.touch()
+        return super().forward(micro)
 
 
 def naively_trained(objective_name: str, settings: TrainSettings) -> dict[str, torch.Tensor]:
@@ -198,12 +214,28 @@ def test_a_damaged_checkpoint_is_named_and_not_used(tmp_path: Path, capsys: pyte
 def test_a_run_that_is_asked_to_stop_is_saved_first(tmp_path: Path) -> None:
     whole = trained("focalpo", SETTINGS, tmp_path / "whole")
     folder = tmp_path / "stopped"
-    folder.mkdir()
-    (folder / "stop").touch()
     with pytest.raises(Stopped, match="saved after step 1"):
-        trained("focalpo", SETTINGS, folder)
+        trained("focalpo", SETTINGS, folder, AsksToStop(1, folder))
     (folder / "stop").unlink()
     assert_same_weights(trained("focalpo", SETTINGS, folder), whole, atol=0)
+
+
+def test_a_run_is_left_in_the_middle_of_a_global_batch_and_resumed_exactly(tmp_path: Path) -> None:
+    """Four micro-batches a step, asked in the second step's second: its gradients are dropped and computed again."""
+    small = replace(SETTINGS, micro_batch_tokens=1)
+    whole = trained("focalpo", small, tmp_path / "whole")
+    folder = tmp_path / "stopped"
+    with pytest.raises(Stopped, match="saved after step 1"):
+        trained("focalpo", small, folder, AsksToStop(6, folder))
+    (folder / "stop").unlink()
+    assert_same_weights(trained("focalpo", small, folder), whole, atol=0)
+
+
+def test_a_run_that_is_asked_to_stop_before_its_first_step_saves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "stop").touch()
+    with pytest.raises(Stopped, match="asked to stop after step 0"):
+        trained("focalpo", SETTINGS, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["stop"]
 
 
 def test_each_epoch_is_a_permutation_of_its_own() -> None:

@@ -107,10 +107,22 @@ def test_left_by_an_error_it_has_training_saved(tmp_path: Path, ranks: int) -> N
     with pytest.raises(RuntimeError, match="our own"), Pool(1) as pool:
         pool.start(tmp_path, stage)
         until((folder / "progress.json").exists)
-        assert not (folder / ".checkpoints").exists()
+        assert not list((folder / ".checkpoints").glob("step-*"))
         raise RuntimeError("our own")
     assert list((folder / ".checkpoints").glob("step-*/complete"))
     assert not pool.stages and not [worker for worker in pool.workers if worker.process.is_alive()]
+
+
+def test_what_does_not_hear_that_it_should_stop_is_killed_not_waited_for(tmp_path: Path) -> None:
+    """A stopped process takes no signal, like one in the middle of a long product; and it has taken no step."""
+    with pytest.raises(KeyboardInterrupt), Pool(1) as pool:
+        pool.start(tmp_path, long())
+        process = pool.workers[0].process
+        until((Folder(tmp_path, long()).path / "stage.json").exists)
+        os.kill(process.pid, signal.SIGSTOP)
+        raise KeyboardInterrupt
+    assert process.exitcode == -signal.SIGKILL
+    assert not list(Folder(tmp_path, long()).path.glob(".checkpoints/step-*"))
 
 
 @pytest.mark.slow

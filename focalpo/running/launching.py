@@ -49,7 +49,7 @@ def _run(command: list[str], log: IO, environment: dict[str, str], job: Job, cam
                 return started.wait(1)
             except subprocess.TimeoutExpired:
                 if came:  # again: a process that was only starting has taken the first one for an old run's
-                    ask_to_save(job)
+                    ask_to_save(job.path)
     except Stopped:
         os.killpg(started.pid, signal.SIGKILL)
         started.wait()

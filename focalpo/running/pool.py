@@ -7,6 +7,8 @@ holds one leaves the others waiting for ever, and the names stay in shared memor
 import contextlib
 import os
 import signal
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -16,24 +18,29 @@ from pathlib import Path
 from types import TracebackType
 
 from focalpo.processes.quiet import cores_each, quiet_worker
+from focalpo.running.stopping import saves
 from focalpo.running.worker import make
-from focalpo.stages.folder import Stage, Stopped
+from focalpo.stages.folder import Folder, Stage, Stopped
+
+GRACE = 2.0
+"""Seconds for a stage to stop by itself when it is asked to."""
 
 
 @dataclass
 class Worker:
-    """A process, our end of the pipe to it, and the stage that it makes, if any."""
+    """A process, our end of the pipe to it, and the stage that it makes, if any, with its folder."""
 
     process: BaseProcess
     pipe: Connection
     stage: Stage | None = None
+    folder: Path = Path()
 
 
 class Pool:
     """At most `size` processes, started when they are needed and kept until the pool is left.
 
-    Left by an error or Ctrl-C, it tells its workers to stop, and waits until they have, since training saves first; a
-    second Ctrl-C does not wait.
+    Left by an error or Ctrl-C, it asks its workers to stop. A training that takes steps saves first and is waited for,
+    unless Ctrl-C comes again; whatever else has not stopped after `GRACE` seconds is killed.
     """
 
     def __init__(self, size: int) -> None:
@@ -45,10 +52,7 @@ class Pool:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            for worker in self._busy():
-                worker.process.terminate()
-            while self._busy():
-                list(self.finished(None))
+            self._stop()
         except KeyboardInterrupt:  # a second Ctrl-C is for who does not want to wait
             for worker in self.workers:
                 worker.process.kill()
@@ -71,7 +75,7 @@ class Pool:
         """Have a worker make a stage."""
         self.workers = [worker for worker in self.workers if worker.stage or worker.process.is_alive()]
         worker = next((worker for worker in self.workers if not worker.stage), None) or self._new_worker()
-        worker.stage = stage
+        worker.stage, worker.folder = stage, Folder(runs, stage).path
         with contextlib.suppress(BrokenPipeError):  # it has just died, which `finished` will tell
             worker.pipe.send((runs, stage))
 
@@ -87,6 +91,23 @@ class Pool:
                 outcome = _death(worker)
             stage, worker.stage = worker.stage, None
             yield stage, outcome
+
+    def _stop(self) -> None:
+        for worker in self._busy():
+            worker.process.terminate()
+        deadline, announced = time.monotonic() + GRACE, False
+        while self._busy():
+            list(self.finished(0.1))
+            if time.monotonic() < deadline:
+                continue
+            # A signal is seen between two lines of Python: a product of matrices or a library's wait may take minutes.
+            for worker in self._busy():
+                if not saves(worker.folder):
+                    worker.process.kill()
+            still = [f"{worker.stage.kind}/{worker.stage.name}" for worker in self._busy() if worker.stage]
+            if still and not announced:
+                print(f"waiting for {', '.join(still)} to save; Ctrl-C again ends at once", file=sys.stderr, flush=True)
+                announced = True
 
     def _busy(self) -> list[Worker]:
         return [worker for worker in self.workers if worker.stage]

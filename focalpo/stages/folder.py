@@ -26,7 +26,9 @@ from focalpo.stages.origin import commit, hardware, packages
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
+CHECKPOINTS = ".checkpoints"
 STOP = "stop"  # in .checkpoints: whoever makes this file asks the training to save and leave
+SAVES = "saves"  # in .checkpoints: there while the training would do so
 ERROR = "error.txt"  # why the stage was not made the last time it was tried
 DISK_ERRORS = {
     errno.ENOSPC: "no space left on the disk of {}; free some",
@@ -156,7 +158,7 @@ class Folder:
             "hardware": hardware(),
         }
         write_json(self.path / MANIFEST, manifest | {"sha256": _own_hash(manifest)})
-        shutil.rmtree(self.path / ".checkpoints", ignore_errors=True)  # as large as many models, and of no more use
+        shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)  # as large as many models, and of no more use
 
     def break_seal(self) -> None:
         """Make the stage unfinished again; what is not as the manifest says goes, so that making it anew cannot use it.

@@ -2,11 +2,13 @@
 
 .checkpoints/step-000040/   part-<rank>-<n>.safetensors   complete (written last: step, run, sha256 of every part)
 .checkpoints/stop           whoever makes this file asks the run to save and leave
+.checkpoints/saves          there while the run would do so
 
 One format for all layouts: fp32 weights and Adam's two moments of every trained parameter, whole and by name. Ranks
 share the writing; the ranks that resume may be fewer or more, and of another ZeRO stage. Nothing is pickled.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,7 +24,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from focalpo.data.tokens import template_hash
-from focalpo.stages.folder import STOP, Stopped, file_hash, write_json
+from focalpo.stages.folder import SAVES, STOP, Stopped, file_hash, write_json
 from focalpo.training.ranks import alive, at_rest, barrier, device, gather, rank, sum_over_ranks, world
 
 COMPLETE = "complete"
@@ -35,18 +37,33 @@ def fingerprint(*what: object) -> str:
     return hashlib.sha256(repr(what).encode()).hexdigest()
 
 
-def save_when_due(engine, folder: Path, step: int, run: str, every: int) -> None:
-    """Save every so many steps (0: never), and when somebody wants the run to stop; every rank must call it.
+@contextlib.contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """While open, whoever asks the run to stop knows that it saves first: the file `saves` says so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SAVES).touch()
+    try:
+        yield
+    finally:
+        (folder / SAVES).unlink(missing_ok=True)
+
+
+def leave_if_asked(engine, folder: Path, step: int, run: str, saved: int) -> None:
+    """Leave the run when somebody wants it to stop; every rank must call it.
+
+    Args:
+        step: optimizer steps taken; what a global batch has added to the gradients since is computed again.
+        saved: the step that the run was resumed at; nothing is written when it is still there.
 
     Raises:
         Stopped: when the run was asked to stop, after saving.
     """
     # Summed: ranks may see the file at different moments and must leave at the same step.
-    stop = sum_over_ranks(torch.tensor(float((folder / STOP).exists()), device=device())) > 0
-    if stop or (every and step % every == 0):
+    if sum_over_ranks(torch.tensor(float((folder / STOP).exists()), device=device())) > 0:
+        if step == saved:
+            raise Stopped(f"asked to stop after step {step}, run the same command again to resume")
         save(engine, folder, step, run)
-    if stop:
-        raise Stopped(f"asked to stop; saved after step {step}, run the same command again to go on")
+        raise Stopped(f"asked to stop; saved after step {step}, run the same command again to resume")
 
 
 def save(engine, folder: Path, step: int, run: str) -> None:

@@ -11,8 +11,9 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -25,7 +26,7 @@ from focalpo.training import checkpoint, nonfinite
 from focalpo.training.kernels import use_kernels
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.objective import Logps
-from focalpo.training.packing import Batcher
+from focalpo.training.packing import Batcher, MicroBatch
 from focalpo.training.ranks import alive, device, rank, sum_over_ranks, world
 from focalpo.training.settings import EXECUTION, TrainSettings
 from focalpo.training.steps import global_batch_at, learning_rate_at, steps_of
@@ -158,34 +159,49 @@ def train(
     start = checkpoint.resume(engine, checkpoints, run)
     if tracker is not None:
         tracker.resume_at(start)
-    if watch is not None:
-        watch.look(engine, start, steps)
-    for step in range(start, steps):
-        alive()
-        rate = learning_rate_at(step, steps, settings)
-        for group in engine.optimizer.param_groups:
-            group["lr"] = rate
-        items = global_batch_at(step, len(examples.trees), settings.global_batch, seed)
-        totals, seen = _accumulate(engine, objective, items, examples, batcher)
-        if not math.isfinite(totals["loss"]):
-            raise ValueError(nonfinite.tell(seen, examples.trees, examples.reference, step, checkpoints.parent))
-        clipped = _clip(engine, settings)
-        engine.step()
-        # DeepSpeed tells its norm after the step: the weights may be spoiled by now, but nothing of them is saved yet.
-        norm = float(engine.get_global_grad_norm() if clipped is None else clipped)
-        if not math.isfinite(norm):
-            raise ValueError(nonfinite.tell(seen, examples.trees, examples.reference, step, checkpoints.parent))
-        if tracker is not None:
-            tracker.log(step + 1, **totals, learning_rate=rate, grad_norm=norm)
-            accuracy = {"accuracy": totals["reward_accuracy"]} if "reward_accuracy" in totals else {}
-            tracker.progress(step + 1, steps, loss=totals["loss"], **accuracy)
+
+    def leave_if_asked(step: int) -> None:
+        checkpoint.leave_if_asked(engine, checkpoints, step, run, saved=start)
+
+    def look(step: int) -> None:
+        def followed(micro: MicroBatch) -> Tensor:
+            leave_if_asked(step)
+            return engine(micro)
+
         if watch is not None:
-            watch.look(engine, step + 1, steps)
-        if step + 1 < steps:
-            checkpoint.save_when_due(engine, checkpoints, step + 1, run, settings.checkpoint_every)
+            watch.look(followed, step, steps)
+
+    with checkpoint.saving(checkpoints):
+        look(start)
+        for step in range(start, steps):
+            alive()
+            leave_if_asked(step)
+            rate = learning_rate_at(step, steps, settings)
+            for group in engine.optimizer.param_groups:
+                group["lr"] = rate
+            items = global_batch_at(step, len(examples.trees), settings.global_batch, seed)
+            totals, seen = _accumulate(engine, objective, items, examples, batcher, partial(leave_if_asked, step))
+            if not math.isfinite(totals["loss"]):
+                raise ValueError(nonfinite.tell(seen, examples.trees, examples.reference, step, checkpoints.parent))
+            clipped = _clip(engine, settings)
+            engine.step()
+            # DeepSpeed tells its norm after the step: the weights may be spoiled by now, but nothing of them is saved.
+            norm = float(engine.get_global_grad_norm() if clipped is None else clipped)
+            if not math.isfinite(norm):
+                raise ValueError(nonfinite.tell(seen, examples.trees, examples.reference, step, checkpoints.parent))
+            if tracker is not None:
+                tracker.log(step + 1, **totals, learning_rate=rate, grad_norm=norm)
+                accuracy = {"accuracy": totals["reward_accuracy"]} if "reward_accuracy" in totals else {}
+                tracker.progress(step + 1, steps, loss=totals["loss"], **accuracy)
+            look(step + 1)
+            every = settings.checkpoint_every
+            if every and (step + 1) % every == 0 and step + 1 < steps:
+                checkpoint.save(engine, checkpoints, step + 1, run)
 
 
-def _accumulate(engine, objective, items: list[int], examples: Examples, batcher: Batcher):
+def _accumulate(
+    engine, objective, items: list[int], examples: Examples, batcher: Batcher, leave_if_asked: Callable[[], None]
+):
     """Gradients of one global batch; the means of its metrics over all ranks, and what this rank has seen of it."""
     branches = objective.branches
     means = _batch_means(engine, objective, items, examples, batcher)
@@ -193,6 +209,8 @@ def _accumulate(engine, objective, items: list[int], examples: Examples, batcher
     seen: list[nonfinite.Seen] = []
     trees = [examples.trees[item] for item in items]
     for share, micro, last in batcher.micro_batches(trees, branches, world(), rank()):
+        if world() == 1:  # several ranks agree on it once a step
+            leave_if_asked()
         mine = [items[place] for place in share]
         logps = engine(micro.to(device()))
         batch = _logps(branches, logps, mine, examples.trees, examples.reference, means)
