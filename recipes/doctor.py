@@ -81,7 +81,8 @@ def _gpus(config: Config, slurm: bool) -> Iterator[Finding]:
 
 
 def _versions(config: Config) -> Iterator[Finding]:
-    pins = dict(line.strip().split("==") for line in _lock().splitlines() if "==" in line and line[0] != "#")
+    lines = (line.partition(" ; ")[0] for line in _lock().splitlines() if not line.startswith("#"))  # without markers
+    pins = dict(line.strip().split("==") for line in lines)
     other = []
     for name in ("torch", "transformers", "deepspeed", "datasets", "alpaca-eval", "scikit-learn", "numpy", "vllm"):
         try:

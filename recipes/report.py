@@ -16,7 +16,8 @@ from focalpo.reporting.page import page
 from focalpo.reporting.provenance import chain, warnings_of
 from focalpo.reporting.styled import with_styled
 from focalpo.reporting.table_run import TableRun
-from focalpo.reporting.tables import as_csv, as_latex, as_markdown, as_text
+from focalpo.reporting.tables import as_csv, as_latex, as_markdown
+from focalpo.reporting.terminal import as_terminal
 from focalpo.reporting.verdicts import read_rule
 from focalpo.scoring.sanity import overlap_warnings
 from focalpo.stages.folder import Job, write_json
@@ -33,8 +34,9 @@ def make(job: Job) -> dict:
     warnings = [text for name, found in overlaps.items() for text in overlap_warnings(name, found)]
     stages = chain(run.inputs.values())
     results = _results(run, (*warnings_of(stages), *warnings))
-    for name, write in (("txt", as_text), ("md", as_markdown), ("csv", as_csv), ("tex", as_latex)):
+    for name, write in (("md", as_markdown), ("csv", as_csv), ("tex", as_latex)):
         (job.path / f"table1.{name}").write_text(write(results))
+    (job.path / "table1.txt").write_text(as_terminal(results, run.table["scale"]))
     (job.path / "summary.md").write_text(as_summary(results))
     (job.path / "figures").mkdir(exist_ok=True)
     content = content_of(run, results, draw(run, results, job.path / "figures"), stages)

@@ -9,12 +9,13 @@ python -m recipes.reproduce --quiet                  only the table and where ev
 """
 
 import sys
+import time
 from pathlib import Path
 
 from focalpo.planning.stages import in_order, report_stage
 from focalpo.planning.table import Planned, planned
 from focalpo.running.command import explained
-from focalpo.running.schedule import run_stages
+from focalpo.running.schedule import clock, run_stages
 from focalpo.running.submit import submit
 from focalpo.running.worker import make_sound
 from focalpo.stages.folder import Folder
@@ -32,7 +33,7 @@ def reproduce(arguments: list[str]) -> None:
     if first.cluster.scheduler == "slurm" and not Folder(runs, report).sealed:
         print(submit(runs, report, first.cluster))
         return
-    workers = first.launch.workers
+    workers, started = first.launch.workers, time.monotonic()
     stages = in_order([report])
     if Folder(runs, report).sealed:
         make_sound(Folder(runs, report).path)  # the one stage that no other one reads
@@ -48,7 +49,8 @@ def reproduce(arguments: list[str]) -> None:
         raise
     show(Folder(runs, report).path)
     others = ", the others were sealed already" if made < len(stages) else ""
-    print(f"{made} of {len(stages)} stages were made{others}" if made else "nothing to do")
+    took = f" in {clock(time.monotonic() - started)}"
+    print(f"{made} of {len(stages)} stages were made{took}{others}" if made else "nothing to do")
 
 
 def unmet(plan: Planned) -> str | None:

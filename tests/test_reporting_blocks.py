@@ -16,7 +16,8 @@ from focalpo.reporting.content import GRADIENT
 from focalpo.reporting.overlaps import training_overlaps
 from focalpo.reporting.styled import with_styled
 from focalpo.reporting.table_run import TableRun
-from focalpo.reporting.tables import as_csv, as_latex, as_markdown, as_text, tex
+from focalpo.reporting.tables import as_csv, as_latex, as_markdown, tex
+from focalpo.reporting.terminal import as_terminal
 from focalpo.reporting.verdicts import Rule, protocols_of, read_rule, verdict, with_verdicts
 from focalpo.scoring import stats
 from focalpo.scoring.stats import Interval, Remembered, holm, win_rate
@@ -106,7 +107,7 @@ def test_every_format_shows_differences_certainty_and_verdicts() -> None:
     compared = replace(cell(0.01), p_holm=0.04, verdict="within noise")
     table = results_of(row("dpo", ae2_wr=cell()), row("sft", {"ae2_wr": 15.5}, ae2_wr=compared))
     expected = ["-1.5 [-3.0, +0.1] p=.040", "14.0, paper 15.5: within noise"]
-    for write in (as_text, as_markdown, as_latex):
+    for write in (as_markdown, as_latex):
         text = write(table)
         assert all(words in text for words in expected) and "how sure (points)" in text
     (line,) = (
@@ -135,7 +136,7 @@ def test_a_table_says_why_it_has_no_verdict() -> None:
 def test_warnings_stand_first_in_every_format_that_is_read() -> None:
     table = results_of(row("sft", ae2_wr=cell()), warnings=("some answers are empty (generate/x)",))
     shown = "WARNING: some answers are empty (generate/x)"
-    assert as_text(table).split("\n\n")[1] == as_markdown(table).split("\n\n")[1] == shown
+    assert as_terminal(table, "pocket").split("\n\n")[1] == as_markdown(table).split("\n\n")[1] == shown
     assert as_latex(table).splitlines()[1] == f"% {shown}"
 
 

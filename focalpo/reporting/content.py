@@ -10,6 +10,7 @@ from focalpo.reporting.argument import displacement_figure, gradient_figure, mar
 from focalpo.reporting.cells import Results
 from focalpo.reporting.curves import training_curves
 from focalpo.reporting.figures import dynamics_figure, length_figure, table_figure
+from focalpo.reporting.finding import finding
 from focalpo.reporting.judges import JudgeStatistics, judge_statistics
 from focalpo.reporting.page import Content, Origin, Picture
 from focalpo.reporting.provenance import Chain, commands, commits
@@ -60,8 +61,8 @@ def content_of(run: TableRun, results: Results, pictures: list[Picture], stages:
     per_row = " to ".join(map(str, dict.fromkeys([*seeds[:1], *seeds[-1:]])))
     finished = max((manifest["finished"] for manifest in stages.values()), default="never")
     summary = (
-        f"{len(run.settings)} settings, {len(run.rows)} rows, {per_row} seeds a row; {len(stages)} stages, "
-        f"the last finished {finished}; commits {', '.join(name[:12] for name in made_by)}."
+        f"{finding(results)} {len(run.settings)} settings, {len(run.rows)} rows, {per_row} seeds a row; "
+        f"{len(stages)} stages, the last finished {finished}; commits {', '.join(name[:12] for name in made_by)}."
     )
     curves = {
         setting: {row: curve for row in run.rows if (curve := _curves(run, setting, row))} for setting in run.settings

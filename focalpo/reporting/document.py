@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from focalpo.reporting.cells import Cell, Results
+from focalpo.reporting.finding import LEVEL, finding, short_label
 from focalpo.reporting.judges import TITLES, JudgeStatistics
 from focalpo.reporting.page import Content
 from focalpo.reporting.tables import as_latex, as_markdown, tex
@@ -63,7 +64,7 @@ def as_summary(results: Results) -> str:
     if len(results.rows) > 2:
         return _long_summary(results)
     places = [(setting, column) for setting in results.rows for column in COLUMNS]
-    titles = [f"{results.settings[setting].partition(' (')[0]}, {COLUMNS[column]}" for setting, column in places]
+    titles = [f"{short_label(results, setting)}, {COLUMNS[column]}" for setting, column in places]
     by_name = {(setting, row.name): row for setting, rows in results.rows.items() for row in rows}
     labels = {row.name: row.label for rows in results.rows.values() for row in rows}
     lines = [["", *titles], ["---"] + ["---:"] * len(places)]
@@ -87,11 +88,11 @@ def _long_summary(results: Results) -> str:
 def _summary_text(lines: Sequence[Sequence[str]], results: Results) -> str:
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     star = f"± half a 95% interval; \\* differs from {results.compare_label}, p < .05 after Holm's correction."
-    return f"{body}\n\n{results.title}. {star}\n"
+    return f"{body}\n\n{finding(results)}\n\n{results.title}. {star}\n"
 
 
 def _summary_cell(cell: Cell | None) -> str:
     if cell is None:
         return NONE
-    star = "\\*" if cell.difference is not None and cell.p_holm < 0.05 else ""
+    star = "\\*" if cell.difference is not None and cell.p_holm < LEVEL else ""
     return f"{cell.value:.1f} ±{(cell.high - cell.low) / 2:.1f}{star}"

@@ -1,4 +1,4 @@
-"""The table as text: for a terminal, as Markdown, CSV and LaTeX, all from the same cells."""
+"""The table as Markdown, CSV and LaTeX, all from the same cells; `terminal` has the one for a terminal."""
 
 import csv
 import io
@@ -14,20 +14,6 @@ TEX = str.maketrans(
     | {sign: f"${sign}$" for sign in "<>|"}
     | {"\\": "\\textbackslash{}", "^": "\\textasciicircum{}", "~": "\\textasciitilde{}"}
 )
-
-
-def as_text(results: Results) -> str:
-    """The table for a terminal, one block per setting."""
-    parts = [results.title, *_warnings(results)]
-    for setting, rows in results.rows.items():
-        header = ["", *COLUMNS.values(), *results.extras(setting).values()]
-        body = [
-            [row.label, *(_plain(row.cells.get(name)) for name in COLUMNS), *_extras(row, results, setting)]
-            for row in rows
-        ]
-        parts.append(f"{results.settings[setting]}\n" + aligned([header, *body]))
-        parts += [_block_text(block) for block in blocks(rows, results)]
-    return "\n\n".join([*parts, *results.notes]) + "\n"
 
 
 def as_markdown(results: Results) -> str:
@@ -116,10 +102,6 @@ def _extras(row: RowResult, results: Results, setting: str) -> list[str]:
 
 def _warnings(results: Results) -> list[str]:
     return [f"WARNING: {warning}" for warning in results.warnings]
-
-
-def _block_text(block: Block) -> str:
-    return f"{block.title}\n" + aligned([["", *block.header], *map(list, block.body)])
 
 
 def _block_markdown(block: Block) -> str:

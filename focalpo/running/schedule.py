@@ -102,7 +102,7 @@ class Display:
         made = self.count - self.sealed
         if not made:
             return ""
-        return f"  {_clock((time.monotonic() - self.started) / made * (self.total - self.count))} left"
+        return f"  {clock((time.monotonic() - self.started) / made * (self.total - self.count))} left"
 
     def _progress(self, stage: Stage) -> str:
         """The stage's own word on how far it is, or for how long it has been running."""
@@ -110,15 +110,16 @@ class Display:
         try:
             state = json.loads((Folder(self.runs, stage).path / "progress.json").read_text())
         except FileNotFoundError:
-            return _clock(time.monotonic() - since)
+            return clock(time.monotonic() - since)
         rate = state["done"] / max(state["seconds"], 1e-9)
-        left = _clock((state["total"] - state["done"]) / max(rate, 1e-9))
+        left = clock((state["total"] - state["done"]) / max(rate, 1e-9))
         values = [f"{name} {state[name]:.3g}" for name in ("loss", "accuracy") if name in state]
         parts = [f"{state['done']}/{state['total']}", f"{rate:.3g}/s", f"{left} left", *values]
         return "  ".join([*parts, f"{state['memory_gb']:.1f} GB"] if "memory_gb" in state else parts)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as minutes and seconds, with hours where there are any: 4:12, 1:04:12."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 

@@ -1,0 +1,49 @@
+"""The finding in one sentence, made from the table's numbers: is FocalPO ahead of the row it is compared with?"""
+
+from focalpo.reporting.cells import Cell, Results
+from focalpo.stages.metrics import COLUMNS
+
+SUBJECT = "focalpo"
+LEVEL = 0.05
+"""Of a p-value after Holm's correction over all differences of the table."""
+
+
+def finding(results: Results) -> str:
+    """How many of the subject's differences are significant, in which direction, and the largest of all."""
+    rows = [(setting, row) for setting, found in results.rows.items() for row in found if row.name == SUBJECT]
+    cells = [
+        (cell, f"{COLUMNS[column]}, {short_label(results, setting)}")
+        for setting, row in rows
+        for column, cell in row.cells.items()
+        if cell.difference is not None
+    ]
+    if not cells:
+        return "No finding: the table has no difference between FocalPO and the row that it is compared with."
+    label, other = rows[0][1].label, results.compare_label
+    largest, place = max(cells, key=lambda each: abs(_points(each[0])))
+    gap = largest.difference
+    assert gap is not None
+    extreme = f"the largest difference is {gap.value:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}] ({place})"
+    sure = [_points(cell) for cell, _ in cells if cell.p_holm < LEVEL]
+    rule = "p < .05 after Holm's correction"
+    if not sure:
+        detectable = max(cell.detectable for cell, _ in cells)
+        return (
+            f"{label} and {other} cannot be told apart: none of {len(cells)} differences is significant ({rule}), "
+            f"{extreme}; a true difference of {detectable:.1f} points would show 4 times in 5."
+        )
+    ahead = sum(points > 0 for points in sure)
+    return (
+        f"{label} is significantly ahead of {other} in {ahead} and behind in {len(sure) - ahead} of {len(cells)} "
+        f"scores ({rule}); {extreme}."
+    )
+
+
+def short_label(results: Results, setting: str) -> str:
+    """The setting's label without what stands in brackets."""
+    return results.settings[setting].partition(" (")[0]
+
+
+def _points(cell: Cell) -> float:
+    assert cell.difference is not None
+    return cell.difference.value

@@ -1,0 +1,66 @@
+"""The table for a terminal: the finding, one table of values with intervals, what to be warned of; 100 columns wide."""
+
+import textwrap
+
+from focalpo.reporting.blocks import SCALE_NOTES
+from focalpo.reporting.cells import Cell, Results
+from focalpo.reporting.finding import LEVEL, finding, short_label
+from focalpo.stages.metrics import COLUMNS, NONE
+
+WIDTH = 100
+MOST_WARNINGS = 3
+HEADERS = {"ae2_lc": "AE2 LC", "ae2_wr": "AE2 WR", "arena_hard": "Arena-Hard"}
+
+
+def as_terminal(results: Results, scale: str) -> str:
+    """Settings side by side where that fits, below each other elsewhere; differences and errors are in report.md."""
+    side_by_side = _aligned(_rows(results, list(results.rows)))
+    tables = [side_by_side]
+    if max(map(len, side_by_side.splitlines())) > WIDTH:
+        tables = [_aligned(_rows(results, [setting])) for setting in results.rows]
+    shown = [f"WARNING: {warning}" for warning in results.warnings[:MOST_WARNINGS]]
+    if more := len(results.warnings) - len(shown):
+        shown.append(f"... and {more} more warnings, see report.md")
+    legend = f"± half a 95% interval; * differs from {results.compare_label}, p < .05 after Holm's correction."
+    texts = [results.title, *shown, finding(results)]
+    below = [legend, *([SCALE_NOTES[scale]] if scale in SCALE_NOTES else [])]
+    return "\n\n".join([*map(_wrapped, texts), *tables, "\n".join(map(_wrapped, below))]) + "\n"
+
+
+def _rows(results: Results, settings: list[str]) -> list[list[str]]:
+    labels = {row.name: row.label for setting in settings for row in results.rows[setting]}
+    by_name = {(setting, row.name): row for setting in settings for row in results.rows[setting]}
+    head = ["", *(HEADERS[column] for _ in settings for column in COLUMNS)]
+    above = ["", *(short_label(results, s) if place == 0 else "" for s in settings for place in range(len(COLUMNS)))]
+    body = []
+    for name, label in labels.items():
+        rows = [by_name.get((setting, name)) for setting in settings]
+        body.append([label, *(_cell(row.cells.get(column) if row else None) for row in rows for column in COLUMNS)])
+    return [above, head, *body]
+
+
+def _cell(cell: Cell | None) -> str:
+    """Value, half of its interval, and a sign where it differs; numbers end at the same place with and without it."""
+    if cell is None:
+        return f"{NONE} "
+    star = "*" if cell.difference is not None and cell.p_holm < LEVEL else " "
+    return f"{cell.value:.1f} ±{(cell.high - cell.low) / 2:.1f}{star}"
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    """Columns to the right, labels to the left; the first row's texts run on over the columns that follow."""
+    above, *others = rows
+    widths = [max(len(row[place]) for row in others) for place in range(len(above))]
+    starts = [sum(widths[:place]) + 2 * place for place in range(len(above))]
+    top = ""
+    for start, text in zip(starts, above, strict=True):
+        top = top.ljust(start) + text if text else top
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(text.rjust(w) for text, w in zip(row[1:], widths[1:], strict=True))])
+        for row in others
+    ]
+    return "\n".join(line.rstrip() for line in (top, *lines))
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)

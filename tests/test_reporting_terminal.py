@@ -1,0 +1,77 @@
+"""The end of a run: the finding in one sentence, one table that fits a terminal, and what to be warned of."""
+
+from dataclasses import replace
+
+import pytest
+
+from focalpo.reporting.cells import Results, RowResult
+from focalpo.reporting.finding import finding
+from focalpo.reporting.terminal import WIDTH, as_terminal
+from focalpo.scoring.stats import Interval
+from tests.test_reporting_blocks import cell
+
+SETTINGS = {"base": "Pocket base (off-policy pairs)", "instruct": "Pocket instruct (on-policy pairs)"}
+
+
+def table(*differences: tuple[float, float], settings: dict[str, str] = SETTINGS) -> Results:
+    """DPO and FocalPO; FocalPO's differences (points, corrected p), a setting each, in WR."""
+    rows = {}
+    for setting, (points, p) in zip(settings, differences, strict=True):
+        other = replace(
+            cell(0.5, value=25 + points), difference=Interval(points, points - 2, points + 2), p_holm=p, detectable=1.6
+        )
+        rows[setting] = [
+            RowResult("dpo", "DPO", {"ae2_wr": cell(value=25)}, {}, {}),
+            RowResult("focalpo", "FocalPO", {"ae2_wr": other}, {}, {}),
+        ]
+    return Results("Table 1, commit abc", settings, rows, "dpo", "DPO", ())
+
+
+@pytest.mark.parametrize(
+    ("differences", "expected"),
+    [
+        (
+            [(0.4, 0.8), (-0.7, 0.05)],
+            "FocalPO and DPO cannot be told apart: none of 2 differences is significant (p < .05 after Holm's "
+            "correction), the largest difference is -0.7 [-2.7, +1.3] (AlpacaEval WR, Pocket instruct); a true "
+            "difference of 1.6 points would show 4 times in 5.",
+        ),
+        (
+            [(3.0, 0.01), (-5.0, 0.049)],
+            "FocalPO is significantly ahead of DPO in 1 and behind in 1 of 2 scores (p < .05 after Holm's correction); "
+            "the largest difference is -5.0 [-7.0, -3.0] (AlpacaEval WR, Pocket instruct).",
+        ),
+    ],
+)
+def test_the_finding_by_hand(differences: list[tuple[float, float]], expected: str) -> None:
+    assert finding(table(*differences)) == expected
+
+
+def test_without_both_rows_there_is_no_finding() -> None:
+    whole = table((3.0, 0.01), (3.0, 0.01))
+    alone = replace(whole, rows={setting: rows[:1] for setting, rows in whole.rows.items()})
+    assert finding(alone).startswith("No finding")
+
+
+def test_two_settings_stand_side_by_side_and_a_significant_difference_has_its_star() -> None:
+    text = as_terminal(table((0.4, 0.8), (3.0, 0.01)), "pocket")
+    assert max(map(len, text.splitlines())) <= WIDTH
+    above, head, dpo, focalpo = text.split("\n\n")[2].splitlines()
+    assert [above.index(name) for name in ("Pocket base", "Pocket instruct")] == [
+        place for place in range(len(head)) if head.startswith("AE2 LC", place)
+    ]
+    assert dpo.split() == ["DPO", "-", "25.0", "±2.0", "-", "-", "25.0", "±2.0", "-"]
+    assert focalpo.split() == ["FocalPO", "-", "25.4", "±2.0", "-", "-", "28.0", "±2.0*", "-"]
+    assert dpo.index("25.0", 40) == focalpo.index("28.0"), "a star moves no number"
+
+
+def test_many_settings_stand_below_each_other_within_the_width() -> None:
+    settings = {f"base_{noise}": f"Pocket base, {noise}% of labels flipped" for noise in range(8)}
+    text = as_terminal(table(*[(0.4, 0.8)] * 8, settings=settings), "pocket")
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert text.count("AE2 LC") == 8
+
+
+def test_many_warnings_are_counted() -> None:
+    text = as_terminal(replace(table((0.4, 0.8), (3.0, 0.01)), warnings=("a", "b", "c", "d", "e")), "pocket")
+    assert text.count("WARNING") == 3 and "... and 2 more warnings, see report.md" in text
