@@ -21,7 +21,7 @@ from focalpo.config.bench import BenchSettings
 from focalpo.config.compose import compose_bench, plain
 from focalpo.data.sources import FileSource, load
 from focalpo.data.tokens import Limits, pair_trees
-from focalpo.running.command import explained
+from focalpo.running.command import run_command
 from focalpo.speed import tables
 from focalpo.speed.figures import growth_figure
 from focalpo.speed.kept import measured
@@ -115,4 +115,4 @@ def _machine() -> str:
 
 
 if __name__ == "__main__":
-    explained(lambda: bench(sys.argv[1:]))
+    run_command(lambda: bench(sys.argv[1:]))

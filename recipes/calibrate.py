@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from focalpo.planning.needs import Estimate
 from focalpo.planning.table import planned
-from focalpo.running.command import explained
+from focalpo.running.command import run_command
 from focalpo.speed.rate import measure_side_by_side
 from focalpo.stages.folder import write_json
 from focalpo.stages.origin import hardware
@@ -48,4 +48,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    explained(lambda: main(sys.argv[1:]))
+    run_command(lambda: main(sys.argv[1:]))

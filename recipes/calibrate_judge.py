@@ -21,7 +21,7 @@ from focalpo.judging.price import NOTHING, Price, expected
 from focalpo.judging.protocol import EVAL, AlpacaProtocol, load_protocol, protocol_hash
 from focalpo.judging.serving import endpoint_of
 from focalpo.reporting.calibrations import as_csv, as_text
-from focalpo.running.command import explained
+from focalpo.running.command import run_command
 from focalpo.scoring.annotated_pairs import Annotated, read_annotations
 from focalpo.scoring.calibration import (
     Calibration,
@@ -92,4 +92,4 @@ def _preferences(pairs: Annotated, protocol: AlpacaProtocol, endpoint: Endpoint)
 
 
 if __name__ == "__main__":
-    explained(lambda: calibrate(sys.argv[1:]))
+    run_command(lambda: calibrate(sys.argv[1:]))

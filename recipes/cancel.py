@@ -4,7 +4,7 @@ import sys
 
 from focalpo.planning.stages import in_order
 from focalpo.planning.table import planned
-from focalpo.running.command import explained
+from focalpo.running.command import run_command
 from focalpo.running.submit import queue, slurm
 
 
@@ -23,4 +23,4 @@ def cancel(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    explained(lambda: cancel(sys.argv[1:]))
+    run_command(lambda: cancel(sys.argv[1:]))

@@ -16,7 +16,7 @@ from focalpo.config.compose import compose_table
 from focalpo.planning.stages import in_order, report_stage, table_rows
 from focalpo.planning.table import compose_rows, split_arguments, with_rows
 from focalpo.reporting.table_run import newest_reports
-from focalpo.running.command import explained
+from focalpo.running.command import run_command
 from focalpo.stages.folder import MANIFEST, Folder, Stage, read_manifest, write_json
 from focalpo.stages.metrics import METRICS
 
@@ -110,4 +110,4 @@ def _lines(panel: str) -> list:
 
 
 if __name__ == "__main__":
-    explained(lambda: main(sys.argv[1:]))
+    run_command(lambda: main(sys.argv[1:]))

@@ -25,7 +25,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 
 from focalpo.config.schema import Config
 from focalpo.planning.table import Planned, planned
-from focalpo.running.command import explained
+from focalpo.running.command import run_command
 from focalpo.stages.origin import ROOT
 
 GIB = 1 << 30
@@ -179,4 +179,4 @@ def doctor(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    explained(lambda: doctor(sys.argv[1:]))
+    run_command(lambda: doctor(sys.argv[1:]))

@@ -10,7 +10,7 @@ from pathlib import Path
 from focalpo.config.compose import compose_table
 from focalpo.planning.stages import in_order, train_stage
 from focalpo.planning.table import compose_rows, split_arguments, with_rows
-from focalpo.running.command import explained
+from focalpo.running.command import run_command
 from focalpo.running.schedule import run_stages
 from focalpo.stages.folder import Folder, read_manifest
 
@@ -41,4 +41,4 @@ def compare(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    explained(lambda: compare(sys.argv[1:]))
+    run_command(lambda: compare(sys.argv[1:]))

@@ -25,7 +25,7 @@ def make(job: Job) -> dict:
     sentinel = read_sentinel(EVAL / f"{named}.yaml") if named else None
     tasks = {name: _task(job, name, values) for name, values in job.settings["protocols"].items()}
     estimate = _estimate(tasks, sentinel, Price(**settings["price"]), settings["concurrency"])
-    _tell(job, estimate, settings["budget_usd"])
+    _announce(job, estimate, settings["budget_usd"])
     with endpoint_of(settings, job.path / "records.jsonl") as endpoint:
         facts = _drift(job, tasks, sentinel, endpoint) if sentinel else {"sentinel": {}, "warnings": []}
         for name, (protocol, questions, completions) in tasks.items():
@@ -50,7 +50,7 @@ def _estimate(tasks: dict[str, Task], sentinel: Sentinel | None, price: Price, c
     return total
 
 
-def _tell(job: Job, estimate: Estimate, budget_usd: float | None) -> None:
+def _announce(job: Job, estimate: Estimate, budget_usd: float | None) -> None:
     """Write the estimate down, and say it where judging costs money."""
     write_json(job.path / "estimate.json", asdict(estimate))
     if estimate.usd:

@@ -14,7 +14,7 @@ from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 
 from focalpo.reporting.table_run import TableRun, newest_reports
-from focalpo.running.command import explained
+from focalpo.running.command import run_command
 from focalpo.stages.origin import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -68,4 +68,4 @@ def main(which: str) -> None:
 
 
 if __name__ == "__main__":
-    explained(lambda: main(sys.argv[1] if len(sys.argv) > 1 else "pocket"))
+    run_command(lambda: main(sys.argv[1] if len(sys.argv) > 1 else "pocket"))

@@ -20,7 +20,7 @@ from focalpo.config.schema import Config
 from focalpo.planning.needs import Estimate, Need, ranks_of
 from focalpo.planning.stages import in_order
 from focalpo.planning.table import Planned, planned
-from focalpo.running.command import explained
+from focalpo.running.command import run_command
 from focalpo.running.submit import Array, arrays
 from focalpo.stages.folder import Folder, Stage, read_manifest
 from focalpo.training.cost import checkpoint_bytes
@@ -162,4 +162,4 @@ def _took(paces: dict[str, Pace], rate: float) -> list[str]:
 
 
 if __name__ == "__main__":
-    explained(lambda: print(described(planned(sys.argv[1:]))))
+    run_command(lambda: print(described(planned(sys.argv[1:]))))

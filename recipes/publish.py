@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from focalpo.running.command import explained
+from focalpo.running.command import run_command
 from focalpo.stages.folder import verify
 from focalpo.stages.origin import ROOT
 
@@ -44,4 +44,4 @@ def publish(report: Path, root: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("error: name the report's folder: python -m recipes.publish runs/report/NAME")
-    explained(lambda: publish(Path(sys.argv[1]), ROOT))
+    run_command(lambda: publish(Path(sys.argv[1]), ROOT))

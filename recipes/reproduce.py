@@ -14,10 +14,10 @@ from pathlib import Path
 
 from focalpo.planning.stages import in_order, report_stage
 from focalpo.planning.table import Planned, planned
-from focalpo.running.command import explained
+from focalpo.running.command import run_command
 from focalpo.running.schedule import clock, run_stages
 from focalpo.running.submit import submit
-from focalpo.running.worker import make_sound
+from focalpo.running.worker import repair
 from focalpo.stages.folder import Folder
 from recipes.doctor import blocking
 
@@ -36,7 +36,7 @@ def reproduce(arguments: list[str]) -> None:
     workers, started = first.launch.workers, time.monotonic()
     stages = in_order([report])
     if Folder(runs, report).sealed:
-        make_sound(Folder(runs, report).path)  # the one stage that no other one reads
+        repair(Folder(runs, report).path)  # the one stage that no other one reads
     try:
         made = run_stages(runs, stages, workers, silent)
     except ValueError:
@@ -75,4 +75,4 @@ def show(report: Path) -> None:
 
 
 if __name__ == "__main__":
-    explained(lambda: reproduce(sys.argv[1:]))
+    run_command(lambda: reproduce(sys.argv[1:]))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from focalpo.planning.stages import Row, in_order, report_stage
 from focalpo.planning.table import planned
-from focalpo.running.command import explained
+from focalpo.running.command import run_command
 from focalpo.running.schedule import run_stages
 from focalpo.stages.folder import Folder, Stage
 from recipes.reproduce import show
@@ -77,4 +77,4 @@ def _differing(runs: Path, again: Path, stage: Stage) -> list[str]:
 
 
 if __name__ == "__main__":
-    explained(lambda: rescore(sys.argv[1:]))
+    run_command(lambda: rescore(sys.argv[1:]))

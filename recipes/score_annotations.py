@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from focalpo.running.command import explained
+from focalpo.running.command import run_command
 from focalpo.scoring.annotations import read_annotations, score
 from focalpo.scoring.length_control import read_gamed
 from focalpo.stages.records import listed
@@ -46,4 +46,4 @@ def _files(given: list[Path]) -> list[Path]:
 
 
 if __name__ == "__main__":
-    explained(main)
+    run_command(main)

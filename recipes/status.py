@@ -10,7 +10,7 @@ from pathlib import Path
 
 from focalpo.planning.stages import in_order
 from focalpo.planning.table import planned
-from focalpo.running.command import explained
+from focalpo.running.command import run_command
 from focalpo.running.submit import Task, queue
 from focalpo.stages.folder import ERROR, LOCK, Folder
 
@@ -77,4 +77,4 @@ def _rest(states: dict[str, str]) -> str:
 
 
 if __name__ == "__main__":
-    explained(lambda: status(sys.argv[1:]))
+    run_command(lambda: status(sys.argv[1:]))

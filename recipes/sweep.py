@@ -17,7 +17,7 @@ from focalpo.config.compose import compose_table, expand
 from focalpo.config.schema import TableConfig
 from focalpo.planning.stages import in_order, sweep_stage, train_stage
 from focalpo.planning.table import compose_rows, split_arguments, with_rows
-from focalpo.running.command import explained
+from focalpo.running.command import run_command
 from focalpo.running.schedule import run_stages
 from focalpo.running.submit import submit
 from focalpo.stages.folder import Folder, Job, read_manifest
@@ -107,4 +107,4 @@ def _line(row: dict) -> str:
 
 
 if __name__ == "__main__":
-    explained(lambda: sweep(sys.argv[1:]))
+    run_command(lambda: sweep(sys.argv[1:]))

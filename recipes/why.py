@@ -10,7 +10,7 @@ from pathlib import Path
 
 from focalpo.reporting.provenance import Chain, chain, commands, warnings_of
 from focalpo.reporting.table_run import TableRun, newest_reports
-from focalpo.running.command import explained
+from focalpo.running.command import run_command
 from focalpo.stages.folder import read_manifest
 from focalpo.stages.metrics import COLUMNS
 
@@ -68,4 +68,4 @@ if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
         sys.exit("error: name a cell: python -m recipes.why ROW/SETTING/COLUMN [REPORT]")
     where = [Path(sys.argv[2])] if len(sys.argv) == 3 else newest_reports(Path("runs"))
-    explained(lambda: print(why(sys.argv[1], where)))
+    run_command(lambda: print(why(sys.argv[1], where)))

@@ -18,7 +18,7 @@ from focalpo.config.compose import CONF, compose, compose_table
 from focalpo.config.schema import Config, TableConfig
 from focalpo.planning.table import compose_rows, split_arguments, with_rows
 from focalpo.processes.quiet import cores_each, quiet
-from focalpo.running.command import explained
+from focalpo.running.command import run_command
 from rehearsal.check import checked
 from rehearsal.differences import Change, changes, described, hardware, protocol_changes
 from rehearsal.hub import serving
@@ -72,4 +72,4 @@ def tell(table: TableConfig, first: Config, found: dict[str, set[Change]], proto
 
 
 if __name__ == "__main__":
-    explained(lambda: rehearse(sys.argv[1:]))
+    run_command(lambda: rehearse(sys.argv[1:]))

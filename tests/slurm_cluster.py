@@ -86,7 +86,7 @@ def start_node(node: str) -> None:
     subprocess.run(["slurmd", "-c", "-N", node], check=True, capture_output=True)
 
 
-def mend_node(node: str) -> None:
+def repair_node(node: str) -> None:
     """Bring a node back that was down."""
     start_node(node)
     slurm("scontrol", "update", f"NodeName={node}", "State=RESUME")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm_cluster import PROGRAMS, mend_node, slurm, slurm_cluster, stop_node, wait_until
+from tests.slurm_cluster import PROGRAMS, repair_node, slurm, slurm_cluster, stop_node, wait_until
 
 pytestmark = pytest.mark.slurm
 ROOT = Path(__file__).parent.parent
@@ -94,7 +94,9 @@ def test_a_table_survives_a_requeue_and_a_lost_node_and_is_the_local_runs(cluste
             assert "State=DOWN" in slurm("scontrol", "show", "node", node)
         time.sleep(0.5)
     assert requeued and lost
-    mend_node(node)  # not before: a node that is back at once gets the end of its old jobs for the same jobs' new start
+    repair_node(
+        node
+    )  # not before: a node that is back at once gets the end of its old jobs for the same jobs' new start
     assert "23 of 23 stages are sealed" in command("status", runs, "cluster=slurm_cpu")
     command("reproduce", local)
     assert table_of(runs) == table_of(local)

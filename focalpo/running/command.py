@@ -32,10 +32,10 @@ def run_single(goal: str) -> None:
         print(json.dumps(read_manifest(folder)["facts"], indent=1))
         print(folder)
 
-    explained(command)
+    run_command(command)
 
 
-def explained(command: Callable[[], None]) -> None:
+def run_command(command: Callable[[], None]) -> None:
     """Run a command; a user's mistake ends it with its explanation instead of a traceback."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that children are told
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from focalpo.running.stopping import LEFT, ask_to_save, stopping
-from focalpo.stages.folder import ERROR, Job, Stopped, told_disk_errors
+from focalpo.stages.folder import ERROR, Job, Stopped, explaining_disk_errors
 
 STACKS = ".stacks"
 
@@ -25,7 +25,7 @@ def in_new_processes(job: Job, ranks: int) -> None:
     threads = max(1, torch.get_num_threads() // ranks)  # this worker's share of the machine, and no other's
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     command = [sys.executable, *launcher, "-m", "focalpo.running.worker", str(job.path)]
-    with told_disk_errors(job.path):
+    with explaining_disk_errors(job.path):
         job.path.mkdir(parents=True, exist_ok=True)
         job.write()
         log = job.path / "log.txt"

@@ -15,7 +15,7 @@ REFUSED = re.compile(r"can't allocate memory|not enough memory")
 
 
 @contextlib.contextmanager
-def told_out_of_memory(job: Job) -> Iterator[None]:
+def explaining_out_of_memory(job: Job) -> Iterator[None]:
     """Turn running out of memory into a user's error.
 
     Raises:

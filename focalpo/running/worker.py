@@ -17,9 +17,9 @@ from pathlib import Path
 from focalpo.processes.lifeline import end_with
 from focalpo.processes.quiet import cores_each, quiet
 from focalpo.running.launching import STACKS, in_new_processes
-from focalpo.running.out_of_memory import told_out_of_memory
+from focalpo.running.out_of_memory import explaining_out_of_memory
 from focalpo.running.stopping import stopping
-from focalpo.stages.folder import ERROR, Damaged, Folder, Job, Stage, Stopped, told_disk_errors, verify
+from focalpo.stages.folder import ERROR, Damaged, Folder, Job, Stage, Stopped, explaining_disk_errors, verify
 
 RANKED = ("sft", "reward", "reference", "train")
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h
@@ -39,12 +39,12 @@ def _make(folder: Folder, patience: float = 1.0) -> float:
         return make_here(folder, patience)
     started = time.monotonic()
     for path in folder.job.inputs.values():
-        make_sound(path)
+        repair(path)
     in_new_processes(folder.job, ranks)
     return time.monotonic() - started
 
 
-def make_sound(path: Path) -> None:
+def repair(path: Path) -> None:
     """Make an input again when it is not what its manifest says; it is never used as it is."""
     if _break_if_damaged(path):
         _make(Folder.at(path), math.inf)
@@ -53,7 +53,7 @@ def make_sound(path: Path) -> None:
 def make_here(
     folder: Folder,
     patience: float = 1.0,
-    check: Callable[[Path], None] = make_sound,
+    check: Callable[[Path], None] = repair,
     agree: Callable[[bool], object] = lambda go: None,
 ) -> float:
     """Make a stage in this process and seal it.
@@ -87,7 +87,7 @@ def make_here(
 
 
 def refuse_damaged(path: Path) -> None:
-    """As `make_sound`, for a job that is not made for its inputs' work: it has other GPUs, or ranks that wait.
+    """As `repair`, for a job that is not made for its inputs' work: it has other GPUs, or ranks that wait.
 
     Raises:
         ValueError: when the input is not what its manifest says; then it is unfinished from now on.
@@ -123,7 +123,7 @@ def _damage(path: Path) -> str | None:
 
 def recipe(job: Job) -> dict:
     """Call the recipe of the job's kind."""
-    with told_disk_errors(job.path), told_out_of_memory(job), stopping(job):
+    with explaining_disk_errors(job.path), explaining_out_of_memory(job), stopping(job):
         return _tracked(job, importlib.import_module(f"recipes.{job.kind}").make)
 
 
@@ -157,7 +157,7 @@ def main(path: Path) -> None:
     folder = Folder.at(path)
     job = folder.job
     quiet(int(os.environ.get("OMP_NUM_THREADS", cores_each(1))))
-    check = make_sound
+    check = repair
     if maker:
         check = _trust
     elif ranked or "SLURM_JOB_ID" in os.environ:

@@ -131,7 +131,7 @@ class Folder:
         Raises:
             ValueError: when another live process is still making the same stage, or the disk is full or read-only.
         """
-        with told_disk_errors(self.path):
+        with explaining_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             with (self.path / LOCK).open("a") as lock:
                 if not _locked(lock, patience):
@@ -185,7 +185,7 @@ class Damaged(ValueError):
 
 
 @contextlib.contextmanager
-def told_disk_errors(path: Path) -> Iterator[None]:
+def explaining_disk_errors(path: Path) -> Iterator[None]:
     """Turn what a disk may refuse into a user's error: no space, a quota, no permission, read-only.
 
     Raises:

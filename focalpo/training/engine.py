@@ -182,13 +182,13 @@ def train(
             items = global_batch_at(step, len(examples.trees), settings.global_batch, seed)
             totals, seen = _accumulate(engine, objective, items, examples, batcher, partial(leave_if_asked, step))
             if not math.isfinite(totals["loss"]):
-                raise ValueError(nonfinite.tell(seen, examples.trees, examples.reference, step, checkpoints.parent))
+                raise ValueError(nonfinite.describe(seen, examples.trees, examples.reference, step, checkpoints.parent))
             clipped = _clip(engine, settings)
             engine.step()
             # DeepSpeed tells its norm after the step: the weights may be spoiled by now, but nothing of them is saved.
             norm = float(engine.get_global_grad_norm() if clipped is None else clipped)
             if not math.isfinite(norm):
-                raise ValueError(nonfinite.tell(seen, examples.trees, examples.reference, step, checkpoints.parent))
+                raise ValueError(nonfinite.describe(seen, examples.trees, examples.reference, step, checkpoints.parent))
             if tracker is not None:
                 tracker.log(step + 1, **totals, learning_rate=rate, grad_norm=norm)
                 accuracy = {"accuracy": totals["reward_accuracy"]} if "reward_accuracy" in totals else {}

@@ -16,7 +16,7 @@ Seen = tuple[list[int], Tensor, Tensor]
 """Items of a micro-batch, their log-probs [items, branches] and their losses [items]."""
 
 
-def tell(
+def describe(
     seen: Sequence[Seen], trees: Sequence[Tree], reference: dict[str, list[float]], step: int, folder: Path
 ) -> str:
     """Write the batch to `folder/not_finite.json` and say which pairs are at fault, or that it is the gradient where
