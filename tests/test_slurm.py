@@ -94,9 +94,8 @@ def test_a_table_survives_a_requeue_and_a_lost_node_and_is_the_local_runs(cluste
             assert "State=DOWN" in slurm("scontrol", "show", "node", node)
         time.sleep(0.5)
     assert requeued and lost
-    repair_node(
-        node
-    )  # not before: a node that is back at once gets the end of its old jobs for the same jobs' new start
+    # Not before: a node that is back at once gets the end of its old jobs for the new start of the same jobs.
+    repair_node(node)
     assert "23 of 23 stages are sealed" in command("status", runs, "cluster=slurm_cpu")
     command("reproduce", local)
     assert table_of(runs) == table_of(local)
