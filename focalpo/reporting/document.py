@@ -88,7 +88,7 @@ def _long_summary(results: Results) -> str:
 def _summary_text(lines: Sequence[Sequence[str]], results: Results) -> str:
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     star = f"± half a 95% interval; \\* differs from {results.compare_label}, p < .05 after Holm's correction."
-    return f"{body}\n\n{finding(results)}\n\n{results.title}. {star}\n"
+    return f"**{finding(results)}**\n\n{body}\n\n{results.title}. {star}\n"
 
 
 def _summary_cell(cell: Cell | None) -> str:
