@@ -73,36 +73,40 @@ notebooks: $(INSTALLED) ## run the notebooks on the newest report of SCALE and r
 dashboard: $(INSTALLED) ## create or update the W&B workspace and report of the newest report of SCALE
 	@python -m recipes.dashboard $(SCALE) $(ARGS)
 
-test: $(INSTALLED) ## run the quick tests, at most 15 minutes on 2 cores
-	OMP_NUM_THREADS=1 python -m pytest -m 'not slow and not vllm and not browser and not slurm' $(ARGS)
+# One test at a time on each core, each with one thread.
+PYTEST = OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --maxprocesses 8
+
+test: $(INSTALLED) ## run the quick tests, about 4 minutes on 2 cores
+	$(PYTEST) -m 'not slow and not vllm and not browser and not slurm' $(ARGS)
 
 test-slow: $(INSTALLED) ## run the slow tests
-	OMP_NUM_THREADS=1 python -m pytest -m 'slow and not vllm and not browser and not slurm' $(ARGS)
+	$(PYTEST) -m 'slow and not vllm and not browser and not slurm' $(ARGS)
 
 test-browser: $(INSTALLED) ## open the report in Chromium; on Debian, root installs it where it is missing
 	@command -v chromium chromium-browser google-chrome > /dev/null || { apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core > /dev/null; } || { \
 		echo "error: install Chromium, then run the same command again"; exit 1; }
-	OMP_NUM_THREADS=1 python -m pytest -m 'browser and not vllm' $(ARGS)
+	$(PYTEST) --numprocesses 0 -m 'browser and not vllm' $(ARGS)
 
-test-slurm: $(INSTALLED) ## submit small tables to a real Slurm on this machine; wants root, which installs it on Debian
+test-slurm: $(INSTALLED) ## submit small tables to a real Slurm on this machine; requires root, which installs it on Debian
 	@command -v slurmctld munged > /dev/null || { apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends slurm-wlm munge > /dev/null; } || { \
 		echo "error: install slurm-wlm and munge, then run the same command again"; exit 1; }
-	OMP_NUM_THREADS=1 python -m pytest -m 'slurm and not vllm and not browser' $(ARGS)
+	$(PYTEST) --numprocesses 0 -m 'slurm and not vllm and not browser' $(ARGS)
 
 test-vllm: export PATH := $(CURDIR)/.venv-vllm/bin:$(PATH)
 test-vllm: .venv-vllm/installed ## run the tests that need vLLM, for real on a CPU, in an environment of their own
-	OMP_NUM_THREADS=1 python -m pytest -m vllm $(ARGS)
+	$(PYTEST) -m vllm $(ARGS)
 
 test-all: test test-slow test-browser test-slurm test-vllm ## run all tests
 
-check: $(INSTALLED) ## ruff, ruff format, mypy and shellcheck
+check: $(INSTALLED) ## ruff, ruff format, mypy, shellcheck and hadolint
 	ruff check .
 	ruff format --check .
 	mypy
 	shellcheck .ci/run $(wildcard recipes/*.sh slurm/*.sbatch slurm/*.sh)
 	hadolint slurm/Containerfile
+	sed -n '/^%post/,/^%env/{/^%/!p}' slurm/apptainer.def | shellcheck --shell=sh -
 
 lock: ## resolve pyproject.toml anew into constraints.txt, for every Python; ARGS=--upgrade takes newer versions
 	@recipes/install.sh '$(PYTHON)' .venv

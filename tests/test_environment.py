@@ -111,7 +111,7 @@ def test_make_help_tells_every_target():
 
 
 def test_each_test_is_run_by_exactly_one_target_of_test_all():
-    chosen = re.findall(r"pytest -m ('[^']+'|\w+)", make("--dry-run", "test-all").stdout)
+    chosen = re.findall(r"-m pytest .*?-m ('[^']+'|\w+)", make("--dry-run", "test-all").stdout)
     assert len(chosen) == 5
     for marks in product([False, True], repeat=4):
         names = dict(zip(("slow", "vllm", "browser", "slurm"), marks, strict=True))
@@ -127,8 +127,20 @@ def test_vllm_on_a_cpu_is_the_version_for_gpus():
 def test_ci_runs_the_checks_and_all_tests():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    called = re.search(r"^exec make --keep-going (.*)$", script.read_text(), re.M)[1].split()
-    assert called == ["check", "test-all"]
+    called = re.search(r"^for target in (.*); do$", script.read_text(), re.M)[1].split()
+    needed = re.search(r"^test-all: ([\w -]+) ##", (ROOT / "Makefile").read_text(), re.M)[1].split()
+    assert called == ["check", *needed]
+
+
+def test_ci_goes_on_after_a_failure_fails_in_the_end_and_prints_times(tmp_path: Path):
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
+    (tmp_path / "Makefile").write_text("test-slow:\n\t@false\n%:\n\t@echo made $@\n")
+    done = subprocess.run([tmp_path / ".ci" / "run"], capture_output=True, text=True, env=MAKE_ENVIRONMENT)
+    assert done.returncode == 1
+    *made, times, failed = done.stdout.splitlines()
+    assert made == [f"made {name}" for name in ("check", "test", "test-browser", "test-slurm", "test-vllm")]
+    assert re.fullmatch(r"minutes: check 0:0\d test 0:0\d .*, all 0:0\d", times) and failed == "failed: test-slow"
 
 
 PIP = """#!/bin/sh
