@@ -108,7 +108,7 @@ check: $(INSTALLED) ## ruff, ruff format, mypy, shellcheck and hadolint
 	hadolint slurm/Containerfile
 	sed -n '/^%post/,/^%env/{/^%/!p}' slurm/apptainer.def | shellcheck --shell=sh -
 
-lock: ## resolve pyproject.toml anew into constraints.txt, for every Python; ARGS=--upgrade takes newer versions
+lock: ## resolve pyproject.toml into constraints.txt again, for every Python; ARGS=--upgrade takes newer versions
 	@recipes/install.sh '$(PYTHON)' .venv
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 		--no-annotate --custom-compile-command 'make lock' --output-file constraints.txt --quiet $(ARGS)

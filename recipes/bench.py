@@ -1,10 +1,10 @@
-"""How fast this engine trains, beside TRL on the same pairs; what each speed-up is worth; how cost grows.
+"""Benchmark this training engine: its speed beside TRL on the same pairs, the gain of each speed-up, how cost grows.
 
 python -m recipes.bench                                        on this machine's CPU, about an hour
 python -m recipes.bench bench=gpu                              on one GPU
 python -m recipes.bench parts=[peers] repeats=5 pairs_file=pairs.parquet
 
-Every measurement is a process of its own and is kept: the same command again goes on where it was stopped.
+Each measurement runs in its own process and is saved, so the same command resumes where it stopped.
 """
 
 import hashlib
@@ -34,20 +34,20 @@ from focalpo.training.scratch import bpe_tokenizer
 PARTS = ("peers", "ablations", "growth", "planner")
 PLANNED = ((8, 128), (64, 128), (64, 512))  # ranks, pairs
 PLANNED_BATCHES = 50
-HELD_OUT = 0.01  # a source must hold something out; lengths are those of the rest
-PLANNED_TOKENS = 16384  # a micro-batch's, as conf/train has it at paper scale
+HELD_OUT = 0.01  # a source must hold some pairs out; the lengths come from the rest
+PLANNED_TOKENS = 16384  # per micro-batch, as in conf/train at paper scale
 
 
 def bench(arguments: list[str]) -> None:
-    """Measure what is not measured yet, and print the tables."""
+    """Run the missing measurements and print the tables."""
     names = [each for each in arguments if each.startswith("bench=")]
     name = names[-1].partition("=")[2] if names else "cpu"
     config = compose_bench(name, [each for each in arguments if each not in names])
     unknown = [part for part in config.parts if part not in PARTS]
     if unknown:
-        raise ValueError(f"parts={config.parts}: there is no part {unknown[0]!r}; there are {', '.join(PARTS)}")
+        raise ValueError(f"parts={config.parts}: unknown part {unknown[0]!r}; choose from {', '.join(PARTS)}")
     if not config.lengths:
-        raise ValueError("lengths={}: nothing says how long pairs are; leave one of conf/bench's distributions in")
+        raise ValueError("lengths={}: no distribution of pair lengths is left; keep one of those in conf/bench")
     plan = measurements(config, real_lengths(config))
     folder = Path(config.out) / f"{name}-{_key(config)}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,10 +59,10 @@ def bench(arguments: list[str]) -> None:
 
 
 def real_lengths(config: BenchSettings) -> TripleLengths:
-    """Lengths of a file's pairs, in tokens of a vocabulary learned from its texts."""
+    """Lengths of the pairs in the configured file, in tokens of a vocabulary learned from its texts."""
     if config.pairs_file is None:
         return []
-    print(f"reading {config.pairs_file}: its lengths, in tokens of a vocabulary learned from it", flush=True)
+    print(f"reading pair lengths from {config.pairs_file}, in tokens of a vocabulary learned from it", flush=True)
     pairs = load(FileSource(Path(config.pairs_file), None, HELD_OUT), "drop").train
     texts = [text for pair in pairs for text in (pair.prompt[-1]["content"], pair.chosen, pair.rejected)]
     tokenizer = bpe_tokenizer(texts)
@@ -72,7 +72,7 @@ def real_lengths(config: BenchSettings) -> TripleLengths:
 
 
 def report(config: BenchSettings, plan: list[Measurement], results: dict[str, dict], folder: Path) -> None:
-    """Print every table and write it beside the measurements."""
+    """Print every table and write it to the folder of the measurements."""
     print(f"\n{_machine()}, {config.train.dtype}; medians of {config.repeats}\n")
     rows = {
         "peers": lambda: tables.comparison(plan, results),
@@ -90,20 +90,20 @@ def report(config: BenchSettings, plan: list[Measurement], results: dict[str, di
 
 
 def plans(config: BenchSettings, kept: Path) -> list[Dealt]:
-    """Global batches of the first lengths, full size, dealt to more ranks than there are here; read if `kept`."""
+    """Deal full-size global batches of the first lengths to more ranks than this machine has; `kept` caches them."""
     if kept.is_file():
         return [Dealt(**values) for values in json.loads(kept.read_text())]
     lengths = next(iter(config.lengths.values()))
-    found = []
+    deals = []
     for ranks, pairs in PLANNED:
         batches = [[sum(row) for row in draw(lengths, pairs, 1.0, seed)] for seed in range(PLANNED_BATCHES)]
-        found.append(dealt(batches, ranks, PLANNED_TOKENS))
-    write_json(kept, [asdict(each) for each in found])
-    return found
+        deals.append(dealt(batches, ranks, PLANNED_TOKENS))
+    write_json(kept, [asdict(each) for each in deals])
+    return deals
 
 
 def _key(config: BenchSettings) -> str:
-    """What a measurement depends on: everything but which of them are wanted."""
+    """Hash of what a measurement depends on: every setting but `parts`, `repeats` and `out`."""
     settings = plain(replace(config, parts=[], repeats=0, out=""))
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The speed comparison on one GPU, from a bare machine: an environment, then both shapes. Meant to take under
-# 8 minutes of computing: not measured.
+# Run the speed comparison on one GPU from a bare machine: create the environment, then measure both shapes. Meant to
+# take under 8 minutes of computing; this has not been measured.
 #
-#   recipes/bench_gpu.sh                         packages from the index
-#   WHEELS=wheels recipes/bench_gpu.sh           from a folder of wheels, without a network
-#   BENCH=tiny recipes/bench_gpu.sh              the same path with a model of no size, on a CPU too
+#   recipes/bench_gpu.sh                         install packages from the index
+#   WHEELS=wheels recipes/bench_gpu.sh           install from a folder of wheels, offline
+#   BENCH=tiny recipes/bench_gpu.sh              the same steps with a tiny model, also on a CPU
 #
-# Tables are printed and kept in $OUT (default runs/bench). What is measured already is not measured again.
+# Tables are printed and saved in $OUT (default runs/bench). Existing measurements are reused.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,4 +1,4 @@
-"""A benchmark's questions and reference answers, in the shape that generation and judging read."""
+"""Prepare a benchmark's questions and reference answers in the format that generation and judging read."""
 
 from pathlib import Path
 

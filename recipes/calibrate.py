@@ -1,10 +1,10 @@
-"""Measure training steps on this machine, and hold the plan's arithmetic against them.
+"""Measure training steps on this machine to calibrate the plan's estimates.
 
 python -m recipes.calibrate                            the pocket table's first training
 python -m recipes.calibrate table=paper rows=dpo       another table's, with random weights and tokens of its sizes
 
-As many processes as the table's workers measure at once, since that is how its stages run. The rate (operations per
-second of a rank) goes to rate-<table>.json in the runs' folder, from where `make plan` takes it for that table.
+One process per worker of the table measures at the same time, because its stages run that way. The rate (operations per
+second of a rank) goes to rate-<table>.json in the runs folder, where `make plan` reads it for that table.
 """
 
 import json
@@ -20,20 +20,20 @@ from focalpo.stages.origin import hardware
 from focalpo.training.settings import TrainSettings
 from recipes.plan import RATE
 
-MOST_LAYERS = 4  # a deep model spends its time as a shallow one does, and one GPU has no room for 32 layers and Adam
+MOST_LAYERS = 4  # depth hardly changes the rate, and one GPU has no room for 32 layers and Adam
 
 
 def main(arguments: list[str]) -> None:
-    """Measure the table's first training.
+    """Measure the table's first training and save the rate.
 
     Raises:
         ValueError: when the table trains nothing.
     """
     plan = planned(arguments)
-    found = [(place, row.train) for place, row in plan.rows.items() if row.train]
-    if not found:
-        raise ValueError("these rows train nothing, so there is no step to measure: rows=dpo")
-    (setting, row, _), stage = found[0]
+    trained = [(place, row.train) for place, row in plan.rows.items() if row.train]
+    if not trained:
+        raise ValueError("these rows train nothing, so there is no step to measure; name a trained one, as in rows=dpo")
+    (setting, row, _), stage = trained[0]
     estimate, workers = Estimate(plan.configs[setting, row], plan.runs), plan.first.launch.workers
     shape = replace(estimate.shape, layers=min(estimate.shape.layers, MOST_LAYERS))
     prompt, answer = estimate.data["prompt"], estimate.data["answer"]

@@ -1,9 +1,9 @@
-"""What a judge's numbers mean: judge pairs whose annotations are published, and say how far the two are apart.
+"""Calibrate a judge: judge pairs whose annotations are published and report how far the two differ.
 
 python -m recipes.calibrate_judge judge=local annotations=FOLDER gamed=df_gamed.csv
 python -m recipes.calibrate_judge judge=gpt4_turbo annotations=FOLDER limit=50 judge.endpoint.budget_usd=5
 
-Every request is recorded beside the result: the same command goes on where it was stopped, and pays nothing twice.
+Every request is recorded beside the result: the same command resumes where it stopped and pays for nothing twice.
 """
 
 import hashlib
@@ -36,11 +36,11 @@ from focalpo.scoring.stats import Array, wins_of
 
 
 def calibrate(arguments: list[str]) -> None:
-    """Judge every model of the folder, write calibration.txt and calibration.csv, and print the first."""
+    """Judge every model in the folder, write calibration.txt and calibration.csv, and print the text."""
     config = compose_calibrate_judge(arguments)
     protocol = load_protocol(EVAL / f"{config.judge.benchmarks.get('alpaca_eval')}.yaml")
     if not isinstance(protocol, AlpacaProtocol):
-        raise ValueError(f"{protocol.name} is no AlpacaEval protocol; set judge.benchmarks.alpaca_eval to one")
+        raise ValueError(f"{protocol.name} is not an AlpacaEval protocol; set judge.benchmarks.alpaca_eval to one")
     models = read_annotations(Path(config.annotations), config.limit)
     gamed = read_gamed(Path(config.gamed)) if config.gamed else None
     endpoint_settings = plain(config.judge.endpoint)
@@ -49,16 +49,16 @@ def calibrate(arguments: list[str]) -> None:
     for model in models:
         for order in (model, model.turned())[: 1 + config.both_orders]:
             total += expected(protocol, order.questions, order.answers, price, config.judge.endpoint.concurrency)
-    print(f"{len(models)} models will take {total}", flush=True)
+    print(f"judging {len(models)} models will take {total}", flush=True)
 
     judged_by = json.dumps([protocol_hash(protocol), config.judge.endpoint.base_url])
     folder = Path(config.out) / f"{protocol.annotator.stem}-{hashlib.sha256(judged_by.encode()).hexdigest()[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
     with endpoint_of(endpoint_settings, folder / "records.jsonl") as endpoint:
-        found = [_calibration(model, protocol, endpoint, gamed, config.both_orders) for model in models]
-    text = as_text(f"{protocol.annotator.stem} beside the annotations of {config.annotations}", found)
+        results = [_calibration(model, protocol, endpoint, gamed, config.both_orders) for model in models]
+    text = as_text(f"{protocol.annotator.stem} beside the annotations of {config.annotations}", results)
     (folder / "calibration.txt").write_text(text)
-    (folder / "calibration.csv").write_text(as_csv(found))
+    (folder / "calibration.csv").write_text(as_csv(results))
     print(f"\n{text}\n  {folder / 'calibration.txt'}\n  {folder / 'calibration.csv'}")
 
 
@@ -68,7 +68,7 @@ def _calibration(
     judged = _preferences(model, protocol, endpoint)
     turned = _preferences(model.turned(), protocol, endpoint) if both_orders else None
     shown_first = np.array([model_shown_first(question.prompt[-1]["content"]) for question in model.questions])
-    # The difficulties belong to the prompts by their place: with a row left out they would shift to others' rows.
+    # Difficulties match prompts by position: with a row left out, they would be assigned to the wrong prompts.
     whole = gamed if gamed is not None and len(gamed.prompt_difficulty) == len(judged) else None
     print(f"judged {model.model}", flush=True)
     return Calibration(

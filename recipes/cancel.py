@@ -1,4 +1,4 @@
-"""Take a table's jobs out of Slurm's queue; what is sealed or saved stays: python -m recipes.cancel table=paper"""
+"""Cancel a table's Slurm jobs; sealed stages and checkpoints are kept: python -m recipes.cancel table=paper"""
 
 import sys
 
@@ -12,14 +12,12 @@ def cancel(arguments: list[str]) -> None:
     """Cancel the jobs that make the table's stages."""
     plan = planned(arguments)
     if plan.first.cluster.scheduler != "slurm":
-        raise ValueError(
-            "nothing to cancel on this machine: press Ctrl-C where the table is made; CLUSTER=slurm for jobs"
-        )
+        raise ValueError("no jobs to cancel without Slurm; press Ctrl-C where the table runs, or set CLUSTER=slurm")
     keys = {stage.key for stage in in_order([plan.report])}
     jobs = [task.job for task in queue(plan.runs) if task.key in keys]
     if jobs:
         slurm(["scancel", *jobs])
-    print(f"{len(jobs)} jobs cancelled; the same command that submitted them goes on from what is there")
+    print(f"{len(jobs)} jobs cancelled; the command that submitted them resumes from what is saved")
 
 
 if __name__ == "__main__":

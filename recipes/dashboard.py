@@ -1,6 +1,6 @@
-"""The W&B workspace and report of a table, as code: curves by method, rankings, the table, stages planned and paid for.
+"""Create a table's W&B workspace and report: curves by method, rankings, the table, planned and actual cost.
 
-python -m recipes.dashboard pocket track.project=focalpo     creates them, or updates those it created before
+python -m recipes.dashboard pocket track.project=focalpo     creates them, or updates the existing ones
 
 Without a login (WANDB_API_KEY) nothing is written online; runs tracked with track=offline are uploaded by `wandb sync`.
 """
@@ -20,30 +20,30 @@ from focalpo.running.command import run_command
 from focalpo.stages.folder import MANIFEST, Folder, Stage, read_manifest, write_json
 from focalpo.stages.metrics import METRICS
 
-ADDRESSES = "dashboard.json"  # under runs/: what was created before, to be updated instead of made twice
+ADDRESSES = "dashboard.json"  # under runs/: addresses of what exists, so that it is updated and not created twice
 
 with warnings.catch_warnings():
-    # wandb-workspaces 0.4 is written against pydantic's first interface.
+    # wandb-workspaces 0.4 is written for pydantic v1.
     warnings.filterwarnings("ignore", message="Pydantic V1 style")
     import wandb_workspaces.reports.v2 as reports
     import wandb_workspaces.workspaces as workspaces
 
 
 def main(arguments: list[str]) -> None:
-    """Create or update both, or say why not."""
+    """Create or update both; without a login, print what is planned and how to upload offline runs."""
     name = arguments[0] if arguments and "=" not in arguments[0] else "pocket"
     own, overrides = split_arguments([argument for argument in arguments if argument != name])
     table = with_rows(compose_table(name), own)
     configs = compose_rows(table, overrides)
     first = next(iter(configs.values()))
     runs, project = Path(first.runs), first.track.project
-    found = newest_reports(runs, name)
+    newest = newest_reports(runs, name)
     stages = in_order([report_stage(table, table_rows(table, configs))])
-    summary = (found[0] / "summary.md").read_text() if found else f"The {name} table is not finished."
+    summary = (newest[0] / "summary.md").read_text() if newest else f"The {name} table is not finished."
     if not os.environ.get("WANDB_API_KEY"):
         print(f"no W&B login (WANDB_API_KEY is not set): nothing was written online; {len(stages)} stages planned")
         print(cost_table(runs, stages))
-        print(f"offline runs lie in {runs / 'wandb'}; log in, then: wandb sync {runs / 'wandb'}/offline-run-*")
+        print(f"offline runs are in {runs / 'wandb'}; log in, then: wandb sync {runs / 'wandb'}/offline-run-*")
         return
     entity = os.environ.get("WANDB_ENTITY", "")
     known = json.loads((runs / ADDRESSES).read_text()) if (runs / ADDRESSES).is_file() else {}
@@ -57,25 +57,27 @@ def main(arguments: list[str]) -> None:
 
 
 def workspace_of(entity: str, project: str, address: str | None) -> workspaces.Workspace:
-    """A section per panel of the metrics, runs grouped by row; the one at the address, if any, with new sections."""
-    made = workspaces.Workspace.from_url(address) if address else workspaces.Workspace(entity=entity, project=project)
-    made.name = "Training by method"
-    made.sections = [
+    """A workspace with a section per metrics panel and runs grouped by row; updates the one at `address`, if given."""
+    workspace = (
+        workspaces.Workspace.from_url(address) if address else workspaces.Workspace(entity=entity, project=project)
+    )
+    workspace.name = "Training by method"
+    workspace.sections = [
         workspaces.Section(name=panel, panels=_lines(panel), is_open=True)
         for panel in dict.fromkeys(metric.panel for metric in METRICS.values())
     ]
-    made.runset_settings = workspaces.RunsetSettings(groupby=[workspaces.Metric("group")])
-    return made
+    workspace.runset_settings = workspaces.RunsetSettings(groupby=[workspaces.Metric("group")])
+    return workspace
 
 
 def report_of(entity: str, project: str, name: str, summary: str, cost: str, address: str | None) -> reports.Report:
-    """The table, the curves of all training runs grouped by row, and stages planned against stages paid for."""
-    made = reports.Report.from_url(address) if address else reports.Report(project, entity)
+    """A report with the table, the curves of all training runs grouped by row, and planned against actual cost."""
+    report = reports.Report.from_url(address) if address else reports.Report(project, entity)
     training = reports.Runset(
         entity=entity, project=project, name="training", filters="Metric('jobType') == 'train'", groupby=["group"]
     )
-    made.title, made.description = f"FocalPO, {name} table", "Written by python -m recipes.dashboard"
-    made.blocks = [
+    report.title, report.description = f"FocalPO, {name} table", "Written by python -m recipes.dashboard"
+    report.blocks = [
         reports.H1("Table"),
         reports.MarkdownBlock(summary),
         reports.H1("Training, by method"),
@@ -85,13 +87,13 @@ def report_of(entity: str, project: str, name: str, summary: str, cost: str, add
         reports.H1("Plan and actual cost"),
         reports.MarkdownBlock(cost),
     ]
-    return made
+    return report
 
 
 def cost_table(runs: Path, stages: Sequence[Stage]) -> str:
-    """Markdown: how many stages of each kind are planned and sealed, the hours they took, and what that makes in all.
+    """A Markdown table by kind of stage: the number planned and sealed, the hours so far, and the total expected.
 
-    The hours of what is missing are the mean of what is sealed of that kind; a kind with nothing sealed has none.
+    A missing stage counts as the mean of the sealed stages of its kind; with none sealed, the total is not known.
     """
     planned: dict[str, list[Path]] = {}
     for stage in stages:

@@ -1,4 +1,4 @@
-"""Train on the pairs of a file and print what training did to held-out pairs.
+"""Train on the pairs of a file and print how training changed the held-out pairs.
 
 python -m recipes.dynamics data.path=pairs.jsonl.gz
 python -m recipes.dynamics data.path=pairs.parquet rows=dpo,focalpo,simpo data.limit=500
@@ -25,7 +25,7 @@ COLUMNS = {
 
 
 def compare(arguments: list[str]) -> None:
-    """Train each row on the same pairs and print its accuracies on the held-out ones."""
+    """Train each row on the same pairs and print its accuracies on the held-out pairs."""
     own, overrides = split_arguments(arguments)
     table = with_rows(compose_table("files"), own)
     configs = compose_rows(table, overrides)
@@ -36,8 +36,8 @@ def compare(arguments: list[str]) -> None:
     facts = {row: read_manifest(Folder(runs, stage).path)["facts"] for row, stage in stages.items()}
     print(f"\nheld-out pairs of {first.data.path}")
     print(f"{'':10}" + "".join(f"{title:>26}" for title in COLUMNS.values()))
-    for row, found in facts.items():
-        print(f"{table.rows[row].label:10}" + "".join(f"{found['test'][name]:26.4f}" for name in COLUMNS))
+    for row, values in facts.items():
+        print(f"{table.rows[row].label:10}" + "".join(f"{values['test'][name]:26.4f}" for name in COLUMNS))
 
 
 if __name__ == "__main__":

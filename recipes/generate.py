@@ -1,4 +1,4 @@
-"""Completions of one model for every set of the configuration, under the token contract."""
+"""Generate one model's completions for every set in the configuration, checked against the token contract."""
 
 from typing import Any
 
@@ -30,9 +30,9 @@ def make(job: Job) -> dict:
             facts[name] = health(completions, {question.id: question.reference for question in questions})
             warnings += health_warnings(name, facts[name])
         rows, scorer = generator.first_rows, generator.engine.logprobs
-        found = scorer(rows) if scorer else None
-    if found is not None:  # after vLLM's process has ended: it held the memory that the same weights need again
-        facts["logprobs"] = compare_logprobs(source, settings["dtype"], rows, found)
+        logprobs = scorer(rows) if scorer else None
+    if logprobs is not None:  # only after vLLM's process has ended, to free its memory for loading the weights again
+        facts["logprobs"] = compare_logprobs(source, settings["dtype"], rows, logprobs)
     return facts | {"warnings": warnings}
 
 

@@ -1,4 +1,4 @@
-"""Judge one model's completions on every benchmark: verdicts, each request recorded, and the scores of this one run."""
+"""Judge one model's completions on every benchmark: verdicts, a record of each request, and the scores of this run."""
 
 import sys
 from dataclasses import asdict
@@ -19,10 +19,10 @@ Task = tuple[Protocol, list[Question], list[Completion]]
 
 
 def make(job: Job) -> dict:
-    """Fill the job's folder with `<benchmark>.parquet` (verdicts) and `records.jsonl` (what was asked and answered)."""
+    """Fill the job's folder with `<benchmark>.parquet` (verdicts) and `records.jsonl` (requests and replies)."""
     settings = job.launch["endpoint"]
-    named = job.launch["sentinel"]
-    sentinel = read_sentinel(EVAL / f"{named}.yaml") if named else None
+    sentinel_name = job.launch["sentinel"]
+    sentinel = read_sentinel(EVAL / f"{sentinel_name}.yaml") if sentinel_name else None
     tasks = {name: _task(job, name, values) for name, values in job.settings["protocols"].items()}
     estimate = _estimate(tasks, sentinel, Price(**settings["price"]), settings["concurrency"])
     _announce(job, estimate, settings["budget_usd"])
@@ -51,7 +51,7 @@ def _estimate(tasks: dict[str, Task], sentinel: Sentinel | None, price: Price, c
 
 
 def _announce(job: Job, estimate: Estimate, budget_usd: float | None) -> None:
-    """Write the estimate down, and say it where judging costs money."""
+    """Save the estimate, and print it when judging costs money."""
     write_json(job.path / "estimate.json", asdict(estimate))
     if estimate.usd:
         budget = "" if budget_usd is None else f", budget USD {budget_usd:.2f}"
@@ -59,7 +59,7 @@ def _announce(job: Job, estimate: Estimate, budget_usd: float | None) -> None:
 
 
 def _drift(job: Job, tasks: dict[str, Task], sentinel: Sentinel, endpoint: Endpoint) -> dict:
-    """Each protocol's distance from the verdicts that its judge's first run under `runs` gave the sentinel's pairs."""
+    """Each protocol's drift: its verdicts on the sentinel's pairs compared with the judge's first run under `runs`."""
     found, warnings = {}, []
     for name, (protocol, _, _) in tasks.items():
         try:
@@ -67,9 +67,9 @@ def _drift(job: Job, tasks: dict[str, Task], sentinel: Sentinel, endpoint: Endpo
         except EndpointError:
             raise
         except ValueError as error:
-            if not endpoint.offline:  # a record that was made without a sentinel says nothing about drift
+            if not endpoint.offline:  # records from a run without a sentinel say nothing about drift
                 print(f"{protocol.name}: the sentinel has {error}", file=sys.stderr)
-                warnings.append(f"{protocol.name}: the judge's drift is not known, its sentinel lacks verdicts")
+                warnings.append(f"{protocol.name}: the judge's drift is not known, because its sentinel lacks verdicts")
             continue
         mark = f"{job.settings['protocols'][name]['hash']}-{sentinel.hash}"
         since = drift(recorded_or(job.path.parent / f".sentinel-{mark}.json", results), results)
@@ -77,13 +77,13 @@ def _drift(job: Job, tasks: dict[str, Task], sentinel: Sentinel, endpoint: Endpo
         if since.changed > sentinel.most_changed:
             warnings.append(
                 f"{protocol.name}: the judge has drifted, {100 * since.changed:.0f}% of {since.verdicts} sentinel "
-                f"verdicts changed since its first run here"
+                f"verdicts have changed since its first run here"
             )
     return {"sentinel": found, "warnings": warnings}
 
 
 def _gold(job: Job) -> dict:
-    """Where the world's truth is known, the share of greedy answers that are exactly right, in percent."""
+    """In the pocket world, where correctness is known, the percentage of greedy answers that are correct."""
     greedy = job.inputs["completions"] / "greedy.parquet"
     if not greedy.is_file() or any(protocol_of(p).source != "pocket" for p in job.settings["protocols"].values()):
         return {}

@@ -1,7 +1,7 @@
-"""Run the notebooks on a sealed report and put rendered copies into its folder; the notebooks themselves stay clean.
+"""Run the notebooks on a sealed report and write rendered copies to its folder; the notebooks themselves stay clean.
 
 python -m recipes.notebooks pocket                  the newest report of a table
-python -m recipes.notebooks runs/report/NAME        this one
+python -m recipes.notebooks runs/report/NAME        this report
 """
 
 import os
@@ -22,15 +22,15 @@ SECONDS = 300
 
 
 def run_notebook(path: Path, report: Path) -> nbformat.NotebookNode:
-    """The notebook with its outputs, run top to bottom on a report.
+    """Run a notebook top to bottom on a report and return it with its outputs.
 
     Raises:
-        ValueError: when a cell fails, with what it said.
+        ValueError: when a cell fails, with its error message.
     """
     notebook = nbformat.read(path, as_version=4)
     environment = os.environ | {"FOCALPO_REPORT": str(report.resolve())}
     client = NotebookClient(notebook, timeout=SECONDS, kernel_name="python3")
-    client.create_kernel_manager().transport = "ipc"  # nobody else on the machine can listen
+    client.create_kernel_manager().transport = "ipc"  # no other user of the machine can listen
     try:
         client.execute(env=environment)
     except CellExecutionError as error:
@@ -39,14 +39,14 @@ def run_notebook(path: Path, report: Path) -> nbformat.NotebookNode:
 
 
 def render(report: Path) -> list[Path]:
-    """Write `<report>/notebooks/*.html`: readable anywhere, nothing fetched.
+    """Write `<report>/notebooks/*.html`, which are self-contained and load nothing from the network.
 
     Raises:
         ValueError: for the report of a study, or when a notebook fails.
     """
     if study := TableRun.read(report).table["study"]:
         raise ValueError(
-            f"{report} is the {study} study, which has figures of its own; notebooks read Table 1: SCALE=pocket"
+            f"{report} is the {study} study, which has its own figures; the notebooks read Table 1, as in SCALE=pocket"
         )
     exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="")
     folder = report / "notebooks"
@@ -62,7 +62,7 @@ def render(report: Path) -> list[Path]:
 def main(which: str) -> None:
     reports = [Path(which)] if Path(which).is_dir() else newest_reports(Path("runs"), which)
     if not reports:
-        raise ValueError(f"there is no report of the {which} table; make it: make reproduce-table1 SCALE={which}")
+        raise ValueError(f"no report of the {which} table found; run: make reproduce-table1 SCALE={which}")
     for path in render(reports[0]):
         print(f"  {path}")
 

@@ -1,4 +1,4 @@
-"""Preference pairs: made, read or loaded; checked; rendered to token ids for the model they will train.
+"""Preference pairs: generated, read or downloaded, then validated and rendered to token ids for the model to train.
 
 python -m recipes.pairs setting=llama3_instruct data=on_policy        the model's own answers, rated by a reward model
 """
@@ -43,7 +43,7 @@ def make(job: Job) -> dict:
 
 
 def load_pairs(data: dict) -> Checked:
-    """Pairs of the pocket world's writers, of a file or of the hub."""
+    """Pairs from the pocket world's writers, a file or the hub."""
     if data["source"] == "pocket_base":
         pairs = pocket.base_pairs(data["prompts"], data["seed"], data["label_noise"], benchmark_prompts())
         return _held_out(pairs, data["test_fraction"])
@@ -58,13 +58,13 @@ def load_pairs(data: dict) -> Checked:
 
 
 def rated_pairs(job: Job) -> Checked:
-    """The model's own answers, best against worst by a reward model."""
+    """Pairs of the model's own answers, best against worst according to a reward model."""
     rated = read_records(job.inputs["rated"] / "rated.parquet", Rated)
     return validate(*best_against_worst(rated, job.name), job.settings["data"]["on_bad_rows"])
 
 
 def pocket_on_policy_pairs(job: Job) -> Checked:
-    """Samples of the policy itself, best against worst by a noisy gold rating (the recipe of llama3-ultrafeedback)."""
+    """Pairs of the policy's own samples, best against worst by a noisy gold rating (recipe of llama3-ultrafeedback)."""
     data = job.settings["data"]
     tasks = pocket.preference_tasks(data["prompts"], data["seed"], benchmark_prompts())
     prompts = [pocket.as_messages(task.prompt) for task in tasks]
@@ -89,7 +89,7 @@ def _contract_report(split: str, problems: dict[str, str]) -> str:
     shown = "; ".join(f"{name}: {problem}" for name, problem in list(problems.items())[:5])
     return (
         f"{len(problems)} {split} pairs break the tokens contract ({shown}{'; ...' if len(problems) > 5 else ''}); "
-        "mend them, raise data.max_prompt_length / data.max_length, or set data.on_bad_rows=drop"
+        "fix them, raise data.max_prompt_length / data.max_length, or set data.on_bad_rows=drop"
     )
 
 

@@ -1,11 +1,11 @@
-"""What a table would take, before anything starts: python -m recipes.plan table=paper cluster=slurm
+"""Estimate what a table takes before anything starts: python -m recipes.plan table=paper cluster=slurm
 
     stages          left   after             GPU-hours   GiB a GPU   GiB of disk   judge: requests, tokens, USD
 
-Figures are estimates (focalpo/training/cost.py): of memory within 15 % on the shapes it was measured with. Hours are as
-good as the rate, operations per second of a rank. Sealed stages of the same kind give it; before there are any, what
-`python -m recipes.calibrate` measured on the machine that will do the work. That is the rate of training: generation is
-bound by a GPU's memory bandwidth, so its hours at that rate are a lower bound.
+All figures are estimates (focalpo/training/cost.py); memory is within 15 % on the shapes it was measured with. Hours
+are as good as the rate, in operations per second of a rank. The rate comes from sealed stages of the same kind or,
+before there are any, from what `python -m recipes.calibrate` measured on the machine that will do the work. That is the
+rate of training: generation is bound by a GPU's memory bandwidth, so its hours at that rate are a lower bound.
 """
 
 import json
@@ -26,23 +26,23 @@ from focalpo.stages.folder import Folder, Stage, read_manifest
 from focalpo.training.cost import checkpoint_bytes
 
 GIB = 1 << 30
-RATE = "rate-{}.json"  # beside the runs, of each table: what a rank was measured to do
+RATE = "rate-{}.json"  # in the runs folder, one per table: the measured rate of a rank
 HEAD = ("stages", "left", "after", "GPU-hours", "GiB a GPU", "GiB of disk", "judge requests", "judge tokens", "USD")
 
 
 def rate_of(runs: Path, scale: str) -> tuple[float, str]:
-    """Operations a second of a rank, and where the figure comes from."""
+    """Operations per second of a rank, and the source of the figure."""
     measured = runs / RATE.format(scale)
     if measured.is_file():
-        told = json.loads(measured.read_text())
-        where = f"GPUs {told['hardware']['gpus']}, {told['hardware']['cores']} cores"
-        return told["operations_per_second"], f"measured, {measured}: {where}"
+        values = json.loads(measured.read_text())
+        where = f"GPUs {values['hardware']['gpus']}, {values['hardware']['cores']} cores"
+        return values["operations_per_second"], f"measured, {measured}: {where}"
     return yaml.safe_load((CONF / "sizes.yaml").read_text())["operations_per_second"], "assumed, conf/sizes.yaml"
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What sealed stages of a kind took, in seconds of a rank, for the operations that are planned for them."""
+    """The rank-seconds that sealed stages of a kind took, and the operations planned for them."""
 
     stages: int
     seconds: float
@@ -54,7 +54,7 @@ class Pace:
 
 
 def described(plan: Planned) -> str:
-    """The graph of what is left, an array a line, and the sums."""
+    """The plan as text: the graph of the stages left, one array per line, and the sums."""
     stages = in_order([plan.report])
     done = {stage.key for stage in stages if Folder(plan.runs, stage).sealed}
     config_of = _configs(plan, stages)
@@ -67,11 +67,11 @@ def described(plan: Planned) -> str:
     needs, hours = [], 0.0
     for group in groups:
         need = _sum([Estimate(config_of[stage.key], plan.runs).of(stage) for stage in group.stages])
-        took = need.operations / (paces[group.kind].rate if group.kind in paces else rate) / 3600
+        group_hours = need.operations / (paces[group.kind].rate if group.kind in paces else rate) / 3600
         after = ",".join(array.job for array in group.waits_for)
-        lines.append((f"{group.job}. {group.kind}", str(len(group.stages)), after, *_figures(need, took)))
-        needs.append(replace(need, memory=None))  # ranks of different arrays are not there at once
-        hours += took
+        lines.append((f"{group.job}. {group.kind}", str(len(group.stages)), after, *_figures(need, group_hours)))
+        needs.append(replace(need, memory=None))  # ranks of different arrays do not run at once
+        hours += group_hours
     lines.append(("sum", str(sum(len(g.stages) for g in groups)), "", *_figures(_sum(needs), hours)))
     widths = [max(len(line[place]) for line in lines) for place in range(len(HEAD))]
     shown = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
@@ -79,27 +79,27 @@ def described(plan: Planned) -> str:
         [
             f"{len(done)} of {len(stages)} stages of the {plan.table.scale} table are sealed; what is left:",
             *shown,
-            *_parts(plan, groups, config_of),
-            *_took(paces, rate),
-            f"disk besides: {_checkpoints(plan, groups, config_of):.0f} GiB for checkpoints of each run that trains at "
-            "the same time",
-            f"rate: {rate:.3g} operations a second of a rank ({source}), for kinds of which none is made yet; "
+            *_memory_parts(plan, groups, config_of),
+            *_sealed_kinds(paces, rate),
+            f"additional disk: {_checkpoints(plan, groups, config_of):.0f} GiB for the checkpoints of each training in "
+            "progress",
+            f"rate: {rate:.3g} operations per second of a rank ({source}), for kinds without a sealed stage; "
             "nothing was started",
         ]
     )
 
 
 def _configs(plan: Planned, stages: list[Stage]) -> dict[str, Config]:
-    """The configuration under which each stage was planned; stages that rows share go by the first of them."""
+    """The configuration under which each stage was planned; for shared stages, that of the first row."""
     found: dict[str, Config] = {}
-    for (setting, row, _), made in plan.rows.items():
-        for stage in in_order([made.judge]):
+    for (setting, row, _), stages_of_row in plan.rows.items():
+        for stage in in_order([stages_of_row.judge]):
             found.setdefault(stage.key, plan.configs[setting, row])
     return {stage.key: found.get(stage.key, plan.first) for stage in stages}
 
 
 def _paces(runs: Path, sealed: list[Stage], config_of: dict[str, Config]) -> dict[str, Pace]:
-    """By kind. A manifest has the seconds of the last start only: stages that were started again do not count."""
+    """The pace of each kind, without restarted stages: a manifest has the seconds of the last start only."""
     found: dict[str, Pace] = {}
     for stage in sealed:
         manifest, need = read_manifest(Folder(runs, stage).path), Estimate(config_of[stage.key], runs).of(stage)
@@ -132,8 +132,8 @@ def _figures(need: Need, hours: float) -> tuple[str, ...]:
     )
 
 
-def _parts(plan: Planned, groups: list[Array], config_of: dict[str, Config]) -> list[str]:
-    """The memory of a rank by part, of the first group that trains in each setting."""
+def _memory_parts(plan: Planned, groups: list[Array], config_of: dict[str, Config]) -> list[str]:
+    """The memory of a rank by part, for the first training group of each model."""
     lines = {}
     for group in groups:
         if group.kind == "train":
@@ -141,22 +141,22 @@ def _parts(plan: Planned, groups: list[Array], config_of: dict[str, Config]) -> 
             memory = Estimate(config, plan.runs).of(group.stages[0]).memory
             assert memory is not None
             names = ("parameters", "gradients", "optimizer", "activations", "head")
-            told = ", ".join(f"{name} {value / GIB:.2f}" for name, value in zip(names, astuple(memory), strict=True))
-            lines.setdefault(config.model.name, f"GiB a GPU while {config.model.name} trains: {told}")
+            parts = ", ".join(f"{name} {value / GIB:.2f}" for name, value in zip(names, astuple(memory), strict=True))
+            lines.setdefault(config.model.name, f"GiB a GPU while {config.model.name} trains: {parts}")
     return list(lines.values())
 
 
 def _checkpoints(plan: Planned, groups: list[Array], config_of: dict[str, Config]) -> float:
-    """GiB of the largest model's checkpoints: while one is written the one before is still there."""
+    """GiB of the largest model's checkpoints: two, because the previous one is kept while the next is written."""
     shapes = [Estimate(config_of[g.stages[0].key], plan.runs).shape for g in groups if g.kind in ("train", "sft")]
     return max((2 * checkpoint_bytes(shape) / GIB for shape in shapes), default=0)
 
 
-def _took(paces: dict[str, Pace], rate: float) -> list[str]:
-    """What sealed stages took, a kind a line, beside what this plan said of them when there were none."""
+def _sealed_kinds(paces: dict[str, Pace], rate: float) -> list[str]:
+    """What sealed stages took, one line per kind, beside their estimate at the default rate."""
     return [
-        f"made already: {pace.stages} {kind} took {pace.seconds / 3600:.3g} hours of a rank, "
-        f"{pace.operations / rate / 3600:.3g} by the rate below"
+        f"{pace.stages} sealed {kind} stages took {pace.seconds / 3600:.3g} rank-hours, "
+        f"{pace.operations / rate / 3600:.3g} at the rate below"
         for kind, pace in paces.items()
     ]
 

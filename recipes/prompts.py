@@ -1,4 +1,4 @@
-"""The prompts that on-policy pairs are made for."""
+"""The prompts for on-policy pairs."""
 
 from focalpo.data.on_policy import hub_prompts
 from focalpo.stages.folder import Job

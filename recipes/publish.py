@@ -1,4 +1,4 @@
-"""Put a finished report into docs/ and its table into the pages that have a place for it: what was really produced.
+"""Copy a sealed report to docs/ and its summary into the pages that have a place for it.
 
 python -m recipes.publish runs/report/pocket-0123456789ab
 """
@@ -17,9 +17,9 @@ MARKED = re.compile(r"(<!-- table: (docs/\w+)/summary.md.*?-->\n).*?(<!-- end of
 
 
 def publish(report: Path, root: Path) -> None:
-    """Copy a sealed report to docs/<name>/ under `root`, and its summary between the marks of README or docs/*.md.
+    """Copy a sealed report to docs/<name>/ under `root`, and its summary between the marks in README.md or docs/*.md.
 
-    Of its figures those are copied that some page shows.
+    Only figures that a page shows are copied.
 
     Raises:
         ValueError: when the report is not sealed, or no page has a place for it.
@@ -27,9 +27,9 @@ def publish(report: Path, root: Path) -> None:
     verify(report)
     place = f"docs/{report.name.rpartition('-')[0]}"
     pages = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
-    marked = [page for page in pages if any(found[1] == place for found in MARKED.findall(page.read_text()))]
+    marked = [page for page in pages if any(mark[1] == place for mark in MARKED.findall(page.read_text()))]
     if not marked:
-        raise ValueError(f"no page of {root} has a place for {place}/summary.md; mark one with <!-- table: ... -->")
+        raise ValueError(f"no page in {root} has a place for {place}/summary.md; mark one with <!-- table: ... -->")
     (root / place).mkdir(parents=True, exist_ok=True)
     texts = "".join(page.read_text() for page in pages)
     shown = [path for path in (report / "figures").glob("*.png") if f"{Path(place).name}/{path.name})" in texts]
@@ -43,5 +43,5 @@ def publish(report: Path, root: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("error: name the report's folder: python -m recipes.publish runs/report/NAME")
+        sys.exit("error: the report's folder is missing; run python -m recipes.publish runs/report/NAME")
     run_command(lambda: publish(Path(sys.argv[1]), ROOT))

@@ -1,4 +1,4 @@
-"""Reference log-probs of every training pair, once for all objectives, seeds and sweeps."""
+"""Compute the reference log-probs of every training pair once for all objectives, seeds and sweeps."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +15,7 @@ from focalpo.training.scoring import score
 
 
 def make(job: Job) -> dict:
-    """Fill the job's folder with `logps.parquet`: id and one column per branch, nats."""
+    """Fill the job's folder with `logps.parquet`: the id and one column per branch, in nats."""
     start_ranks()
     # Every rank holds the whole frozen model: without optimizer and gradients 8B parameters are 16 GB in bf16.
     source = source_of(job)

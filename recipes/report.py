@@ -1,4 +1,4 @@
-"""The report of a table run from its sealed stages: tables, figures, and one page with everything behind them."""
+"""Write the report of a table from its sealed stages: tables, figures, and one page with everything behind them."""
 
 from dataclasses import asdict, replace
 
@@ -27,7 +27,7 @@ STUDIES = {"gamma": "gamma study", "noise": "label noise study", None: "Table 1"
 
 
 def make(job: Job) -> dict:
-    """Fill the job's folder with the report, its table and its checklist in all formats, figures/ and answers/."""
+    """Fill the job's folder with the report, table and checklist in all formats, figures/ and answers/."""
     run = TableRun.read(job.path)
     overlaps = training_overlaps(run)
     write_json(job.path / "contamination.json", {name: asdict(found) for name, found in overlaps.items()})

@@ -1,11 +1,11 @@
-"""Table 1, from nothing to numbers: every stage that is missing, then the report.
+"""Reproduce Table 1 from scratch: run every missing stage, then write the report.
 
 python -m recipes.reproduce                          the pocket table
-python -m recipes.reproduce table=paper              the paper's (says what it needs where it cannot run)
-python -m recipes.reproduce table=paper rows=released    the checkpoints of the authors, generated and judged only
+python -m recipes.reproduce table=paper              the paper's table (if it cannot run here, prints what it needs)
+python -m recipes.reproduce table=paper rows=released    the authors' released checkpoints, only generated and judged
 python -m recipes.reproduce table=paper rows=released,dpo,focalpo            some of them
 python -m recipes.reproduce rows=dpo,focalpo seeds=1 train.max_steps=20     fewer rows, seeds, any override
-python -m recipes.reproduce --quiet                  only the table and where everything is
+python -m recipes.reproduce --quiet                  print only the table and the paths of the report
 """
 
 import sys
@@ -23,7 +23,7 @@ from recipes.doctor import blocking
 
 
 def reproduce(arguments: list[str]) -> None:
-    """Make the table that the arguments ask for and print it; on a cluster, submit it."""
+    """Run the requested table and print it; on a cluster, submit it."""
     silent = "--quiet" in arguments
     arguments = [argument for argument in arguments if argument != "--quiet"]
     plan = planned(arguments)
@@ -36,11 +36,11 @@ def reproduce(arguments: list[str]) -> None:
     workers, started = first.launch.workers, time.monotonic()
     stages = in_order([report])
     if Folder(runs, report).sealed:
-        repair(Folder(runs, report).path)  # the one stage that no other one reads
+        repair(Folder(runs, report).path)  # no other stage reads it, so nothing else would check it
     try:
-        made = run_stages(runs, stages, workers, silent)
+        ran = run_stages(runs, stages, workers, silent)
     except ValueError:
-        # What came through is worth a table of its own: rows that failed are "-" in it.
+        # Report the rows that succeeded; failed rows show "-" in the table.
         judged = {place: row for place, row in rows.items() if all(Folder(runs, s).sealed for s in row.stages())}
         if judged:
             partial = report_stage(table, judged, arguments)
@@ -48,27 +48,27 @@ def reproduce(arguments: list[str]) -> None:
             show(Folder(runs, partial).path)
         raise
     show(Folder(runs, report).path)
-    others = ", the others were sealed already" if made < len(stages) else ""
-    took = f" in {clock(time.monotonic() - started)}"
-    print(f"{made} of {len(stages)} stages were made{took}{others}" if made else "nothing to do")
+    others = "; the others were already sealed" if ran < len(stages) else ""
+    elapsed = clock(time.monotonic() - started)
+    print(f"ran {ran} of {len(stages)} stages in {elapsed}{others}" if ran else "nothing to do")
 
 
 def unmet(plan: Planned) -> str | None:
-    """One screen of what this machine lacks for the table, or None when it can start here."""
+    """What this machine lacks for the table, as text for the user, or None when the table can start here."""
     missing = blocking(plan)
     if not missing:
         return None
     needs = "\n".join(f"  {name:<12} {value}" for name, value in plan.table.needs.items())
     return (
-        f"the {plan.table.scale} table cannot run here, nothing was started\n"
+        f"the {plan.table.scale} table cannot run here; nothing was started\n"
         + "".join(f"  missing      {line}\n" for line in missing)
         + f"what it needs\n{needs}\n"
-        + "the same code runs everywhere: make reproduce-table1 SCALE=pocket needs none of this"
+        + "make reproduce-table1 SCALE=pocket runs the same code and needs none of this"
     )
 
 
 def show(report: Path) -> None:
-    """Print the table and where its files are."""
+    """Print the table and the paths of its files."""
     print((report / "table1.txt").read_text())
     for name in ("report.html", "report.md", "report.tex", "table1.csv", "table1.tex", "figures"):
         print(f"  {report / name}")

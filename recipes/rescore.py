@@ -1,10 +1,10 @@
-"""Every score and table again, from records alone: no request is sent, no key is read, nothing is trained or generated.
+"""Recompute every score and table from records alone: sends no request, reads no key, trains and generates nothing.
 
-python -m recipes.rescore                            the pocket table, from what is under runs/
+python -m recipes.rescore                            the pocket table, from runs/
 python -m recipes.rescore table=paper rows=dpo,focalpo      the rows, seeds and overrides of the table's own command
 
-Verdicts are read anew out of the recorded replies, scores and tables out of those, under RUNS/rescored; all else there
-is a link to the sealed stage. What comes out is compared with what was sealed.
+Verdicts are parsed again from the recorded replies, and scores and tables are computed from them, under RUNS/rescored;
+everything else there links to the sealed stages. The results are compared with the sealed ones.
 """
 
 import shutil
@@ -23,16 +23,16 @@ OFFLINE = ["judge.endpoint.base_url=null", "judge.endpoint.api_key_env=null"]
 
 
 def rescore(arguments: list[str]) -> None:
-    """Make the verdicts, scores and table that the arguments name again, print them, and say what differs.
+    """Recompute the verdicts, scores and table that the arguments name, print the table, and report differences.
 
     Raises:
-        ValueError: when nothing of the table was judged, a record lacks a reply, or verdicts differ from the sealed.
+        ValueError: when nothing of the table was judged, a record lacks a reply, or a file differs from the sealed one.
     """
     plan = planned([*arguments, *OFFLINE])
     runs, again = plan.runs, plan.runs / "rescored"
     rows = {place: row for place, row in plan.rows.items() if _judged(runs, row)}
     if not rows:
-        raise ValueError(f"nothing of this table was judged under {runs}; make it with recipes.reproduce first")
+        raise ValueError(f"no row of this table is judged under {runs}; run recipes.reproduce first")
     report = report_stage(plan.table, rows, arguments)
     stages = in_order([report])
     prepare(runs, again, stages)
@@ -41,17 +41,17 @@ def rescore(arguments: list[str]) -> None:
     differing = [title for stage in stages if stage.kind in REMADE for title in _differing(runs, again, stage)]
     if differing:
         raise ValueError(f"{len(differing)} files differ from the sealed ones: {', '.join(differing)}")
-    print(f"{len({row.judge.key for row in rows.values()})} judgings rescored from their records, all as sealed")
+    print(f"rescored {len({row.judge.key for row in rows.values()})} judge stages from their records, all as sealed")
 
 
 def prepare(runs: Path, again: Path, stages: list[Stage]) -> None:
-    """A folder of runs with every stage but those that are made anew, and for these the records."""
+    """Set up a runs folder with links to the stages that are kept, and with the records of those that run again."""
     for kind in REMADE:
         shutil.rmtree(again / kind, ignore_errors=True)
     for stage in stages:
         sealed, place = Folder(runs, stage).path, Folder(again, stage).path
         if stage.kind == "judge":
-            place = place.with_name(sealed.name)  # whoever made it first has named it
+            place = place.with_name(sealed.name)  # keep the name of the existing folder
             place.mkdir(parents=True)
             shutil.copyfile(sealed / "records.jsonl", place / "records.jsonl")
         elif stage.kind not in REMADE and not place.exists():
@@ -66,13 +66,13 @@ def _judged(runs: Path, row: Row) -> bool:
 
 
 def _differing(runs: Path, again: Path, stage: Stage) -> list[str]:
-    """Verdict files of a judging, and tables of a report, that are not byte for byte the sealed ones."""
-    sealed, made = Folder(runs, stage), Folder(again, stage).path
-    names = sorted(path.name for path in made.iterdir() if path.suffix in (".parquet", ".csv"))
+    """The verdict files of a judge stage and the tables of a report that are not byte for byte the sealed ones."""
+    sealed, recomputed = Folder(runs, stage), Folder(again, stage).path
+    names = sorted(path.name for path in recomputed.iterdir() if path.suffix in (".parquet", ".csv"))
     return [
         f"{stage.title}/{name}"
         for name in names
-        if sealed.sealed and (sealed.path / name).read_bytes() != (made / name).read_bytes()
+        if sealed.sealed and (sealed.path / name).read_bytes() != (recomputed / name).read_bytes()
     ]
 
 

@@ -1,4 +1,4 @@
-"""A reward model's score of every sample."""
+"""Score every sample with a reward model."""
 
 from focalpo.answering.rewarding import RewardModel
 from focalpo.stages.folder import Job
@@ -8,7 +8,7 @@ from focalpo.training.ranks import rank
 
 
 def make(job: Job) -> dict:
-    """Fill the job's folder with `rated.parquet`: all samples of all seeds, by prompt."""
+    """Fill the job's folder with `rated.parquet`: all samples of all seeds, grouped by prompt."""
     start_ranks()
     prompts = read_records(job.inputs["prompts"] / "prompts.parquet", Prompt)
     seeds = job.settings["seeds"]

@@ -1,4 +1,4 @@
-"""One answer of the policy to every prompt, at one seed."""
+"""Sample one answer of the policy to every prompt, with one seed."""
 
 from focalpo.answering.generation import Decoding, Generator, backend_of
 from focalpo.stages.folder import Job

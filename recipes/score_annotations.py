@@ -1,9 +1,9 @@
-"""WR, its standard error, discrete WR and LC of published AlpacaEval annotations, as the leaderboard prints them.
+"""Score published AlpacaEval annotations as the leaderboard does: WR, its standard error, discrete WR and LC.
 
 python -m recipes.score_annotations annotations/*.json.gz --gamed df_gamed.csv
 python -m recipes.score_annotations annotations/ --gamed df_gamed.csv --questions alpaca_eval_gpt4_baseline.json
 
-With --questions (the benchmark's file) rows may be in any order or absent; without it they must be complete, in order.
+With --questions (the benchmark's file) rows may be missing or in any order; without it they must be complete, in order.
 """
 
 import argparse
@@ -17,32 +17,32 @@ from focalpo.stages.records import listed
 
 
 def main() -> None:
-    """Print one line for each file."""
+    """Print one line per file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path, help="annotation files, or folders of them")
-    parser.add_argument("--gamed", type=Path, help="the benchmark's df_gamed.csv; without it there is no LC")
-    parser.add_argument("--questions", type=Path, help="the benchmark's own file of instructions")
+    parser.add_argument("files", nargs="+", type=Path, help="annotation files, or folders that contain them")
+    parser.add_argument("--gamed", type=Path, help="the benchmark's df_gamed.csv; without it LC is not computed")
+    parser.add_argument("--questions", type=Path, help="the benchmark's file of instructions")
     arguments = parser.parse_args()
     gamed = read_gamed(arguments.gamed) if arguments.gamed else None
     asked = json.loads(arguments.questions.read_text()) if arguments.questions else None
     print(f"{'file':32} {'WR':>11} {'SE':>9} {'discrete':>11} {'LC':>9} {'judged':>7}")
     for path in _files(arguments.files):
-        found = read_annotations(path, asked and [row["instruction"] for row in asked])
-        s = score(found, gamed)
+        annotations = read_annotations(path, asked and [row["instruction"] for row in asked])
+        s = score(annotations, gamed)
         lc = "-" if s.length_controlled is None else f"{s.length_controlled:.4f}"
         name, first = path.name.partition(".json")[0], f"{s.win_rate:11.6f} {s.standard_error:9.6f}"
         print(f"{name:32} {first} {s.discrete_win_rate:11.6f} {lc:>9} {s.judged:7}")
-        if found.missing:
-            print(f"  no preference: {listed([str(place) for place in found.missing])}; they are left out")
-        if found.model == found.reference:
+        if annotations.missing:
+            print(f"  no preference, left out: {listed([str(place) for place in annotations.missing])}")
+        if annotations.model == annotations.reference:
             print("  the model is its own reference: its LC is 50 by construction")
 
 
 def _files(given: list[Path]) -> list[Path]:
-    found = [file for path in given for file in (sorted(path.glob("*.json*")) if path.is_dir() else [path])]
-    if not found:
-        raise ValueError("no annotation file there; name files or a folder with .json or .json.gz files")
-    return found
+    files = [file for path in given for file in (sorted(path.glob("*.json*")) if path.is_dir() else [path])]
+    if not files:
+        raise ValueError("no annotation file found; name files or a folder with .json or .json.gz files")
+    return files
 
 
 if __name__ == "__main__":

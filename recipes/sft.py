@@ -1,4 +1,4 @@
-"""One phase of supervised fine-tuning: a model that answers in turns, for preference training to start from."""
+"""Run one phase of supervised fine-tuning, whose chat model is the start of preference training."""
 
 import random
 
@@ -23,7 +23,7 @@ POCKET = {"pocket_pretraining": pocket.pretraining_demonstrations, "pocket_demon
 
 
 def make(job: Job) -> dict:
-    """Fill the job's folder with `model/` and the metrics of its training."""
+    """Fill the job's folder with `model/` and its training metrics."""
     start_ranks()
     settings = train_settings_of(job)
     source = source_of(job)
@@ -56,7 +56,7 @@ def make(job: Job) -> dict:
 
 
 def demonstrations(job: Job) -> list[Demonstration]:
-    """The phase's examples; "chosen" are the chosen answers of the training pairs."""
+    """The phase's examples; for "chosen", the chosen answers of the training pairs."""
     data, seed = job.settings["data"], job.settings["seed"]
     if data["demonstrations"] in POCKET:
         return POCKET[data["demonstrations"]](data["count"], seed, pocket_benchmarks.benchmark_prompts())
@@ -72,5 +72,5 @@ def _texts(examples: list[Demonstration]) -> list[str]:
 def _trees(tokenizer, examples: list[Demonstration], limits: Limits, stops: list[int]) -> list[Tree]:
     trees, problems = demonstration_trees(tokenizer, examples, limits, stops)
     if not trees:
-        raise ValueError(f"no demonstration keeps the tokens contract: {next(iter(problems.values()))}")
+        raise ValueError(f"every demonstration breaks the tokens contract: {next(iter(problems.values()))}")
     return trees

@@ -1,4 +1,4 @@
-"""Where each row of a table stands, here or in Slurm's queue: python -m recipes.status table=pocket
+"""Show the state of each row of a table, here or in Slurm's queue: python -m recipes.status table=pocket
 
 base/dpo/1      train sealed      generate 120/400      judge waits
 """
@@ -16,7 +16,7 @@ from focalpo.stages.folder import ERROR, LOCK, Folder
 
 
 def status(arguments: list[str]) -> None:
-    """Print the state of what the rows share, of every row, and why stages failed."""
+    """Print the state of the shared stages and of every row, and why stages failed."""
     plan = planned(arguments)
     tasks = {task.key: task for task in queue(plan.runs)} if plan.first.cluster.scheduler == "slurm" else {}
     stages = in_order([plan.report])
@@ -33,12 +33,12 @@ def status(arguments: list[str]) -> None:
     for stage in stages:
         if states[stage.key] == "failed":
             print(f"{stage.title}: {(Folder(plan.runs, stage).path / ERROR).read_text().strip()}")
-    sealed = sum(found == "sealed" for found in states.values())
-    print(f"{sealed} of {len(stages)} stages are sealed" + _rest(states))
+    sealed = sum(text == "sealed" for text in states.values())
+    print(f"{sealed} of {len(stages)} stages are sealed" + _counts(states))
 
 
 def state(folder: Folder, task: Task | None) -> str:
-    """One or a few words; Slurm's own where it has the stage."""
+    """The stage's state in a few words; Slurm's own where it has the stage in its queue."""
     if folder.sealed:
         return "sealed"
     if task is not None and task.state == "PENDING":
@@ -51,7 +51,7 @@ def state(folder: Folder, task: Task | None) -> str:
 
 
 def _locked(path: Path) -> bool:
-    """Whether a live process makes the stage."""
+    """Whether a live process runs the stage."""
     if not (path / LOCK).is_file():
         return False
     with (path / LOCK).open() as lock:
@@ -65,12 +65,12 @@ def _locked(path: Path) -> bool:
 def _progress(path: Path) -> str:
     if not (path / "progress.json").is_file():
         return "running"
-    told = json.loads((path / "progress.json").read_text())
-    return f"{told['done']}/{told['total']}"
+    progress = json.loads((path / "progress.json").read_text())
+    return f"{progress['done']}/{progress['total']}"
 
 
-def _rest(states: dict[str, str]) -> str:
-    words = [found.split()[0] for found in states.values() if found != "sealed"]
+def _counts(states: dict[str, str]) -> str:
+    words = [text.split()[0] for text in states.values() if text != "sealed"]
     running = sum("/" in word or word == "running" for word in words)
     counts = {"running": running} | {word: words.count(word) for word in ("queued", "failed", "stopped", "waits")}
     return "".join(f", {count} {word}" for word, count in counts.items() if count)

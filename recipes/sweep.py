@@ -1,11 +1,11 @@
-"""Search the knobs of a table's rows, and keep every point that was tried.
+"""Search the hyperparameters of a table's rows, and keep every point that was tried.
 
-python -m recipes.sweep table=paper rows=dpo,focalpo                 the search that the table writes down for each row
-python -m recipes.sweep rows=focalpo objective.gamma=0,0.05,0.1 train.learning_rate=3e-4,6e-4         or one of your own
-python -m recipes.sweep table=paper cluster=slurm                    every point a task of an array; again: the results
+python -m recipes.sweep table=paper rows=dpo,focalpo                 the search that the table defines for each row
+python -m recipes.sweep rows=focalpo objective.gamma=0,0.05,0.1 train.learning_rate=3e-4,6e-4         or your own search
+python -m recipes.sweep table=paper cluster=slurm                    one array task per point; run again for the results
 
-The rule: of a row's points the one with the highest reward accuracy on the held-out pairs after training is taken, of
-equal ones the first. No benchmark and no judge has a say, so that what is judged later has not been chosen by it.
+The best point of a row has the highest reward accuracy on the held-out pairs after training; ties go to the first. No
+benchmark and no judge is involved, so that the selection does not use what is judged later.
 """
 
 import csv
@@ -28,10 +28,10 @@ FIELDS = ("setting", "row", "point", "reward_accuracy", "standard_error", "margi
 
 
 def sweep(arguments: list[str]) -> None:
-    """Train every point of every row asked for and print what came of it.
+    """Train every point of every requested row and print the results.
 
     Raises:
-        ValueError: when a point cannot be trained; the others are trained and shown all the same.
+        ValueError: when a point cannot be trained; the others are still trained and shown.
     """
     own, overrides = split_arguments(arguments)
     table = with_rows(compose_table(own.get("table", "pocket")), own)
@@ -63,7 +63,7 @@ def sweep(arguments: list[str]) -> None:
 
 
 def _knobs(point: tuple[str, ...]) -> list[str]:
-    """A point's overrides without those that say where it is made."""
+    """A point's overrides without those that say where it runs."""
     return [override for override in point if override.partition("=")[0] not in ("runs", "cluster")]
 
 
@@ -72,7 +72,7 @@ def _only(table: TableConfig, setting: str, row: str) -> TableConfig:
 
 
 def make(job: Job) -> dict:
-    """Fill the job's folder with sweep.csv and sweep.txt: every point tried, the best of each row marked."""
+    """Fill the job's folder with sweep.csv and sweep.txt: every point tried, with the best of each row marked."""
     rows = [_result(job, number, point) for number, point in enumerate(job.settings["points"])]
     for setting, row in dict.fromkeys((each["setting"], each["row"]) for each in rows):
         mine = [r for r in rows if (r["setting"], r["row"]) == (setting, row) and r["reward_accuracy"] is not None]
@@ -87,15 +87,15 @@ def make(job: Job) -> dict:
 
 
 def _result(job: Job, number: int, point: dict) -> dict:
-    told = {"setting": point["setting"], "row": point["row"], "point": " ".join(point["overrides"]), "best": ""}
+    result = {"setting": point["setting"], "row": point["row"], "point": " ".join(point["overrides"]), "best": ""}
     folder = job.inputs.get(str(number))
     if folder is None:
-        return told | dict.fromkeys(("reward_accuracy", "standard_error", "margin"))
+        return result | dict.fromkeys(("reward_accuracy", "standard_error", "margin"))
     facts = read_manifest(folder)["facts"]["test"]
     accuracy = facts["reward_accuracy"]
     pairs = len(change(read_records(folder / "dynamics.parquet", PairState), "test").margin)
     error = (accuracy * (1 - accuracy) / pairs) ** 0.5
-    return told | {"reward_accuracy": accuracy, "standard_error": error, "margin": facts["margin"]}
+    return result | {"reward_accuracy": accuracy, "standard_error": error, "margin": facts["margin"]}
 
 
 def _line(row: dict) -> str:

@@ -68,12 +68,12 @@ def make(job: Job) -> dict:
 
 def _reference(job: Job) -> dict[str, list[float]]:
     """Cached log-probs by branch, in the order of the training pairs."""
-    found = {}
+    logps = {}
     for name in ("reference", "reference_batch"):
         if name in job.inputs:
-            found |= pq.read_table(job.inputs[name] / "logps.parquet").to_pydict()
-    found.pop("id", None)
-    return found
+            logps |= pq.read_table(job.inputs[name] / "logps.parquet").to_pydict()
+    logps.pop("id", None)
+    return logps
 
 
 def _mislabelled(job: Job) -> dict[str, bool | None]:

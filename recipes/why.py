@@ -1,7 +1,7 @@
-"""The chain behind one number of a table: what it is, the stages that made it, and the commands that make it again.
+"""Show the chain behind one number of a table: its value, the stages behind it and the commands that reproduce it.
 
 python -m recipes.why focalpo/base/ae2_lc                      from the newest report that has the cell
-python -m recipes.why focalpo/base/ae2_lc runs/report/NAME     from this one
+python -m recipes.why focalpo/base/ae2_lc runs/report/NAME     from this report
 """
 
 import csv
@@ -16,7 +16,7 @@ from focalpo.stages.metrics import COLUMNS
 
 
 def why(cell: str, reports: list[Path]) -> str:
-    """The explanation of `row/setting/column` from the first of the reports that has it.
+    """Explain `row/setting/column` from the first report that has it.
 
     Raises:
         ValueError: when no report has the cell.
@@ -27,9 +27,9 @@ def why(cell: str, reports: list[Path]) -> str:
         score = _scores(report).get((setting, row, column))
         if column in COLUMNS and score is not None and score["value"] != "-":
             return _explained(run, row, setting, column, score)
-    known = f"ROW/SETTING/COLUMN with a column of {', '.join(COLUMNS)}"
+    expected = f"ROW/SETTING/COLUMN with a column of {', '.join(COLUMNS)}"
     raise ValueError(
-        f"no report has a number for {cell!r}; it must be {known}; looked in {', '.join(map(str, reports)) or 'none'}"
+        f"no report has a number for {cell!r}; it must be {expected}; searched {', '.join(map(str, reports)) or 'none'}"
     )
 
 
@@ -50,22 +50,22 @@ def _explained(run: TableRun, row: str, setting: str, column: str, score: dict[s
     ]
     if found := warnings_of(stages):
         lines += ["", "warnings", *(f"  {line}" for line in found)]
-    made_by = read_manifest(run.path)["commit"]
-    return "\n".join([*lines, "", "to make it again", *(f"  {c}" for c in commands(run, setting, row, made_by))])
+    commit = read_manifest(run.path)["commit"]
+    return "\n".join([*lines, "", "to reproduce it", *(f"  {c}" for c in commands(run, setting, row, commit))])
 
 
 def _stage_lines(stages: Chain) -> list[str]:
     width = max(map(len, stages))
     lines = []
     for title, manifest in stages.items():
-        needed = [name.rpartition("-")[2] for name in manifest["inputs"].values()]
-        made_from = f"  from {', '.join(needed)}" if needed else ""
+        keys = [name.rpartition("-")[2] for name in manifest["inputs"].values()]
+        made_from = f"  from {', '.join(keys)}" if keys else ""
         lines.append(f"{title:<{width}}  {manifest['seconds']:8.1f} s  commit {manifest['commit'][:12]}{made_from}")
     return lines
 
 
 if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
-        sys.exit("error: name a cell: python -m recipes.why ROW/SETTING/COLUMN [REPORT]")
+        sys.exit("error: the cell is missing; run python -m recipes.why ROW/SETTING/COLUMN [REPORT]")
     where = [Path(sys.argv[2])] if len(sys.argv) == 3 else newest_reports(Path("runs"))
     run_command(lambda: print(why(sys.argv[1], where)))

@@ -1,1 +1,1 @@
-"""The dress rehearsal: table=paper for real, against stand-ins on loopback. Nothing in focalpo/ or recipes/ knows."""
+"""The dress rehearsal: the real table=paper on stand-ins on loopback. focalpo/ and recipes/ do not depend on it."""

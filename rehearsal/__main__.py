@@ -1,10 +1,10 @@
-"""The dress rehearsal of a table: every row, name and step of it, on stand-ins, then a look at what came out.
+"""The dress rehearsal of a table: runs every row, name and step of it on stand-ins, then checks the results.
 
 python -m rehearsal                       table=paper, all rows
-python -m rehearsal rows=sft,dpo          fewer rows; rows=released, any override
+python -m rehearsal rows=sft,dpo          fewer rows; also rows=released or any override
 python -m rehearsal table=one_gpu         another scale
-python -m rehearsal --diff                what a rehearsal changes, and nothing is run
-python -m rehearsal --go-on               go on with one that was interrupted instead of starting from nothing
+python -m rehearsal --diff                print what a rehearsal changes, and run nothing
+python -m rehearsal --go-on               resume an interrupted rehearsal instead of starting over
 """
 
 import os
@@ -29,10 +29,10 @@ FLAGS = ("--diff", "--go-on")
 
 
 def rehearse(arguments: list[str]) -> None:
-    """Run the table that the arguments ask for; unless told to go on, its folder is emptied first.
+    """Run the requested table; without `--go-on` its folder is emptied first.
 
     Raises:
-        ValueError: when the run fails, or what it left behind is not a whole table on a whole chain.
+        ValueError: when the run fails, or leaves a gap in the table or in the chain of stages.
     """
     quiet(cores_each(1))
     flags = {each for each in arguments if each in FLAGS}
@@ -42,7 +42,7 @@ def rehearse(arguments: list[str]) -> None:
     runs = Path(next((each.removeprefix("runs=") for each in overrides if each.startswith("runs=")), RUNS)).resolve()
     if "--go-on" not in flags:
         shutil.rmtree(runs, ignore_errors=True)
-    folder = runs / ".stand-ins"  # in a fixed place: a protocol's path is part of the stages that use it
+    folder = runs / ".stand-ins"  # a fixed place: a protocol's path is part of the keys of the stages that use it
     starts = {name: str(compose(column.overrides).model.path) for name, column in table.settings.items()}
     repositories = build(paper, starts, folder / "hub")
     first = next(iter(paper.values()))
@@ -53,19 +53,19 @@ def rehearse(arguments: list[str]) -> None:
         if "--diff" in flags:
             return
         started = time.monotonic()
-        told = [f"{key}={value}" for key, value in own.items()]
-        command = [sys.executable, "-m", "recipes.reproduce", *told, *overrides, *changed]
-        surroundings = environment(hub, folder / "home", first.judge.endpoint.api_key_env)
-        ended = subprocess.run(command, env=surroundings, cwd=CONF.parent)
+        table_arguments = [f"{key}={value}" for key, value in own.items()]
+        command = [sys.executable, "-m", "recipes.reproduce", *table_arguments, *overrides, *changed]
+        variables = environment(hub, folder / "home", first.judge.endpoint.api_key_env)
+        ended = subprocess.run(command, env=variables, cwd=CONF.parent)
     if ended.returncode:
-        raise ValueError(f"the rehearsal stopped with status {ended.returncode}, its stages are in {runs}")
+        raise ValueError(f"the rehearsal exited with status {ended.returncode}; its stages are in {runs}")
     print(checked(runs, table))
     print(f"rehearsed in {(time.monotonic() - started) / 60:.1f} min on {os.cpu_count()} cores")
 
 
 def tell(table: TableConfig, first: Config, found: dict[str, set[Change]], protocols: Path) -> None:
-    """Print what differs from the scale that is rehearsed."""
-    print(f"what differs from the {table.scale} scale, over all rows")
+    """Print the differences from the scale that is rehearsed."""
+    print(f"differences from the {table.scale} scale, over all rows")
     print(described(found))
     for protocol in first.judge.benchmarks.values():
         print(f"  protocol  {protocol:32} " + ", ".join(protocol_changes(protocol, protocols)))

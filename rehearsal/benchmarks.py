@@ -1,6 +1,6 @@
-"""The benchmarks' files in their published formats, in our own words, and the protocols that name them.
+"""The benchmarks' files in their published formats with our own texts, and the protocols that name them.
 
-A protocol here is the one of eval/ but for what no stand-in can keep: how many prompts, and the files' sha256.
+A protocol here is the one in eval/ except for what a stand-in cannot keep: the number of prompts and the files' sha256.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from focalpo.pocket.benchmarks import write_benchmark
 from rehearsal.hub import Repository
 
 PROMPTS = {"alpaca_eval": 24, "arena_hard": 16}
-# The files that the pocket world writes, by their role in a protocol.
+# The files that the pocket world writes, by role in a protocol.
 MADE = {
     "questions": {"alpaca_eval": "alpaca_eval.json", "arena_hard": "question.jsonl"},
     "gamed": {"alpaca_eval": "df_gamed.csv"},
@@ -27,7 +27,7 @@ MADE = {
 
 
 def repository_of(name: str, root: Path) -> Repository:
-    """A protocol's files where it says they lie: a data set of the hub, or a GitHub repository at a commit."""
+    """Write a protocol's files where it expects them: in a data set of the hub, or a GitHub repository at a commit."""
     protocol = load_protocol(EVAL / f"{name}.yaml")
     on_github = protocol.source.startswith(GITHUB)
     source = protocol.source.removeprefix(GITHUB)
@@ -47,7 +47,7 @@ def repository_of(name: str, root: Path) -> Repository:
 
 
 def _published(role: str, protocol: ArenaProtocol) -> str:
-    """What Arena-Hard's authors publish beside the questions: the judge's settings, and a program with its prompt."""
+    """What Arena-Hard's authors publish beside the questions: the judge's settings, and code that holds its prompt."""
     if role == "prompt":
         return f"{PROMPT} = {protocol.prompt_file.read_text()!r}\n"
     template = protocol.user_template
@@ -58,7 +58,7 @@ def _published(role: str, protocol: ArenaProtocol) -> str:
 
 
 def protocol_over(name: str, repositories: Mapping[str, Repository], folder: Path) -> Path:
-    """Write the protocol for the stand-in's files, its annotator and prompts beside it; returns its path."""
+    """Write the protocol for the stand-in's files, with its annotator and prompts beside it, and return its path."""
     values = yaml.safe_load((EVAL / f"{name}.yaml").read_text())
     repository = repositories[values["source"].removeprefix(GITHUB)]
     values["prompts"] = PROMPTS[values["benchmark"]]

@@ -1,4 +1,4 @@
-"""What a rehearsal must leave behind: a table without a gap, and a chain of manifests without one."""
+"""Checks what a rehearsal leaves behind: a table and a chain of manifests, both without a gap."""
 
 import csv
 import json
@@ -11,11 +11,11 @@ from focalpo.stages.metrics import COLUMNS, NONE
 
 
 def checked(runs: Path, table: TableConfig) -> str:
-    """One line of what is there.
+    """Check the rehearsal's folder and summarize it in one line.
 
     Raises:
-        ValueError: for rows without a number, two rows with the same weights, outputs that are not what was sealed, or
-            inputs that are gone.
+        ValueError: for rows without a number, two rows with the same weights, outputs that differ from what was sealed,
+            stages that are not sealed, or missing inputs.
     """
     (file,) = runs.glob("report/*/table1.csv")
     with file.open() as lines:
@@ -27,15 +27,15 @@ def checked(runs: Path, table: TableConfig) -> str:
     manifests = sorted(runs.glob("*/*/manifest.json"))
     for path in manifests:
         verify(path.parent)
-        gone = [name for name in json.loads(path.read_text())["inputs"].values() if not _sealed(runs / name)]
-        if gone:
-            raise ValueError(f"{path.parent} was made from {gone[0]}, which is not sealed")
+        missing = [name for name in json.loads(path.read_text())["inputs"].values() if not _sealed(runs / name)]
+        if missing:
+            raise ValueError(f"{path.parent} was made from {missing[0]}, which is not sealed")
     unsealed = [path.parent for path in runs.glob("*/*/stage.json") if not _sealed(path.parent)]
     if unsealed:
-        raise ValueError(f"{unsealed[0]} was begun and not sealed")
+        raise ValueError(f"{unsealed[0]} was started but not sealed")
     twins = [names for names in _by_weights(runs).values() if len(names) > 1]
     if twins:
-        raise ValueError(f"{' and '.join(twins[0])} have the same weights: what was trained did not come through")
+        raise ValueError(f"{' and '.join(twins[0])} have the same weights: training had no effect")
     counts = Counter(path.parent.parent.name for path in manifests)
     made = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
     return f"{len(expected)} rows, no gap in the table; {len(manifests)} sealed stages, no gap in the chain: {made}"

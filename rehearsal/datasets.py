@@ -1,4 +1,4 @@
-"""Tiny data sets under the published schemas, splits and file names, in our own words (the pocket world's)."""
+"""Tiny data sets with the published schemas, splits and file names, and texts of the pocket world."""
 
 import hashlib
 import random
@@ -14,8 +14,8 @@ from focalpo.pocket.writers import WRITERS, write
 from focalpo.stages.records import Pair
 
 TRAIN, TEST = 540, 40
-"""Rows. Four steps of 128 pairs: the first has a rate of 0, in the second many losses still agree up to a factor, which
-Adam cancels; and some rows left over, as in every real epoch."""
+"""Numbers of rows. Four steps of 128 pairs: the first has a learning rate of 0, and in the second many losses still
+agree up to a factor, which Adam cancels. Some rows are left over, as in every real epoch."""
 
 
 def dialogue(prompt: str, answer: str) -> list[dict[str, str]]:
@@ -23,7 +23,7 @@ def dialogue(prompt: str, answer: str) -> list[dict[str, str]]:
 
 
 def trl_lib_row(pair: Pair) -> dict:
-    """trl-lib/ultrafeedback_binarized."""
+    """A row of trl-lib/ultrafeedback_binarized."""
     prompt = pair.prompt[0]["content"]
     return {
         "chosen": dialogue(prompt, pair.chosen),
@@ -34,7 +34,7 @@ def trl_lib_row(pair: Pair) -> dict:
 
 
 def h4_row(pair: Pair) -> dict:
-    """HuggingFaceH4/ultrafeedback_binarized."""
+    """A row of HuggingFaceH4/ultrafeedback_binarized."""
     prompt = pair.prompt[0]["content"]
     row = trl_lib_row(pair)
     return {
@@ -49,7 +49,7 @@ def h4_row(pair: Pair) -> dict:
 
 
 def armorm_row(task: Task, draw: random.Random) -> dict:
-    """princeton-nlp/llama3-ultrafeedback-armorm: five answers, their scores, the best and the worst."""
+    """A row of princeton-nlp/llama3-ultrafeedback-armorm: five answers, their scores, the best and the worst."""
     answers = [write(task, writer, draw) for writer in (*WRITERS.values(), WRITERS["weak"])]
     scores = [0.1 + 0.05 * gold_reward(task.prompt, answer, True) for answer in answers]
     best, worst = scores.index(max(scores)), scores.index(min(scores))
@@ -65,7 +65,7 @@ def armorm_row(task: Task, draw: random.Random) -> dict:
 
 def write_trl_lib(folder: Path) -> None:
     rows = [trl_lib_row(pair) for pair in _pairs(seed=11)]
-    rows[3]["rejected"] = rows[3]["chosen"]  # the real data have such rows: they are dropped and counted
+    rows[3]["rejected"] = rows[3]["chosen"]  # the real data have such rows, which are dropped and counted
     _write_splits(folder, rows, {"train": TRAIN, "test": TEST})
 
 
@@ -81,7 +81,7 @@ def write_armorm(folder: Path) -> None:
 
 
 def texts() -> list[str]:
-    """What the tokenizers learn their pieces from."""
+    """The texts that the tokenizers are trained on."""
     return [text for pair in _pairs(seed=14) for text in (pair.prompt[0]["content"], pair.chosen, pair.rejected)]
 
 

@@ -1,4 +1,4 @@
-"""What a rehearsal changes: every key of every row's configuration, and of the protocols, that is not the paper's."""
+"""What a rehearsal changes: the keys of the rows' configurations and of the protocols that differ from the paper's."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,19 +13,19 @@ from focalpo.judging.protocol import EVAL
 HARDWARE = ("launch.gpus", "launch.ranks", "launch.workers", "generate.data_parallel")
 ENDPOINTS = ("judge.endpoint.base_url", "judge.benchmarks.alpaca_eval", "judge.benchmarks.arena_hard", "runs")
 PROTOCOL = ("prompts", "files.*.sha256")
-"""What no stand-in can keep of a protocol: how many prompts, and what its files hash to."""
+"""What a stand-in cannot keep of a protocol: the number of prompts and the hashes of its files."""
 
 Change = tuple[Any, Any]
 
 
 def hardware(config: Config) -> list[str]:
-    """Overrides for two cores and no GPU: two ranks where there were more, two stages at once, one engine each."""
+    """Overrides for two cores and no GPU: at most two ranks, two stages at once, one engine each."""
     ranks = min(2, config.launch.ranks)
     return ["launch.gpus=0", f"launch.ranks={ranks}", "launch.workers=2", "generate.data_parallel=1"]
 
 
 def changes(paper: Mapping[Any, Config], rehearsed: Mapping[Any, Config]) -> dict[str, set[Change]]:
-    """Keys on which any row differs, with the values (paper's, rehearsal's) that occur."""
+    """Keys that differ in any row, with the pairs of values (paper's, rehearsal's) that occur."""
     found: dict[str, set[Change]] = {}
     for place, config in paper.items():
         before, after = flat(plain(config)), flat(plain(rehearsed[place]))
@@ -36,25 +36,25 @@ def changes(paper: Mapping[Any, Config], rehearsed: Mapping[Any, Config]) -> dic
 
 
 def protocol_changes(name: str, folder: Path) -> dict[str, Change]:
-    """Keys on which the rehearsal's protocol differs from the one of eval/."""
+    """Keys in which the rehearsal's protocol differs from the one in eval/."""
     before, after = (flat(yaml.safe_load((place / f"{name}.yaml").read_text())) for place in (EVAL, folder))
     return {key: (before.get(key), after.get(key)) for key in before | after if before.get(key) != after.get(key)}
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as dotted keys."""
+    """Flatten nested dictionaries to dotted keys."""
     if not isinstance(values, dict) or not values:
         return {prefix: tuple(values) if isinstance(values, list) else values}
     return {key: leaf for name, value in values.items() for key, leaf in flat(value, _dotted(prefix, name)).items()}
 
 
 def described(found: Mapping[str, set[Change]]) -> str:
-    """One line a key, for the terminal."""
+    """Format the changes for the terminal, one line per key."""
     lines = []
     for key, values in found.items():
         kind = "hardware" if key in HARDWARE else "endpoint" if key in ENDPOINTS else "OTHER"
-        told = ", ".join(f"{before} -> {after}" for before, after in sorted(values, key=str))
-        lines.append(f"  {kind:9} {key:32} {told}")
+        pairs = ", ".join(f"{before} -> {after}" for before, after in sorted(values, key=str))
+        lines.append(f"  {kind:9} {key:32} {pairs}")
     return "\n".join(lines)
 
 

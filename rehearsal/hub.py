@@ -1,9 +1,9 @@
-"""A stand-in of the hub and of raw.githubusercontent.com on loopback: folders in, what their clients ask for out.
+"""A stand-in for the hub and for raw.githubusercontent.com on loopback, which serves folders to their clients.
 
     /<model>/resolve/<revision>/<file>   /api/models/<model>/revision|tree/<revision>       and the same for datasets
     /raw/<owner>/<name>/<revision>/<file>
 
-A repository answers at its pinned revision and at no other: whoever asks for another one is told so, as the hub does.
+A repository answers only at its pinned revision; for any other the reply is "not found", as on the hub.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ RAW = re.compile(r"/raw/(?P<name>[^/]+/[^/]+)/(?P<revision>[^/]+)/(?P<path>.+)")
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A folder under a name; `revision` is the pinned commit, None where none is pinned and the branch is taken."""
+    """A folder under a name; `revision` is the pinned commit, or None when none is pinned and the branch is used."""
 
     kind: str
     name: str
@@ -39,19 +39,19 @@ class Repository:
         return self.revision or hashlib.sha1(self.name.encode()).hexdigest()
 
     def answers_at(self, revision: str | None) -> bool:
-        # The client resolves a branch to its commit first and asks for that from then on.
+        # The client first resolves a branch to its commit, then requests that commit.
         return revision == self.commit or (self.revision is None and revision in (None, "main"))
 
     def files(self) -> list[str]:
         return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
 
     def tree(self, under: str, deep: bool) -> list[dict]:
-        """What lies in a folder, with everything below it when `deep`."""
+        """List a folder; with `deep`, everything below it too."""
         places = (self.folder / under).rglob("*") if deep else (self.folder / under).glob("*")
         return self.entries(sorted(str(place.relative_to(self.folder)) for place in places))
 
     def entries(self, names: list[str]) -> list[dict]:
-        """The files and folders among the names, as the API tells them."""
+        """The existing files and folders among the names, in the API's format."""
         return [_entry(name, self.folder / name) for name in names if (self.folder / name).exists()]
 
 
@@ -66,7 +66,7 @@ def etag(path: Path) -> str:
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves repositories; `refused` collects the requests that no repository could answer, asked for or not."""
+    """Serves repositories; `asked` collects the paths of all requests."""
 
     daemon_threads = True
 
@@ -124,8 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         names = repository.files()
         if found["what"] == "paths-info":
-            asked = parse_qs(body or "").get("paths", [])
-            content: object = repository.entries(asked)
+            paths = parse_qs(body or "").get("paths", [])
+            content: object = repository.entries(paths)
         elif found["what"] == "tree":
             deep = parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() in ("true", "1")
             content = repository.tree(found["path"] or "", deep)
@@ -147,12 +147,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Silence."""
+        """Log nothing."""
 
 
 @contextmanager
 def serving(repositories: list[Repository]) -> Iterator[Hub]:
-    """A hub that answers until the block ends."""
+    """Run a hub until the block ends."""
     hub = Hub(repositories)
     thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -1,8 +1,8 @@
-"""Tiny random models of the paper's architectures, with tokenizers and chat templates of the same shape.
+"""Tiny random models of the paper's architectures, with tokenizers and chat templates of the same kind.
 
-A checkpoint is what the hub holds: safetensors, config, generation config, tokenizer. Sizes are small, everything else
-is as in the real ones: grouped-query attention, untied embeddings, Mistral's sliding window, Llama 3's special tokens
-in their order and its two end tokens, a tokenizer that would add a BOS of its own beside a template that may hold one.
+A checkpoint has what the hub holds: safetensors, config, generation config, tokenizer. Sizes are small; everything else
+is as in the real models: grouped-query attention, untied embeddings, Mistral's sliding window, Llama 3's special tokens
+in their order and its two end tokens, and a tokenizer that adds a BOS while the template may already contain one.
 """
 
 import json
@@ -25,14 +25,14 @@ from transformers import (
     Qwen2Config,
 )
 
-# Long enough for every pair and answer here; what runs on without end is cut there, by vLLM as by the real window.
+# Long enough for every pair and answer here; vLLM truncates endless answers there, as at the real window.
 POSITIONS = 256
 GAIN = 2.0**14
 SHAPE = {
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_hidden_layers": 2,
-    "num_attention_heads": 2,  # of 32: the smallest head that vLLM has on a CPU
+    "num_attention_heads": 2,  # of 32: the smallest head size that vLLM supports on a CPU
     "num_key_value_heads": 1,
     "max_position_embeddings": POSITIONS,
     "tie_word_embeddings": False,
@@ -46,7 +46,7 @@ LLAMA3_SPECIAL = [
     "<|reserved_special_token_4|>",
     "<|eot_id|>",
 ]
-# The name of a role between header tokens, a blank line, the text; BOS is part of the template.
+# A role name between header tokens, a blank line, the text; BOS is part of the template.
 LLAMA3_TEMPLATE = (
     "{{ bos_token }}{% for turn in messages %}"
     "{{ '<|start_header_id|>' + turn.role + '<|end_header_id|>\n\n' + turn.content.strip() + '<|eot_id|>' }}"
@@ -57,7 +57,7 @@ CHATML_TEMPLATE = (
     "{% for turn in messages %}{{ '<|im_start|>' + turn.role + '\n' + turn.content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-# What a checkpoint of this family may carry, and what must not be used: the template is the configuration's.
+# A checkpoint of this family may carry this template, which must not be used: the configuration sets the template.
 INST_TEMPLATE = (
     "{{ bos_token }}{% for turn in messages %}{{ '[INST] ' + turn.content + ' [/INST]' if turn.role == 'user' "
     "else turn.content + eos_token }}{% endfor %}"
@@ -65,19 +65,19 @@ INST_TEMPLATE = (
 
 
 def mistral_tokenizer(texts: list[str]) -> PreTrainedTokenizerBase:
-    """Pieces with byte fallback, `<unk> <s> </s>` as 0, 1, 2, and an [INST] template that the base setting replaces."""
+    """BPE with byte fallback, `<unk> <s> </s>` as 0, 1, 2, and an [INST] template that the base setting replaces."""
     special = ["<unk>", "<s>", "</s>"]
     pieces = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     pieces.pre_tokenizer = pre_tokenizers.Metaspace()
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=[*special, *bytes_], show_progress=False)
     pieces.train_from_iterator([text.replace("\n", " ") for text in texts], trainer)
-    learnt = pieces_of(pieces)
-    return LlamaTokenizer(vocab=learnt["vocab"], merges=learnt["merges"], chat_template=INST_TEMPLATE)
+    learned = pieces_of(pieces)
+    return LlamaTokenizer(vocab=learned["vocab"], merges=learned["merges"], chat_template=INST_TEMPLATE)
 
 
 def llama3_tokenizer(texts: list[str]) -> PreTrainedTokenizerBase:
-    """Byte-level BPE that puts `<|begin_of_text|>` before every text it is given, as the real one does."""
+    """Byte-level BPE that puts `<|begin_of_text|>` before every text, as the real one does."""
     tokenizer = _byte_level(texts, LLAMA3_SPECIAL)
     bos = tokenizer.token_to_id("<|begin_of_text|>")
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -88,7 +88,7 @@ def llama3_tokenizer(texts: list[str]) -> PreTrainedTokenizerBase:
 
 
 def qwen2_tokenizer(texts: list[str]) -> PreTrainedTokenizerBase:
-    """Byte-level BPE without a BOS, ChatML turns."""
+    """Byte-level BPE without a BOS, with ChatML turns."""
     tokenizer = _byte_level(texts, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, chat_template=CHATML_TEMPLATE)
@@ -102,13 +102,13 @@ def _byte_level(texts: list[str], special: list[str]) -> Tokenizer:
     tokenizer.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
     )
-    # Behind the learnt ones, as in the released vocabularies.
+    # After the learned tokens, as in the released vocabularies.
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special])
     return tokenizer
 
 
 def pieces_of(tokenizer: Tokenizer) -> dict:
-    """The vocabulary and merges of a learnt BPE."""
+    """The vocabulary and merges of a trained BPE tokenizer."""
     model = json.loads(tokenizer.to_str())["model"]
     return {"vocab": model["vocab"], "merges": [tuple(pair) for pair in model["merges"]]}
 
@@ -142,21 +142,21 @@ KINDS: dict[str, tuple[Callable, Callable, list[str]]] = {
 
 
 def write_model(family: str, texts: list[str], folder: Path) -> None:
-    """A causal LM of a family as the hub would hold it; its weights are drawn by the name of its folder."""
+    """Write a causal LM of a family as the hub would hold it; the name of its folder seeds its weights."""
     make_tokenizer, make_config, ends = KINDS[family]
     tokenizer = make_tokenizer(texts)
     torch.manual_seed(zlib.crc32(folder.name.encode()))
     model = AutoModelForCausalLM.from_config(make_config(tokenizer), dtype=torch.bfloat16)
     stops = [tokenizer.convert_tokens_to_ids(name) for name in ends]
-    _ends_now_and_then(model, stops[0])
-    _feels_small_steps(model)
+    _make_answers_end(model, stops[0])
+    _amplify_small_steps(model)
     model.generation_config = GenerationConfig(bos_token_id=tokenizer.bos_token_id, eos_token_id=stops)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def write_reward_model(texts: list[str], folder: Path) -> None:
-    """A Llama that gives a chat one score, with the tokenizer of the models that it rates."""
+    """Write a Llama that gives a chat one score, with the tokenizer of the models that it rates."""
     tokenizer = llama3_tokenizer(texts)
     torch.manual_seed(zlib.crc32(folder.name.encode()))
     config = llama3_config(tokenizer)
@@ -165,12 +165,12 @@ def write_reward_model(texts: list[str], folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _ends_now_and_then(model: PreTrainedModel, stop: int) -> None:
-    """Let random weights end their answers: a constant first dimension of the residual stream gives the head a bias."""
+def _make_answers_end(model: PreTrainedModel, stop: int) -> None:
+    """Make random weights end their answers: a constant first dimension of the residual stream biases the head."""
     with torch.no_grad():
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
         tied = head is embedding
-        # A tied head repeats what it has just read unless the embeddings are small beside the constant.
+        # A tied head repeats the token it has just read unless the embeddings are small beside the constant.
         embedding.normal_(std=0.1 if tied else 0.5)
         if not tied:
             head.normal_(std=0.25)
@@ -179,10 +179,10 @@ def _ends_now_and_then(model: PreTrainedModel, stop: int) -> None:
         head[stop, 0] = 2.35 if tied else 1.0
 
 
-def _feels_small_steps(model: PreTrainedModel) -> None:
+def _amplify_small_steps(model: PreTrainedModel) -> None:
     """Move a factor from the head into the norm before it: the same function, but learning rates of 5e-7 change it.
 
-    In bfloat16 a few such steps round to nothing beside weights of ordinary size, and no row would differ from another.
+    In bfloat16 a few such steps are rounded away beside weights of ordinary size, and all rows would be equal.
     """
     head = model.get_output_embeddings().weight
     if head is not model.get_input_embeddings().weight:

@@ -1,4 +1,4 @@
-"""What the stand-ins must hold, read from the configurations themselves: their names and revisions, never our own.
+"""The stand-ins of a run; all names and revisions are read from the configurations themselves.
 
 configurations --every hub id, revision, protocol--> repositories on disk --> environment and overrides of the run
 """
@@ -20,7 +20,7 @@ from rehearsal.hub import Hub, Repository
 from rehearsal.models import write_model, write_reward_model
 
 START_SECONDS = 30
-# The model that a setting starts from says of which family its checkpoints are; no name is searched for one.
+# The model that a setting starts from determines the family of its checkpoints; no name is parsed for it.
 FAMILIES = {
     "HuggingFaceH4/mistral-7b-sft-beta": "mistral",
     "meta-llama/Meta-Llama-3-8B-Instruct": "llama3",
@@ -35,7 +35,7 @@ DATASETS = {
 
 
 def build(configs: Mapping[tuple[str, str], Config], starts: Mapping[str, str], root: Path) -> list[Repository]:
-    """Write every repository that the configurations of (setting, row) name, anew; returns them.
+    """Write afresh every repository that the configurations of (setting, row) name, and return them.
 
     `starts[setting]` is the model that a setting starts from.
     """
@@ -52,7 +52,7 @@ def build(configs: Mapping[tuple[str, str], Config], starts: Mapping[str, str], 
 
 
 def wanted(config: Config, family: str, words: list[str], root: Path) -> Iterator[tuple[Repository, Callable]]:
-    """The repositories that one configuration names, and what writes each."""
+    """The repositories that one configuration names, each with the function that writes it."""
     model, data = config.model, config.data
     yield _repository(root, "models", model.path, model.revision), partial(write_model, family, words)
     yield _repository(root, "datasets", data.path, data.revision), DATASETS[str(data.path)]
@@ -61,12 +61,12 @@ def wanted(config: Config, family: str, words: list[str], root: Path) -> Iterato
 
 
 def _repository(root: Path, kind: str, name: str | None, revision: str | None) -> Repository:
-    assert name is not None, "nothing that is made here is rehearsed"
+    assert name is not None, "a model or data set without a hub id cannot be rehearsed"
     return Repository(kind, name, revision, root / kind / name)
 
 
 def endpoints(config: Config, repositories: Iterable[Repository], protocols: Path, judge: str) -> list[str]:
-    """Overrides: where the judge is, and the protocols over the stand-in's files instead of the published ones."""
+    """Overrides for the judge's address, and for protocols over the stand-in's files instead of the published ones."""
     by_source = {repository.name: repository for repository in repositories}
     overrides = [f"judge.endpoint.base_url={judge}"]
     for role, name in config.judge.benchmarks.items():
@@ -76,9 +76,9 @@ def endpoints(config: Config, repositories: Iterable[Repository], protocols: Pat
 
 
 def environment(hub: Hub, home: Path, key: str | None) -> dict[str, str]:
-    """The environment of the run: both hosts on loopback, caches of its own, and no way out to any other host."""
+    """The environment of the run: both hosts on loopback, separate caches, and no other host reachable."""
     nowhere = "http://127.0.0.1:9"
-    told = {
+    variables = {
         "HF_ENDPOINT": hub.url,
         "GITHUB_RAW_ENDPOINT": f"{hub.url}/raw",
         "HF_HOME": str(home),
@@ -86,12 +86,12 @@ def environment(hub: Hub, home: Path, key: str | None) -> dict[str, str]:
         "https_proxy": nowhere,
         "no_proxy": "127.0.0.1,localhost",
     }
-    return os.environ | told | ({key: "sk-rehearsal-on-loopback"} if key else {})
+    return os.environ | variables | ({key: "sk-rehearsal-on-loopback"} if key else {})
 
 
 @contextmanager
 def judge(folder: Path) -> Iterator[str]:
-    """An OpenAI-compatible judge on loopback; gives its address."""
+    """Run an OpenAI-compatible judge on loopback and yield its address."""
     ready = folder / "judge.url"
     ready.unlink(missing_ok=True)
     command = [sys.executable, "-m", "focalpo.pocket.judge", "--ready-file", str(ready)]
@@ -100,7 +100,7 @@ def judge(folder: Path) -> Iterator[str]:
         deadline = time.monotonic() + START_SECONDS
         while not ready.is_file():
             if server.poll() is not None or time.monotonic() > deadline:
-                raise ValueError("the judge of the rehearsal did not start")
+                raise ValueError("the rehearsal's judge did not start")
             time.sleep(0.02)
         yield ready.read_text()
     finally:

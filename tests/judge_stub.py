@@ -1,7 +1,6 @@
-"""A small OpenAI-compatible judge on loopback, scripted by the test: what it is asked is kept, what it says is given.
+"""A small OpenAI-compatible judge on loopback: records its requests and answers them with the test's script.
 
-The script gets the request's body and how often that body was asked before, and returns a reply (a dict), a fault
-(`Fault`), or a fault for some calls and a reply for others.
+The script gets the request's body and how often that body was sent before, and returns a reply (a dict) or a `Fault`.
 """
 
 import json
@@ -19,7 +18,7 @@ from focalpo.judging.endpoint import Endpoint
 
 @dataclass
 class Fault:
-    """A reply that is no verdict: a status, a body that is sent as it is, headers, and seconds to wait before."""
+    """A reply that is not a verdict: a status, a raw body, headers, and seconds to wait before sending."""
 
     status: int = 200
     body: bytes = b"{}"
@@ -29,14 +28,14 @@ class Fault:
 
 @dataclass
 class Stub:
-    """A running stub: where it is, and every request body and its authorization, in order of arrival."""
+    """A running stub: its URL, and every request body and its authorization, in order of arrival."""
 
     url: str
-    asked: list[dict]
+    requests: list[dict]
     authorizations: list[str | None]
 
     def times(self) -> Counter:
-        return Counter(json.dumps(body, sort_keys=True) for body in self.asked)
+        return Counter(json.dumps(body, sort_keys=True) for body in self.requests)
 
 
 def completion(text: str, logprobs: dict[str, float] | None = None) -> dict:
@@ -60,7 +59,7 @@ def completion(text: str, logprobs: dict[str, float] | None = None) -> dict:
 
 
 def opened(url: str | None, folder: Path, **changed: object) -> Endpoint:
-    """The room's endpoint at `url`, recording into `folder/records.jsonl`."""
+    """An endpoint at `url`, recording into `folder/records.jsonl`."""
     settings = {"api_key_env": None, "concurrency": 4, "timeout_seconds": 5.0, "max_attempts": 4} | changed
     return Endpoint(base_url=url, records=folder / "records.jsonl", **settings)
 
@@ -68,7 +67,7 @@ def opened(url: str | None, folder: Path, **changed: object) -> Endpoint:
 @contextmanager
 def judge_stub(script: Callable[[dict, int], dict | Fault]) -> Iterator[Stub]:
     """Serve `script` on a free port until the block ends."""
-    asked: list[dict] = []
+    requests: list[dict] = []
     authorizations: list[str | None] = []
     seen: Counter = Counter()
     lock = threading.Lock()
@@ -80,7 +79,7 @@ def judge_stub(script: Callable[[dict, int], dict | Fault]) -> Iterator[Stub]:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             key = json.dumps(body, sort_keys=True)
             with lock:
-                asked.append(body)
+                requests.append(body)
                 authorizations.append(self.headers.get("authorization"))
                 before, seen[key] = seen[key], seen[key] + 1
             answer = script(body, before)
@@ -91,7 +90,7 @@ def judge_stub(script: Callable[[dict, int], dict | Fault]) -> Iterator[Stub]:
             try:
                 self.wfile.write("\r\n".join(lines).encode() + b"\r\n\r\n" + fault.body)
             except (BrokenPipeError, ConnectionResetError):
-                pass  # the client timed out and left
+                pass  # the client timed out and closed the connection
 
         def log_message(self, *_: object) -> None:
             pass
@@ -101,7 +100,7 @@ def judge_stub(script: Callable[[dict, int], dict | Fault]) -> Iterator[Stub]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield Stub(f"http://127.0.0.1:{server.server_port}/v1", asked, authorizations)
+        yield Stub(f"http://127.0.0.1:{server.server_port}/v1", requests, authorizations)
     finally:
         server.shutdown()
         server.server_close()

@@ -1,4 +1,4 @@
-"""A pocket table whose models were never trained: stand-ins are sealed where a model or its answers would be.
+"""A pocket table whose models were never trained: stand-ins are sealed in place of models and answers.
 
 Benchmarks, judging and the report are the real stages.
 """
@@ -15,7 +15,7 @@ from focalpo.stages.folder import Folder, Stage
 from focalpo.stages.records import Completion, Question, read_records, write_records
 
 ARGUMENTS = ["rows=sft", "seeds=2"]
-"""The SFT model's row alone: its report needs no training."""
+"""Only the SFT row: its report needs no preference training."""
 
 
 def stages_of(arguments: list[str]) -> list[Stage]:
@@ -23,7 +23,7 @@ def stages_of(arguments: list[str]) -> list[Stage]:
 
 
 def seal_stand_ins(runs: Path, arguments: list[str]) -> None:
-    """Seal every stage that judging needs, without a model: its answers are a middling writer's."""
+    """Seal every stage that judging needs, without a model: the answers are those of the `mid` writer."""
     for stage in stages_of(arguments):
         if stage.kind == "benchmark":
             make(runs, stage)

@@ -1,4 +1,4 @@
-"""What a notebook shows when it is run on a report, as text."""
+"""The output of a notebook run on a report, as text."""
 
 from collections.abc import Iterable
 from pathlib import Path

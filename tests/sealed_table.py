@@ -1,4 +1,4 @@
-"""A small table run whose stages are sealed but were never computed: real plan and keys, invented records."""
+"""A small table run whose stages are sealed but were never computed: real plan and keys, made-up records."""
 
 import random
 from pathlib import Path
@@ -33,7 +33,7 @@ def planned(name: str = "pocket", **own: str) -> Stage:
 
 
 def sealed_stages(runs: Path, report: Stage) -> Folder:
-    """Seal everything that the report needs; returns the report's own folder, still empty."""
+    """Seal everything that the report needs, and return the report's own folder, still empty."""
     for stage in in_order([report])[:-1]:
         folder = Folder(runs, stage)
         with folder.being_made() as job:

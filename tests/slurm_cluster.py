@@ -1,4 +1,4 @@
-"""A real Slurm on this machine for tests: munged, slurmctld, two slurmd whose nodes claim 8 GPUs each. Wants root."""
+"""A real Slurm on this machine for tests: munged, slurmctld and two slurmd with 8 fake GPUs each. Requires root."""
 
 import contextlib
 import os
@@ -44,10 +44,10 @@ PartitionName=debug Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP
 
 @contextlib.contextmanager
 def slurm_cluster(folder: Path) -> Iterator[None]:
-    """Slurm's commands talk to this cluster while the context is open; all daemons are gone afterwards."""
+    """Start a cluster that Slurm's commands use while the context is open; all daemons are stopped afterwards."""
     folder.mkdir(mode=0o755)
     (folder / "state").mkdir()
-    # slurmd hands out GPUs by device file and looks at its kind: a plain file gives no CUDA_VISIBLE_DEVICES.
+    # slurmd assigns GPUs by device file and checks the file type: a plain file gives no CUDA_VISIBLE_DEVICES.
     for number in range(8):
         os.mknod(folder / f"nvidia{number}", 0o666 | 0o020000, os.makedev(1, 3))
     (folder / "gres.conf").write_text(f"Name=gpu File={folder}/nvidia[0-7] Flags=nvidia_gpu_env\n")
@@ -73,7 +73,7 @@ def slurm_cluster(folder: Path) -> Iterator[None]:
         deadline = time.monotonic() + 10
         while (left := _having(f"SLURM_CONF={conf}")) and time.monotonic() < deadline:
             time.sleep(0.2)
-        for pid in left:  # a slurmd that waits for a job for ever
+        for pid in left:  # a slurmd that waits for a job forever
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         del os.environ["SLURM_CONF"]
@@ -87,34 +87,34 @@ def start_node(node: str) -> None:
 
 
 def repair_node(node: str) -> None:
-    """Bring a node back that was down."""
+    """Bring a node back after it was down."""
     start_node(node)
     slurm("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
 
 def stop_node(folder: Path, node: str) -> None:
-    """As a node that loses its power: slurmd, its job keepers and every process of its jobs, without a word."""
+    """Simulate a power loss: kill slurmd, its slurmstepd processes and every process of its jobs."""
     os.kill(int((folder / f"slurmd-{node}.pid").read_text()), signal.SIGKILL)
     quiet_since = time.monotonic()
-    while time.monotonic() < quiet_since + 1:  # a job that was starting at this very moment shows itself later
-        tasks = _having(f"SLURMD_NODENAME={node}")  # what Slurm has started on a node knows its name
-        keepers = {parent for pid in tasks if (parent := _parent(pid)) and _name(parent).startswith("slurmstepd")}
-        for pid in [*keepers, *tasks]:
+    while time.monotonic() < quiet_since + 1:  # a job that is just starting appears later
+        tasks = _having(f"SLURMD_NODENAME={node}")  # every process that Slurm starts has its node's name
+        step_daemons = {parent for pid in tasks if (parent := _parent(pid)) and _name(parent).startswith("slurmstepd")}
+        for pid in [*step_daemons, *tasks]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             quiet_since = time.monotonic()
-    # The controller finds out by itself after some pings, in one to four minutes; an administrator is faster.
+    # The controller notices by itself after some pings, in one to four minutes; setting the state is faster.
     slurm("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost its power")
 
 
 def _having(variable: str) -> list[int]:
-    """Other processes that have this in their environment."""
-    found = []
+    """Other processes with this variable in their environment."""
+    pids = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             if f"{variable}\0".encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
-                found.append(int(path.parent.name))
-    return found
+                pids.append(int(path.parent.name))
+    return pids
 
 
 def _parent(pid: int) -> int:
@@ -133,9 +133,9 @@ def slurm(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def wait_until(fine, seconds: float) -> None:
+def wait_until(condition, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while not fine():
+    while not condition():
         assert time.monotonic() < deadline, slurm("squeue", "--array") + slurm("sinfo", "-N", "-l")
         time.sleep(0.2)
 

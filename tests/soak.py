@@ -1,10 +1,11 @@
-"""Kill a small table at random, again and again, and compare all that comes out with an undisturbed run.
+"""Kill a small table at random, again and again, and compare all outputs with those of an undisturbed run.
 
 python -m tests.soak kills=20 minutes=10 seed=1
 
 Every kill draws a moment and a victim: the whole process group, the command alone, or any of its descendants (a worker,
-the judge's server). When a table is complete, every sealed output is compared, byte for byte, and the next one starts
-from nothing. Ends at the number of kills or minutes, whichever comes first, with 1 when anything differed or was left.
+the judge's server). When a table is complete, every sealed output is compared, byte for byte, and the next table starts
+from scratch. Stops after the given number of kills or minutes, whichever comes first, and exits with 1 when anything
+differed or was left behind.
 """
 
 import hashlib
@@ -37,8 +38,8 @@ SMALL = [
     "dynamics.train_pairs=50",
     "judge.endpoint.max_attempts=9",
 ]
-# What holds seconds, dates or the order in which replies came, and so differs between runs that are equal.
-APART = ("records.jsonl", "report.html", "report.md", "report.tex", "checklist.md")
+# These contain seconds, dates or the order of replies, so they differ between equal runs.
+VARYING = ("records.jsonl", "report.html", "report.md", "report.tex", "checklist.md")
 GRACE_SECONDS = 30
 HANG_LENGTHS = 10  # of an undisturbed run
 MARK = "FOCALPO_SOAK"
@@ -52,21 +53,21 @@ def start(runs: Path, mark: str) -> subprocess.Popen:
 
 
 def marked(mark: str) -> list[int]:
-    """Live processes that a run of ours has started, however they are related by now."""
-    found = []
+    """Live processes that one of our runs started, whatever their parent is by now."""
+    pids = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             if f"{MARK}={mark}\0".encode() in (path / "environ").read_bytes():
-                found.append(int(path.name))
+                pids.append(int(path.name))
         except OSError:
             continue
-    return found
+    return pids
 
 
 def outputs(runs: Path) -> dict[str, str]:
-    """Every sealed output and its hash; what is not as its manifest says goes by that name.
+    """The hash of every sealed output; for a folder that does not match its manifest, also the damage.
 
-    A manifest's facts count as well, without the numbers of calls, which kills change.
+    A manifest's facts are included, except for the numbers of calls, which kills change.
     """
     found = {}
     for manifest in sorted(runs.glob("*/*/manifest.json")):
@@ -76,14 +77,14 @@ def outputs(runs: Path) -> dict[str, str]:
         except Damaged as damage:
             found[stage] = str(damage)
         content = read_manifest(folder)
-        found |= {f"{stage}/{name}": value for name, value in content["outputs"].items() if name not in APART}
+        found |= {f"{stage}/{name}": value for name, value in content["outputs"].items() if name not in VARYING}
         facts = {name: value for name, value in content["facts"].items() if name != "calls"}
         found[f"{stage} facts"] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return found
 
 
 def strike(process: subprocess.Popen, mark: str, draw: random.Random) -> str:
-    """Kill something of the run; returns what."""
+    """Kill some process of the run and return which."""
     others = [pid for pid in marked(mark) if pid != process.pid]
     victim = draw.choice(["group", "command", "descendant"])
     if victim == "group":
@@ -99,7 +100,7 @@ def strike(process: subprocess.Popen, mark: str, draw: random.Random) -> str:
         except ProcessLookupError:
             victim = "missed"
         if victim == "judge":
-            return victim  # the stage goes on without it, or fails and is told
+            return victim  # the stage continues without it, or fails and is reported
     return victim
 
 
@@ -111,7 +112,7 @@ def _command(pid: int) -> bytes:
 
 
 def leaked(mark: str) -> list[int]:
-    """Processes that outlive their run by more than a moment."""
+    """Processes that outlive their run by more than the grace period."""
     deadline = time.monotonic() + GRACE_SECONDS
     while marked(mark) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -119,13 +120,13 @@ def leaked(mark: str) -> list[int]:
 
 
 def soak(kills: int, minutes: float, seed: int) -> bool:
-    """Returns whether nothing differed and nothing was left behind."""
+    """Run the soak test; returns whether nothing differed and nothing was left behind."""
     draw, started = random.Random(seed), time.monotonic()
     place = Path(tempfile.mkdtemp(prefix="soak-"))
     shm, done, tables = set(os.listdir("/dev/shm")), Counter(), 0
     differing: set[str] = set()
     mark = f"{os.getpid()}"
-    # In the same place as the others: a model's card says where the model was started from.
+    # In the same folder as the other runs: a model card names the path of its start model.
     assert start(place / "runs", mark).wait() == 0, f"the undisturbed run failed, see {place}"
     expected, length = outputs(place / "runs"), time.monotonic() - started
     shutil.rmtree(place / "runs")
@@ -133,12 +134,12 @@ def soak(kills: int, minutes: float, seed: int) -> bool:
     stages_killed = Counter()
     # At the limits the last table is still finished, undisturbed: an unfinished one proves nothing.
     while True:
-        over = sum(done.values()) >= kills or time.monotonic() - started > 60 * minutes
+        last = sum(done.values()) >= kills or time.monotonic() - started > 60 * minutes
         process = start(place / "runs", mark)
         try:
-            code = process.wait(HANG_LENGTHS * length if over else draw.uniform(1, length / 2))
+            code = process.wait(HANG_LENGTHS * length if last else draw.uniform(1, length / 2))
         except subprocess.TimeoutExpired:
-            if over:
+            if last:
                 print(f"\nthe last run hangs, see {place}/runs.log", flush=True)
                 os.killpg(process.pid, signal.SIGKILL)
                 return False
@@ -159,23 +160,23 @@ def soak(kills: int, minutes: float, seed: int) -> bool:
             print(f"\r{sum(done.values())} of {kills} kills, {tables} tables", end="", file=sys.stderr, flush=True)
         if code == 0:
             found = outputs(place / "runs")
-            # A report of fewer rows may stand beside the table's: what was made while the judge was dead.
+            # A report of fewer rows, written while the judge was dead, may exist beside the table's.
             differing |= {name for name in expected if expected[name] != found.get(name)}
             tables += 1
             shutil.rmtree(place / "runs")
-            if over:
+            if last:
                 break
-        elif over:
+        elif last:
             print(f"a run without a kill failed, see {place}/runs.log", flush=True)
             return False
-    took = time.monotonic() - started
-    print(f"\n{sum(done.values())} kills ({_told(done)}) in {took:.0f} s; {tables} tables finished")
-    print(f"stages that were being made when a kill came: {_told(stages_killed)}")
+    seconds = time.monotonic() - started
+    print(f"\n{sum(done.values())} kills ({_counts(done)}) in {seconds:.0f} s; {tables} tables finished")
+    print(f"stages that were running at a kill: {_counts(stages_killed)}")
     print(f"outputs that differ from the undisturbed run: {len(differing)} {sorted(differing)[:5]}")
     shared = set(os.listdir("/dev/shm")) - shm
-    print(f"left behind: no process, so no port either, and {len(shared)} shared-memory files")
-    damaged = (place / "runs.log").read_text().count("its stage must be made again")
-    print(f"sealed folders that a later run found not to be what their manifest says: {damaged}")
+    print(f"left behind: no process, hence no port, and {len(shared)} shared-memory files")
+    damaged = (place / "runs.log").read_text().count("its stage must run again")
+    print(f"sealed folders that a later run found not to match their manifest: {damaged}")
     shutil.rmtree(place)
     return not (differing or shared or damaged)
 
@@ -185,11 +186,11 @@ def _busy(runs: Path) -> list[str]:
     return [lock.parent.parent.name for lock in runs.glob("*/*/.lock") if not (lock.parent / "manifest.json").exists()]
 
 
-def _told(counts: Counter) -> str:
+def _counts(counts: Counter) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.most_common())
 
 
 if __name__ == "__main__":
     given = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    fine = soak(int(given.get("kills", 20)), float(given.get("minutes", 10)), int(given.get("seed", 1)))
-    sys.exit(0 if fine else 1)
+    passed = soak(int(given.get("kills", 20)), float(given.get("minutes", 10)), int(given.get("seed", 1)))
+    sys.exit(0 if passed else 1)

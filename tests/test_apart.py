@@ -1,4 +1,4 @@
-"""An object in another process: what it says, what it raises, and that nothing of it is left."""
+"""An object in a worker process: its results, its exceptions, and that no process is left behind."""
 
 import multiprocessing
 import os
@@ -11,7 +11,7 @@ from focalpo.processes.apart import Apart
 
 
 class Counter:
-    """Counts in its own process."""
+    """Counts in a worker process."""
 
     def __init__(self, start: int) -> None:
         if start < 0:
@@ -29,7 +29,7 @@ class Counter:
         time.sleep(600)
 
 
-def test_several_are_asked_at_once_and_each_keeps_its_own_state_and_environment() -> None:
+def test_several_workers_run_concurrently_with_separate_state_and_environment() -> None:
     with Apart({"WHERE": "one"}, Counter, 1) as one, Apart({"WHERE": "two"}, Counter, 10) as two:
         assert one.hear() is two.hear() is None
         one.ask("add", 1)
@@ -40,28 +40,28 @@ def test_several_are_asked_at_once_and_each_keeps_its_own_state_and_environment(
     assert not multiprocessing.active_children() and (one.process.exitcode, two.process.exitcode) == (0, 0)
 
 
-def test_what_it_raises_is_raised_here_and_says_where() -> None:
-    with Apart({}, Counter, -1) as made, pytest.raises(ValueError, match="start=-1 must be >= 0"):
-        made.hear()
-    with Apart({}, Counter, 0) as made:
-        made.hear()
-        made.ask("fail")
-        with pytest.raises(RuntimeError, match="out of memory") as told:
-            made.hear()
-    assert "in fail" in "".join(told.value.__notes__)
+def test_an_exception_is_raised_in_the_parent_with_the_worker_traceback() -> None:
+    with Apart({}, Counter, -1) as worker, pytest.raises(ValueError, match="start=-1 must be >= 0"):
+        worker.hear()
+    with Apart({}, Counter, 0) as worker:
+        worker.hear()
+        worker.ask("fail")
+        with pytest.raises(RuntimeError, match="out of memory") as caught:
+            worker.hear()
+    assert "in fail" in "".join(caught.value.__notes__)
 
 
-def test_one_that_is_killed_is_told_and_one_that_computes_ends_with_an_error_here() -> None:
-    with Apart({}, Counter, 0) as made:
-        made.hear()
-        os.kill(made.process.pid, signal.SIGKILL)
-        made.process.join()
-        made.ask("add", 1)
-        with pytest.raises(ValueError, match="a process died with code -9, after what it printed above"):
-            made.hear()
+def test_a_killed_worker_is_reported_and_a_busy_one_ends_with_an_error_in_the_parent() -> None:
+    with Apart({}, Counter, 0) as worker:
+        worker.hear()
+        os.kill(worker.process.pid, signal.SIGKILL)
+        worker.process.join()
+        worker.ask("add", 1)
+        with pytest.raises(ValueError, match="a worker process exited with code -9; see its output above"):
+            worker.hear()
     started = time.monotonic()
-    with pytest.raises(KeyError), Apart({}, Counter, 0) as made:
-        made.hear()
-        made.ask("sleep")
+    with pytest.raises(KeyError), Apart({}, Counter, 0) as worker:
+        worker.hear()
+        worker.ask("sleep")
         raise KeyError
     assert time.monotonic() - started < 30 and not multiprocessing.active_children()

@@ -1,4 +1,4 @@
-"""conf/ and its door: every file composes and validates, and a mistake anywhere is refused with its key named."""
+"""conf/ and its composition: every file composes and validates, and every mistake is rejected with its key."""
 
 import re
 import shutil
@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from focalpo.config import compose as door
+from focalpo.config import compose as compose_module
 from focalpo.config.compose import CONF, compose, compose_bench, compose_table
 from focalpo.config.schema import Config
 from focalpo.judging.protocol import EVAL, load_protocol
@@ -19,8 +19,8 @@ GROUP_FILES = sorted(
     for path in CONF.rglob("*.yaml")
     if path.parent != CONF and path.parent.name not in ("table", "bench") and "experiment" not in path.parts
 )
-# What the user must say, file by file: nothing else may be missing.
-TOLD = {"data/file.yaml": ["data.path=pairs.jsonl"], "setting/files.yaml": ["data.path=pairs.jsonl"]}
+# Values that the user must set, by file: no other value may be missing.
+REQUIRED = {"data/file.yaml": ["data.path=pairs.jsonl"], "setting/files.yaml": ["data.path=pairs.jsonl"]}
 
 
 @cache
@@ -34,19 +34,19 @@ def experiments_in_their_settings() -> list[tuple[str, ...]]:
     cases = []
     for table in map(compose_table, TABLES):
         for column in table.settings.values():
-            told = TOLD.get(f"setting/{column.overrides[0].removeprefix('setting=')}.yaml", [])
+            required = REQUIRED.get(f"setting/{column.overrides[0].removeprefix('setting=')}.yaml", [])
             for path in sorted((CONF / "experiment" / column.experiments).glob("*.yaml")):
-                cases.append((f"experiment={column.experiments}/{path.stem}", *column.overrides, *told))
+                cases.append((f"experiment={column.experiments}/{path.stem}", *column.overrides, *required))
     return cases
 
 
 @pytest.mark.parametrize("path", GROUP_FILES, ids=str)
 def test_every_file_of_every_group_composes_and_validates(path):
-    composed(f"{path.parent}={path.stem}", *TOLD.get(str(path), []))
+    composed(f"{path.parent}={path.stem}", *REQUIRED.get(str(path), []))
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "bench").glob("*.yaml")))
-def test_every_benchmark_composes_and_trl_takes_whole_micro_batches(name):
+def test_every_benchmark_composes_and_trl_micro_batches_divide_the_global_batch(name):
     config = compose_bench(name, [])
     assert not config.train.problems()
     assert all(config.train.global_batch % peer.micro_batch == 0 for peer in config.peers.values())
@@ -82,7 +82,7 @@ def test_every_judge_names_protocols_and_a_sentinel_that_exist(path):
     assert read_sentinel(EVAL / f"{judge.sentinel}.yaml").questions
 
 
-def refusal(overrides: list[str]) -> str:
+def error_of(overrides: list[str]) -> str:
     with pytest.raises(ValueError) as caught:
         compose(overrides)
     return str(caught.value)
@@ -105,9 +105,9 @@ def refusal(overrides: list[str]) -> str:
         ("experiment=mistral_base/dppo", "mistral_base/dppo"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_refused_and_named(override, key):
+def test_a_mistake_on_the_command_line_is_rejected_with_its_key(override, key):
     setting = [] if override.startswith("experiment") else ["setting=mistral_base"]
-    assert key in refusal([*setting, override])
+    assert key in error_of([*setting, override])
 
 
 @pytest.mark.parametrize(
@@ -122,24 +122,24 @@ def test_a_mistake_on_the_command_line_is_refused_and_named(override, key):
         ("defaults:\n  - override /objective: dppo", "dppo"),
     ],
 )
-def test_a_mistake_in_an_experiment_file_is_refused_and_named(line, key, tmp_path, monkeypatch):
+def test_a_mistake_in_an_experiment_file_is_rejected_with_its_key(line, key, tmp_path, monkeypatch):
     conf = tmp_path / "conf"
     shutil.copytree(CONF, conf)
     (conf / "experiment" / "mistaken.yaml").write_text(f"# @package _global_\n{line}\n")
-    monkeypatch.setattr(door, "CONF", conf)
-    assert re.search(rf"\b{re.escape(key)}", refusal(["experiment=mistaken"]))
+    monkeypatch.setattr(compose_module, "CONF", conf)
+    assert re.search(rf"\b{re.escape(key)}", error_of(["experiment=mistaken"]))
 
 
-def test_all_mistakes_of_a_command_line_are_told_at_once_one_a_line():
-    keys = refusal(["objective.gama=1", "train.lrr=1", "train.learning_rate=fast", "objective.beta=0.1"]).splitlines()
+def test_all_mistakes_on_the_command_line_are_reported_at_once_one_per_line():
+    keys = error_of(["objective.gama=1", "train.lrr=1", "train.learning_rate=fast", "objective.beta=0.1"]).splitlines()
     assert [key.split("=")[0] for key in keys] == ["objective.gama", "train.lrr", "train.learning_rate"]
 
 
-def test_all_values_out_of_range_are_told_at_once_one_a_line():
-    text = refusal(["objective.beta=-1", "objective.gamma=-1", "train.epochs=0", "data.prompts=9", "launch.ranks=0"])
+def test_all_values_out_of_range_are_reported_at_once_one_per_line():
+    text = error_of(["objective.beta=-1", "objective.gamma=-1", "train.epochs=0", "data.prompts=9", "launch.ranks=0"])
     keys = ("objective.beta", "objective.gamma", "train.epochs", "launch.ranks")
     assert [text.count(key) for key in keys] == [1, 1, 1, 1]
-    assert "data.prompts" not in text and len(text.splitlines()) == 3  # an objective tells all of its own in one line
+    assert "data.prompts" not in text and len(text.splitlines()) == 3  # an objective reports all its own in one line
 
 
 @pytest.mark.parametrize(
@@ -155,13 +155,13 @@ def test_all_values_out_of_range_are_told_at_once_one_a_line():
         ("pocket_instruct", "data.path=pairs.jsonl"),
     ],
 )
-def test_a_value_that_would_have_no_effect_is_refused(setting, override):
-    told = TOLD.get(f"setting/{setting}.yaml", [])
-    source = composed(f"setting={setting}", *told).data.source
-    text = refusal([f"setting={setting}", *told, override])
+def test_a_value_without_effect_is_rejected(setting, override):
+    required = REQUIRED.get(f"setting/{setting}.yaml", [])
+    source = composed(f"setting={setting}", *required).data.source
+    text = error_of([f"setting={setting}", *required, override])
     assert re.fullmatch(rf"{override} has no effect with data.source={source}; leave it at (0|null|train)", text)
 
 
-def test_a_right_override_is_not_told_among_the_mistakes():
-    lines = refusal(["objective=simpo", "objective.gamma_beta_ratio=0.5", "train.lrr=1"]).splitlines()
+def test_a_valid_override_is_not_listed_among_the_mistakes():
+    lines = error_of(["objective=simpo", "objective.gamma_beta_ratio=0.5", "train.lrr=1"]).splitlines()
     assert [line.split("=")[0] for line in lines] == ["train.lrr"]

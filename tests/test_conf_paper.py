@@ -1,4 +1,4 @@
-"""The paper's scale: every row holds the values on record and says where they come from; one template, Zephyr's."""
+"""Paper scale: every row has the recorded values with their sources; the base setting uses the Zephyr template."""
 
 import re
 
@@ -40,7 +40,7 @@ def paper(setting: str, row: str) -> Config:
 
 
 @pytest.mark.parametrize("setting", PAPER_SETTINGS)
-def test_an_experiment_selects_its_setting_by_itself(setting):
+def test_an_experiment_selects_its_setting(setting):
     assert plain(composed(f"experiment={setting}/dpo")) == plain(paper(setting, "dpo"))
 
 
@@ -60,7 +60,7 @@ def test_the_paper_table_has_eleven_rows_in_the_papers_order_and_two_settings():
     assert all("\n" not in need for need in table.needs.values())
 
 
-# learning rate and objective options, typed from reference/paper.md sections 1 and 4
+# Learning rate and objective options, copied by hand from reference/paper.md sections 1 and 4
 GOLD = {
     ("mistral_base", "dpo"): (5e-7, {"beta": 0.01}),
     ("mistral_base", "simpo"): (3e-7, {"beta": 2.0, "gamma_beta_ratio": 0.8}),
@@ -69,7 +69,7 @@ GOLD = {
     ("llama3_instruct", "simpo"): (1e-6, {"beta": 10.0, "gamma_beta_ratio": 0.3}),
     ("llama3_instruct", "focalpo"): (3e-7, {"beta": 0.01, "gamma": 0.05, "detach_factor": False}),
 }
-# the search ranges (remembered) of the methods without a published best value
+# Search ranges (remembered) of the methods without a published best value
 RANGES = {
     "rrhf": {"sft_weight": (0.1, 0.5, 1, 10)},
     "slic": {"sft_weight": (0.1, 0.5, 1, 10), "delta": (0.1, 0.5, 1, 2)},
@@ -101,7 +101,7 @@ def test_rows_without_published_values_stay_inside_the_search_range(setting, row
 
 
 @pytest.mark.parametrize("setting", PAPER_SETTINGS)
-def test_what_all_rows_of_a_setting_share_is_the_recipe(setting):
+def test_all_rows_of_a_setting_share_the_recipe(setting):
     lengths = {"mistral_base": (1024, 512), "llama3_instruct": (2048, 1800)}[setting]
     for config in (paper(setting, row) for row in PAPER_ROWS):
         train, data = config.train, config.data
@@ -113,7 +113,7 @@ def test_what_all_rows_of_a_setting_share_is_the_recipe(setting):
         assert (config.launch.gpus, config.launch.ranks, config.launch.workers) == (8, 8, 1)
 
 
-def test_every_paper_row_starts_at_seed_42():
+def test_every_paper_row_uses_seed_42():
     assert {(setting, row): paper(setting, row).seed for setting in PAPER_SETTINGS for row in PAPER_ROWS} == {
         (setting, row): 42 for setting in PAPER_SETTINGS for row in PAPER_ROWS
     }
@@ -141,7 +141,7 @@ def test_models_data_and_decoding_of_the_paper_rows():
     assert {(config.generate.backend, config.generate.dtype) for config in (base, instruct)} == {("vllm", "bfloat16")}
 
 
-def test_every_hub_dataset_and_model_is_pinned_to_a_commit_but_the_one_that_says_so():
+def test_every_hub_dataset_and_model_is_pinned_except_the_documented_one():
     unpinned = []
     for path in [*(CONF / "data").glob("*.yaml"), *(CONF / "model").glob("*.yaml")]:
         values = yaml.safe_load(path.read_text())
@@ -167,7 +167,7 @@ def test_the_rows_of_a_setting_share_pairs_reference_and_benchmarks():
 
 
 @pytest.mark.parametrize("path", [*PAPER_FILES, *PAPER_PARTS], ids=lambda path: str(path.relative_to(CONF)))
-def test_every_number_says_where_it_comes_from(path):
+def test_every_number_has_a_source(path):
     value = re.compile(r"\s*[\w-]+:\s*(-?\d[\d.e+-]*|true|false)\s*(#.*)?$")
     mark = re.compile(r"# \((read|remembered|chosen here(, not swept|, range remembered[ .\de-]+)?)\)")
     for line in path.read_text().splitlines():
@@ -176,7 +176,7 @@ def test_every_number_says_where_it_comes_from(path):
 
 
 @pytest.mark.parametrize("path", PAPER_FILES, ids=lambda path: "/".join(path.parts[-2:]))
-def test_every_paper_row_opens_with_command_hardware_hours_and_expected_numbers(path):
+def test_every_paper_row_starts_with_command_hardware_hours_and_expected_numbers(path):
     comments = [line for line in path.read_text().splitlines() if line.startswith("# ")][1:]
     row, setting = path.stem, path.parent.name
     command = f"experiment={setting}/{row}" if row != "sft" else "table=paper rows=sft"
@@ -188,7 +188,7 @@ def test_every_paper_row_opens_with_command_hardware_hours_and_expected_numbers(
     assert any(line.startswith(f"# Expected LC / WR / Arena-Hard: {shown} (read: ") for line in comments)
 
 
-# LC, WR, Arena-Hard in tenths of a percent, typed from reference/paper.md sections 3 and 5 (README tables)
+# LC, WR, Arena-Hard in tenths of a percent, copied by hand from reference/paper.md sections 3 and 5 (README tables)
 PUBLISHED = {
     "base": "84 62 13, 116 102 69, 109 89 73, 151 125 104, 118 94 75, 98 89 69, 131 91 56, 147 122 70, 174 128 99, "
     "214 208 166, 239 - 171",
@@ -198,18 +198,18 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("setting", PUBLISHED)
-def test_published_numbers_are_those_of_the_two_readmes(setting):
+def test_published_numbers_match_the_two_readmes(setting):
     numbers = yaml.safe_load((EVAL / "paper_table1.yaml").read_text())["numbers"][setting]
     assert tuple(numbers) == PAPER_ROWS
-    for (row, cells), typed in zip(numbers.items(), PUBLISHED[setting].split(", "), strict=True):
-        expected = [None if digits == "-" else int(digits) / 10 for digits in typed.split()]
+    for (row, cells), copied in zip(numbers.items(), PUBLISHED[setting].split(", "), strict=True):
+        expected = [None if digits == "-" else int(digits) / 10 for digits in copied.split()]
         assert [cells[column] for column in ("ae2_lc", "ae2_wr", "arena_hard")] == expected, row
         assert cells["source"] == ("focalpo" if row == "focalpo" else "simpo")
 
 
 @pytest.fixture
 def zephyr(tmp_path, monkeypatch) -> tuple[PreTrainedTokenizerFast, list[int]]:
-    """The base setting's template on a byte tokenizer in a folder called mistral-7b-instruct with [INST] of its own."""
+    """The base setting's template on a byte tokenizer in a folder mistral-7b-instruct with its own [INST] template."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: place for place, token in enumerate(["<unk>", "<s>", "</s>", *alphabet])}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -220,7 +220,7 @@ def zephyr(tmp_path, monkeypatch) -> tuple[PreTrainedTokenizerFast, list[int]]:
     )
     folder = tmp_path / "mistral-7b-instruct"
     tokenizer.save_pretrained(folder)
-    monkeypatch.chdir(ROOT)  # the template's path starts at the repository's root
+    monkeypatch.chdir(ROOT)  # the template's path is relative to the root of the repository
     model = paper("mistral_base", "dpo").model
     template = (CONF.parent / model.chat_template).read_text()
     source = ModelSource(str(folder), None, template, tuple(model.stop_tokens))
@@ -229,7 +229,7 @@ def zephyr(tmp_path, monkeypatch) -> tuple[PreTrainedTokenizerFast, list[int]]:
     return loaded, stop_ids(source, loaded)
 
 
-def test_the_zephyr_template_is_chosen_by_the_config_whatever_the_path_is_called(zephyr):
+def test_the_zephyr_template_is_selected_by_the_config_not_by_the_path(zephyr):
     tokenizer, _ = zephyr
     (ids,) = prompt_ids(tokenizer, [[{"role": "user", "content": "Name a bird."}]])
     text = tokenizer.decode(ids)
@@ -237,7 +237,7 @@ def test_the_zephyr_template_is_chosen_by_the_config_whatever_the_path_is_called
     assert "[INST]" not in text
 
 
-def test_a_system_turn_of_the_data_takes_the_place_of_the_empty_one(zephyr):
+def test_a_system_turn_of_the_data_replaces_the_empty_one(zephyr):
     tokenizer, _ = zephyr
     turns = [("system", "Be brief."), ("user", "Hello"), ("assistant", "Hi."), ("user", "Bye")]
     (ids,) = prompt_ids(tokenizer, [[{"role": role, "content": content} for role, content in turns]])
@@ -246,7 +246,7 @@ def test_a_system_turn_of_the_data_takes_the_place_of_the_empty_one(zephyr):
     )
 
 
-def test_zephyr_pairs_keep_the_tokens_contract(zephyr):
+def test_zephyr_pairs_satisfy_the_tokens_contract(zephyr):
     tokenizer, stops = zephyr
     pair = Pair("p", [{"role": "user", "content": "Name a bird."}], "A wren.", "\n Nothing\n")
     trees, problems = pair_trees(tokenizer, [pair], Limits(200, 300), stops)
@@ -257,7 +257,7 @@ def test_zephyr_pairs_keep_the_tokens_contract(zephyr):
     assert answers == {"chosen": "A wren.</s>", "rejected": "\n Nothing\n</s>"}
 
 
-def test_the_zephyr_template_refuses_a_role_it_does_not_know(zephyr):
+def test_the_zephyr_template_rejects_an_unknown_role(zephyr):
     tokenizer, _ = zephyr
     with pytest.raises(Exception, match="roles system, user and assistant"):
         prompt_ids(tokenizer, [[{"role": "tool", "content": "42"}]])

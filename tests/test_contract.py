@@ -1,4 +1,4 @@
-"""The token contract stops what breaks it: other templates, no or two BOS, no stop token, special tokens in text."""
+"""The token contract refuses other templates, no or two BOS, no stop token, and special tokens in text."""
 
 from pathlib import Path
 
@@ -59,8 +59,8 @@ def test_the_difference_of_logprobs_by_hand() -> None:
     assert (report.rows, report.tokens, report.mean, report.largest) == (2, 3, 0.5, 1.0)
 
 
-def test_logprobs_are_of_the_answers_tokens_and_a_gap_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against one softmax over the whole row, written out; 0.002 in the mean is too much in float32."""
+def test_logprobs_cover_the_answer_tokens_and_a_difference_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against one softmax over the whole row, written out; 0.002 on average is too much in float32."""
     model = tiny_model()
     monkeypatch.setattr(contract, "load_model", lambda source, dtype: model)
     rows = [([1, 5, 9], [7, 2]), ([1, 4], [VOCABULARY - 1, 3, 2])]

@@ -1,4 +1,4 @@
-"""The plan's arithmetic: counted by hand, against real models, and against the measured peak of real steps."""
+"""The plan's arithmetic matches counts by hand, real models and the measured peak of real steps."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def test_parameters_are_those_of_the_real_model(tied: bool) -> None:
     assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_llama_3_8b_has_the_parameters_that_its_name_says() -> None:
+def test_llama_3_8b_has_8_billion_parameters() -> None:
     shape = Shape(32, 4096, 14336, 32, 8, 128256, tied=False)
     assert shape.parameters == 8_030_261_248  # the sum over the released weights
     assert isinstance(_llama(shape), LlamaConfig)
@@ -55,15 +55,15 @@ def test_states_by_hand() -> None:
 
 
 def test_activations_by_hand() -> None:
-    """A token, fp32, a layer: (9 x 8 + 2 x 4 + 4 x 16) x 4 bytes = 576; recomputed: 8 x 4 a layer, one layer whole."""
+    """Per token and layer, fp32: (9 x 8 + 2 x 4 + 4 x 16) x 4 bytes = 576; recomputed: 8 x 4, plus one whole layer."""
     kept = training_memory(SHAPE, Batch(10, 5), "float32", 0, 1, False, "cpu")
     assert kept.activations == 2 * 10 * 576
     assert training_memory(SHAPE, Batch(10, 5), "float32", 0, 1, True, "cpu").activations == 2 * 10 * 32 + 10 * 576
 
 
 def test_the_heads_memory_by_hand() -> None:
-    """fp32 logits and logsumexp's: of 5 rows twice; kept, of 200,000 rows once and of a chunk (16 words) once; of too
-    many to be kept, of a chunk (8 words) twice."""
+    """fp32 logits and logsumexp's. 5 rows: twice all. 200,000 rows: once all, which are kept, and once a chunk of 16
+    words. 700,000 rows, too many to keep: twice a chunk of 8 words."""
     rows = {n: training_memory(SHAPE, Batch(n, n), "float32", 0, 1, False, "cpu").head for n in (5, 200_000, 700_000)}
     assert rows == {5: 4 * 1000, 200_000: 4 * 200_000 * (100 + 16), 700_000: 4 * 700_000 * 2 * 8}
 
@@ -77,7 +77,7 @@ def test_operations_by_hand() -> None:
     assert training_operations(SHAPE, batch, 7, True) == 4 * expected
 
 
-def test_adapters_are_those_that_peft_adds() -> None:
+def test_adapter_parameters_are_those_that_peft_adds() -> None:
     """Only they have gradients and moments; their weights come on top of the model's."""
     shape = Shape(layers=2, hidden=48, intermediate=80, heads=4, kv_heads=2, vocabulary=97, tied=True)
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -110,20 +110,20 @@ print(json.dumps(measure(shape, 32, 48, trees, replace(SETTINGS, activation_chec
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", MEASURED)
 def test_the_estimate_of_memory_is_within_15_percent_of_the_measured_peak(shape: str) -> None:
-    # The allocator gives back what is freed, so that the peak of the process is the peak of its tensors.
+    # The allocator returns freed memory to the system, so that the peak of the process is the peak of its tensors.
     environment = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     command = [sys.executable, "-c", MEASURE, shape]
-    ended = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    found = json.loads(ended.stdout[ended.stdout.index("{") :])
+    result = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout[result.stdout.index("{") :])
     assert found["estimated_bytes"] == pytest.approx(found["measured_bytes"], rel=0.15)
 
 
 def test_a_measured_step_gives_the_plan_its_rate(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "recipes.calibrate", "rows=sft,dpo", f"runs={tmp_path / 'runs'}"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    found = json.loads(ended.stdout[ended.stdout.index("{") :])
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout[result.stdout.index("{") :])
     assert found["training"] == "base-dpo-s1"
     rate, source = rate_of(tmp_path / "runs", "pocket")
     assert rate == found["operations_per_second"] == pytest.approx(found["operations"] / found["seconds"], rel=0.5)
@@ -132,5 +132,5 @@ def test_a_measured_step_gives_the_plan_its_rate(tmp_path: Path) -> None:
 
 def test_rows_that_train_nothing_have_no_step_to_measure() -> None:
     command = [sys.executable, "-m", "recipes.calibrate", "rows=sft"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == 1 and ended.stderr.startswith("error: these rows train nothing")
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1 and result.stderr.startswith("error: these rows train nothing")

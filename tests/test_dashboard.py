@@ -1,4 +1,4 @@
-"""The W&B workspace and report as code, against a stand-in for the server: what is saved, and when nothing is."""
+"""The W&B workspace and report against a stand-in for the server: what is saved, and when nothing is."""
 
 import json
 from pathlib import Path
@@ -9,16 +9,16 @@ from focalpo.stages.metrics import METRICS
 from recipes import dashboard
 from tests.sealed_table import ASKED
 
-KEY = "0" * 40  # of the length that W&B's client asks for
+KEY = "0" * 40  # of the length that W&B's client requires
 
 
 @pytest.fixture
 def saved(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     """What the server was asked to save."""
-    found: list[dict] = []
+    requests: list[dict] = []
 
     def save(self):
-        found.append(json.loads(self._to_model().model_dump_json()))
+        requests.append(json.loads(self._to_model().model_dump_json()))
         return self
 
     interface = "wandb_workspaces.reports.v2.interface"
@@ -27,25 +27,25 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     for cls, name in ((dashboard.workspaces.Workspace, "workspace"), (dashboard.reports.Report, "report")):
         monkeypatch.setattr(cls, "save", save)
         monkeypatch.setattr(cls, "url", f"https://stand-in/{name}")
-    return found
+    return requests
 
 
 def arguments(report: Path) -> list[str]:
     return ["pocket", *ASKED[1:], f"runs={report.parent.parent}"]
 
 
-def test_without_a_login_nothing_is_written_online_and_it_says_so(
+def test_without_a_login_nothing_is_written_online_and_the_output_says_so(
     sealed_report: Path, saved: list[dict], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     dashboard.main(arguments(sealed_report))
-    said = capsys.readouterr().out
-    assert saved == [] and "nothing was written online" in said and "wandb sync" in said
-    # 4 trainings of 1.5 s each stand sealed
-    assert "| train | 4 | 4 | 0.002 | 0.002 |" in said
+    output = capsys.readouterr().out
+    assert saved == [] and "nothing was written online" in output and "wandb sync" in output
+    # 4 trainings of 1.5 s each are sealed
+    assert "| train | 4 | 4 | 0.002 | 0.002 |" in output
 
 
-def test_with_a_login_every_metric_has_a_panel_and_the_report_holds_the_table(
+def test_with_a_login_every_metric_has_a_panel_and_the_report_has_the_table(
     sealed_report: Path, saved: list[dict], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)

@@ -1,4 +1,4 @@
-"""A pinned hub dataset is read as published, or refused with one line; stand-ins are local folders and caches."""
+"""A pinned hub dataset is read as published or rejected with one line; local folders and caches replace the hub."""
 
 import hashlib
 import re
@@ -22,15 +22,15 @@ COMMIT, OTHER_COMMIT = "c0ffee" * 6 + "c0de", "decade" * 6 + "beef"
 
 @pytest.fixture
 def offline_hub(tmp_path, monkeypatch) -> Path:
-    """`datasets` without a network and with an empty cache; returns the cache folder."""
+    """`datasets` offline with an empty cache; returns the cache folder."""
     cache = tmp_path / "cache"
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     return cache
 
 
-class Refusal(BaseHTTPRequestHandler):
-    """A hub that refuses everything, in the way that the dataset's name asks for: own/<status>-<error code>."""
+class RejectingHub(BaseHTTPRequestHandler):
+    """A hub that rejects every request with the status and error code in the dataset name: own/<status>-<code>."""
 
     def do_HEAD(self) -> None:
         status, _, code = re.search(r"own/(\d+)(-(\w+))?", self.path).groups()
@@ -43,13 +43,13 @@ class Refusal(BaseHTTPRequestHandler):
     do_GET = do_HEAD
 
     def log_message(self, *_: object) -> None:
-        """Silence."""
+        """Log nothing."""
 
 
 @pytest.fixture
-def refusing_hub(tmp_path, monkeypatch) -> Iterator[None]:
-    """`datasets` speaks to a hub on this machine that refuses everything; its caches are empty."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusal)
+def rejecting_hub(tmp_path, monkeypatch) -> Iterator[None]:
+    """`datasets` with empty caches, connected to a local hub that rejects every request."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), RejectingHub)
     Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
@@ -62,7 +62,7 @@ def refusing_hub(tmp_path, monkeypatch) -> Iterator[None]:
 
 
 def write(path: Path, rows: list[dict]) -> None:
-    """Rows as parquet."""
+    """Write rows as parquet."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), path)
 
@@ -72,7 +72,7 @@ def dialogue(question: str, answer: str) -> list[dict[str, str]]:
 
 
 def h4(number: int) -> dict:
-    """A row of our own with the columns of HuggingFaceH4/ultrafeedback_binarized."""
+    """A synthetic row with the columns of HuggingFaceH4/ultrafeedback_binarized."""
     question = f"question {number}"
     return {
         "prompt": question,
@@ -86,7 +86,7 @@ def h4(number: int) -> dict:
 
 
 def armorm(number: int) -> dict:
-    """A row of our own with the columns of princeton-nlp/llama3-ultrafeedback-armorm."""
+    """A synthetic row with the columns of princeton-nlp/llama3-ultrafeedback-armorm."""
     row = h4(number)
     return {
         "prompt_id": row["prompt_id"],
@@ -99,7 +99,7 @@ def armorm(number: int) -> dict:
 
 
 def trl_lib(number: int) -> dict:
-    """A row of our own with the columns of trl-lib/ultrafeedback_binarized."""
+    """A synthetic row with the columns of trl-lib/ultrafeedback_binarized."""
     return {name: h4(number)[name] for name in ("chosen", "rejected", "score_chosen", "score_rejected")}
 
 
@@ -111,7 +111,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_folder_in_the_published_layout_is_read_as_the_hub_would_be(tmp_path, offline_hub, name):
+def test_a_folder_in_the_published_layout_is_read_like_the_hub_dataset(tmp_path, offline_hub, name):
     row, train, test, schema = PUBLISHED[name]
     folder = tmp_path / name
     write(folder / "data" / f"{train}-00000-of-00001.parquet", [row(n) for n in (1, 2, 3, 2)])
@@ -127,7 +127,7 @@ def test_a_folder_in_the_published_layout_is_read_as_the_hub_would_be(tmp_path, 
         load(HubSource(str(folder), COMMIT, train, test_split=test), "error")
 
 
-def test_one_hub_split_can_be_cut_by_a_fraction(tmp_path, offline_hub):
+def test_one_hub_split_can_be_divided_by_a_fraction(tmp_path, offline_hub):
     folder = tmp_path / "own"
     write(folder / "train.parquet", [h4(n) for n in range(60)])
     checked = load(HubSource(str(folder), COMMIT, "train", test_fraction=0.3), "error")
@@ -137,25 +137,25 @@ def test_one_hub_split_can_be_cut_by_a_fraction(tmp_path, offline_hub):
 
 
 @pytest.mark.parametrize("revision", ["", None, "main", "master", "refs/convert/parquet"])
-def test_a_hub_revision_that_moves_is_refused(revision):
-    with pytest.raises(ValueError, match="is no pin; name a commit"):
+def test_a_hub_revision_that_can_move_is_rejected(revision):
+    with pytest.raises(ValueError, match="is not pinned; set a commit"):
         hub_rows("own/pairs", revision, "train")
 
 
-def test_hub_faults_are_one_line_with_a_remedy(tmp_path, offline_hub):
-    folder, damaged, bare = tmp_path / "whole", tmp_path / "damaged", tmp_path / "bare"
+def test_hub_errors_are_one_line_with_a_remedy(tmp_path, offline_hub):
+    folder, damaged, bare = tmp_path / "valid", tmp_path / "damaged", tmp_path / "bare"
     write(folder / "train.parquet", [h4(1)])
     write(damaged / "train.parquet", [h4(1)])
     (damaged / "train.parquet").write_bytes((damaged / "train.parquet").read_bytes()[:-30])
     bare.mkdir()
-    faults = {
-        ("own/pairs", "train"): "Couldn't reach 'own/pairs' on the Hub .*; run once where the hub answers",
+    errors = {
+        ("own/pairs", "train"): "Couldn't reach 'own/pairs' on the Hub .*; run once where the hub is reachable",
         (str(folder), "test"): 'Unknown split "test". Should be one of',
-        (str(damaged), "train"): "a file is damaged, delete it and run again",
+        (str(damaged), "train"): "a file is corrupt, delete it and run again",
         (str(bare), "train"): "any data files; check network, name and revision",
         ("no such/name/here", "train"): "check network, name and revision",
     }
-    for (dataset, split), message in faults.items():
+    for (dataset, split), message in errors.items():
         with pytest.raises(ValueError, match=message) as caught:
             hub_rows(dataset, COMMIT, split)
         assert str(caught.value).startswith(f"{dataset}@{COMMIT[:12]} split {split}: ")
@@ -169,23 +169,23 @@ def test_hub_faults_are_one_line_with_a_remedy(tmp_path, offline_hub):
         ("own/404-RevisionNotFound", f"Revision '{COMMIT}' doesn't exist .*; check network, name and revision"),
         ("own/401-GatedRepo", "must be authenticated to access it; .* accept its terms and run `hf auth login`"),
         ("own/403-GatedRepo", "to ask for access; .* accept its terms and run `hf auth login`"),
-        ("own/401", "401 Unauthorized.*; run once where the hub answers .network, `hf auth login`."),
+        ("own/401", "401 Unauthorized.*; run once where the hub is reachable .network, `hf auth login`."),
     ],
 )
-def test_a_refusing_hub_is_one_line_with_a_remedy(refusing_hub, dataset, message):
+def test_a_rejecting_hub_gives_one_line_with_a_remedy(rejecting_hub, dataset, message):
     with pytest.raises(ValueError, match=message) as caught:
         hub_rows(dataset, COMMIT, "train")
     assert "\n" not in str(caught.value)
 
 
-def test_a_cache_of_another_revision_is_never_taken_for_the_pinned_one(tmp_path, offline_hub):
-    # What a download leaves in the cache, made here from a local folder: without a network `datasets` takes the
-    # revision that was cached last, whichever was asked for.
+def test_a_cache_of_another_revision_is_never_used_for_the_pinned_one(tmp_path, offline_hub):
+    # The cache entry that a download creates, made here from a local folder: without a network `datasets` uses the
+    # revision that was cached last, whichever was requested.
     folder = tmp_path / "pairs"
     write(folder / "train.parquet", [h4(1)])
     rows = hub_rows(str(folder), COMMIT, "train")
-    made = next(offline_hub.rglob("dataset_info.json")).parent
-    shutil.copytree(made, offline_hub / "own___pairs" / "default" / "0.0.0" / COMMIT)
+    cached = next(offline_hub.rglob("dataset_info.json")).parent
+    shutil.copytree(cached, offline_hub / "own___pairs" / "default" / "0.0.0" / COMMIT)
     assert hub_rows("own/pairs", COMMIT, "train") == rows
     with pytest.raises(ValueError, match=f"the cache holds own/pairs at {COMMIT}; run once where"):
         hub_rows("own/pairs", OTHER_COMMIT, "train")

@@ -1,4 +1,4 @@
-"""Rows of every published layout become the same pair; rows that cannot become one are named by number and problem."""
+"""Rows in every published layout become the same pair; others are reported by row number and problem."""
 
 import pytest
 
@@ -8,14 +8,14 @@ from focalpo.data.schemas import convert, prompt_key, recognise
 QUESTION, GOOD, POOR = "Name a river.", "The Danube is a river.", "Bananas."
 
 
-def said(*turns: str) -> list[dict[str, str]]:
-    """Messages of user and assistant in turn."""
+def messages(*turns: str) -> list[dict[str, str]]:
+    """Messages with alternating user and assistant roles."""
     return [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
 
 
-ASKED = said(QUESTION)
-BETTER, WORSE = said(QUESTION, GOOD), said(QUESTION, POOR)
-# The same preference in each layout, with the columns that the published dataset has beside it.
+ASKED = messages(QUESTION)
+BETTER, WORSE = messages(QUESTION, GOOD), messages(QUESTION, POOR)
+# The same preference in each layout, with the other columns of the published dataset.
 LAYOUTS = {
     "plain": {"idx": 0, "prompt": QUESTION, "chosen": GOOD, "rejected": POOR, "chosen_source": "human"},
     "HuggingFaceH4/ultrafeedback_binarized": {
@@ -75,7 +75,7 @@ def test_every_published_layout_of_one_preference_becomes_the_same_pair(layout):
 
 
 def test_a_dialogue_keeps_its_system_turn_and_earlier_turns_as_the_prompt():
-    before = [{"role": "system", "content": "Be brief."}, *said(QUESTION, GOOD, "Another?")]
+    before = [{"role": "system", "content": "Be brief."}, *messages(QUESTION, GOOD, "Another?")]
     row = {
         "prompt": QUESTION,
         "chosen": [*before, {"role": "assistant", "content": "Elbe.", "tool_calls": None}],
@@ -85,18 +85,18 @@ def test_a_dialogue_keeps_its_system_turn_and_earlier_turns_as_the_prompt():
     assert (pair.prompt, pair.chosen, pair.rejected) == (before, "Elbe.", "No.")
 
 
-def test_a_transcript_of_several_turns_is_cut_at_its_last_assistant_turn():
+def test_a_transcript_of_several_turns_is_divided_at_its_last_assistant_turn():
     head = "\n\nHuman: Name a river.\n\nAssistant: Which land?\n\nHuman: Any.\n\nAssistant:"
     pair = convert(
         [{"chosen": f"{head} Elbe: it flows.\n\nIt is long.", "rejected": f"{head} No."}], "here", "row"
     ).pairs[1]
-    assert pair.prompt == said("Name a river.", "Which land?", "Any.")
+    assert pair.prompt == messages("Name a river.", "Which land?", "Any.")
     assert (pair.chosen, pair.rejected) == ("Elbe: it flows.\n\nIt is long.", "No.")
 
 
 def test_an_instruction_is_followed_by_its_input():
-    row = {"instruction": "Mend the spelling.", "input": "freind", "chosen": "friend", "rejected": "fiend"}
-    assert convert([row], "here", "row").pairs[1].prompt == said("Mend the spelling.\n\nfreind")
+    row = {"instruction": "Fix the spelling.", "input": "freind", "chosen": "friend", "rejected": "fiend"}
+    assert convert([row], "here", "row").pairs[1].prompt == messages("Fix the spelling.\n\nfreind")
 
 
 def judged(preference):
@@ -119,9 +119,9 @@ def test_judged_preferences_outside_1_to_2_missing_or_tied_never_become_pairs():
     ("row", "problem"),
     [
         ({"prompt": "Name a lake.", "chosen": BETTER, "rejected": WORSE}, schemas.DIFFERENT),
-        ({"prompt": QUESTION, "chosen": BETTER, "rejected": said("Name a lake.", POOR)}, schemas.DIFFERENT),
+        ({"prompt": QUESTION, "chosen": BETTER, "rejected": messages("Name a lake.", POOR)}, schemas.DIFFERENT),
         (
-            {"prompt": GOOD, "chosen": said("Hi", GOOD, "Q", "A"), "rejected": said("Hi", GOOD, "Q", "B")},
+            {"prompt": GOOD, "chosen": messages("Hi", GOOD, "Q", "A"), "rejected": messages("Hi", GOOD, "Q", "B")},
             schemas.DIFFERENT,
         ),
         ({"prompt": QUESTION, "chosen": BETTER + ASKED, "rejected": WORSE}, schemas.TURNS),
@@ -137,30 +137,30 @@ def test_judged_preferences_outside_1_to_2_missing_or_tied_never_become_pairs():
         ({"chosen": BETTER, "rejected": WORSE}, schemas.MISSING),
     ],
 )
-def test_a_broken_row_is_named_by_number_and_problem_and_spares_its_neighbours(row, problem):
-    whole = {"prompt": QUESTION, "chosen": BETTER, "rejected": WORSE}
-    split = convert([whole, row, whole], "here", "row")
+def test_a_broken_row_is_reported_by_number_and_problem_and_does_not_affect_others(row, problem):
+    valid = {"prompt": QUESTION, "chosen": BETTER, "rejected": WORSE}
+    split = convert([valid, row, valid], "here", "row")
     assert list(split.pairs) == [1, 3]
     assert split.bad == {problem: [2]}
 
 
-def test_a_completion_that_repeats_its_chat_prompt_is_refused():
+def test_a_completion_that_repeats_its_chat_prompt_is_rejected():
     rows = [LAYOUTS["chat prompt, chat completions"], {"prompt": ASKED, "chosen": BETTER, "rejected": WORSE[1:]}]
     assert convert(rows, "here", "row").bad == {schemas.TURNS: [2]}
 
 
-def test_transcripts_that_start_late_or_part_early_are_refused():
-    whole = LAYOUTS["Anthropic/hh-rlhf"]
+def test_transcripts_with_text_before_the_first_turn_or_different_prompts_are_rejected():
+    valid = LAYOUTS["Anthropic/hh-rlhf"]
     rows = [
-        whole,
-        {"chosen": "Well." + whole["chosen"], "rejected": whole["rejected"]},
-        {"chosen": "no speakers at all", "rejected": whole["rejected"]},
-        {"chosen": whole["chosen"].replace("river", "lake"), "rejected": whole["rejected"]},
+        valid,
+        {"chosen": "Well." + valid["chosen"], "rejected": valid["rejected"]},
+        {"chosen": "no speakers at all", "rejected": valid["rejected"]},
+        {"chosen": valid["chosen"].replace("river", "lake"), "rejected": valid["rejected"]},
     ]
     assert convert(rows, "here", "row").bad == {schemas.TURNS: [2, 3], schemas.DIFFERENT: [4]}
 
 
-def test_empty_or_odd_values_beside_a_sound_row_do_not_hide_the_schema():
+def test_empty_or_ill_typed_values_next_to_a_valid_row_do_not_hide_the_schema():
     rows = [{"prompt": None, "chosen": None}, {"prompt": QUESTION, "chosen": GOOD, "rejected": POOR}, {"prompt": 7}]
     split = convert(rows, "here", "row")
     assert (split.schema, split.bad, list(split.pairs)) == ("plain", {schemas.MISSING: [1, 3]}, [2])
@@ -170,9 +170,9 @@ def test_empty_or_odd_values_beside_a_sound_row_do_not_hide_the_schema():
     "row",
     [
         {"question": QUESTION, "chosen": GOOD, "rejected": POOR},
-        # Without the speakers there is no telling prompt from answer.
+        # Without the speakers, prompt and answer cannot be distinguished.
         {"chosen": GOOD, "rejected": POOR},
-        # The whole transcript must not become one user turn.
+        # A whole transcript must not become one user turn.
         {"prompt": f"\n\nHuman: {QUESTION}\n\nAssistant:", "chosen": GOOD, "rejected": POOR},
         # A prompt column that cannot be read must not be ignored.
         {"prompt": {"text": QUESTION}, "chosen": BETTER, "rejected": WORSE},
@@ -180,7 +180,7 @@ def test_empty_or_odd_values_beside_a_sound_row_do_not_hide_the_schema():
     ],
 )
 def test_columns_of_no_known_schema_are_listed_with_all_schemas(row):
-    with pytest.raises(ValueError, match="fit no known schema") as caught:
+    with pytest.raises(ValueError, match="match no known schema") as caught:
         recognise([row], "here")
     message = str(caught.value)
     assert "\n" not in message
@@ -188,7 +188,7 @@ def test_columns_of_no_known_schema_are_listed_with_all_schemas(row):
     assert all(f"[{schema.name}]" in message for schema in schemas.SCHEMAS)
 
 
-def test_pairs_are_named_by_prompt_id_or_by_row_and_never_alike():
+def test_pair_ids_are_the_prompt_id_or_the_row_and_unique():
     row = {"prompt": QUESTION, "chosen": GOOD, "rejected": POOR}
     rows = [
         row,
@@ -201,13 +201,13 @@ def test_pairs_are_named_by_prompt_id_or_by_row_and_never_alike():
     assert names == ["train-000001", "a", "b", "a-000004", "a-000005"]
 
 
-def test_a_bad_row_does_not_shift_the_names_of_later_pairs():
+def test_a_bad_row_does_not_shift_the_ids_of_later_pairs():
     row = {"prompt": QUESTION, "chosen": GOOD, "rejected": POOR}
     names = [pair.id for pair in convert([row, {**row, "chosen": None}, row], "here", "test").pairs.values()]
     assert names == ["test-000001", "test-000003"]
 
 
-def test_prompts_are_the_same_up_to_outer_white_space_and_not_up_to_roles():
-    assert prompt_key(said(" Hi\n")) == prompt_key(said("Hi"))
-    assert prompt_key(said("Hi")) != prompt_key([{"role": "system", "content": "Hi"}])
-    assert prompt_key(said("a b")) != prompt_key(said("a  b"))
+def test_prompts_are_equal_up_to_outer_white_space_but_not_up_to_roles():
+    assert prompt_key(messages(" Hi\n")) == prompt_key(messages("Hi"))
+    assert prompt_key(messages("Hi")) != prompt_key([{"role": "system", "content": "Hi"}])
+    assert prompt_key(messages("a b")) != prompt_key(messages("a  b"))

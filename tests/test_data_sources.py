@@ -1,4 +1,4 @@
-"""Files are read whole or refused with one line; the cut into train and test never leaks."""
+"""Files are read completely or rejected with a one-line error; the division into train and test never leaks."""
 
 import gzip
 import hashlib
@@ -18,11 +18,11 @@ from focalpo.stages.records import Pair
 
 @pytest.fixture
 def shared_data() -> Path:
-    """The folder of public data sets beside the repository."""
+    """The folder of public datasets next to the repository."""
     root = Path(__file__).resolve().parents[1]
     folder = Path(os.environ.get("FOCALPO_SHARED_DATA", root.parent / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"{folder} is absent; set FOCALPO_SHARED_DATA to the folder of public data sets")
+        pytest.skip(f"{folder} does not exist; set FOCALPO_SHARED_DATA to the folder of public datasets")
     return folder
 
 
@@ -31,7 +31,7 @@ def plain(number: int) -> dict[str, str]:
 
 
 def write(path: Path, rows: list[dict]) -> Path:
-    """Rows in the format that the suffix names."""
+    """Write rows in the format of the suffix."""
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
         return path
@@ -43,20 +43,20 @@ def write(path: Path, rows: list[dict]) -> Path:
 
 @pytest.mark.parametrize("name", ["v0.1.jsonl", "a.jsonl.gz", "a.json", "a.json.gz", "a.parquet"])
 def test_every_format_gives_the_same_rows(tmp_path, name):
-    # U+2028 and U+0085 end a line for str.splitlines, not for JSON.
+    # U+2028 and U+0085 end a line for str.splitlines, but not in JSON.
     rows = [{**plain(1), "chosen": "first\u2028second\x85third\nfourth"}, plain(2), {**plain(3), "rejected": None}]
     assert read_rows(write(tmp_path / name, rows)) == rows
 
 
-def test_a_byte_order_mark_windows_line_ends_and_last_blank_lines_are_no_content(tmp_path):
+def test_a_byte_order_mark_windows_line_ends_and_trailing_blank_lines_are_ignored(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n{"a": 2}\r\n\r\n')
     assert read_rows(path) == [{"a": 1}, {"a": 2}]
 
 
-WHOLE_PARQUET = pa.BufferOutputStream()
-pq.write_table(pa.Table.from_pylist([plain(n) for n in range(50)]), WHOLE_PARQUET)
-PARQUET = WHOLE_PARQUET.getvalue().to_pybytes()
+VALID_PARQUET = pa.BufferOutputStream()
+pq.write_table(pa.Table.from_pylist([plain(n) for n in range(50)]), VALID_PARQUET)
+PARQUET = VALID_PARQUET.getvalue().to_pybytes()
 ZIPPED = gzip.compress(b"".join(hashlib.sha256(bytes([n])).hexdigest().encode() for n in range(99)))
 
 
@@ -70,24 +70,24 @@ ZIPPED = gzip.compress(b"".join(hashlib.sha256(bytes([n])).hexdigest().encode() 
         ("a.jsonl", b" \n\n", "is empty; download"),
         ("a.jsonl.gz", gzip.compress(b""), "is empty; download"),
         ("a.json", b"[]", "has no rows; download"),
-        ("a.jsonl", b'{"a": 1}\n{"a": }\n', "line 2 is not JSON (Expecting value); mend"),
+        ("a.jsonl", b'{"a": 1}\n{"a": }\n', "line 2 is not JSON (Expecting value); fix or delete"),
         ("a.jsonl", b'{"a": 1}\n\n{"a": 2}\n', "line 2 is not JSON"),
         ("a.jsonl", b'{"a": 1}\n{"a": "cut of', "line 2 is not JSON (Unterminated string"),
-        ("a.jsonl", b'{"a": 1}\n["b"]\n', "line 2 is no JSON object but list; write one row a line"),
-        ("a.json", b'{"a": 1}\n{"a": 2}\n', "line 2 is not JSON (Extra data); mend it, or name it .jsonl"),
+        ("a.jsonl", b'{"a": 1}\n["b"]\n', "line 2 is not a JSON object but list; write one row per line"),
+        ("a.json", b'{"a": 1}\n{"a": 2}\n', "line 2 is not JSON (Extra data); fix it, or name it .jsonl"),
         ("a.json", b'{"a": 1}', "is not a list of objects"),
         ("a.json", b"[1, 2]", "is not a list of objects"),
         ("a.jsonl", b'{"a": "\xff"}', "is not UTF-8 at byte 7; convert it"),
         ("a.jsonl.gz", ZIPPED[:-20], "is a truncated gzip file; download it again"),
-        ("a.jsonl.gz", ZIPPED[:40] + b"\0" * 40 + ZIPPED[80:], "is not a whole gzip file"),
-        ("a.jsonl.gz", b'{"a": 1}\n', "is not a whole gzip file"),
-        ("a.parquet", b"", "is not a whole parquet file"),
-        ("a.parquet", PARQUET[:-30], "is not a whole parquet file"),
-        ("a.parquet", PARQUET[:-40] + b"\xff" * 30 + PARQUET[-10:], "is not a whole parquet file"),
-        ("a.parquet", PARQUET[:30] + b"x" * 100 + PARQUET[130:], "is not a whole parquet file"),
+        ("a.jsonl.gz", ZIPPED[:40] + b"\0" * 40 + ZIPPED[80:], "is not a complete gzip file"),
+        ("a.jsonl.gz", b'{"a": 1}\n', "is not a complete gzip file"),
+        ("a.parquet", b"", "is not a complete parquet file"),
+        ("a.parquet", PARQUET[:-30], "is not a complete parquet file"),
+        ("a.parquet", PARQUET[:-40] + b"\xff" * 30 + PARQUET[-10:], "is not a complete parquet file"),
+        ("a.parquet", PARQUET[:30] + b"x" * 100 + PARQUET[130:], "is not a complete parquet file"),
     ],
 )
-def test_a_file_that_cannot_be_read_whole_is_refused_in_one_line_with_its_path(tmp_path, name, content, message):
+def test_a_file_that_cannot_be_read_completely_is_rejected_in_one_line_with_its_path(tmp_path, name, content, message):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
@@ -97,7 +97,7 @@ def test_a_file_that_cannot_be_read_whole_is_refused_in_one_line_with_its_path(t
     assert "\n" not in str(caught.value)
 
 
-def test_two_files_are_train_and_test_with_row_numbers_in_their_names(tmp_path):
+def test_two_files_are_train_and_test_with_row_numbers_in_their_ids(tmp_path):
     train = write(tmp_path / "train.jsonl", [plain(1), {**plain(2), "chosen": ""}, plain(3)])
     test = write(tmp_path / "test.json", [plain(4), plain(3)])
     checked = load(FileSource(train, test_path=test), "drop")
@@ -112,13 +112,13 @@ def test_two_files_are_train_and_test_with_row_numbers_in_their_names(tmp_path):
     ]
 
 
-def test_a_prompt_has_the_position_of_the_first_64_bits_of_its_sha256():
+def test_the_position_of_a_prompt_is_the_first_64_bits_of_its_sha256():
     # printf '[["user", "hi"]]' | sha256sum
     expected = int("675b797826f34c78", 16) / 16**16
     assert prompt_position([{"role": "user", "content": " hi\n"}]) == pytest.approx(expected, abs=1e-12)
 
 
-def test_the_cut_sends_every_pair_of_a_prompt_to_one_side_and_about_the_fraction_to_test(tmp_path):
+def test_a_division_keeps_a_prompt_on_one_side_and_puts_about_the_fraction_into_test(tmp_path):
     rows = [{**plain(n % 2000), "rejected": f"no {n}"} for n in range(4000)]
     checked = load(FileSource(write(tmp_path / "a.jsonl", rows), test_fraction=0.2), "error")
     train, test = ({pair.prompt[0]["content"] for pair in side} for side in (checked.train, checked.test))
@@ -128,18 +128,18 @@ def test_the_cut_sends_every_pair_of_a_prompt_to_one_side_and_about_the_fraction
     assert abs(len(test) - 400) < 89
 
 
-def test_a_prompt_keeps_its_side_whatever_rows_are_beside_it_and_a_larger_fraction_only_adds(tmp_path):
-    def tested(rows: list[dict], fraction: float) -> set[str]:
+def test_a_prompt_keeps_its_side_in_any_file_and_a_larger_fraction_only_adds_prompts(tmp_path):
+    def prompts_in_test(rows: list[dict], fraction: float) -> set[str]:
         checked = load(FileSource(write(tmp_path / "a.jsonl", rows), test_fraction=fraction), "error")
         return {pair.prompt[0]["content"] for pair in checked.test}
 
     rows = [plain(n) for n in range(300)]
-    few, many = tested(rows, 0.2), tested(rows[::-1] + [plain(n) for n in range(300, 400)], 0.2)
+    few, many = prompts_in_test(rows, 0.2), prompts_in_test(rows[::-1] + [plain(n) for n in range(300, 400)], 0.2)
     assert few == {prompt for prompt in many if int(prompt.split()[1]) < 300}
-    assert few < tested(rows, 0.4)
+    assert few < prompts_in_test(rows, 0.4)
 
 
-def test_a_cut_reports_every_bad_row_under_its_row_in_the_one_file(tmp_path):
+def test_a_division_reports_every_bad_row_by_its_row_in_the_file(tmp_path):
     rows = [plain(n) for n in range(200)]
     for number in (10, 60, 110, 160):
         rows[number - 1]["chosen"] = " "
@@ -159,16 +159,16 @@ def test_a_cut_reports_every_bad_row_under_its_row_in_the_one_file(tmp_path):
 
 
 @pytest.mark.parametrize(("fraction", "side"), [(1e-9, "test"), (1 - 1e-9, "train")])
-def test_a_cut_with_an_empty_side_is_refused(tmp_path, fraction, side):
+def test_a_division_with_an_empty_side_is_rejected(tmp_path, fraction, side):
     path = write(tmp_path / "a.jsonl", [plain(n) for n in range(10)])
-    with pytest.raises(ValueError, match=f"leaves {side} empty in .*; choose another"):
+    with pytest.raises(ValueError, match=f"leaves {side} empty in .*; choose another fraction"):
         load(FileSource(path, test_fraction=fraction), "drop")
 
 
 @pytest.mark.parametrize(
     "choice", [{}, {"test_path": Path("b"), "test_fraction": 0.1}, {"test_fraction": 0.0}, {"test_fraction": 1.0}]
 )
-def test_a_source_names_its_test_pairs_in_exactly_one_way(choice):
+def test_a_source_defines_its_test_pairs_in_exactly_one_way(choice):
     with pytest.raises(ValueError, match="test_fraction is .*; set"):
         FileSource(Path("a"), **choice)
     if "test_path" in choice:
@@ -177,18 +177,18 @@ def test_a_source_names_its_test_pairs_in_exactly_one_way(choice):
         HubSource("own/pairs", "v1.0", "train", **choice)
 
 
-def test_a_limit_keeps_good_pairs_of_both_sides_and_a_smaller_one_is_the_start_of_a_larger(tmp_path):
+def test_a_limit_keeps_valid_pairs_of_both_splits_and_a_smaller_one_is_a_prefix(tmp_path):
     rows = [plain(n) for n in range(100)]
     for row in rows[:50]:
         row["chosen"] = ""
     test = write(tmp_path / "test.jsonl", [plain(n) for n in range(100, 120)])
     source = FileSource(write(tmp_path / "train.jsonl", rows), test_path=test)
-    whole, thirty, ten = load(source, "drop"), load(source, "drop", 30), load(source, "drop", 10)
+    full, thirty, ten = load(source, "drop"), load(source, "drop", 30), load(source, "drop", 10)
     assert (len(thirty.train), len(thirty.test), len(ten.train), len(ten.test)) == (30, 20, 10, 10)
     assert ten.train == thirty.train[:10] and ten.test == thirty.test[:10]
-    assert set(map(id_of, thirty.train)) < set(map(id_of, whole.train))
-    assert thirty.train != whole.train[:30]
-    assert thirty.dropped == whole.dropped == {validate.EMPTY: 50}
+    assert set(map(id_of, thirty.train)) < set(map(id_of, full.train))
+    assert thirty.train != full.train[:30]
+    assert thirty.dropped == full.dropped == {validate.EMPTY: 50}
     with pytest.raises(ValueError, match="limit is 0; set it to at least 1"):
         load(source, "drop", 0)
 
@@ -197,8 +197,8 @@ def id_of(pair: Pair) -> str:
     return pair.id
 
 
-def test_a_limit_takes_each_pair_equally_often_over_its_places():
-    # A shuffle that left the order alone would take only the front.
+def test_a_limit_samples_uniformly_over_the_file():
+    # Without a shuffle only the front would be taken.
     pairs = [Pair(str(n), [], "a", "b") for n in range(1000)]
     taken = [int(pair.id) for pair in sample(pairs, 200)]
     assert len(set(taken)) == 200
@@ -206,7 +206,7 @@ def test_a_limit_takes_each_pair_equally_often_over_its_places():
     assert abs(sum(taken) / 200 - 499.5) < 5 * 18.3
 
 
-# Counted apart from this code, with re.split, set and sum over the raw rows.
+# Counted independently of this code, with re.split, set and sum over the raw rows.
 REAL_FILES = {
     "hh_rlhf_harmless_base_test.jsonl.gz": (
         "transcripts",
@@ -224,7 +224,7 @@ REAL_FILES = {
 
 
 @pytest.mark.parametrize("name", REAL_FILES)
-def test_a_real_file_is_read_with_every_row_kept_or_accounted_for(shared_data, name):
+def test_every_row_of_a_real_file_is_kept_or_counted_as_dropped(shared_data, name):
     schema, rows, dropped = REAL_FILES[name]
     checked = load(FileSource(shared_data / name, test_fraction=0.1), "drop")
     assert checked.schemas == {"train": schema, "test": schema}
@@ -232,24 +232,24 @@ def test_a_real_file_is_read_with_every_row_kept_or_accounted_for(shared_data, n
     assert len(checked.train) + len(checked.test) == rows - sum(dropped.values())
     prompts = [{json.dumps(pair.prompt) for pair in side} for side in (checked.train, checked.test)]
     assert not prompts[0] & prompts[1]
-    with pytest.raises(ValueError, match="bad rows: mend them"):
+    with pytest.raises(ValueError, match="bad rows: fix them"):
         load(FileSource(shared_data / name, test_fraction=0.1), "error")
 
 
-def test_real_transcripts_can_be_written_back_from_their_pairs(shared_data):
+def test_real_transcripts_can_be_reconstructed_from_their_pairs(shared_data):
     path = shared_data / "hh_rlhf_harmless_base_test.jsonl.gz"
     rows = read_rows(path)
     checked = load(FileSource(path, test_fraction=0.1), "drop")
     speaker = {"user": "\n\nHuman:", "assistant": "\n\nAssistant:"}
     for pair in checked.train + checked.test:
         row = rows[int(pair.id.removeprefix("row-")) - 1]
-        said = "".join(speaker[message["role"]] + message["content"] for message in pair.prompt)
+        prompt = "".join(speaker[message["role"]] + message["content"] for message in pair.prompt)
         for column, answer in (("chosen", pair.chosen), ("rejected", pair.rejected)):
-            # White space apart: it is stripped around each turn.
-            assert "".join((said + speaker["assistant"] + answer).split()) == "".join(row[column].split())
+            # Up to white space, which is stripped around each turn.
+            assert "".join((prompt + speaker["assistant"] + answer).split()) == "".join(row[column].split())
 
 
-def test_real_judgements_put_the_preferred_output_first(shared_data):
+def test_the_preferred_output_of_a_real_judgement_is_chosen(shared_data):
     path = shared_data / "ae2_gpt4turbo_pairs.train.parquet"
     rows = read_rows(path)
     checked = load(FileSource(path, test_fraction=0.1), "drop")

@@ -1,4 +1,4 @@
-"""All bad rows of both splits are found at once, under their source row numbers, and named or dropped."""
+"""All bad rows of both splits are found at once, by source row number, and reported or dropped."""
 
 import pytest
 
@@ -8,14 +8,14 @@ from focalpo.data.validate import alternates
 from focalpo.stages.records import Pair
 
 
-def said(*turns: str) -> list[dict[str, str]]:
-    """Messages of user and assistant in turn."""
+def messages(*turns: str) -> list[dict[str, str]]:
+    """Messages with alternating user and assistant roles."""
     return [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
 
 
 def pair(number: int, prompt=None, chosen: str = "yes", rejected: str = "no") -> Pair:
-    """A sound pair with a prompt of its own, but for what is given."""
-    return Pair(f"row-{number}", prompt or said(f"question {number}"), chosen, rejected)
+    """A valid pair with a unique prompt, except for the given values."""
+    return Pair(f"row-{number}", prompt or messages(f"question {number}"), chosen, rejected)
 
 
 def split(source: str, *pairs: Pair, start: int = 1, bad=None) -> Split:
@@ -25,7 +25,7 @@ def split(source: str, *pairs: Pair, start: int = 1, bad=None) -> Split:
 TEST = split("test.jsonl", pair(100), pair(101))
 
 
-def test_sound_splits_pass_whole_and_in_order():
+def test_valid_splits_pass_unchanged_and_in_order():
     train = split("train.jsonl", *(pair(n) for n in range(20)))
     checked = validate.validate(train, TEST, "error")
     assert [p.id for p in checked.train] == [f"row-{n}" for n in range(20)]
@@ -38,18 +38,18 @@ BAD_PAIRS = {
     "an empty chosen": (pair(2, chosen=" \n"), validate.EMPTY),
     "an empty rejected": (pair(2, rejected=""), validate.EMPTY),
     "identical answers": (pair(2, chosen="yes", rejected=" yes\n"), validate.IDENTICAL),
-    "an empty user turn": (pair(2, prompt=said("a", "b", " ")), validate.EMPTY_TURN),
-    "a prompt that ends with the assistant": (pair(2, prompt=said("a", "b")), schemas.TURNS),
+    "an empty user turn": (pair(2, prompt=messages("a", "b", " ")), validate.EMPTY_TURN),
+    "a prompt that ends with the assistant": (pair(2, prompt=messages("a", "b")), schemas.TURNS),
     "no prompt at all": (Pair("row-2", [], "yes", "no"), schemas.TURNS),
-    "two user turns in a row": (pair(2, prompt=said("a") + said("b")), schemas.TURNS),
+    "two user turns in a row": (pair(2, prompt=messages("a") + messages("b")), schemas.TURNS),
     "an unknown role": (pair(2, prompt=[{"role": "human", "content": "a"}]), schemas.TURNS),
     "the first pair again": (pair(1), validate.DUPLICATE),
-    "a prompt of the test split": (pair(2, prompt=said(" question 100 "), chosen="other"), validate.OVERLAP),
+    "a prompt of the test split": (pair(2, prompt=messages(" question 100 "), chosen="other"), validate.OVERLAP),
 }
 
 
 @pytest.mark.parametrize("what", BAD_PAIRS)
-def test_a_bad_pair_is_named_by_row_or_dropped_alone(what):
+def test_a_bad_pair_is_reported_by_row_or_dropped_alone(what):
     bad, problem = BAD_PAIRS[what]
     train = split("train.jsonl", pair(1), bad, pair(3))
     with pytest.raises(ValueError) as caught:
@@ -61,7 +61,7 @@ def test_a_bad_pair_is_named_by_row_or_dropped_alone(what):
     assert checked.dropped == {problem: 1}
 
 
-def test_all_problems_of_both_splits_are_reported_at_once_a_line_each():
+def test_all_problems_of_both_splits_are_reported_at_once_one_per_line():
     train = Split(
         "train.jsonl",
         {
@@ -77,7 +77,7 @@ def test_all_problems_of_both_splits_are_reported_at_once_a_line_each():
     with pytest.raises(ValueError) as caught:
         validate.validate(train, test, "error")
     assert str(caught.value).splitlines() == [
-        "bad rows: mend them, or set on_bad_rows=drop",
+        "bad rows: fix them, or set on_bad_rows=drop",
         f"  {schemas.MISSING}: 1 in train.jsonl row 2",
         f"  {validate.EMPTY}: 7 in train.jsonl row 3, 6, 7, 8, 9, ...; test.jsonl row 2",
         f"  {validate.IDENTICAL}: 1 in train.jsonl row 5",
@@ -99,7 +99,7 @@ def test_all_problems_of_both_splits_are_reported_at_once_a_line_each():
     assert sum(checked.dropped.values()) + len(checked.train) + len(checked.test) == rows
 
 
-def test_a_row_with_two_problems_is_named_under_both_and_counted_once():
+def test_a_row_with_two_problems_is_reported_under_both_and_counted_once():
     train = split("train.jsonl", pair(1), pair(2, chosen="", rejected=" "))
     with pytest.raises(ValueError) as caught:
         validate.validate(train, TEST, "error")
@@ -128,21 +128,21 @@ def test_two_splits_of_one_source_are_reported_as_that_source_in_row_order():
         validate.validate(train, test, "error")
 
 
-def test_the_first_of_several_duplicates_stays_and_another_answer_is_no_duplicate():
+def test_the_first_of_several_duplicates_stays_and_another_answer_is_not_a_duplicate():
     again = [pair(1), pair(1, rejected="never"), pair(1), pair(1, chosen="no", rejected="yes"), pair(1)]
     checked = validate.validate(split("train.jsonl", *again), TEST, "drop")
     assert [(p.chosen, p.rejected) for p in checked.train] == [("yes", "no"), ("yes", "never"), ("no", "yes")]
     assert checked.dropped == {validate.DUPLICATE: 2}
 
 
-def test_the_same_question_under_another_system_turn_is_no_overlap():
-    prompt = [{"role": "system", "content": "Be brief."}, *said("question 100")]
+def test_the_same_question_with_another_system_turn_is_not_an_overlap():
+    prompt = [{"role": "system", "content": "Be brief."}, *messages("question 100")]
     assert validate.validate(split("train.jsonl", pair(1, prompt=prompt)), TEST, "error").dropped == {}
 
 
-def test_an_empty_system_turn_is_sound():
-    # The Zephyr template of the paper's Mistral runs carries one.
-    prompt = [{"role": "system", "content": ""}, *said("question 1")]
+def test_an_empty_system_turn_is_valid():
+    # The Zephyr template of the paper's Mistral runs contains one.
+    prompt = [{"role": "system", "content": ""}, *messages("question 1")]
     assert validate.validate(split("train.jsonl", pair(1, prompt=prompt)), TEST, "error").dropped == {}
 
 
@@ -153,7 +153,7 @@ def test_the_prompt_of_a_dropped_test_row_is_still_kept_out_of_train():
     assert checked.dropped == {validate.EMPTY: 1, validate.OVERLAP: 1}
 
 
-def test_ties_are_no_fault_but_are_counted():
+def test_ties_are_not_errors_but_are_counted():
     train = split("train.jsonl", pair(1), bad={schemas.TIE: [2, 3]})
     assert validate.validate(train, TEST, "error").dropped == {schemas.TIE: 2}
 
@@ -161,25 +161,25 @@ def test_ties_are_no_fault_but_are_counted():
 @pytest.mark.parametrize(
     ("train", "test", "where"),
     [
-        (split("train.jsonl", pair(1, chosen="")), TEST, "no good train pair in train.jsonl"),
-        (split("train.jsonl", pair(1)), split("test.jsonl", pair(2, chosen="")), "no good test pair in test.jsonl"),
-        (split("train.jsonl", pair(100), pair(101)), TEST, "no good train pair in train.jsonl"),
-        (split("train.jsonl", bad={schemas.TIE: [1]}), TEST, "no good train pair in train.jsonl"),
+        (split("train.jsonl", pair(1, chosen="")), TEST, "no valid train pair in train.jsonl"),
+        (split("train.jsonl", pair(1)), split("test.jsonl", pair(2, chosen="")), "no valid test pair in test.jsonl"),
+        (split("train.jsonl", pair(100), pair(101)), TEST, "no valid train pair in train.jsonl"),
+        (split("train.jsonl", bad={schemas.TIE: [1]}), TEST, "no valid train pair in train.jsonl"),
     ],
 )
-def test_a_split_with_nothing_good_left_is_an_error_even_when_dropping(train, test, where):
+def test_a_split_without_valid_pairs_is_an_error_even_when_dropping(train, test, where):
     with pytest.raises(ValueError, match=where) as caught:
         validate.validate(train, test, "drop")
     assert len(str(caught.value).splitlines()) == 2
 
 
-def test_a_mistyped_policy_is_refused():
+def test_a_mistyped_policy_is_rejected():
     with pytest.raises(ValueError, match="set it to error or drop"):
         validate.validate(split("train.jsonl", pair(1)), TEST, "dorp")
 
 
 @pytest.mark.parametrize(
-    ("roles", "sound"),
+    ("roles", "valid"),
     [
         ("u", True),
         ("su", True),
@@ -197,6 +197,6 @@ def test_a_mistyped_policy_is_refused():
         ("auu", False),
     ],
 )
-def test_turns_alternate_from_user_to_user_after_at_most_one_system_turn(roles, sound):
+def test_turns_alternate_from_user_to_user_after_at_most_one_system_turn(roles, valid):
     names = {"u": "user", "a": "assistant", "s": "system"}
-    assert alternates([{"role": names[role], "content": "x"} for role in roles]) is sound
+    assert alternates([{"role": names[role], "content": "x"} for role in roles]) is valid

@@ -1,4 +1,4 @@
-"""Groups and accuracies by hand, and the definitions that must not be mixed up."""
+"""Ranking groups and accuracies computed by hand, and definitions that are easily confused."""
 
 import pytest
 
@@ -28,13 +28,13 @@ def test_the_four_groups_by_hand() -> None:
     )
 
 
-def test_per_token_ranking_is_another_ranking() -> None:
-    """Chosen has 2 tokens, rejected 4: -4/2 < -6/4 is wrong though right in sum; only -3/2 > -9/4 ends right."""
+def test_per_token_ranking_differs_from_ranking_by_sum() -> None:
+    """Chosen has 2 tokens, rejected 4: -4/2 < -6/4 is wrong but right in sum; only -3/2 > -9/4 ends right."""
     shares = groups(change(states(), "test"), per_token=True)
     assert shares == {"right_right": 0.0, "right_wrong": 0.0, "wrong_right": 0.25, "wrong_wrong": 0.75}
 
 
-def test_reward_accuracy_is_about_change_and_ranking_accuracy_about_order() -> None:
+def test_reward_accuracy_measures_change_and_ranking_accuracy_measures_order() -> None:
     """Margins: (1 - -3) 4, (3 - 0) 3, (-2 - -.5) -1.5, (.5 - -2) 2.5: three of four rewards are right, two rankings."""
     found = accuracies(change(states(), "test"))
     assert found["reward_accuracy"] == 0.75
@@ -47,7 +47,7 @@ def test_a_tie_is_ranked_right_as_chen_et_al_define_it() -> None:
     assert groups(change(tie, "test"))["right_right"] == 1.0
 
 
-def test_only_the_first_and_the_last_look_at_a_split_count() -> None:
+def test_only_the_first_and_the_last_measurement_of_a_split_count() -> None:
     middle = [PairState(3, "test", name, 0.0, -99.0, 2, 4, None) for name in PAIRS]
     elsewhere = [PairState(9, "train", name, 0.0, -99.0, 2, 4, None) for name in PAIRS]
     assert groups(change(states() + middle + elsewhere, "test")) == groups(change(states(), "test"))

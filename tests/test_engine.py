@@ -1,4 +1,4 @@
-"""The engine against plain PyTorch, and what must not change a result: packing, micro-batches, resuming."""
+"""The engine matches plain PyTorch, and packing, micro-batches and resuming change no result."""
 
 import math
 from dataclasses import replace
@@ -37,7 +37,7 @@ def examples(objective_name: str) -> Examples:
 def trained(
     objective_name: str, settings: TrainSettings, folder: Path, policy: PackedPolicy | None = None
 ) -> dict[str, torch.Tensor]:
-    """Weights after a whole run of the engine."""
+    """Weights after a full run of the engine."""
     start_ranks()
     engine = open_engine(policy or PackedPolicy(tiny_model()), settings)
     train(engine, OBJECTIVES[objective_name](), examples(objective_name), settings, seed=5, checkpoints=folder)
@@ -45,7 +45,7 @@ def trained(
 
 
 class AsksToStop(PackedPolicy):
-    """A policy in whose nth forward pass somebody asks the run to stop."""
+    """A policy that asks the run to stop in its nth forward pass."""
 
     def __init__(self, call: int, folder: Path) -> None:
         super().__init__(tiny_model())
@@ -59,7 +59,7 @@ class AsksToStop(PackedPolicy):
 
 
 def naively_trained(objective_name: str, settings: TrainSettings) -> dict[str, torch.Tensor]:
-    """The same run as a textbook would write it: padded forwards, the whole batch at once, torch's own loop."""
+    """The same run as a textbook loop: padded forwards, the whole batch at once, plain torch."""
     model, objective, data = tiny_model(), OBJECTIVES[objective_name](), examples(objective_name)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1.0, betas=(0.9, settings.adam_beta2), weight_decay=settings.weight_decay
@@ -91,7 +91,7 @@ def assert_same_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.T
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_trains_as_the_textbook_loop_does(name: str, tmp_path: Path) -> None:
+def test_every_objective_trains_like_the_textbook_loop(name: str, tmp_path: Path) -> None:
     assert_same_weights(trained(name, SETTINGS, tmp_path), naively_trained(name, SETTINGS), atol=2e-5)
 
 
@@ -116,7 +116,7 @@ def test_the_same_seed_gives_bit_equal_weights_and_another_does_not(tmp_path: Pa
     assert any(not torch.equal(value, first[name]) for name, value in engine.module.model.state_dict().items())
 
 
-def test_a_resumed_run_is_bit_equal_to_one_that_was_never_stopped(tmp_path: Path) -> None:
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path: Path) -> None:
     whole = trained("focalpo", SETTINGS, tmp_path / "whole")
     start_ranks()
     saving = replace(SETTINGS, checkpoint_every=2)
@@ -187,7 +187,7 @@ LAYOUTS = [(0, "float32"), (1, "bfloat16"), (2, "float32"), (3, "float32"), (3, 
 @pytest.mark.parametrize("saved_in", LAYOUTS)
 @pytest.mark.parametrize("resumed_in", LAYOUTS)
 def test_a_checkpoint_resumes_in_any_zero_stage(saved_in, resumed_in, tmp_path: Path) -> None:
-    """The same state bit for bit, whole, wherever it came from; a step more from there needs Adam's count as well."""
+    """The state is bit-equal in every layout; Adam's step count, which the next step needs, is restored as well."""
     (stage, dtype), (other_stage, other_dtype) = saved_in, resumed_in
     first = stepped_engine(replace(SETTINGS, zero_stage=stage, dtype=dtype))
     checkpoint.save(first, tmp_path / "a", 1, "run")
@@ -200,7 +200,7 @@ def test_a_checkpoint_resumes_in_any_zero_stage(saved_in, resumed_in, tmp_path: 
     assert steps == {1.0}
 
 
-def test_a_damaged_checkpoint_is_named_and_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_checkpoint_is_reported_and_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     engine = stepped_engine()
     checkpoint.save(engine, tmp_path, 1, "run")
     part = tmp_path / "step-000001" / "part-0-0.safetensors"
@@ -220,8 +220,8 @@ def test_a_run_that_is_asked_to_stop_is_saved_first(tmp_path: Path) -> None:
     assert_same_weights(trained("focalpo", SETTINGS, folder), whole, atol=0)
 
 
-def test_a_run_is_left_in_the_middle_of_a_global_batch_and_resumed_exactly(tmp_path: Path) -> None:
-    """Four micro-batches a step, asked in the second step's second: its gradients are dropped and computed again."""
+def test_a_run_stopped_within_a_global_batch_resumes_exactly(tmp_path: Path) -> None:
+    """Four micro-batches per step, stopped in the second step's second: its gradients are dropped and recomputed."""
     small = replace(SETTINGS, micro_batch_tokens=1)
     whole = trained("focalpo", small, tmp_path / "whole")
     folder = tmp_path / "stopped"
@@ -238,7 +238,7 @@ def test_a_run_that_is_asked_to_stop_before_its_first_step_saves_nothing(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["stop"]
 
 
-def test_each_epoch_is_a_permutation_of_its_own() -> None:
+def test_each_epoch_is_a_different_permutation() -> None:
     def epoch(number: int, seed: int) -> list[int]:
         return [item for step in range(4) for item in global_batch_at(number * 4 + step, 16, 4, seed)]
 
@@ -258,13 +258,13 @@ def test_too_few_pairs_for_one_global_batch_are_refused() -> None:
         steps_of(3, SETTINGS)
 
 
-def test_an_incomplete_last_batch_is_left_out_and_max_steps_cuts() -> None:
+def test_an_incomplete_last_batch_is_dropped_and_max_steps_is_a_limit() -> None:
     assert steps_of(15, SETTINGS) == 3
     assert steps_of(15, replace(SETTINGS, epochs=2)) == 6
     assert steps_of(15, replace(SETTINGS, epochs=2, max_steps=5)) == 5
 
 
-# Torch's compiler looks at the gradients of what it is given, and is warned by torch of doing so.
+# torch.compile reads the .grad of its inputs, about which torch warns.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.slow
 def test_compiled_kernels_change_no_log_prob() -> None:

@@ -212,7 +212,7 @@ def test_packages_come_from_where_pip_would_take_them(checkout: Path):
     ]
 
 
-@pytest.mark.skipif(Path("/proc/driver/nvidia/version").exists(), reason="with a GPU the CUDA build is what one wants")
+@pytest.mark.skipif(Path("/proc/driver/nvidia/version").exists(), reason="with a GPU the CUDA build is the right one")
 def test_a_cuda_build_on_a_machine_without_a_gpu_is_announced_with_its_remedy(checkout: Path):
     assert "CUDA" not in setup(checkout).stdout
     (checkout / "dry-run").write_text(" + torch==2.13.0\n + nvidia-cublas==13.1.1.3\n")

@@ -1,4 +1,4 @@
-"""Generation and judging killed in the middle, and what a table does with hand-edited manifests and leaked secrets."""
+"""Killed generation and judging, hand-edited manifests and planted secrets."""
 
 import argparse
 import ast
@@ -52,7 +52,7 @@ def finished(process: subprocess.Popen) -> str:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undisturbed table, made with W&B offline and a key in the environment."""
+    """An undisturbed table, run with W&B offline and a key in the environment."""
     runs = tmp_path_factory.mktemp("whole") / "runs"
     secrets = {"OPENAI_API_KEY": KEY, "WANDB_API_KEY": "", "HF_TOKEN": KEY}
     output = finished(start(runs, "track=offline", "judge.endpoint.api_key_env=OPENAI_API_KEY", **secrets))
@@ -73,7 +73,7 @@ def unsealed(runs: Path, whole: Path, *kinds: str) -> None:
     "kind, sign, victim",
     [("generate", ".lock", "group"), ("judge", "records.jsonl", "group"), ("judge", ".lock", "command")],
 )
-def test_a_kill_while_answering_or_judging_gives_the_same_table_and_leaves_nothing(
+def test_a_kill_during_generation_or_judging_gives_the_same_table_and_leaves_nothing(
     whole: Path, tmp_path: Path, kind: str, sign: str, victim: str
 ) -> None:
     runs, mark = tmp_path / "runs", str(tmp_path)
@@ -95,9 +95,7 @@ def test_a_kill_while_answering_or_judging_gives_the_same_table_and_leaves_nothi
 
 
 @pytest.mark.slow
-def test_an_edited_manifest_is_named_its_stage_made_again_and_the_table_is_the_same(
-    whole: Path, tmp_path: Path
-) -> None:
+def test_an_edited_manifest_is_named_and_its_stage_runs_again(whole: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     unsealed(runs, whole, "report")
     manifest = next(runs.glob("generate/base-dpo-*/manifest.json"))
@@ -105,32 +103,32 @@ def test_an_edited_manifest_is_named_its_stage_made_again_and_the_table_is_the_s
     content["facts"]["alpaca_eval"]["tokens"] = 999.0
     manifest.write_text(json.dumps(content))
     output = finished(start(runs))
-    assert f"{manifest} was edited (its own sha256 differs); its stage must be made again" in output
+    assert f"{manifest} was edited (its own sha256 differs); its stage must run again" in output
     assert outputs(runs) == outputs(whole)
 
 
 @pytest.mark.slow
-def test_two_runs_on_the_same_folder_do_not_spoil_each_other(whole: Path, tmp_path: Path) -> None:
+def test_two_runs_in_the_same_folder_do_not_corrupt_each_other(whole: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     unsealed(runs, whole, "generate", "judge", "report")
     both = [start(runs), start(runs)]
-    said = [process.communicate(timeout=400)[0] for process in both]
+    printed = [process.communicate(timeout=400)[0] for process in both]
     codes = [process.returncode for process in both]
-    assert 0 in codes or any("being made by another process" in text for text in said), said
+    assert 0 in codes or any("being made by another process" in text for text in printed), printed
     finished(start(runs))
-    # The run that was refused a stage has made a table of what it had: a report of its own.
+    # The run that could not lock a stage has written a separate report of the rows that it had.
     assert outputs(whole).items() <= outputs(runs).items()
 
 
 @pytest.mark.slow
-def test_a_planted_key_is_in_nothing_that_was_written(whole: Path) -> None:
+def test_a_planted_key_is_in_no_written_file(whole: Path) -> None:
     files = [path for path in whole.rglob("*") if path.is_file()]
     assert any(path.suffix == ".wandb" for path in files) and any(path.name == "records.jsonl" for path in files)
     assert [path for path in files if KEY.encode() in path.read_bytes()] == []
 
 
 @pytest.mark.slow
-def test_a_crash_dump_holds_no_key(whole: Path, tmp_path: Path) -> None:
+def test_a_crash_dump_contains_no_key(whole: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     unsealed(runs, whole, "train", "generate", "judge", "report")
     process = start(runs, "train.learning_rate=1e30", OPENAI_API_KEY=KEY)
@@ -141,17 +139,17 @@ def test_a_crash_dump_holds_no_key(whole: Path, tmp_path: Path) -> None:
     assert [path for path in runs.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()] == []
 
 
-def test_a_password_in_the_judges_address_is_refused_and_not_repeated() -> None:
-    with pytest.raises(ValueError, match="holds a password; put the key into the variable") as told:
+def test_a_password_in_the_judge_address_is_rejected_and_not_printed() -> None:
+    with pytest.raises(ValueError, match="contains a password; put the key into the variable") as error:
         compose([f"judge.endpoint.base_url='https://me:{KEY}@judge.example/v1'"])
-    assert KEY not in str(told.value)
+    assert KEY not in str(error.value)
 
 
 def test_nothing_is_unpickled_and_no_remote_code_is_trusted() -> None:
     source = {path: path.read_text() for folder in ("focalpo", "recipes") for path in (ROOT / folder).rglob("*.py")}
     for pattern in (r"\btorch\.load\(", r"\bpickle\b", r"load_checkpoint\(", r"trust_remote_code=True", r"shell=True"):
         assert not [path for path, text in source.items() if re.search(pattern, text)], pattern
-    # A reward model's own code is trusted where a configuration names it, and nowhere else.
+    # A reward model's own code is trusted only where a configuration enables it.
     trusting = [path.name for path, text in source.items() if "trust_remote_code" in text]
     assert (
         trusting == ["rewarding.py"]
@@ -166,7 +164,7 @@ def calls_of(path: Path) -> Iterator[tuple[str, dict[str | None, str]]]:
             yield ast.unparse(node.func), {given.arg: ast.unparse(given.value) for given in node.keywords}
 
 
-def test_weights_come_from_safetensors_only_wherever_a_model_is_loaded() -> None:
+def test_every_model_is_loaded_from_safetensors_only() -> None:
     files = [path for folder in ("focalpo", "recipes") for path in (ROOT / folder).rglob("*.py")]
     calls = [(path.name, name, given) for path in files for name, given in calls_of(path)]
     loads = {
@@ -182,7 +180,7 @@ def test_weights_come_from_safetensors_only_wherever_a_model_is_loaded() -> None
     assert [path.name for path in files if "vllm.entrypoints" in path.read_text()] == ["serving.py"]
 
 
-def test_a_judge_that_is_started_here_reads_safetensors_on_loopback_whatever_its_arguments_say() -> None:
+def test_a_local_judge_reads_safetensors_and_listens_on_loopback_whatever_its_arguments() -> None:
     command, _ = _vllm(["own/judge", "--load-format", "pt", "--host", "0.0.0.0", "--dtype", "float32"])
     parsed = argparse.ArgumentParser()
     parsed.add_argument("--load-format")

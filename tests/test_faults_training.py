@@ -1,4 +1,4 @@
-"""Real processes that train and are hit: signals, kills, damaged files, a full disk, a rank that hangs, no memory."""
+"""Faults in real training processes: signals, kills, damaged files, a full disk, a hanging rank, out of memory."""
 
 import os
 import resource
@@ -34,7 +34,7 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everything that a training run reads, sealed once."""
+    """Runs folder with everything that a training reads, sealed once."""
     runs = tmp_path_factory.mktemp("inputs")
     torch.set_num_threads(1)
     for stage in in_order([train_stage(compose([*TINY, f"runs={runs}"]), "focalpo")])[:-1]:
@@ -43,7 +43,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def described(inputs: Path, runs: Path, *more: str) -> Path:
-    """A training run's folder, ready for a worker, beside the sealed inputs."""
+    """A training's stage folder, ready for a worker, beside the sealed inputs."""
     for kind in ("sft", "pairs", "reference"):
         if not (runs / kind).exists():
             (runs / kind).symlink_to(inputs / kind)
@@ -67,9 +67,9 @@ def ended(process: subprocess.Popen, code: int | None = 0) -> str:
     return output
 
 
-def until(process: subprocess.Popen, fine: Callable[[], object]) -> None:
+def until(process: subprocess.Popen, condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 120
-    while not fine():
+    while not condition():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
         time.sleep(0.005)
 
@@ -95,7 +95,7 @@ def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_a_signal_saves_and_ends_with_the_code_for_again(inputs, whole, tmp_path, number) -> None:
+def test_a_signal_saves_and_exits_with_the_code_for_a_restart(inputs, whole, tmp_path, number) -> None:
     path = described(inputs, tmp_path)
     process = worker(path)
     until(process, (path / "metrics.jsonl").exists)
@@ -125,7 +125,7 @@ def test_a_kill_at_any_moment_resumes_to_the_same_weights(inputs, whole, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", ["flipped", "cut", "missing"])
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
 def test_a_damaged_checkpoint_part_is_named_and_training_starts_over(inputs, whole, tmp_path, damage: str) -> None:
     path = described(inputs, tmp_path)
     process = worker(path)
@@ -143,51 +143,51 @@ def test_a_damaged_checkpoint_part_is_named_and_training_starts_over(inputs, who
 
 
 @pytest.mark.slow
-def test_a_truncated_reference_cache_is_named_and_made_again(inputs, whole, tmp_path) -> None:
-    cache, kept = truncated_cache(inputs, tmp_path)
+def test_a_truncated_reference_cache_is_named_and_recomputed(inputs, whole, tmp_path) -> None:
+    cache, original = truncated_cache(inputs, tmp_path)
     path = described(inputs, tmp_path)
-    assert f"{cache} is not what its manifest says (sha256 differs)" in ended(worker(path))
-    assert cache.read_bytes() == kept
+    assert f"{cache} does not match its manifest (sha256 differs)" in ended(worker(path))
+    assert cache.read_bytes() == original
     assert_bit_equal(path, whole)
 
 
 def truncated_cache(inputs: Path, runs: Path) -> tuple[Path, bytes]:
-    """A reference cache of its own among the inputs, cut in half; and what it was."""
+    """A separate copy of the reference cache, truncated to half; returns its path and its original content."""
     described(inputs, runs)
     (runs / "reference").unlink()
     subprocess.run(["cp", "-r", str(inputs / "reference"), str(runs / "reference")], check=True)
     (cache,) = runs.glob("reference/*/logps.parquet")
-    kept = cache.read_bytes()
-    cache.write_bytes(kept[: len(kept) // 2])
-    return cache, kept
+    original = cache.read_bytes()
+    cache.write_bytes(original[: len(original) // 2])
+    return cache, original
 
 
 @pytest.mark.slow
-def test_two_that_find_the_same_damage_mend_it_once_and_both_go_on(inputs, whole, tmp_path) -> None:
-    cache, kept = truncated_cache(inputs, tmp_path)
+def test_two_workers_that_find_the_same_damage_repair_it_once_and_continue(inputs, whole, tmp_path) -> None:
+    cache, original = truncated_cache(inputs, tmp_path)
     paths = [described(inputs, tmp_path), described(inputs, tmp_path, "seed=2")]
-    said = "".join(ended(process) for process in [worker(path) for path in paths])
-    assert said.count("is not what its manifest says") == 1
-    assert cache.read_bytes() == kept
+    output = "".join(ended(process) for process in [worker(path) for path in paths])
+    assert output.count("does not match its manifest") == 1
+    assert cache.read_bytes() == original
     assert_bit_equal(paths[0], whole)
 
 
 @pytest.mark.slow
-def test_ranks_mend_nothing_but_say_so_and_who_starts_them_mends_first(inputs, whole, tmp_path) -> None:
-    """What one rank mended alone the others would not join, or read before it is whole."""
-    cache, kept = truncated_cache(inputs, tmp_path)
+def test_ranks_report_damage_and_their_launcher_repairs_it_first(inputs, whole, tmp_path) -> None:
+    """If one rank repaired an input alone, the others would not join, or would read it before it is complete."""
+    cache, original = truncated_cache(inputs, tmp_path)
     path = described(inputs, tmp_path, "launch.ranks=2")
-    said = ended(worker(path, ranks=2), code=1)
-    assert f"error: {cache} is not what its manifest says" in said and "submitted this job again" in said
+    output = ended(worker(path, ranks=2), code=1)
+    assert f"error: {cache} does not match its manifest" in output and "submitted this job again" in output
     assert not (cache.parent / "manifest.json").exists()
     make(tmp_path, train_stage(compose([*TINY, f"runs={tmp_path}", "launch.ranks=2"]), "focalpo"))
-    assert cache.read_bytes() == kept
+    assert cache.read_bytes() == original
     assert_close(path, whole)
     ended(worker(path, ranks=2))  # sealed already: both ranks find that there is nothing to do
 
 
 @pytest.mark.slow
-def test_clocks_that_disagree_change_nothing(inputs, whole, tmp_path) -> None:
+def test_disagreeing_clocks_change_nothing(inputs, whole, tmp_path) -> None:
     path = described(inputs, tmp_path)
     process = worker(path)
     until(process, lambda: list(path.glob(".checkpoints/step-*/complete")))
@@ -200,32 +200,32 @@ def test_clocks_that_disagree_change_nothing(inputs, whole, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_line_and_work_goes_on_when_there_is_room(inputs, whole, tmp_path) -> None:
-    """A tmpfs of 2 MiB in a mount namespace of the worker's own: a checkpoint of 2.4 MB does not fit."""
+def test_a_full_disk_is_one_line_and_training_resumes_when_there_is_space(inputs, whole, tmp_path) -> None:
+    """A tmpfs of 2 MiB in the worker's own mount namespace: a checkpoint of 2.4 MB does not fit."""
     path = described(inputs, tmp_path)
     small = f"mount -t tmpfs -o size=2m tmpfs '{path}' && cp '{tmp_path}/stage.json' '{path}/' && exec \"$@\""
     (tmp_path / "stage.json").write_bytes((path / "stage.json").read_bytes())
     output = ended(worker(path, "unshare", "-rm", "bash", "-c", small, "_"), code=1)
-    assert f"error: no space left on the disk of {path}; free some and run again" in output
+    assert f"error: no space left on the disk of {path}; free some space and run again" in output
     assert "Traceback" not in output
     ended(worker(path))
     assert_bit_equal(path, whole)
 
 
 @pytest.mark.slow
-def test_a_read_only_folder_of_inputs_is_enough_and_one_of_outputs_is_one_line(inputs, whole, tmp_path) -> None:
+def test_inputs_may_be_read_only_and_a_read_only_stage_folder_is_one_line(inputs, whole, tmp_path) -> None:
     path = described(inputs, tmp_path)
     read_only = "mount --bind '{0}' '{0}' && mount -o remount,ro,bind '{0}' && exec \"$@\""
     output = ended(worker(path, "unshare", "-rm", "bash", "-c", read_only.format(path), "_"), code=1)
-    assert f"error: {path} is on a read-only disk; set runs= to a folder that can be written" in output
+    assert f"error: {path} is on a read-only disk; set runs= to a writable folder" in output
     ended(worker(path, "unshare", "-rm", "bash", "-c", read_only.format(inputs), "_"))
     assert_bit_equal(path, whole)
 
 
 @pytest.mark.slow
-def test_out_of_memory_says_what_to_lower_with_numbers(inputs, tmp_path) -> None:
+def test_out_of_memory_reports_numbers_and_what_to_lower(inputs, tmp_path) -> None:
     path = described(inputs, tmp_path, "train.micro_batch_tokens=4096")
-    # Every tensor is a mapping of its own then, and after its first steps the process gets no more of them.
+    # This gives every tensor its own mapping, and after the first steps the process gets no more mappings.
     process = worker(path, "env", "MALLOC_MMAP_THRESHOLD_=65536")
     until(process, (path / "metrics.jsonl").exists)
     resource.prlimit(process.pid, resource.RLIMIT_AS, (1, 1))
@@ -235,7 +235,7 @@ def test_out_of_memory_says_what_to_lower_with_numbers(inputs, tmp_path) -> None
 
 
 @pytest.mark.slow
-def test_a_second_worker_waits_for_the_first_and_finds_the_stage_made(inputs, whole, tmp_path) -> None:
+def test_a_second_worker_waits_for_the_first_and_finds_the_stage_sealed(inputs, whole, tmp_path) -> None:
     path = described(inputs, tmp_path)
     first = worker(path)
     until(first, (path / "metrics.jsonl").exists)
@@ -246,7 +246,7 @@ def test_a_second_worker_waits_for_the_first_and_finds_the_stage_made(inputs, wh
 
 
 @pytest.mark.slow
-def test_a_rank_that_hangs_ends_the_run_with_the_stack_of_each_rank(inputs, whole, tmp_path) -> None:
+def test_a_hanging_rank_ends_the_run_with_the_stack_of_each_rank(inputs, whole, tmp_path) -> None:
     path = described(inputs, tmp_path, "launch.ranks=2", "launch.hang_seconds=15")
     process = worker(path, ranks=2)
     until(process, (path / "metrics.jsonl").exists)
@@ -256,13 +256,13 @@ def test_a_rank_that_hangs_ends_the_run_with_the_stack_of_each_rank(inputs, whol
     os.kill(one, signal.SIGCONT)
     ended(process, code=1)
     stacks = [(path / ".stacks" / f"stacks-rank-{rank}.txt").read_text() for rank in (0, 1)]
-    assert all(" in train\n" in stack for stack in stacks), "each rank's stack goes through the loop over steps"
+    assert all(" in train\n" in stack for stack in stacks), "each rank's stack includes the training loop"
     ended(worker(path, ranks=2))
     assert_close(path, whole)
 
 
 @pytest.mark.slow
-def test_a_rank_killed_in_a_step_ends_the_others_and_the_run_goes_on(inputs, whole, tmp_path) -> None:
+def test_a_killed_rank_ends_the_others_and_the_run_resumes(inputs, whole, tmp_path) -> None:
     path = described(inputs, tmp_path, "launch.ranks=2", "train.zero_stage=3")
     process = worker(path, ranks=2)
     until(process, lambda: list(path.glob(".checkpoints/step-*/complete")))
@@ -282,7 +282,7 @@ def ranks_of(process: subprocess.Popen, path: Path) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 4])
-def test_what_two_ranks_saved_resumes_on_fewer_and_on_more(inputs, whole, tmp_path, ranks: int) -> None:
+def test_a_checkpoint_of_two_ranks_resumes_on_fewer_and_on_more(inputs, whole, tmp_path, ranks: int) -> None:
     path = described(inputs, tmp_path, "launch.ranks=2", "train.zero_stage=3")
     process = worker(path, ranks=2)
     until(process, (path / "metrics.jsonl").exists)
@@ -296,7 +296,7 @@ def test_what_two_ranks_saved_resumes_on_fewer_and_on_more(inputs, whole, tmp_pa
 
 
 def assert_close(path: Path, other: Path) -> None:
-    """Ranks add in another order, so the last bits differ; the same data in the same order gives the same losses."""
+    """Ranks sum in another order, so the last bits differ; the same data in the same order gives the same losses."""
     expected = weights(other)
     assert max(float((value - expected[name]).abs().max()) for name, value in weights(path).items()) < 2e-4
     losses = [[row["loss"] for row in read_json_lines(p / "metrics.jsonl")] for p in (path, other)]

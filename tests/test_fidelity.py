@@ -1,7 +1,7 @@
-"""What the 22 rows of the paper's table are, written down here by hand, and a test for every trap on the way.
+"""The 22 rows of the paper's table, written by hand, and a test for every known trap in reproducing them.
 
-Sources: the READMEs of TongLiu-github/focalpo at 9e55dc6 and princeton-nlp/SimPO at 1b3e8f3, Zephyr's recipe, and what
-the conf files mark as chosen here.
+Sources: the READMEs of TongLiu-github/focalpo at 9e55dc6 and princeton-nlp/SimPO at 1b3e8f3, Zephyr's recipe, and the
+values that the conf files mark as chosen here.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from focalpo.training.model import ModelSource, load_tokenizer, stop_ids
 from focalpo.training.packing import deal, tree_cost
 from tests.test_data_sources import FileSource
 
-# setting: model and commit, template, stop tokens, data set, commit and splits, longest sequence and prompt, the rate
+# setting: model, commit, template and stop tokens; data set, commit and splits; longest sequence and prompt; decoding
 SHARED = {
     "base": {
         "model": ("HuggingFaceH4/mistral-7b-sft-beta", None, "conf/model/zephyr.jinja", ["</s>"]),
@@ -51,7 +51,7 @@ SHARED = {
         "decoding": {"alpaca_eval": (0.9, 1.0, 4096), "arena_hard": (0.0, 1.0, 4096)},
     },
 }
-# row: the objective's options and the learning rate of each setting; None where nothing is trained
+# row: the objective's options and the learning rate in each setting; None where nothing is trained
 TOKEN_MEAN = {"sft_weight": 1.0, "sft_term": "token_mean"}
 ROWS = {
     "sft": ({}, None, None),
@@ -71,7 +71,7 @@ ROWS = {
 
 @pytest.fixture(scope="module")
 def rows():
-    """All 22 rows as they are composed for `SCALE=paper`."""
+    """All 22 rows as composed for `SCALE=paper`."""
     return compose_rows(with_rows(compose_table("paper"), {}), [])
 
 
@@ -81,7 +81,7 @@ def test_the_table_has_these_22_rows(rows) -> None:
 
 @pytest.mark.parametrize("setting", SHARED)
 @pytest.mark.parametrize("row", ROWS)
-def test_a_row_is_what_is_written_down_here(rows, setting: str, row: str) -> None:
+def test_a_row_matches_the_values_written_here(rows, setting: str, row: str) -> None:
     config, shared = rows[setting, row], SHARED[setting]
     model, data, train = config.model, config.data, config.train
     assert (model.path, model.revision, model.chat_template, model.stop_tokens) == shared["model"]
@@ -109,7 +109,7 @@ def test_the_judges_of_both_benchmarks_are_the_papers() -> None:
     assert (arena.temperature, arena.max_tokens) == (0, 4096)
 
 
-# Trap: SimPO's trainer swaps in an [INST] template for every model path that contains "mistral".
+# Trap: SimPO's trainer substitutes an [INST] template for every model path that contains "mistral".
 
 
 def byte_tokenizer(folder: Path, specials: dict[str, int], names: dict[str, str], template: str) -> Path:
@@ -151,7 +151,7 @@ def released(request, tmp_path: Path) -> tuple[str, PreTrainedTokenizerBase, lis
 PROMPT = [{"role": "user", "content": "Name a bird."}]
 
 
-def test_the_template_is_the_configurations_whatever_the_path_is_called(released) -> None:
+def test_the_template_comes_from_the_configuration_whatever_the_path(released) -> None:
     setting, tokenizer, _ = released
     text = tokenizer.decode(prompt_ids(tokenizer, [PROMPT])[0])
     expected = {
@@ -165,7 +165,7 @@ def test_the_template_is_the_configurations_whatever_the_path_is_called(released
 # Trap: SimPO's templates begin with a literal BOS, and the tokenizer of vLLM or of a trainer adds one more.
 
 
-def test_there_is_exactly_one_bos_in_front_of_prompts_and_pairs(released) -> None:
+def test_prompts_and_pairs_start_with_exactly_one_bos(released) -> None:
     _, tokenizer, stops = released
     trees, problems = pair_trees(tokenizer, [Pair("p", PROMPT, "A wren.", "No.")], Limits(200, 300), stops)
     assert problems == {}
@@ -174,17 +174,17 @@ def test_there_is_exactly_one_bos_in_front_of_prompts_and_pairs(released) -> Non
     assert all(tokenizer.bos_token_id not in ids for ids in trees[0].branches.values())
 
 
-# Trap: without both of Llama 3's end ids answers run on past <|eot_id|> (SimPO issue 57).
+# Trap: without both of Llama 3's end ids, answers continue past <|eot_id|> (SimPO issue 57).
 
 
-def test_answers_end_at_the_published_ids(released) -> None:
+def test_answers_end_with_the_published_ids(released) -> None:
     setting, tokenizer, stops = released
     assert set(stops) == {"base": {2}, "instruct": {128001, 128009}}[setting]
     trees, _ = pair_trees(tokenizer, [Pair("p", PROMPT, "A wren.", "No.")], Limits(200, 300), stops)
     assert {ids[-1] for ids in trees[0].branches.values()} == {{"base": 2, "instruct": 128009}[setting]}
 
 
-# Trap: trl-lib's train split seems to hold half of H4's test_prefs, which must never be its test set.
+# Trap: trl-lib's train split seems to contain half of H4's test_prefs, which must never be its test set.
 
 
 def test_test_pairs_never_come_from_another_data_set_than_the_train_pairs(rows) -> None:
@@ -192,47 +192,47 @@ def test_test_pairs_never_come_from_another_data_set_than_the_train_pairs(rows) 
         settings = train_stage(config, row).inputs["pairs"].settings["data"] if row != "sft" else plain(config.data)
         assert settings["test_split"] == "test" and settings.get("test_path") is None
         assert "prefs" not in settings["train_split"] + settings["test_split"]
-    with pytest.raises(ValueError, match="the test pairs of a hub data set are its own"):
+    with pytest.raises(ValueError, match="a hub dataset brings its own test pairs"):
         compose(["setting=mistral_base", "data.test_path=HuggingFaceH4/ultrafeedback_binarized"])
 
 
-def test_a_test_prompt_that_is_also_a_train_prompt_is_taken_out_of_train(tmp_path: Path) -> None:
+def test_a_test_prompt_that_is_also_a_train_prompt_is_removed_from_train(tmp_path: Path) -> None:
     def write(name: str, numbers: range) -> Path:
-        made = [{"prompt": f"question {n}", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in numbers]
-        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in made))
+        rows = [{"prompt": f"question {n}", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in numbers]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
         return tmp_path / name
 
-    # As if trl-lib's 0..9 were trained on and H4's 5..14 tested on.
+    # As if training used trl-lib's 0..9 and testing H4's 5..14.
     checked = load(FileSource(write("train.jsonl", range(10)), write("test.jsonl", range(5, 15))), "drop")
     assert checked.dropped == {OVERLAP: 5}
-    asked = [{pair.prompt[0]["content"] for pair in pairs} for pairs in (checked.train, checked.test)]
-    assert asked[0].isdisjoint(asked[1]) and len(asked[0]) == 5 and len(asked[1]) == 10
+    train, test = ({pair.prompt[0]["content"] for pair in pairs} for pairs in (checked.train, checked.test))
+    assert train.isdisjoint(test) and len(train) == 5 and len(test) == 10
 
 
-# Trap: a batch of per-device size times accumulation times GPUs changes with the hardware (SimPO issue 61: 16 points).
+# Trap: a global batch of per-device size x accumulation x GPUs changes with the hardware (SimPO issue 61: 16 points).
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
 def test_a_step_is_128_pairs_on_any_number_of_gpus(rows, ranks: int) -> None:
     config = rows["instruct", "dpo"]
-    asked = compose(["experiment=llama3_instruct/dpo", f"launch.ranks={ranks}"])
-    assert asked.train.global_batch == 128
-    assert train_stage(asked, "dpo").key == train_stage(config, "dpo").key
-    assert steps_of(59_900, asked.train) == 467
+    ranked = compose(["experiment=llama3_instruct/dpo", f"launch.ranks={ranks}"])
+    assert ranked.train.global_batch == 128
+    assert train_stage(ranked, "dpo").key == train_stage(config, "dpo").key
+    assert steps_of(59_900, ranked.train) == 467
     trees = [Tree(str(n), [1] * (40 + 7 * (n % 90)), {"chosen": [2] * (n % 300 + 1), "rejected": [3] * 200})
              for n in range(1000)]  # fmt: skip
-    items = global_batch_at(3, len(trees), asked.train.global_batch, asked.seed)
+    items = global_batch_at(3, len(trees), ranked.train.global_batch, ranked.seed)
     costs = [tree_cost(trees[item], ("chosen", "rejected")) for item in items]
-    shares = deal(costs, ranks, asked.train.micro_batch_tokens)
+    shares = deal(costs, ranks, ranked.train.micro_batch_tokens)
     assert sorted(place for rank in shares for step in rank for place in step) == list(range(128))
-    accumulated = deepspeed_config(asked.train)
+    accumulated = deepspeed_config(ranked.train)
     assert (accumulated["train_micro_batch_size_per_gpu"], accumulated["gradient_accumulation_steps"]) == (1, 1)
 
 
-# Trap: a row that silently shares a name, a template file that is edited, a revision that moves: another key each time.
+# Trap: two rows that silently share a name, an edited template file, a moved revision: each must change the key.
 
 
-def test_whatever_a_row_is_made_of_is_in_its_key() -> None:
+def test_everything_a_row_depends_on_is_in_its_key() -> None:
     start = compose(["experiment=mistral_base/focalpo"])
     keys = {train_stage(start, "focalpo").key}
     for group, changed in {
@@ -246,7 +246,7 @@ def test_whatever_a_row_is_made_of_is_in_its_key() -> None:
     assert len(keys) == 6
 
 
-def test_released_checkpoints_take_the_place_of_training_and_of_nothing_else(rows) -> None:
+def test_released_checkpoints_replace_training_and_nothing_else(rows) -> None:
     table = with_rows(compose_table("paper"), {"rows": "released"})
     released = compose_rows(table, [])
     assert released.keys() == rows.keys() and not any(row.trained for row in table.rows.values())

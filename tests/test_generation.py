@@ -1,4 +1,4 @@
-"""Generation: batching, stopping, sampling, and the same answers from both backends."""
+"""Generation: batching, stopping and sampling, and the same answers from both backends."""
 
 import importlib.util
 import multiprocessing
@@ -25,7 +25,7 @@ NAMES = [str(place) for place in range(len(PROMPTS))]
 
 
 def pocket_model(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The pocket model untrained, with weights large enough that its greedy choices are no near-ties."""
+    """The untrained pocket model, with weights large enough that its greedy choices are not near-ties."""
     architecture = compose([]).model.architecture
     assert architecture is not None
     return new_model(replace(architecture, initializer_range=0.2), tokenizer, seed=4)
@@ -33,7 +33,7 @@ def pocket_model(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pocket model and its tokenizer, exported as the engine exports."""
+    """The pocket model and its tokenizer, exported as the engine does it."""
     folder = tmp_path_factory.mktemp("model")
     tokenizer = build_tokenizer()
     made = pocket_model(tokenizer)
@@ -70,7 +70,7 @@ def test_batches_do_not_change_greedy_answers(model: Path) -> None:
     assert answers(generator(model)) == answers(generator(model, max_batch_tokens=60))
 
 
-def test_batches_hold_like_lengths_and_stay_within_the_budget() -> None:
+def test_batches_hold_similar_lengths_and_stay_within_the_budget() -> None:
     prompts = [[0] * length for length in (3, 9, 4, 9, 1)]
     batches = _batches(prompts, new_tokens=1, budget=20)
     assert batches == [[1, 3], [2, 0, 4]]
@@ -81,18 +81,18 @@ def test_sampling_is_seeded_and_differs_between_seeds(model: Path) -> None:
     assert answers(made, warm, seed=1) == answers(made, warm, seed=1) != answers(made, warm, seed=2)
 
 
-def test_answers_keep_the_order_of_their_questions(model: Path) -> None:
+def test_answers_keep_the_order_of_their_prompts(model: Path) -> None:
     found = answers(generator(model, max_batch_tokens=60))
     assert [completion.id for completion in found] == NAMES
     assert [completion.prompt for completion in found] == PROMPTS
 
 
-def test_a_missing_model_is_one_line_with_a_remedy(tmp_path: Path) -> None:
+def test_a_missing_model_is_reported_in_one_line_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot load .*nowhere.* make its stage first"):
         generator(tmp_path / "nowhere")
 
 
-def test_a_model_card_says_how_the_weights_were_made() -> None:
+def test_a_model_card_documents_how_the_weights_were_made() -> None:
     card = model_card("dpo-s1", {"objective": {"name": "dpo", "beta": 0.1}}, "start/model")
     assert "tags: [preference-optimization, dpo]" in card and '"beta": 0.1' in card and "start/model" in card
 
@@ -113,11 +113,11 @@ def test_replicas_share_the_gpus_that_the_process_was_given(visible, replicas, e
 
 
 def test_more_replicas_than_gpus_are_refused_with_both_numbers() -> None:
-    with pytest.raises(ValueError, match="=4,5,6 gives 3 GPUs, 2 replicas of 2 want 4; lower generate.data_parallel"):
+    with pytest.raises(ValueError, match="=4,5,6 gives 3 GPUs, 2 replicas of 2 need 4; lower generate.data_parallel"):
         gpu_shares("4,5,6", 2, 2)
 
 
-def test_vllm_absent_is_said_in_one_line(model: Path) -> None:
+def test_a_missing_vllm_is_reported_in_one_line(model: Path) -> None:
     if importlib.util.find_spec("vllm"):
         pytest.skip("vllm is installed here; `make test-vllm` runs it")
     with pytest.raises(ValueError, match="install the vllm extra or set generate.backend=hf"):
@@ -150,8 +150,8 @@ def test_the_first_rows_are_kept_as_ids_with_their_stop_token(model: Path) -> No
 
 
 @pytest.mark.vllm
-def test_vllm_and_hugging_face_see_the_same_logprobs_and_another_prompt_is_seen(model: Path) -> None:
-    """64 rows; a second BOS in front of what Hugging Face sees, and the contract stops the stage."""
+def test_vllm_and_hugging_face_agree_on_logprobs_and_another_prompt_is_detected(model: Path) -> None:
+    """64 rows; with a second BOS in the prompts for Hugging Face, the contract stops the stage."""
     with generator(model, "vllm") as made:
         for seed in (1, 2, 3):
             answers(made, Decoding(temperature=1.0, top_p=1.0, max_new_tokens=12), seed)
@@ -159,7 +159,7 @@ def test_vllm_and_hugging_face_see_the_same_logprobs_and_another_prompt_is_seen(
         assert made.engine.logprobs is not None
         found = made.engine.logprobs(rows)
         assert multiprocessing.active_children()
-    assert not multiprocessing.active_children(), "vLLM's process would hold what the same weights need again"
+    assert not multiprocessing.active_children(), "vLLM's process would hold memory that the same weights need again"
     report = compare_logprobs(source, "float32", rows, found)
     assert report["rows"] == 64 and report["tokens"] == sum(len(answer) for _, answer in rows)
     print(report)

@@ -1,6 +1,6 @@
-"""Twenty steps of DPO and FocalPO on a tiny model, as recorded: nothing may drift unnoticed.
+"""Twenty steps of DPO and FocalPO on a tiny model match the recorded losses, so that no drift goes unnoticed.
 
-A change that claims no numeric effect keeps these; one that has an effect records them again in a commit of its own.
+A change without numeric effect keeps the recording; a change with one records it again, in a separate commit.
 """
 
 import json

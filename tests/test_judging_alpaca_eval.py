@@ -23,7 +23,7 @@ PROTOCOLS = ("alpaca_eval_2", "alpaca_eval_2_local", "pocket_alpaca_eval")
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint_module, "FIRST_WAIT_SECONDS", 0.001)
 
 
@@ -32,7 +32,7 @@ def protocol(prompts: int, name: str = "alpaca_eval_2") -> AlpacaProtocol:
 
 
 def benchmark(chances: list[float]) -> tuple[list[Question], list[Completion]]:
-    """Rows whose model answer says with which probability the judge prefers it to the reference."""
+    """Rows whose model answer states the probability that the judge prefers it to the reference."""
     prompts = [[{"role": "user", "content": f"question {row}"}] for row in range(len(chances))]
     questions = [Question(f"q{row}", prompt, f"reference {row}") for row, prompt in enumerate(prompts)]
     completions = [
@@ -48,7 +48,7 @@ def model_is_first(body: dict) -> bool:
 
 
 def honest(body: dict, _: int = 0) -> dict:
-    """Prefers the model's answer with the probability that it names, whichever side it is on."""
+    """Prefers the model's answer with the probability that it states, in either position."""
     chance = float(re.search(r"answer that wins ([\d.]+)", body["messages"][-1]["content"]).group(1))
     m = chance if model_is_first(body) else 1 - chance
     logprobs = {"m": math.log(m), "M": math.log(1 - m), "Both": -14.0, "The": -15.0, "M ": -16.0}
@@ -59,7 +59,7 @@ CHANCES = [0.9, 0.2, 0.75, 0.4, 0.6, 0.05, 0.55, 0.97]
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_the_library_scores_a_judge_of_known_preferences_at_the_hand_value(tmp_path: Path, name: str) -> None:
+def test_the_library_reproduces_a_judge_of_known_preferences(tmp_path: Path, name: str) -> None:
     questions, completions = benchmark(CHANCES)
     with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
         verdicts = judge_alpaca(questions, completions, protocol(8, name), endpoint)
@@ -72,15 +72,16 @@ def test_the_library_scores_a_judge_of_known_preferences_at_the_hand_value(tmp_p
         verdicts[0].reference_length,
         verdicts[0].model_length,
     }
-    assert len(stub.asked) == 8
+    assert len(stub.requests) == 8
 
 
-def test_the_order_of_the_outputs_is_the_librarys_seeded_draw(tmp_path: Path) -> None:
+def test_the_output_order_is_the_librarys_seeded_draw(tmp_path: Path) -> None:
     questions, completions = benchmark([0.9] * 12)
     with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
         judge_alpaca(questions, completions, protocol(12), endpoint)
     first = {
-        re.search(r"question \d+", body["messages"][-1]["content"]).group(): model_is_first(body) for body in stub.asked
+        re.search(r"question \d+", body["messages"][-1]["content"]).group(): model_is_first(body)
+        for body in stub.requests
     }
     drawn = {
         f"question {row}": random.Random(f"is_switched_outputsquestion {row}0").choices([False, True], k=1)[0]
@@ -90,11 +91,11 @@ def test_the_order_of_the_outputs_is_the_librarys_seeded_draw(tmp_path: Path) ->
     assert set(drawn.values()) == {False, True}
 
 
-def test_the_request_is_the_official_annotators(tmp_path: Path) -> None:
+def test_the_request_matches_the_official_annotator(tmp_path: Path) -> None:
     questions, completions = benchmark([0.5001])
     with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
         judge_alpaca(questions, completions, protocol(1), endpoint)
-    (body,) = stub.asked
+    (body,) = stub.requests
     messages = body.pop("messages")
     assert body == {
         "model": "gpt-4-1106-preview", "max_tokens": 1, "temperature": 1, "top_p": 1.0, "logprobs": True,
@@ -108,11 +109,11 @@ def test_the_order_of_the_completions_does_not_matter(tmp_path: Path) -> None:
     with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
         verdicts = judge_alpaca(questions, completions, protocol(8), endpoint)
         assert judge_alpaca(questions, completions[::-1], protocol(8), endpoint) == verdicts
-    assert len(stub.asked) == 8
+    assert len(stub.requests) == 8
 
 
-def test_a_judge_of_length_sees_both_orders_and_prefers_the_longer_answer(tmp_path: Path) -> None:
-    """Longer model answers in even rows, longer references in odd ones: 0.8 and 0.2 whoever is shown first."""
+def test_a_length_judge_sees_both_orders_and_prefers_the_longer_answer(tmp_path: Path) -> None:
+    """Longer model answers in even rows, longer references in odd ones: 0.8 and 0.2, whichever is shown first."""
     questions, completions = benchmark([0.5] * 12)
     questions = [
         replace(question, reference=f"{question.reference}{' and more' * (row % 2) * 5}")
@@ -126,7 +127,7 @@ def test_a_judge_of_length_sees_both_orders_and_prefers_the_longer_answer(tmp_pa
 
     with judge_stub(longer) as stub, opened(stub.url, tmp_path) as endpoint:
         verdicts = judge_alpaca(questions, completions, protocol(12), endpoint)
-    assert {model_is_first(body) for body in stub.asked} == {False, True}
+    assert {model_is_first(body) for body in stub.requests} == {False, True}
     assert [verdict.preference for verdict in verdicts] == pytest.approx([1.8, 1.2] * 6)
 
 
@@ -139,10 +140,10 @@ def test_an_empty_answer_is_judged_like_any_other(tmp_path: Path) -> None:
         empty = replace(completions[0], text="")
         (verdict,) = judge_alpaca(questions, [empty], protocol(1), endpoint)
     assert verdict.model_length == 0 and verdict.preference in (pytest.approx(1.25), pytest.approx(1.75))
-    assert len(stub.asked) == 1
+    assert len(stub.requests) == 1
 
 
-def test_equal_outputs_are_a_draw_that_nobody_is_asked_about(tmp_path: Path) -> None:
+def test_equal_outputs_are_a_tie_without_a_request(tmp_path: Path) -> None:
     questions, completions = benchmark([0.9, 0.2])
     completions[0] = replace(completions[0], text=questions[0].reference)
     with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
@@ -150,10 +151,10 @@ def test_equal_outputs_are_a_draw_that_nobody_is_asked_about(tmp_path: Path) -> 
         alone = judge_alpaca(questions[:1], completions[:1], protocol(1), endpoint)
     assert [verdict.preference for verdict in verdicts] == pytest.approx([1.5, 1.2])
     assert alone == [AlpacaVerdict("q0", 0, 1.5, 11, 11)]
-    assert len(stub.asked) == 1
+    assert len(stub.requests) == 1
 
 
-def test_rows_that_repeat_are_asked_once_and_all_get_the_verdict(tmp_path: Path) -> None:
+def test_repeated_rows_share_one_request_and_its_verdict(tmp_path: Path) -> None:
     questions, completions = benchmark([0.9, 0.2])
     questions.append(replace(questions[0], id="q2"))
     completions.append(replace(completions[0], id="q2"))
@@ -161,10 +162,10 @@ def test_rows_that_repeat_are_asked_once_and_all_get_the_verdict(tmp_path: Path)
         verdicts = judge_alpaca(questions, completions, protocol(3), endpoint)
     assert [verdict.preference for verdict in verdicts] == pytest.approx([1.9, 1.2, 1.9])
     assert [verdict.index for verdict in verdicts] == [0, 1, 2]
-    assert len(stub.asked) == 2
+    assert len(stub.requests) == 2
 
 
-def test_a_token_that_is_not_among_the_likeliest_counts_as_impossible(tmp_path: Path) -> None:
+def test_a_token_missing_from_the_top_logprobs_has_probability_zero(tmp_path: Path) -> None:
     questions, completions = benchmark([0.5])
     with (
         judge_stub(lambda body, _: completion("m", {"m" if model_is_first(body) else "M": -0.1, "x": -9.0})) as stub,
@@ -177,12 +178,12 @@ USELESS = {
     "other tokens": completion("Both", {"Both": -0.1, "The": -3.0}),
     "no log-probs": completion("m"),
     "no content": completion("m") | {"choices": [{"index": 0, "message": {"role": "assistant", "content": None}}]},
-    "a number that is none": completion("m", {"m": "high", "M": -1.0}),
+    "a logprob that is not a number": completion("m", {"m": "high", "M": -1.0}),
 }
 
 
 @pytest.mark.parametrize("kind", USELESS)
-def test_a_reply_without_a_preference_is_asked_again_and_never_scored(tmp_path: Path, kind: str) -> None:
+def test_a_reply_without_a_preference_is_retried_and_never_scored(tmp_path: Path, kind: str) -> None:
     questions, completions = benchmark(CHANCES)
     with (
         judge_stub(lambda body, before: USELESS[kind] if before == 0 else honest(body)) as stub,
@@ -193,7 +194,7 @@ def test_a_reply_without_a_preference_is_asked_again_and_never_scored(tmp_path: 
     assert endpoint.counts.calls == 16 and endpoint.counts.retried == 8
 
 
-def test_rows_without_a_verdict_are_all_named_and_asked_alone_the_next_time(tmp_path: Path) -> None:
+def test_rows_without_a_verdict_are_named_and_only_they_are_requested_next_time(tmp_path: Path) -> None:
     questions, completions = benchmark(CHANCES)
 
     def script(body: dict, _: int) -> dict | Fault:
@@ -208,10 +209,10 @@ def test_rows_without_a_verdict_are_all_named_and_asked_alone_the_next_time(tmp_
     with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
         verdicts = judge_alpaca(questions, completions, protocol(8), endpoint)
     assert [verdict.preference for verdict in verdicts] == pytest.approx([1 + chance for chance in CHANCES], abs=1e-9)
-    assert len(stub.asked) == 2 and endpoint.counts.replayed == 6
+    assert len(stub.requests) == 2 and endpoint.counts.replayed == 6
 
 
-def test_a_judge_that_never_answers_well_names_every_row(tmp_path: Path) -> None:
+def test_a_judge_without_usable_replies_names_every_row(tmp_path: Path) -> None:
     questions, completions = benchmark(CHANCES)
     with (
         judge_stub(lambda *_: USELESS["other tokens"]) as stub,
@@ -229,7 +230,7 @@ def test_an_endpoint_that_refuses_the_key_stops_the_run(tmp_path: Path) -> None:
         pytest.raises(EndpointError, match="check the key"),
     ):
         judge_alpaca(questions, completions, protocol(8), endpoint)
-    assert len(stub.asked) == 1
+    assert len(stub.requests) == 1
 
 
 def test_a_recorded_run_replays_with_sockets_blocked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,10 +248,10 @@ def test_a_recorded_run_replays_with_sockets_blocked(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("token", ["<|im_end|>", "<|im_start|>system"])
-def test_a_text_that_would_end_the_judges_prompt_is_refused(tmp_path: Path, token: str) -> None:
+def test_a_text_that_would_end_the_judges_prompt_is_rejected(tmp_path: Path, token: str) -> None:
     questions, completions = benchmark([0.5, 0.5])
     completions[1] = replace(completions[1], text=f"fine.{token}")
     with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
         with pytest.raises(ValueError, match=r"1 rows \(q1\) contain"):
             judge_alpaca(questions, completions, protocol(2), endpoint)
-    assert stub.asked == []
+    assert stub.requests == []

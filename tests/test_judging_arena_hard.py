@@ -1,4 +1,4 @@
-"""Arena-Hard's games with a judge on loopback: who is A, what a label is worth, what is asked again or missing."""
+"""Arena-Hard's games with a judge on loopback: who is A, what a label counts, what is retried or missing."""
 
 import json
 import random
@@ -25,7 +25,7 @@ ANSWER = re.compile(r"<\|The Start of Assistant ([AB])'s Answer\|>\n(.*?)\n<\|Th
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint_module, "FIRST_WAIT_SECONDS", 0.001)
 
 
@@ -34,7 +34,7 @@ def protocol(prompts: int) -> ArenaProtocol:
 
 
 def benchmark(answers: list[str]) -> tuple[list[Question], list[Completion]]:
-    """Questions q0, q1, ... whose reference says "baseline 0", ..., and the model's answers."""
+    """Questions q0, q1, ... with the references "baseline 0", ..., and the model's answers."""
     prompts = [[{"role": "user", "content": f"question {row}"}] for row in range(len(answers))]
     questions = [Question(f"q{row}", prompt, f"baseline {row}") for row, prompt in enumerate(prompts)]
     completions = [
@@ -45,11 +45,11 @@ def benchmark(answers: list[str]) -> tuple[list[Question], list[Completion]]:
 
 
 def shown(body: dict) -> dict[str, str]:
-    """What the judge sees: the answers by assistant."""
+    """The answers that the judge sees, by assistant."""
     return dict(ANSWER.findall(body["messages"][1]["content"]))
 
 
-def says(label: str) -> dict:
+def reply_with(label: str) -> dict:
     return completion(f"Both try. My final verdict is: [[{label}]]")
 
 
@@ -63,7 +63,7 @@ def test_three_prompts_by_hand(tmp_path: Path) -> None:
         answers = shown(body)
         (ours,) = [side for side, text in answers.items() if not text.startswith("baseline")]
         theirs = "A" if ours == "B" else "B"
-        return says({"good": f"{ours}>>{theirs}", "fair": "A=B", "poor": f"{theirs}>{ours}"}[answers[ours]])
+        return reply_with({"good": f"{ours}>>{theirs}", "fair": "A=B", "poor": f"{theirs}>{ours}"}[answers[ours]])
 
     questions, completions = benchmark(["good", "fair", "poor"])
     with judge_stub(script) as stub, opened(stub.url, tmp_path) as endpoint:
@@ -76,9 +76,9 @@ def test_three_prompts_by_hand(tmp_path: Path) -> None:
         ArenaGame("q2", 1, "A>B", 0.0, 1),
         ArenaGame("q2", 2, "B>A", 0.0, 1),
     ]
-    assert {body["model"] for body in stub.asked} == {"gpt-4-1106-preview"}
-    assert {(body["temperature"], body["max_tokens"]) for body in stub.asked} == {(0, 4096)}
-    sides = [(shown(body)["A"], shown(body)["B"]) for body in stub.asked]
+    assert {body["model"] for body in stub.requests} == {"gpt-4-1106-preview"}
+    assert {(body["temperature"], body["max_tokens"]) for body in stub.requests} == {(0, 4096)}
+    sides = [(shown(body)["A"], shown(body)["B"]) for body in stub.requests]
     assert sorted(sides)[:2] == [("baseline 0", "good"), ("baseline 1", "fair")] and ("good", "baseline 0") in sides
 
 
@@ -87,11 +87,11 @@ def test_three_prompts_by_hand(tmp_path: Path) -> None:
     [("A>>B", 1, 3), ("A>B", 1, 1), ("A=B", 0.5, 1), ("B>A", 0, 1), ("B>>A", 0, 3),
      ("B<<A", 1, 3), ("B<A", 1, 1), ("B=A", 0.5, 1), ("A<B", 0, 1), ("A<<B", 0, 3)],
 )  # fmt: skip
-def test_every_label_is_the_models_result_from_both_sides(
+def test_every_label_gives_the_models_result_in_both_games(
     tmp_path: Path, label: str, a_wins: float, weight: int
 ) -> None:
     questions, completions = benchmark(["ours"])
-    with judge_stub(lambda *_: says(label)) as stub, opened(stub.url, tmp_path) as endpoint:
+    with judge_stub(lambda *_: reply_with(label)) as stub, opened(stub.url, tmp_path) as endpoint:
         first, second = judge_arena(questions, completions, protocol(1), endpoint)
     assert (first.result, first.weight) == (1 - a_wins, weight)
     assert (second.result, second.weight) == (a_wins, weight)
@@ -113,29 +113,29 @@ def test_only_the_protocols_labels_are_verdicts(text: str, found: set[str]) -> N
 
 def test_the_judge_sees_the_published_user_turn_and_braces_survive(tmp_path: Path) -> None:
     questions, completions = benchmark(["def f(): return {answer_1}"])
-    with judge_stub(lambda *_: says("A=B")) as stub, opened(stub.url, tmp_path, concurrency=1) as endpoint:
+    with judge_stub(lambda *_: reply_with("A=B")) as stub, opened(stub.url, tmp_path, concurrency=1) as endpoint:
         judge_arena(questions, completions, protocol(1), endpoint)
-    assert stub.asked[0]["messages"][0]["role"] == "system"
-    assert stub.asked[0]["messages"][1]["content"] == (
+    assert stub.requests[0]["messages"][0]["role"] == "system"
+    assert stub.requests[0]["messages"][1]["content"] == (
         "<|User Prompt|>\nquestion 0\n\n"
         "<|The Start of Assistant A's Answer|>\nbaseline 0\n<|The End of Assistant A's Answer|>\n\n"
         "<|The Start of Assistant B's Answer|>\ndef f(): return {answer_1}\n<|The End of Assistant B's Answer|>"
     )
 
 
-def test_a_judge_without_a_verdict_gets_a_second_turn(tmp_path: Path) -> None:
+def test_a_reply_without_a_label_gets_a_second_turn(tmp_path: Path) -> None:
     questions, completions = benchmark(["ours"])
 
     def script(body: dict, _: int) -> dict:
-        return says("B>A") if len(body["messages"]) == 4 else completion("Let me think about both answers.")
+        return reply_with("B>A") if len(body["messages"]) == 4 else completion("Let me think about both answers.")
 
     with judge_stub(script) as stub, opened(stub.url, tmp_path) as endpoint:
         games = judge_arena(questions, completions, protocol(1), endpoint)
     assert [game.verdict for game in games] == ["B>A", "B>A"]
-    second = next(body for body in stub.asked if len(body["messages"]) == 4)
+    second = next(body for body in stub.requests if len(body["messages"]) == 4)
     assert second["messages"][2] == {"role": "assistant", "content": "Let me think about both answers."}
     assert second["messages"][3]["content"].startswith("continue your judgment")
-    assert len(stub.asked) == 4 and endpoint.counts.retried == 0
+    assert len(stub.requests) == 4 and endpoint.counts.retried == 0
 
 
 def test_the_same_label_twice_is_one_verdict(tmp_path: Path) -> None:
@@ -146,10 +146,10 @@ def test_the_same_label_twice_is_one_verdict(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("useless", ["either [[A>B]] or [[B>A]]", ""])
-def test_conflicting_or_empty_judgements_are_asked_again(tmp_path: Path, useless: str) -> None:
+def test_conflicting_or_empty_judgements_are_retried(tmp_path: Path, useless: str) -> None:
     questions, completions = benchmark(["ours"])
     with (
-        judge_stub(lambda _, before: completion(useless) if before == 0 else says("A>B")) as stub,
+        judge_stub(lambda _, before: completion(useless) if before == 0 else reply_with("A>B")) as stub,
         opened(stub.url, tmp_path) as endpoint,
     ):
         games = judge_arena(questions, completions, protocol(1), endpoint)
@@ -158,21 +158,21 @@ def test_conflicting_or_empty_judgements_are_asked_again(tmp_path: Path, useless
 
 
 @pytest.mark.parametrize("useless", ["no label at all", "[[A>B]] but then [[B>A]]", "[[C]]", "[[A>B"])
-def test_games_that_stay_without_a_verdict_are_all_named_and_the_rest_is_kept(tmp_path: Path, useless: str) -> None:
+def test_games_without_a_verdict_are_named_and_the_others_are_kept(tmp_path: Path, useless: str) -> None:
     questions, completions = benchmark(["fine", "odd", "fine"])
 
     def script(body: dict, _: int) -> dict:
-        return completion(useless) if "odd" in body["messages"][1]["content"] else says("A=B")
+        return completion(useless) if "odd" in body["messages"][1]["content"] else reply_with("A=B")
 
     with judge_stub(script) as stub:
         with opened(stub.url, tmp_path) as endpoint, pytest.raises(ValueError) as error:
             judge_arena(questions, completions, protocol(3), endpoint)
         assert "2 rows (q1 game 1, q1 game 2)" in str(error.value) and "\n" not in str(error.value)
-        asked = len(stub.asked)
-    with judge_stub(lambda *_: says("B>>A")) as stub, opened(stub.url, tmp_path) as endpoint:
+        asked = len(stub.requests)
+    with judge_stub(lambda *_: reply_with("B>>A")) as stub, opened(stub.url, tmp_path) as endpoint:
         games = judge_arena(questions, completions, protocol(3), endpoint)
     assert [game.result for game in games] == [0.5, 0.5, 1.0, 0.0, 0.5, 0.5]
-    assert len(stub.asked) == 2 and asked > 4
+    assert len(stub.requests) == 2 and asked > 4
 
 
 def test_a_dead_endpoint_stops_the_games_at_once(tmp_path: Path) -> None:
@@ -183,25 +183,25 @@ def test_a_dead_endpoint_stops_the_games_at_once(tmp_path: Path) -> None:
         pytest.raises(EndpointError, match="check the key"),
     ):
         judge_arena(questions, completions, protocol(50), endpoint)
-    assert len(stub.asked) <= 2
+    assert len(stub.requests) <= 2
 
 
-def test_completions_that_are_not_the_benchmarks_are_refused_before_any_call(tmp_path: Path) -> None:
+def test_completions_that_do_not_match_the_benchmark_are_rejected_before_any_call(tmp_path: Path) -> None:
     questions, completions = benchmark(["a", "b"])
-    with judge_stub(lambda *_: says("A=B")) as stub, opened(stub.url, tmp_path) as endpoint:
+    with judge_stub(lambda *_: reply_with("A=B")) as stub, opened(stub.url, tmp_path) as endpoint:
         with pytest.raises(ValueError, match=r"no completion for 1 rows \(q1\)"):
             judge_arena(questions, completions[:1], protocol(2), endpoint)
         with pytest.raises(ValueError, match="3 completions for 2 prompts"):
             judge_arena(questions, [*completions, completions[0]], protocol(2), endpoint)
-        with pytest.raises(ValueError, match=r"1 rows \(q1\) answer other prompts"):
+        with pytest.raises(ValueError, match=r"the prompts of 1 rows \(q1\) are not the benchmark's"):
             other = replace(completions[1], prompt=[{"role": "user", "content": "something else"}])
             judge_arena(questions, [completions[0], other], protocol(2), endpoint)
-        with pytest.raises(ValueError, match="500 prompts, 2 were given"):
+        with pytest.raises(ValueError, match="500 prompts, got 2 questions"):
             judge_arena(questions, completions, protocol(500), endpoint)
-    assert stub.asked == []
+    assert stub.requests == []
 
 
-def test_a_run_under_fire_and_killed_in_the_middle_asks_nothing_twice(tmp_path: Path) -> None:
+def test_a_killed_run_under_faults_repeats_no_answered_request(tmp_path: Path) -> None:
     dice, lock = random.Random(1), threading.Lock()
     faults = [
         Fault(429, b"{}"),
@@ -214,7 +214,7 @@ def test_a_run_under_fire_and_killed_in_the_middle_asks_nothing_twice(tmp_path: 
     def script(body: dict, _: int) -> dict | Fault:
         with lock:
             fails, fault = dice.random() < 0.1, dice.choice(faults)
-        return fault if fails else says("A>B" if "baseline" in shown(body)["B"] else "B>A")
+        return fault if fails else reply_with("A>B" if "baseline" in shown(body)["B"] else "B>A")
 
     questions, completions = benchmark([f"ours {row}" for row in range(60)])
     records = tmp_path / "records.jsonl"
@@ -227,19 +227,19 @@ def test_a_run_under_fire_and_killed_in_the_middle_asks_nothing_twice(tmp_path: 
     with judge_stub(script) as stub, opened(stub.url, tmp_path, max_attempts=8, concurrency=8) as endpoint:
         assert judge_arena(questions, completions, protocol(60), endpoint) == whole
     assert endpoint.counts.replayed == good
-    assert len(stub.asked) == 120 - good + endpoint.counts.retried
+    assert len(stub.requests) == 120 - good + endpoint.counts.retried
     answered = [row["id"] for row in map(json.loads, records.read_text().splitlines()) if row["outcome"] == "good"]
     assert len(answered) == len(set(answered)) == 120
 
 
-def test_a_recorded_run_replays_with_sockets_blocked_whatever_the_order_of_the_completions(
+def test_a_recorded_run_replays_with_sockets_blocked_for_any_order_of_completions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also the games that took a second turn."""
+    """Includes games with a second turn."""
 
     def script(body: dict, _: int) -> dict:
-        open_end = len(body["messages"]) == 2 and "odd" in body["messages"][1]["content"]
-        return completion("Hard to say.") if open_end else says("A>B")
+        no_label = len(body["messages"]) == 2 and "odd" in body["messages"][1]["content"]
+        return completion("Hard to say.") if no_label else reply_with("A>B")
 
     questions, completions = benchmark(["odd", "fine", "better"])
     with judge_stub(script) as stub, opened(stub.url, tmp_path) as endpoint:
@@ -264,15 +264,15 @@ with opened(sys.argv[1], Path(sys.argv[2]), concurrency=1) as endpoint:
 """
 
 
-def test_a_killed_run_asks_again_only_what_was_on_the_wire(tmp_path: Path) -> None:
-    """SIGKILL while the sixth of sixteen games is being judged, five are recorded."""
+def test_a_killed_run_repeats_only_the_request_in_flight(tmp_path: Path) -> None:
+    """SIGKILL while the sixth of sixteen games is being judged; five are recorded."""
     running: list[subprocess.Popen] = []
 
     def script(_: dict, __: int) -> dict:
-        if len(stub.asked) == 6 and running[0].poll() is None:
+        if len(stub.requests) == 6 and running[0].poll() is None:
             running[0].kill()
             running[0].wait()
-        return says("A>B")
+        return reply_with("A>B")
 
     with judge_stub(script) as stub:
         running.append(subprocess.Popen([sys.executable, "-c", KILLED, stub.url, str(tmp_path)], cwd=ROOT))

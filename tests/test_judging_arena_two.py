@@ -1,4 +1,4 @@
-"""Arena-Hard v2: another judge, a baseline and a prompt for each category, the last label, style held equal."""
+"""Arena-Hard v2: another judge, a baseline and a prompt for each category, the last label, style control."""
 
 import json
 from dataclasses import replace
@@ -26,12 +26,13 @@ def protocol(prompts: int = 750) -> ArenaTwoProtocol:
 
 
 def write_files(folder: Path, uids: dict[str, str]) -> None:
-    """Questions `uid -> category`; each baseline says who it is, in the layout of 2025."""
+    """Questions `uid -> category`; each baseline answers with its name, in the layout of 2025."""
     rows = [{"uid": uid, "category": category, "prompt": f"ask {uid}"} for uid, category in uids.items()]
     (folder / "question.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name in ("o3-mini-2025-01-31", "gemini-2.0-flash-001"):
-        said = [{"uid": u, "messages": [{"role": "assistant", "content": {"answer": f"{name} on {u}"}}]} for u in uids]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
+        texts = {uid: f"{name} on {uid}" for uid in uids}
+        answers = [{"uid": u, "messages": [{"role": "assistant", "content": {"answer": t}}]} for u, t in texts.items()]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
 
 
 def test_each_category_has_its_own_baseline_and_judge_prompt(tmp_path: Path) -> None:
@@ -48,15 +49,15 @@ def test_each_category_has_its_own_baseline_and_judge_prompt(tmp_path: Path) -> 
         ("hard_prompt/h", 1, 0), ("hard_prompt/h", 2, 1), ("creative_writing/c", 1, 0), ("creative_writing/c", 2, 1),
     ]  # fmt: skip
     prompts = {name: (EVAL / f"arena_hard_{name}prompt.txt").read_text().strip() for name in ("", "creative_")}
-    for body in stub.asked:
+    for body in stub.requests:
         creative = "ask c" in body["messages"][1]["content"]
         assert body["messages"][0]["content"] == prompts["creative_" if creative else ""]
         assert (body["model"], body["temperature"], body["max_tokens"]) == ("gpt-4.1", 0, 16000)
 
 
-def test_a_category_that_the_protocol_does_not_know_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_category_is_rejected(tmp_path: Path) -> None:
     write_files(tmp_path, {"h": "hard_prompt", "c": "poetry"})
-    with pytest.raises(ValueError, match=r"has the categories \['hard_prompt', 'poetry'\]"):
+    with pytest.raises(ValueError, match=r"has categories \['hard_prompt', 'poetry'\]"):
         read_questions(protocol(2), tmp_path)
 
 
@@ -103,7 +104,7 @@ def games(seed: int, length_bias: float, skill: float, prompts: int = 400) -> Pl
 
 
 def official(models: dict[str, Played], use_style: bool) -> dict[str, float]:
-    """Upstream's way: a row a battle, models one-hot with the baseline at -1, torch's LBFGS from .5, run to its end."""
+    """As upstream: one row per battle, models one-hot with the baseline at -1, torch's LBFGS from .5 to convergence."""
     rows, outcomes, styles = [], [], []
     for place, model in enumerate(models.values()):
         for prompt, game in np.ndindex(model.results.shape):
@@ -139,7 +140,7 @@ def test_the_closed_form_and_style_control_agree_with_the_official_bradley_terry
 
 
 def test_a_model_that_wins_by_length_alone_loses_its_lead() -> None:
-    """Two models of the baseline's skill, one of them long: raw far apart, with style held equal they are not."""
+    """Two models of the baseline's skill, one of them long: raw scores differ widely, controlled scores do not."""
     long, short = games(3, 4.0, 0.0, 2000), games(4, 4.0, 0.0, 2000)
     style = short.style * np.array([-1.0, 1, 1, 1])
     draw = np.random.default_rng(5)
@@ -166,7 +167,7 @@ def test_a_model_that_won_every_battle_has_no_finite_rating() -> None:
 
 
 def test_a_question_may_hold_any_line_separator(tmp_path: Path) -> None:
-    """Some of v2.0's do, unescaped: a reader that ends a line there loses them."""
+    """Some of v2.0's do, unescaped: a reader that splits lines there loses them."""
     text = "one\u2028two\x85three\x0cfour"
     rows = [
         {"uid": "h", "category": "hard_prompt", "prompt": text},

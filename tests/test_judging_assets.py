@@ -1,4 +1,4 @@
-"""The published files that scoring needs: all of them pinned, all taken from a folder with no network in reach."""
+"""The published files that scoring needs: all are pinned, and all can come from a folder without network access."""
 
 import gzip
 import hashlib
@@ -23,14 +23,14 @@ NAMES = ("alpaca_eval_2", "alpaca_eval_2_local", "arena_hard_v0_1", "arena_hard_
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*address: object) -> NoReturn:
-        raise AssertionError(f"something wants the network: {address}")
+        raise AssertionError(f"unexpected network access: {address}")
 
     monkeypatch.setattr(socket.socket, "connect", refused)
     monkeypatch.setattr(socket, "getaddrinfo", refused)
 
 
-def test_the_block_is_real() -> None:
-    with pytest.raises(AssertionError, match="something wants the network"):
+def test_the_network_is_really_blocked() -> None:
+    with pytest.raises(AssertionError, match="unexpected network access"):
         socket.create_connection(("127.0.0.1", 9))
 
 
@@ -48,7 +48,7 @@ def test_every_file_of_a_published_benchmark_is_pinned_by_revision_and_content(n
 
 
 def written(protocol: Protocol, folder: Path, texts: dict[str, str]) -> Protocol:
-    """The protocol with files of our own: written to the folder, and pinned as they are."""
+    """The protocol with test files, which are written to the folder and pinned."""
     files = {}
     for role, text in texts.items():
         path = protocol.files[role].path
@@ -77,7 +77,7 @@ prompt_template: {template}
 
 
 def published_settings(protocol: Protocol) -> str:
-    """What the authors' file says, in their names, as the protocol has it."""
+    """The authors' settings file, with their names and the protocol's values."""
     assert isinstance(protocol, ArenaProtocol)
     template = protocol.user_template
     for theirs, ours in TEMPLATE_NAMES.items():
@@ -85,7 +85,7 @@ def published_settings(protocol: Protocol) -> str:
     return SETTINGS.format(template=json.dumps(template))
 
 
-def test_the_official_prompt_is_read_out_of_the_authors_file_and_their_settings_must_be_ours(tmp_path: Path) -> None:
+def test_the_official_prompt_is_read_from_the_authors_file_and_their_settings_must_match(tmp_path: Path) -> None:
     protocol = load_protocol(EVAL / "arena_hard_v0_1.yaml")
     assert isinstance(protocol, ArenaProtocol)
     settings = published_settings(protocol)
@@ -96,11 +96,11 @@ def test_the_official_prompt_is_read_out_of_the_authors_file_and_their_settings_
     assert with_prompt(protocol, tmp_path).prompt_file.read_text() == "Be\nfair."
     for ours, other in (("0.0", "0.7"), ("4096", "16"), ("=", ""), ("Prompt|", "Text|")):
         (tmp_path / "arena-hard-v0.1.yaml").write_text(settings.replace(ours, other))
-        with pytest.raises(ValueError, match="Arena-Hard v0.1: .* of the authors has .*; correct it"):
+        with pytest.raises(ValueError, match="Arena-Hard v0.1: .*, the authors' .* has .*; fix the protocol"):
             write_prompt(protocol, tmp_path)
     (tmp_path / "arena-hard-v0.1.yaml").write_text(settings)
     (tmp_path / "judge_utils.py").write_text("OG_ARENA_HARD_PROMPT = 3\n")
-    with pytest.raises(ValueError, match="has no text OG_ARENA_HARD_PROMPT; get the file of the revision"):
+    with pytest.raises(ValueError, match="does not define OG_ARENA_HARD_PROMPT as text; get the file of the revision"):
         write_prompt(protocol, tmp_path)
 
 
@@ -128,7 +128,7 @@ def test_a_folder_gives_all_files_and_each_is_checked(name: str, tmp_path: Path)
 
 
 def test_the_published_questions_are_the_pinned_ones(shared_data: Path, tmp_path: Path) -> None:
-    """The real instructions and reference answers of both benchmarks, as far as they are beside the checkout."""
+    """The real instructions and reference answers of both benchmarks, if they are beside the checkout."""
     alpaca = load_protocol(EVAL / "alpaca_eval_2.yaml")
     text = gzip.decompress((shared_data / "alpaca_eval_gpt4_baseline.json.gz").read_bytes())
     (tmp_path / "alpaca_eval_gpt4_baseline.json").write_bytes(text)

@@ -1,4 +1,4 @@
-"""AlpacaEval's and Arena-Hard's number of judgements from a judge that fails a tenth of its calls, killed half-way."""
+"""AlpacaEval and Arena-Hard at full size with a judge that fails a tenth of its calls, in a run killed half-way."""
 
 import json
 import random
@@ -40,7 +40,7 @@ with opened(url, Path(folder), concurrency=8, max_attempts=12, timeout_seconds=T
 
 
 def tasks(alpaca_prompts: int, arena_prompts: int) -> dict[str, tuple]:
-    """Both benchmarks at the asked size in the pocket language: one writer answers, another wrote the reference."""
+    """Both benchmarks at the given size, in the pocket language: one writer answers, another writes the references."""
     found = {}
     for kind, prompts in (("alpaca_eval", alpaca_prompts), ("arena_hard", arena_prompts)):
         protocol = replace(load_protocol(ROOT / f"eval/pocket_{kind}.yaml"), prompts=prompts)
@@ -55,7 +55,7 @@ def tasks(alpaca_prompts: int, arena_prompts: int) -> dict[str, tuple]:
 
 
 def failing(body: dict, before: int) -> dict | Fault:
-    """One call in ten fails, in every way in turn; which ones is a function of the request."""
+    """One call in ten fails, in one of five ways; which ones fail is a function of the request."""
     reply = complete(body)
     draw = random.Random(f"{json.dumps(body, sort_keys=True)} {before}")
     if draw.random() >= 0.1:
@@ -80,14 +80,14 @@ def run(stub: Stub, folder: Path, prompts: tuple[int, int]) -> subprocess.Popen:
 
 
 def answered(folder: Path) -> list[str]:
-    """Every request with a recorded good reply, as often as it has one."""
+    """Every request with a recorded good reply, once per good reply."""
     lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
     attempts = [json.loads(line) for line in lines if line.endswith("\n")]
     return [json.dumps(row["request"], sort_keys=True) for row in attempts if row["outcome"] == "good"]
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_under_faults_every_judgement_is_a_verdict_and_no_answer_is_asked_for_again(
+def test_killed_and_resumed_under_faults_every_judgement_gets_a_verdict_and_no_answer_is_requested_twice(
     tmp_path: Path,
 ) -> None:
     prompts = 805, 500
@@ -101,25 +101,25 @@ def test_killed_and_resumed_under_faults_every_judgement_is_a_verdict_and_no_ans
     with judge_stub(failing) as stub:
         process = run(stub, fire, prompts)
         deadline = time.monotonic() + 120
-        while len(stub.asked) < sum(prompts) and time.monotonic() < deadline:
+        while len(stub.requests) < sum(prompts) and time.monotonic() < deadline:
             assert process.poll() is None, process.communicate()[0]
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        before, asked_before = answered(fire), len(stub.asked)
+        before, asked_before = answered(fire), len(stub.requests)
         assert before and not (fire / "arena_hard.parquet").exists()
 
         process = run(stub, fire, prompts)
-        said, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, said
-        again = Counter(json.dumps(body, sort_keys=True) for body in stub.asked[asked_before:])
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+        again = Counter(json.dumps(body, sort_keys=True) for body in stub.requests[asked_before:])
     assert not [request for request in before if request in again], "paid for twice"
     after = answered(fire)
     assert len(after) == len(set(after)) and set(before) < set(after)
-    failed = len(stub.asked) - len(after)
-    assert 0.05 * len(stub.asked) < failed
+    failed = len(stub.requests) - len(after)
+    assert 0.05 * len(stub.requests) < failed
 
-    # The record alone gives the verdicts that a judge without faults gave: none is guessed, none is missing.
+    # The recording alone gives the verdicts of a judge without faults: none is guessed, none is missing.
     replay = tmp_path / "replay"
     replay.mkdir()
     (fire / "records.jsonl").rename(replay / "records.jsonl")

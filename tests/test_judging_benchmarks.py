@@ -1,4 +1,4 @@
-"""Benchmark files from a folder or a stand-in of the hub, their layouts, and what is said when they are not right."""
+"""Benchmark files from a folder or a stand-in for the Hub, their layouts, and the errors for wrong files."""
 
 import hashlib
 import http.client
@@ -65,13 +65,13 @@ def test_a_wrong_or_missing_file_is_named_with_the_remedy(tmp_path: Path) -> Non
         fetch(alpaca(), into / "nowhere", into)
 
 
-def test_another_number_of_questions_is_refused(tmp_path: Path) -> None:
+def test_a_wrong_number_of_questions_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_bytes(TEXT)
     with pytest.raises(ValueError, match="has 3 questions in .*, expected 805"):
         read_questions(replace(alpaca(), prompts=805), tmp_path)
 
 
-def test_a_hub_file_is_asked_for_at_the_pinned_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_file_is_downloaded_at_the_pinned_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def download(repository: str, path: str, repo_type: str, revision: str) -> str:
         assert (repository, path, repo_type) == ("tatsu-lab/alpaca_eval", "data/rows.json", "dataset")
         assert revision == "2edc6fad8be6b14ea7230aabfd08188da6b8b814"
@@ -85,7 +85,7 @@ def test_a_hub_file_is_asked_for_at_the_pinned_revision(tmp_path: Path, monkeypa
     assert (into / "rows.json").read_bytes() == TEXT
 
 
-def test_a_github_file_is_asked_for_at_the_pinned_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_github_file_is_downloaded_at_the_pinned_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def download(url: str, timeout: float) -> io.BytesIO:
@@ -114,18 +114,16 @@ def failing(error: Exception) -> Callable[..., None]:
         (http.client.RemoteDisconnected("closed\nby them"), "closed"),
     ],
 )
-def test_a_download_that_fails_is_one_line_with_the_remedy(
+def test_a_failed_download_gives_one_line_with_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
     monkeypatch.setattr(benchmarks.urllib.request, "urlopen", failing(error))
-    with pytest.raises(ValueError, match=rf"from github.com/o/n \(.*{reason}.*\); set judge.folder") as said:
+    with pytest.raises(ValueError, match=rf"from github.com/o/n \(.*{reason}.*\); set judge.folder") as error_info:
         fetch(alpaca(source="github.com/o/n"), None, tmp_path)
-    assert "\n" not in str(said.value)
+    assert "\n" not in str(error_info.value)
 
 
-def test_a_hub_connection_that_breaks_in_the_middle_is_one_line_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_hub_connection_gives_one_line_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmarks, "hf_hub_download", failing(httpx2.RemoteProtocolError("peer closed connection")))
     with pytest.raises(ValueError, match=r"tatsu-lab/alpaca_eval \(peer closed connection\); set judge.folder"):
         fetch(alpaca(), None, tmp_path)
@@ -145,7 +143,7 @@ except ValueError as error:
 """
 
 
-def test_the_real_hub_client_downloads_from_a_hub_on_loopback_and_names_what_is_not_there(tmp_path: Path) -> None:
+def test_the_real_hub_client_downloads_from_a_hub_on_loopback_and_names_a_missing_file(tmp_path: Path) -> None:
     class Hub(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
@@ -180,11 +178,11 @@ def test_the_real_hub_client_downloads_from_a_hub_on_loopback_and_names_what_is_
     assert (tmp_path / "rows.json").read_bytes() == TEXT
     place = "/datasets/tatsu-lab/alpaca_eval/resolve/2edc6fad8be6b14ea7230aabfd08188da6b8b814/data/rows.json"
     assert place in asked
-    said = (tmp_path / "error").read_text()
-    assert "cannot download gone.json from tatsu-lab/alpaca_eval (404" in said and "\n" not in said
+    error = (tmp_path / "error").read_text()
+    assert "cannot download gone.json from tatsu-lab/alpaca_eval (404" in error and "\n" not in error
 
 
-def test_a_file_without_a_sha256_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_a_file_without_a_sha256_is_not_checked(tmp_path: Path) -> None:
     into = tmp_path / "into"
     into.mkdir()
     (tmp_path / "rows.json").write_bytes(TEXT + b" ")

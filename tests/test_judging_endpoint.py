@@ -1,4 +1,4 @@
-"""The judge's endpoint under fire: a fault ends as a usable reply or a named failure, nothing is paid for twice."""
+"""The judge's endpoint under faults: each ends in a usable reply or a named failure, nothing is paid for twice."""
 
 import json
 import random
@@ -17,16 +17,16 @@ KEY = "sk-a-very-secret-key-0123456789"
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint_module, "FIRST_WAIT_SECONDS", 0.001)
 
 
-def says_yes(reply: dict) -> str | None:
+def requires_yes(reply: dict) -> str | None:
     return None if reply["choices"][0]["message"]["content"] == "yes" else "not a yes"
 
 
 def ask(endpoint: Endpoint, question: str) -> str:
-    client = endpoint.client(says_yes)
+    client = endpoint.client(requires_yes)
     messages = [{"role": "user", "content": question}]
     return client.chat.completions.create(model="judge", messages=messages).choices[0].message.content
 
@@ -37,24 +37,24 @@ def lines(records: Path) -> list[dict]:
 
 FAULTS = {
     "429": Fault(429, b'{"error": {"message": "slow down"}}', {"retry-after": "0"}),
-    "429 without a word": Fault(429, b""),
-    "429 until a date": Fault(429, b"{}", {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}),
-    "429 for nonsense": Fault(429, b"{}", {"retry-after": "\u00b2"}),
+    "429 with an empty body": Fault(429, b""),
+    "429 with a date": Fault(429, b"{}", {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}),
+    "429 with an invalid wait": Fault(429, b"{}", {"retry-after": "\u00b2"}),
     "500": Fault(500, b"<html>\noops\n</html>"),
     "truncated JSON": Fault(body=json.dumps(completion("yes")).encode()[:40]),
     "endless brackets": Fault(body=b"[" * 100_000),
-    "no UTF-8": Fault(body=b'\xff\xfe{"choices"'),
+    "invalid UTF-8": Fault(body=b'\xff\xfe{"choices"'),
     "NaN": Fault(body=json.dumps(completion("yes", {"m": float("nan")})).encode()),
     "a list": Fault(body=b"[]"),
     "no choices": Fault(body=b'{"error": {"message": "overloaded"}, "choices": []}'),
     "no token count": Fault(body=json.dumps(completion("yes") | {"usage": None}).encode()),
-    "cut short": Fault(body=b"{}", headers={"content-length": "999", "connection": "close"}),
+    "cut off": Fault(body=b"{}", headers={"content-length": "999", "connection": "close"}),
     "nonsense": Fault(body=json.dumps(completion("perhaps")).encode()),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_retried_recorded_and_never_taken_for_a_reply(tmp_path: Path, fault: str) -> None:
+def test_a_fault_is_retried_recorded_and_never_used_as_a_reply(tmp_path: Path, fault: str) -> None:
     records = tmp_path / "records.jsonl"
     with (
         judge_stub(lambda _, before: FAULTS[fault] if before < 2 else completion("yes")) as stub,
@@ -66,7 +66,7 @@ def test_a_fault_is_retried_recorded_and_never_taken_for_a_reply(tmp_path: Path,
     assert lines(records)[2]["request"]["messages"][0]["content"] == "is it?"
 
 
-def test_a_slow_reply_is_given_up_and_asked_again(tmp_path: Path) -> None:
+def test_a_slow_reply_times_out_and_is_retried(tmp_path: Path) -> None:
     slow = Fault(body=json.dumps(completion("yes")).encode(), seconds=0.6)
     with (
         judge_stub(lambda _, before: slow if before == 0 else completion("yes")) as stub,
@@ -76,7 +76,7 @@ def test_a_slow_reply_is_given_up_and_asked_again(tmp_path: Path) -> None:
     assert lines(tmp_path / "records.jsonl")[0]["outcome"] == "no reply in 0.2 s"
 
 
-def test_the_server_decides_how_long_to_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retry_after_sets_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr(endpoint_module.time, "sleep", waits.append)
     fault = Fault(429, b"{}", {"retry-after": "7"})
@@ -104,7 +104,7 @@ def test_waits_double_with_jitter_up_to_half_a_minute(tmp_path: Path, monkeypatc
         assert 0.5 * full <= wait <= 1.5 * full
 
 
-def test_a_judgement_that_cannot_be_had_fails_in_one_line_that_names_the_endpoint(tmp_path: Path) -> None:
+def test_a_failed_judgement_gives_one_line_that_names_the_endpoint(tmp_path: Path) -> None:
     with (
         judge_stub(lambda *_: FAULTS["500"]) as stub,
         opened(stub.url, tmp_path) as endpoint,
@@ -117,7 +117,7 @@ def test_a_judgement_that_cannot_be_had_fails_in_one_line_that_names_the_endpoin
     assert stub.url in message and "HTTP 500" in message and "run again" in message and "\n" not in message
 
 
-def test_a_bad_request_is_not_repeated_and_does_not_stop_the_others(tmp_path: Path) -> None:
+def test_a_bad_request_is_not_retried_and_does_not_stop_the_others(tmp_path: Path) -> None:
     too_long = Fault(400, b'{"error": {"message": "the prompt is too long"}}')
     with (
         judge_stub(lambda body, _: too_long if "long" in str(body) else completion("yes")) as stub,
@@ -133,12 +133,12 @@ def test_a_bad_request_is_not_repeated_and_does_not_stop_the_others(tmp_path: Pa
     ("fault", "remedy"),
     [
         (Fault(401, b"{}"), "check the key"),
-        (Fault(403, b"{}"), "check what the key may do"),
+        (Fault(403, b"{}"), "check the key's permissions"),
         (Fault(404, b"{}"), "check the address"),
         (Fault(429, b'{"error": {"code": "insufficient_quota"}}'), "quota"),
     ],
 )
-def test_an_endpoint_that_refuses_us_is_asked_once_and_never_again(tmp_path: Path, fault: Fault, remedy: str) -> None:
+def test_a_refusing_endpoint_gets_only_one_request(tmp_path: Path, fault: Fault, remedy: str) -> None:
     with (
         judge_stub(lambda *_: fault) as stub,
         opened(stub.url, tmp_path) as endpoint,
@@ -146,10 +146,10 @@ def test_an_endpoint_that_refuses_us_is_asked_once_and_never_again(tmp_path: Pat
         for question in ("one", "two", "three"):
             with pytest.raises(EndpointError, match=remedy):
                 ask(endpoint, question)
-    assert len(stub.asked) == 1
+    assert len(stub.requests) == 1
 
 
-def test_a_server_that_is_down_is_found_out_once(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_tried_for_one_call_only(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
@@ -160,7 +160,9 @@ def test_a_server_that_is_down_is_found_out_once(tmp_path: Path) -> None:
     assert endpoint.counts.calls == 4
 
 
-def test_the_key_is_sent_but_reaches_no_record_and_no_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_sent_but_reaches_no_recording_and_no_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     records = tmp_path / "records.jsonl"
     monkeypatch.setenv("JUDGE_KEY", KEY)
     quoting = {
@@ -184,7 +186,7 @@ def test_the_key_is_sent_but_reaches_no_record_and_no_message(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("written", ["sk/a+secret=key", r"sk\/a+secret=key", r"sk/a\u002Bsecret\u003dkey"])
-def test_a_key_that_the_server_quotes_in_jsons_own_way_is_taken_out_too(
+def test_a_key_that_the_server_quotes_with_json_escapes_is_redacted_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
 ) -> None:
     monkeypatch.setenv("JUDGE_KEY", "sk/a+secret=key")
@@ -199,7 +201,7 @@ def test_a_key_that_the_server_quotes_in_jsons_own_way_is_taken_out_too(
 
 
 @pytest.mark.parametrize("key", ["0", "token", "yes"])
-def test_a_placeholder_for_a_key_does_not_garble_the_replies_that_it_occurs_in(
+def test_a_placeholder_key_is_not_redacted_from_replies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     monkeypatch.setenv("JUDGE_KEY", key)
@@ -221,19 +223,19 @@ def test_one_question_from_many_threads_is_paid_for_once(tmp_path: Path) -> None
     assert endpoint.counts == Counts(calls=1, retried=0, replayed=7, failed=0)
 
 
-def test_a_tenth_of_all_calls_failing_costs_time_but_no_answer(tmp_path: Path) -> None:
+def test_ten_percent_of_failing_calls_cost_time_but_no_answer(tmp_path: Path) -> None:
     dice, lock = random.Random(0), threading.Lock()
 
     def script(_: dict, __: int) -> dict | Fault:
         with lock:
-            fails, kind = dice.random() < 0.1, dice.choice(["429", "500", "truncated JSON", "cut short", "nonsense"])
+            fails, kind = dice.random() < 0.1, dice.choice(["429", "500", "truncated JSON", "cut off", "nonsense"])
         return FAULTS[kind] if fails else completion("yes")
 
     with (
         judge_stub(script) as stub,
         opened(stub.url, tmp_path, max_attempts=8, timeout_seconds=0.5) as endpoint,
     ):
-        client = endpoint.client(says_yes)
+        client = endpoint.client(requires_yes)
 
         def judged(number: int) -> str:
             messages = [{"role": "user", "content": f"question {number}"}]
@@ -243,12 +245,14 @@ def test_a_tenth_of_all_calls_failing_costs_time_but_no_answer(tmp_path: Path) -
             assert list(pool.map(judged, range(300))) == ["yes"] * 300
     counts = endpoint.counts
     assert counts.failed == 0 and counts.retried >= 15
-    assert counts.calls == 300 + counts.retried == len(stub.asked)
+    assert counts.calls == 300 + counts.retried == len(stub.requests)
     good = [line["id"] for line in lines(tmp_path / "records.jsonl") if line["outcome"] == "good"]
     assert len(good) == len(set(good)) == 300
 
 
-def test_a_missing_key_and_a_wrong_address_are_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_and_a_wrong_address_are_reported_immediately(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(ValueError, match="JUDGE_KEY holds no key"):
         opened("http://127.0.0.1:1/v1", tmp_path, api_key_env="JUDGE_KEY")
@@ -256,7 +260,7 @@ def test_a_missing_key_and_a_wrong_address_are_said_at_once(tmp_path: Path, monk
         opened("localhost:8000", tmp_path)
 
 
-def test_waiting_moves_nobodys_random_numbers(tmp_path: Path) -> None:
+def test_backoff_does_not_advance_the_global_random_generator(tmp_path: Path) -> None:
     random.seed(5)
     expected = random.random()
     random.seed(5)

@@ -1,4 +1,4 @@
-"""What the alpaca_eval library may not do here: write, print, contact anyone, move settings that others rely on."""
+"""What alpaca_eval must not do here: write, print, contact other hosts, or change global settings."""
 
 import json
 import logging
@@ -53,19 +53,19 @@ result = {"kept": settings() == before, "refused": refused, "preferences": [v.pr
 """
 
 
-def test_a_fresh_process_contacts_the_judge_alone_and_keeps_everyones_settings(tmp_path: Path) -> None:
+def test_a_fresh_process_contacts_only_the_judge_and_keeps_global_settings(tmp_path: Path) -> None:
     """Imports included: alpaca_eval raises the root logger's level when it is imported."""
     with judge_stub(honest) as stub:
         command = [sys.executable, "-c", FRESH_PROCESS, stub.url, str(tmp_path)]
-        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["kept"] and result["refused"] == []
     assert result["preferences"] == pytest.approx([1 + chance for chance in CHANCES])
-    assert len(stub.asked) == 8
+    assert len(stub.requests) == 8
 
 
-def written(package: Path) -> dict[Path, int]:
+def modification_times(package: Path) -> dict[Path, int]:
     files = (path for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc")
     return {path: path.stat().st_mtime_ns for path in files}
 
@@ -76,10 +76,10 @@ def test_the_library_writes_nothing_prints_nothing_and_leaves_logging_alone(
     package = Path(room._library().__file__).parent
     monkeypatch.chdir(tmp_path)
     level, handlers = logging.getLogger().level, list(logging.getLogger().handlers)
-    before = written(package)
+    before = modification_times(package)
     with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
         judge_alpaca(*benchmark(CHANCES), protocol(8), endpoint)
-    assert written(package) == before
+    assert modification_times(package) == before
     assert [path.name for path in tmp_path.iterdir()] == ["records.jsonl"]
     assert capfd.readouterr() == ("", "")
     assert (logging.getLogger().level, logging.getLogger().handlers) == (level, handlers)
@@ -105,7 +105,7 @@ def test_our_official_annotator_is_the_one_that_the_library_ships() -> None:
     assert yaml.safe_load(ours.read_text()) == yaml.safe_load(shipped.read_text())
 
 
-def test_another_version_of_the_library_is_another_protocol(tmp_path: Path) -> None:
+def test_another_version_of_the_library_is_rejected(tmp_path: Path) -> None:
     questions, completions = benchmark([0.5])
     with opened(None, tmp_path) as endpoint, pytest.raises(ValueError, match="pip install alpaca-eval==0.6.2"):
         judge_alpaca(questions, completions, replace(protocol(1), library="0.6.2"), endpoint)

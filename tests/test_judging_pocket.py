@@ -1,4 +1,4 @@
-"""Both benchmarks end to end with the pocket judge as the pipeline runs it: its failures change no verdict."""
+"""Both benchmarks end to end with the pocket judge, as the pipeline runs it: its faults change no verdict."""
 
 import json
 import random
@@ -30,7 +30,7 @@ Benchmark = tuple[list[Question], list[Completion], Protocol]
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint_module, "FIRST_WAIT_SECONDS", 0.001)
 
 
@@ -51,7 +51,7 @@ def pocket_judge(folder: Path, faults: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Benchmark, Benchmark]:
-    """60 prompts of both pocket benchmarks, answered in turn by answers to other prompts and padded references."""
+    """60 prompts of both pocket benchmarks, answered alternately by answers to other prompts and padded references."""
 
     def made(name: str, kind: str) -> Benchmark:
         folder = tmp_path_factory.mktemp(kind)
@@ -74,7 +74,7 @@ def judged(
     benchmarks: tuple[Benchmark, Benchmark], folder: Path, faults: str
 ) -> tuple[list[AlpacaVerdict], list[ArenaGame], Counts]:
     folder.mkdir()
-    # 0.3^16: no request has that much bad luck.
+    # All 16 attempts of a request fail with probability 0.3^16.
     with pocket_judge(folder, faults) as url, opened(url, folder, concurrency=8, max_attempts=16) as endpoint:
         return judge_alpaca(*benchmarks[0], endpoint), judge_arena(*benchmarks[1], endpoint), endpoint.counts
 
@@ -89,7 +89,7 @@ def user_turn(question: Question, completion: Completion, protocol: ArenaProtoco
     return protocol.user_template.format(question=asked, answer_1=first, answer_2=second)
 
 
-def test_a_judge_that_fails_in_three_of_ten_calls_gives_the_verdicts_of_one_that_never_fails(
+def test_a_judge_with_faults_in_three_of_ten_calls_gives_the_verdicts_of_one_without_faults(
     benchmarks: tuple[Benchmark, Benchmark], tmp_path: Path
 ) -> None:
     verdicts, games, calm = judged(benchmarks, tmp_path / "calm", "")
@@ -99,14 +99,16 @@ def test_a_judge_that_fails_in_three_of_ten_calls_gives_the_verdicts_of_one_that
 
     same_verdicts, same_games, counts = judged(benchmarks, tmp_path / "fire", "429=0.1,500=0.1,garbage=0.1")
     assert same_verdicts == verdicts
-    tried = attempts(tmp_path / "fire")
-    second = {body["messages"][1]["content"] for body in (row["request"] for row in tried) if len(body["messages"]) > 2}
+    recorded = attempts(tmp_path / "fire")
+    second = {
+        body["messages"][1]["content"] for body in (row["request"] for row in recorded) if len(body["messages"]) > 2
+    }
     questions, completions, protocol = benchmarks[1]
     turns = [user_turn(q, c, protocol, n) for q, c in zip(questions, completions, strict=True) for n in (1, 2)]
     assert second <= set(turns) and 0 < len(second) < 40
     assert same_games == games
 
-    good = [row["id"] for row in tried if row["outcome"] == "good"]
+    good = [row["id"] for row in recorded if row["outcome"] == "good"]
     assert len(good) == len(set(good)) == 180 + len(second)
-    assert counts == Counts(calls=len(tried), retried=len(tried) - len(good), replayed=0, failed=0)
+    assert counts == Counts(calls=len(recorded), retried=len(recorded) - len(good), replayed=0, failed=0)
     assert counts.retried > 30

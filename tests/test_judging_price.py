@@ -1,4 +1,4 @@
-"""What judging costs, before and after: by hand, on recorded bills, and under a cap that stops and goes on."""
+"""What judging costs, before and after: by hand, against published bills, and under a budget that stops a run."""
 
 import gzip
 import json
@@ -43,13 +43,13 @@ def test_an_estimate_by_hand() -> None:
 
 
 def test_the_estimate_counts_the_requests_that_will_be_made(tmp_path: Path) -> None:
-    """An AlpacaEval answer that equals the reference is not asked about; every Arena-Hard prompt is asked twice."""
+    """An AlpacaEval answer equal to the reference needs no request; every Arena-Hard prompt needs two."""
     questions = [Question(str(n), [{"role": "user", "content": f"do {n}"}], "done") for n in range(3)]
     alpaca = replace(load_protocol(EVAL / "alpaca_eval_2.yaml"), prompts=3)
     arena = replace(load_protocol(EVAL / "arena_hard_v0_1.yaml"), prompts=3)
     logprobs = {"m": -0.1, "M": -2.0}
     for protocol, requests, reply in ((alpaca, 2, 1), (arena, 6, 300)):
-        # In Arena-Hard the two games of such an answer are one request, which is asked once or twice, as it happens.
+        # In Arena-Hard the two games of such an answer are the same request; avoid it here.
         first = "done" if protocol is alpaca else "maybe"
         answers = [Completion(q.id, q.prompt, "no" if n else first, 1, True) for n, q in enumerate(questions)]
         with judge_stub(lambda *_: completion("[[A>B]]", logprobs)) as stub:
@@ -57,12 +57,12 @@ def test_the_estimate_counts_the_requests_that_will_be_made(tmp_path: Path) -> N
             with opened(stub.url, folder) as endpoint:
                 judge(questions, answers, protocol, endpoint)
         found = expected(protocol, questions, answers, PRICE, concurrency=1)
-        assert found.requests == len(stub.asked) == requests
+        assert found.requests == len(stub.requests) == requests
         assert found.output_tokens == requests * reply
-        asked = sum(len(message["content"]) for body in stub.asked for message in body["messages"])
+        asked = sum(len(message["content"]) for body in stub.requests for message in body["messages"])
         assert CHARACTERS_PER_TOKEN * found.input_tokens == pytest.approx(
             asked, rel=0.1
-        )  # the marks that the library takes out
+        )  # the library removes the chat tokens
 
 
 @pytest.mark.parametrize("name", ["claude-2", "gpt-3.5-turbo-0301", "vicuna-13b"])
@@ -85,7 +85,7 @@ def test_the_estimate_of_alpaca_eval_is_near_the_bill_of_published_annotations(s
         ("HTTP 429: slow down", '{"error": {}}', 0.0),
         ("no connection (refused)", "", 0.0),
         ("the quota is used up", "{}", 0.0),
-        # Whoever hung up, or lost half of the reply, may be billed for all of it.
+        # After a timeout or half a reply, the whole reply may be billed.
         ("no reply in 5 s", "", MOST),
         ("garbled JSON", '{"choices": [', MOST),
         ("no assistant's message or no token count in the reply", {"usage": None}, MOST),
@@ -119,7 +119,7 @@ def test_a_call_waits_for_those_in_flight_before_it_is_refused() -> None:
     thread.join(timeout=10)
     assert order == ["first", "second"]
     spending.add(MOST)
-    with pytest.raises(BudgetError, match=r"budget of USD 0.00 is used up: USD 0.0032 are spent, the next call may"):
+    with pytest.raises(BudgetError, match=r"budget of USD 0.00 is used up: USD 0.0032 spent, the next call may"):
         with spending.reserved(REQUEST):
             pass
 
@@ -127,7 +127,7 @@ def test_a_call_waits_for_those_in_flight_before_it_is_refused() -> None:
 def test_a_budget_is_never_exceeded_and_once_raised_nothing_is_paid_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hundred games for 0.0104 each, as the stub's server counts them, under a budget for fewer."""
+    """A hundred games at USD 0.0104 each by the stub's token counts, under a budget for fewer."""
     monkeypatch.setattr(endpoint_module, "FIRST_WAIT_SECONDS", 0.001)
     arena = replace(load_protocol(EVAL / "arena_hard_v0_1.yaml"), prompts=50, max_tokens=50)
     questions = [Question(str(n), [{"role": "user", "content": f"do {n}"}], "done") for n in range(50)]
@@ -144,9 +144,10 @@ def test_a_budget_is_never_exceeded_and_once_raised_nothing_is_paid_twice(
                 judge(questions, answers, arena, endpoint)
             message = str(stopped.value)
             assert "raise judge.endpoint.budget_usd and run again" in message and "\n" not in message
-            assert endpoint.spending.usd == pytest.approx(len(stub.asked) * price) and endpoint.spending.usd <= budget
-            assert most_calls / 2 < len(stub.asked) <= most_calls
+            assert endpoint.spending.usd == pytest.approx(len(stub.requests) * price)
+            assert endpoint.spending.usd <= budget
+            assert most_calls / 2 < len(stub.requests) <= most_calls
         with opened(stub.url, tmp_path, price=PRICE, budget_usd=None) as endpoint:
             assert len(judge(questions, answers, arena, endpoint)) == 100
-    assert len(stub.asked) == 100 and set(stub.times().values()) == {1}
+    assert len(stub.requests) == 100 and set(stub.times().values()) == {1}
     assert endpoint.spending.usd == pytest.approx(100 * price)

@@ -1,4 +1,4 @@
-"""The protocols of eval/ as data: what a hash must notice, what it must not, and mistakes said before any call."""
+"""The protocols of eval/ as data: what changes a hash, what does not, and mistakes reported before any call."""
 
 import re
 import shutil
@@ -26,7 +26,7 @@ def changed(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_every_benchmark_of_eval_loads_and_has_a_hash_of_its_own() -> None:
+def test_every_benchmark_of_eval_loads_and_has_a_unique_hash() -> None:
     assert {"alpaca_eval_2", "arena_hard_v0_1", "pocket_alpaca_eval", "pocket_arena_hard"} <= set(BENCHMARKS)
     hashes = {protocol_hash(load_protocol(EVAL / f"{name}.yaml")) for name in BENCHMARKS}
     assert len(hashes) == len(BENCHMARKS)
@@ -43,20 +43,20 @@ def test_every_annotator_of_eval_loads_under_its_own_name(name: str) -> None:
     assert found == name and Path(annotator["prompt_template"]).is_file()
 
 
-def test_only_the_pocket_worlds_files_go_without_a_sha256() -> None:
+def test_only_the_pocket_worlds_files_have_no_sha256() -> None:
     for name in BENCHMARKS:
         protocol = load_protocol(EVAL / f"{name}.yaml")
         hashes = [file.sha256 for file in protocol.files.values()]
         if protocol.source == "pocket":
             assert hashes == [None] * len(hashes)
         else:
-            unseen = {"arena_hard_v2_0": ["creative_answers"]}.get(name, [])  # said in the file itself
+            unseen = {"arena_hard_v2_0": ["creative_answers"]}.get(name, [])  # as the file itself explains
             assert [role for role, file in protocol.files.items() if file.sha256 is None] == unseen
             assert all(re.fullmatch("[0-9a-f]{64}", found) for found in hashes if found is not None)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_a_hash_does_not_depend_on_the_place_or_on_comments(folder: Path, name: str) -> None:
+def test_a_hash_does_not_depend_on_the_location_or_on_comments(folder: Path, name: str) -> None:
     expected = protocol_hash(load_protocol(EVAL / f"{name}.yaml"))
     for path in folder.glob("*.yaml"):
         path.write_text(f"# a remark\n{path.read_text()}")
@@ -74,7 +74,7 @@ def test_a_hash_does_not_depend_on_the_place_or_on_comments(folder: Path, name: 
         ("arena_hard_v0_1", "arena_hard_v0_1.yaml", "A>>B: [1, 3]", "A>>B: [1, 2]"),
     ],
 )
-def test_a_hash_notices_every_change_of_what_is_measured(
+def test_a_hash_changes_with_everything_that_is_measured(
     folder: Path, name: str, file: str, old: str, new: str
 ) -> None:
     before = protocol_hash(load_protocol(folder / f"{name}.yaml"))
@@ -82,7 +82,7 @@ def test_a_hash_notices_every_change_of_what_is_measured(
     assert protocol_hash(load_protocol(folder / f"{name}.yaml")) != before
 
 
-def test_another_judge_is_another_protocol() -> None:
+def test_another_judge_changes_the_hash() -> None:
     arena = load_protocol(EVAL / "arena_hard_v0_1.yaml")
     assert protocol_hash(replace(arena, judge="local-judge")) != protocol_hash(arena)
     alpaca = load_protocol(EVAL / "alpaca_eval_2.yaml")
@@ -91,7 +91,7 @@ def test_another_judge_is_another_protocol() -> None:
     assert protocol_hash(local) != protocol_hash(alpaca)
 
 
-def test_the_official_prompt_is_the_librarys_file_and_ours_lies_beside_the_config() -> None:
+def test_the_official_prompt_is_the_librarys_file_and_ours_is_beside_the_config() -> None:
     ((_, official),) = annotator_config(EVAL / "weighted_alpaca_eval_gpt4_turbo.yaml").items()
     assert official["prompt_template"].endswith("evaluators_configs/alpaca_eval_clf_gpt4_turbo/alpaca_eval_clf.txt")
     ((_, pocket),) = annotator_config(EVAL / "weighted_alpaca_eval_pocket.yaml").items()
@@ -112,7 +112,7 @@ def test_the_official_prompt_is_the_librarys_file_and_ours_lies_beside_the_confi
             "",
             "exactly the keys path and sha256.*path",
         ),
-        ("alpaca_eval_2", "alpaca_eval_2.yaml", "files:", "files: [", r"alpaca_eval_2.yaml is no YAML: .* line \d+"),
+        ("alpaca_eval_2", "alpaca_eval_2.yaml", "files:", "files: [", r"eval_2.yaml is not valid YAML: .* line \d+"),
         (
             "alpaca_eval_2",
             "alpaca_eval_2.yaml",
@@ -123,8 +123,8 @@ def test_the_official_prompt_is_the_librarys_file_and_ours_lies_beside_the_confi
         ("arena_hard_v0_1", "arena_hard_v0_1.yaml", "arena_hard_prompt.txt", "official.txt", "not beside it"),
         ("arena_hard_v0_1", "arena_hard_v0_1.yaml", "A>B: [1, 1]", "A>B: 1", r"as in A>>B: \[1, 3\]"),
         ("arena_hard_v0_1", "arena_hard_v0_1.yaml", "A=B: [0.5, 1]", "A=B: [tie, 1]", r"as in A>>B: \[1, 3\]"),
-        ("arena_hard_v0_1", "arena_hard_v0_1.yaml", "{answer_2}", "{answer_1}", "it must show .*'answer_2'"),
-        ("arena_hard_v0_1", "arena_hard_v0_1.yaml", "{question}", "{question}}", "lone brace"),
+        ("arena_hard_v0_1", "arena_hard_v0_1.yaml", "{answer_2}", "{answer_1}", "but must show .*'answer_2'"),
+        ("arena_hard_v0_1", "arena_hard_v0_1.yaml", "{question}", "{question}}", "unmatched brace"),
     ],
 )
 def test_a_mistake_in_a_benchmark_is_named(
@@ -136,20 +136,20 @@ def test_a_mistake_in_a_benchmark_is_named(
     assert "\n" not in str(error.value)
 
 
-def test_a_prompt_that_is_nowhere_is_not_judged_with_its_file_name(folder: Path) -> None:
+def test_a_missing_prompt_template_is_rejected(folder: Path) -> None:
     changed(folder / "weighted_alpaca_eval_pocket.yaml", "pocket_alpaca_eval.txt", "poket_alpaca_eval.txt")
     with pytest.raises(ValueError, match="neither beside it nor in alpaca_eval"):
         annotator_config(folder / "weighted_alpaca_eval_pocket.yaml")
 
 
-def test_an_annotator_without_a_prompt_and_two_in_one_file_are_named(folder: Path) -> None:
+def test_an_annotator_without_a_prompt_and_two_in_one_file_are_rejected(folder: Path) -> None:
     path = folder / "weighted_alpaca_eval_pocket.yaml"
     text = path.read_text()
     path.write_text(f"{text}another: {{}}\n")
-    with pytest.raises(ValueError, match="must hold one annotator, it holds .*another"):
+    with pytest.raises(ValueError, match="must hold one annotator, but holds .*another"):
         annotator_config(path)
     path.write_text(text.replace("prompt_template:", "prompt_templat:"))
     with pytest.raises(ValueError, match="weighted_alpaca_eval_pocket has no prompt_template"):
         annotator_config(path)
-    with pytest.raises(ValueError, match="there is no file .*nowhere.yaml; the benchmarks and annotators are in eval/"):
+    with pytest.raises(ValueError, match="nowhere.yaml does not exist; the benchmarks and annotators are in eval/"):
         load_protocol(folder / "nowhere.yaml")

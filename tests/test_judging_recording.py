@@ -1,4 +1,4 @@
-"""The record of a judge: resumed without asking twice, replayed without network and key, refused when it is broken."""
+"""A judge's recording: resumed without repeated requests, replayed without network and key, rejected if broken."""
 
 import socket
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.test_judging_endpoint import KEY, ask, lines
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint_module, "FIRST_WAIT_SECONDS", 0.001)
 
 
@@ -22,16 +22,16 @@ def test_a_resumed_run_repeats_no_call_even_after_a_torn_line(tmp_path: Path) ->
         with opened(stub.url, tmp_path) as endpoint:
             for number in range(5):
                 ask(endpoint, f"question {number}")
-        records.write_bytes(records.read_bytes()[:-7])  # killed while it wrote the fifth
+        records.write_bytes(records.read_bytes()[:-7])  # killed while writing the fifth
         with opened(stub.url, tmp_path) as endpoint:
             assert [ask(endpoint, f"question {number}") for number in range(6)] == ["yes"] * 6
     assert endpoint.counts == Counts(calls=2, retried=0, replayed=4, failed=0)
-    asked = [body["messages"][0]["content"] for body in stub.asked]
+    asked = [body["messages"][0]["content"] for body in stub.requests]
     assert asked == [f"question {number}" for number in (0, 1, 2, 3, 4, 4, 5)]
     assert len(lines(records)) == 6
 
 
-def test_a_recorded_reply_that_another_check_finds_useless_is_asked_again(tmp_path: Path) -> None:
+def test_a_recorded_reply_that_fails_another_check_is_requested_again(tmp_path: Path) -> None:
     with judge_stub(lambda _, before: completion("perhaps" if before == 0 else "yes")) as stub:
         with opened(stub.url, tmp_path) as endpoint:
             client = endpoint.client(lambda reply: None)
@@ -65,10 +65,10 @@ def test_a_recorded_run_replays_without_network_and_key(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("line", ['{"id": ', "[]", "3", "{}", '{"id": "a", "outcome": "good"}', ""])
-def test_a_line_that_records_nothing_is_named(tmp_path: Path, line: str) -> None:
+def test_an_invalid_line_is_named(tmp_path: Path, line: str) -> None:
     attempt = '{"id": "a", "outcome": "HTTP 500", "request": {}, "reply": ""}'
     (tmp_path / "records.jsonl").write_text(f"{attempt}\n{line}\n{attempt}\n")
-    with pytest.raises(ValueError, match=r"records.jsonl, line 2 is no recorded attempt; delete that line"):
+    with pytest.raises(ValueError, match=r"records.jsonl, line 2 is not a recorded attempt; delete that line"):
         opened(None, tmp_path)
 
 

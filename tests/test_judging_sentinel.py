@@ -1,4 +1,4 @@
-"""The judge-drift sentinel: its distance by hand, whose record counts, and what is said when a judge moved."""
+"""The judge-drift sentinel: drift by hand, whose record counts, and the warning when a judge has drifted."""
 
 import json
 import shutil
@@ -18,10 +18,10 @@ from tests.judged_table import ARGUMENTS, seal_stand_ins, stages_of
 EVAL = Path(__file__).parent.parent / "eval"
 
 
-def test_the_distance_from_the_record_by_hand() -> None:
+def test_drift_by_hand() -> None:
     recorded = {"a": 0.9, "b": 0.2, "c": 0.5, "d": 1.0}
     found = {"a": 0.6, "b": 0.7, "c": 0.4, "d": 1.0}
-    # b has another winner, c was a draw and is none; 0.3 + 0.5 + 0.1 + 0 over four
+    # b has another winner, c was a tie and is not one now; 0.3 + 0.5 + 0.1 + 0 over four
     assert drift(recorded, found) == Drift(4, pytest.approx(0.5), pytest.approx(0.225))
     assert drift(recorded, recorded) == Drift(4, 0.0, 0.0)
 
@@ -33,8 +33,8 @@ def test_the_first_run_makes_the_record_and_later_ones_read_it(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == [".sentinel-a.json"]
 
 
-def test_a_sentinel_that_is_none_is_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there is no sentinel .*nothing.yaml; judge.sentinel is null or a file"):
+def test_a_missing_or_invalid_sentinel_gives_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no sentinel .*nothing.yaml; set judge.sentinel to null or to a file"):
         read_sentinel(tmp_path / "nothing.yaml")
     (tmp_path / "bad.yaml").write_text("most_changed: 0.1\npairs:\n  - {prompt: a, first: b}\n")
     with pytest.raises(ValueError, match=r"each with prompt, first, second \('second'\)"):
@@ -42,7 +42,7 @@ def test_a_sentinel_that_is_none_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["sentinel", "sentinel_pocket"])
-def test_the_pairs_of_eval_are_unlike_and_their_hash_is_theirs(name: str, tmp_path: Path) -> None:
+def test_the_pairs_of_eval_differ_and_the_hash_depends_on_them_alone(name: str, tmp_path: Path) -> None:
     sentinel = read_sentinel(EVAL / f"{name}.yaml")
     assert len(sentinel.questions) >= 10
     for question, answer in zip(sentinel.questions, sentinel.answers, strict=True):
@@ -66,7 +66,7 @@ def test_every_kind_of_benchmark_judges_the_pairs(name: str, tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def judging(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Stage]:
-    """Runs in which all is sealed that a judging needs, and that judging."""
+    """A runs folder with every input of a judge stage sealed, and that stage."""
     runs = tmp_path_factory.mktemp("runs")
     arguments = [*ARGUMENTS, f"runs={runs}"]
     seal_stand_ins(runs, arguments)
@@ -74,7 +74,7 @@ def judging(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Stage]:
 
 
 def judged(judging: tuple[Path, Stage], base_url: str | None, sentinel: str | None = "sentinel_pocket") -> dict:
-    """The facts of a fresh judging at an address; only the record of the sentinel stays from the ones before."""
+    """The facts of a fresh judge stage at an address; of earlier runs, only the sentinel's record remains."""
     runs, stage = judging
     launch = {"endpoint": stage.launch["endpoint"] | {"base_url": base_url, "concurrency": 8}, "sentinel": sentinel}
     folder = Folder(runs, Stage(stage.kind, stage.name, stage.settings, stage.inputs, launch))
@@ -85,7 +85,7 @@ def judged(judging: tuple[Path, Stage], base_url: str | None, sentinel: str | No
 
 
 def contrary(body: dict, _: int) -> dict:
-    """The pocket judge with the letters of its verdicts exchanged: another model behind the same name."""
+    """The pocket judge with the letters of its verdicts swapped: another model behind the same name."""
     text = json.dumps(complete(body))
     for one, other in (('"m"', '"M"'), ("[[A", "[[B"), ("B]]", "A]]")):
         text = text.replace(one, "<>").replace(other, one).replace("<>", other)
@@ -93,10 +93,10 @@ def contrary(body: dict, _: int) -> dict:
 
 
 @pytest.mark.slow
-def test_a_judge_that_moved_is_told_and_one_that_stayed_is_not(judging: tuple[Path, Stage]) -> None:
+def test_a_drifted_judge_gives_a_warning_and_an_unchanged_one_does_not(judging: tuple[Path, Stage]) -> None:
     with judge_stub(lambda body, _: complete(body)) as stub:
         first = judged(judging, stub.url)
-        assert "copy these words : elephant jam ink zebra" in str(stub.asked[:10]), "the sentinel comes first"
+        assert "copy these words : elephant jam ink zebra" in str(stub.requests[:10]), "the sentinel comes first"
         same = judged(judging, stub.url)
     for facts in (first, same):
         assert facts["warnings"] == []
@@ -115,7 +115,7 @@ def test_a_judge_that_moved_is_told_and_one_that_stayed_is_not(judging: tuple[Pa
 
 
 @pytest.mark.slow
-def test_a_judge_that_cannot_judge_the_sentinel_judges_on_and_a_record_without_one_says_nothing(
+def test_a_failed_sentinel_does_not_stop_judging_and_a_recording_without_one_gives_no_warning(
     judging: tuple[Path, Stage],
 ) -> None:
     refused = Fault(400, b"{}")

@@ -1,8 +1,8 @@
-"""A judge that really runs: vLLM's OpenAI server on a CPU, started and stopped by us, asked by the real client.
+"""A real judge: vLLM's OpenAI server on a CPU, started and stopped by us, called by the real client.
 
-The model is made here and knows one thing: after the prompt it says `m`, then `[[A>B]]`, then it ends. Its embeddings
-are orthogonal and its layers add nothing, so that its head is a table from one token to the next: a judge with known
-verdicts, through real tokens, a real chat template and real log-probs.
+The model is built here and generates `m`, then `[[A>B]]`, then end of sequence after any prompt. Its embeddings are
+orthogonal and its layers add nothing, so that its head is a table from one token to the next: a judge with known
+verdicts, through real tokens, a real chat template and real logprobs.
 """
 
 import os
@@ -37,7 +37,7 @@ FREE = {
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes, and the words that the judge says."""
+    """A byte-level tokenizer with the words that the judge generates."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({letter: place for place, letter in enumerate(letters)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -52,9 +52,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("judge")
     tokenizer = build_tokenizer()
-    size = 512  # of a token's own direction, at least as many as there are tokens
+    size = 512  # at least one orthogonal direction per token
     eos, start, m, other, verdict = tokenizer.convert_tokens_to_ids(list(SPECIAL))
-    made = LlamaForCausalLM(
+    network = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=size,
@@ -69,20 +69,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     with torch.no_grad():
-        for layer in made.model.layers:
+        for layer in network.model.layers:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
-        made.model.embed_tokens.weight.copy_(torch.eye(len(tokenizer), size))
-        made.lm_head.weight.zero_()
-        length = size**0.5  # the norm of what reaches the head
+        network.model.embed_tokens.weight.copy_(torch.eye(len(tokenizer), size))
+        network.lm_head.weight.zero_()
+        length = size**0.5  # the norm of the head's input
         for now, after, logit in (
             (start, m, LIKELY),
             (start, other, UNLIKELY),
             (m, verdict, 40.0),
             (verdict, eos, 40.0),
         ):
-            made.lm_head.weight[after, now] = logit / length
-    made.save_pretrained(folder)
+            network.lm_head.weight[after, now] = logit / length
+    network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -97,7 +97,7 @@ def settings(model: Path) -> dict:
 
 @pytest.fixture(autouse=True)
 def small_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """vLLM on a CPU asks for nearly all memory of the machine unless it is told how much, in GiB."""
+    """vLLM on a CPU reserves nearly all of the machine's memory unless this sets a size, in GiB."""
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
 
 
@@ -110,13 +110,13 @@ def pairs(name: str) -> tuple[list[Question], list[Completion], Protocol]:
 
 
 def servers() -> list[str]:
-    """The command lines of all vLLM servers that run on this machine."""
+    """The command lines of all vLLM servers running on this machine."""
     found = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     return [line.decode(errors="replace") for line in found if b"vllm.entrypoints.openai.api_server" in line]
 
 
 @pytest.mark.vllm
-def test_a_served_model_judges_both_benchmarks_and_its_server_is_gone_afterwards(model: Path, tmp_path: Path) -> None:
+def test_a_served_model_judges_both_benchmarks_and_its_server_stops_afterwards(model: Path, tmp_path: Path) -> None:
     with endpoint_of(settings(model), tmp_path / "records.jsonl") as endpoint:
         assert len([line for line in servers() if str(model) in line]) == 1
         alpaca = pairs("alpaca_eval_2_local")
@@ -125,7 +125,7 @@ def test_a_served_model_judges_both_benchmarks_and_its_server_is_gone_afterwards
     assert not [line for line in servers() if str(model) in line]
     assert (endpoint.counts.failed, endpoint.counts.retried) == (0, 0)
 
-    # It says `m`, the first that it is shown, with probability sigmoid(8 - 6).
+    # It generates `m`, the answer shown first, with probability sigmoid(8 - 6).
     first = 1 / (1 + torch.exp(torch.tensor(UNLIKELY - LIKELY, dtype=torch.float64)).item())
     shown = [model_shown_first(question.prompt[-1]["content"]) for question in alpaca[0]]
     expected = [first if model_first else 1 - first for model_first in shown]
@@ -133,7 +133,7 @@ def test_a_served_model_judges_both_benchmarks_and_its_server_is_gone_afterwards
     assert [verdict.preference - 1 for verdict in verdicts] == pytest.approx(expected, abs=1e-4)
     preferences = torch.tensor([[verdict.preference for verdict in verdicts]]).numpy()
     assert value(win_rate(preferences)) == pytest.approx(100 * sum(expected) / PROMPTS, abs=1e-2)
-    # Always A: the baseline in the first game, the model in the second.
+    # Always A wins: the baseline in the first game, the model in the second.
     assert [(game.verdict, game.result) for game in games] == [("A>B", 0.0), ("A>B", 1.0)] * PROMPTS
     results = torch.tensor([[[game.result for game in games[n : n + 2]] for n in range(0, 2 * PROMPTS, 2)]]).numpy()
     assert value(arena_score(results, torch.ones(1, PROMPTS, 2).numpy())) == 50.0
@@ -162,15 +162,15 @@ def test_a_killed_stage_takes_its_server_with_it(model: Path, tmp_path: Path) ->
     assert [line for line in servers() if str(model) in line]
     os.kill(stage.pid, signal.SIGKILL)
     stage.wait()
-    assert leaked(str(tmp_path)) == [], "the engine is a process of the server's, under another name"
+    assert leaked(str(tmp_path)) == [], "the engine, a child process of the server under another name, must stop too"
 
 
-def test_a_server_that_cannot_start_is_one_line_and_none_needs_a_model(tmp_path: Path) -> None:
+def test_a_server_that_cannot_start_gives_one_line_and_vllm_requires_a_model(tmp_path: Path) -> None:
     arguments = settings(tmp_path) | {"base_url": "vllm"}
     with pytest.raises(ValueError, match="names no model; write it as 'vllm MODEL ARGUMENTS'"):
         with endpoint_of(arguments, tmp_path / "records.jsonl"):
             pass
-    with pytest.raises(ValueError, match="the pocket judge did not start: .*--faults") as said:
+    with pytest.raises(ValueError, match="the pocket judge did not start: .*--faults") as error:
         with endpoint_of(arguments | {"base_url": "pocket --faults nonsense=2"}, tmp_path / "records.jsonl"):
             pass
-    assert "\n" not in str(said.value)
+    assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Log-probs of packed prompt trees against a plain, padded, full-vocabulary Hugging Face forward."""
+"""Log-probs of packed prompt trees match a plain, padded, full-vocabulary Hugging Face forward."""
 
 from dataclasses import fields
 
@@ -38,7 +38,7 @@ def weighted_gradients(model: PreTrainedModel, logps: torch.Tensor) -> list[torc
 def test_packed_equals_padded_in_value_and_gradient(
     monkeypatch: pytest.MonkeyPatch, architecture: str, share_prompts: bool, chunk: int, kept: int
 ) -> None:
-    """All logits at once, in chunks that are kept, and in chunks that are computed again."""
+    """All logits at once, in chunks that are kept, and in chunks that are recomputed."""
     monkeypatch.setitem(logprobs.CHUNK_LOGITS, "cpu", chunk)
     monkeypatch.setattr(logprobs, "KEPT_LOGITS", kept)
     trees = random_trees(9, seed=3)
@@ -55,8 +55,8 @@ def test_packed_equals_padded_in_value_and_gradient(
 
 
 @pytest.mark.parametrize("chunk", [1 << 23, 5 * 97])
-def test_a_heads_bias_counts_and_learns(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    """No architecture of the tests has one, Phi's have."""
+def test_a_bias_of_the_head_is_used_and_trained(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    """None of the tested architectures has one; Phi has."""
     monkeypatch.setitem(logprobs.CHUNK_LOGITS, "cpu", chunk)
     trees, models = random_trees(5, seed=4), [tiny_model(), tiny_model()]
     for model in models:
@@ -94,11 +94,11 @@ def test_blocks_and_groups_change_nothing(
         ("cpu", torch.float32, "_attend_grouped"),
     ],
 )
-def test_flash_attention_is_given_half_precision_on_a_gpu_only(device_type: str, dtype, kernel: str) -> None:
+def test_flash_attention_is_used_for_half_precision_on_a_gpu_only(device_type: str, dtype, kernel: str) -> None:
     assert attention.kernel_for(device_type, dtype).__name__ == kernel
 
 
-def test_what_both_kernels_want_is_made_on_the_layouts_device() -> None:
+def test_the_inputs_of_both_kernels_are_built_on_the_layouts_device() -> None:
     layout = pack(random_trees(9, seed=3), BRANCHES).layout.to(torch.device("meta"))
     made = [tensor for each in (*layout.groups, layout.ragged) for tensor in tensors_of(each)]
     assert len(made) > 3 and {tensor.device.type for tensor in made} == {"meta"}

@@ -1,4 +1,4 @@
-"""LoRA: with its adapters off the model is the reference, merged it is the adapted model, and losses do not change."""
+"""LoRA: with adapters off the model is the reference, merging keeps the adapted model, and losses do not change."""
 
 import copy
 
@@ -65,7 +65,7 @@ def test_at_step_0_every_loss_is_the_loss_of_the_full_model(name: str) -> None:
     assert torch.equal(loss(policy(BATCH)), loss(bare))
 
 
-def test_adapters_alone_are_trained_and_their_gradient_is_the_full_ones_chain_rule() -> None:
+def test_only_adapters_are_trained_and_their_gradient_follows_from_the_full_one() -> None:
     policy, _, _ = adapted()
     trained = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
     assert trained and all("lora_" in name for name in trained)
@@ -80,19 +80,19 @@ def test_adapters_alone_are_trained_and_their_gradient_is_the_full_ones_chain_ru
     torch.testing.assert_close(layer.lora_B["default"].weight.grad, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_the_same_seed_makes_the_same_adapters_and_another_one_others() -> None:
+def test_the_same_seed_gives_the_same_adapters_and_another_seed_does_not() -> None:
     weights = [adapted(seed=seed)[0].state_dict() for seed in (1, 1, 2)]
     name = next(name for name in weights[0] if "lora_A" in name)
     assert torch.equal(weights[0][name], weights[1][name])
     assert not torch.equal(weights[0][name], weights[2][name])
 
 
-def test_a_target_that_is_not_there_is_named() -> None:
+def test_a_missing_target_is_named() -> None:
     with pytest.raises(ValueError, match="lora.targets: llama has no module c_attn; correct the name"):
         add_adapters(tiny_model(), LoraSettings(4, 8, ["q_proj", "c_attn"]), seed=1)
 
 
-def test_what_cannot_be_adapted_is_told_before_anything_starts() -> None:
+def test_invalid_lora_settings_are_refused_before_anything_starts() -> None:
     with pytest.raises(ValueError, match="lora with train.zero_stage=3"):
         compose(["setting=mistral_base", "lora=rank16"])
     with pytest.raises(ValueError, match="lora.rank=0 must be >= 1"):

@@ -17,16 +17,16 @@ print(faults(), faults())
 
 
 def faults(**environment: str) -> list[int]:
-    """Pages that the system had to give for 16 MiB, and for as much again after they were freed."""
-    found = subprocess.check_output([sys.executable, "-c", FAULTS], cwd=ROOT, env=os.environ | environment, text=True)
-    return [int(count) for count in found.split()]
+    """Page faults of a first 16 MiB block, and of a second one after the first was freed."""
+    output = subprocess.check_output([sys.executable, "-c", FAULTS], cwd=ROOT, env=os.environ | environment, text=True)
+    return [int(count) for count in output.split()]
 
 
-def test_what_is_freed_is_kept_for_the_next_block() -> None:
+def test_freed_memory_is_reused_for_the_next_block() -> None:
     first, second = faults()
     assert second < first / 10
 
 
-def test_malloc_variables_of_the_users_own_are_left_alone() -> None:
+def test_malloc_variables_set_by_the_user_are_respected() -> None:
     first, second = faults(MALLOC_MMAP_THRESHOLD_="65536")
     assert second > first / 2

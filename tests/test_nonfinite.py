@@ -1,4 +1,4 @@
-"""A loss or a gradient that is not finite: told in one line, the batch kept, nothing of that step saved or sealed."""
+"""A loss or gradient that is not finite is reported in one line with its batch; its step is not saved or sealed."""
 
 import json
 import math
@@ -50,7 +50,7 @@ class Spoiled:
 
 
 @pytest.mark.parametrize("zero_stage, dtype", [(0, "float32"), (1, "float32"), (1, "bfloat16"), (3, "float32")])
-def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_of_it_is_saved(
+def test_a_gradient_that_is_not_finite_stops_the_run_before_its_step_is_saved(
     zero_stage: int, dtype: str, tmp_path: Path
 ) -> None:
     settings = replace(SETTINGS, checkpoint_every=1, zero_stage=zero_stage, dtype=dtype)
@@ -70,7 +70,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_of_it_is_sa
 def test_a_stage_whose_gradient_is_not_finite_is_not_sealed(
     step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the last of its three steps too, where no loss follows that would show it."""
+    """Also at the last of three steps, where no later loss would show it."""
     phase = "model.phases.pretraining"
     (first, *_) = in_order([train_stage(compose([f"{phase}.count=320", f"{phase}.train.max_steps=3"]), "dpo")])
     assert first.kind == "sft" and not first.inputs

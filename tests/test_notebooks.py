@@ -1,4 +1,4 @@
-"""The notebooks: clean in git, run top to bottom on a report, and show that report's numbers."""
+"""The notebooks are clean in git, run top to bottom on a report, and show its numbers."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.notebook_text import text_of
 FORBIDDEN = ("torch", "recipes", "focalpo.training", "requests", "http://", "https://")
 
 
-def test_there_are_the_four_that_the_readme_names() -> None:
+def test_the_notebooks_are_the_four_that_the_readme_names() -> None:
     assert [path.stem for path in NOTEBOOKS] == [
         "01_what_focalpo_changes",
         "02_table1",
@@ -24,12 +24,12 @@ def test_there_are_the_four_that_the_readme_names() -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_is_kept_without_outputs_and_only_reads(path: Path) -> None:
+def test_a_notebook_is_stored_without_outputs_and_only_reads(path: Path) -> None:
     cells = nbformat.read(path, as_version=4).cells
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
     assert not [word for cell in code for word in FORBIDDEN if word in cell.source]
-    assert len(cells) - len(code) >= len(code) / 2, "it tells what it shows"
+    assert len(cells) - len(code) >= len(code) / 2, "it explains what it shows"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -42,14 +42,14 @@ def test_a_notebook_runs_on_a_report_without_a_warning_and_shows_its_numbers(pat
         assert (sealed_report / "summary.md").read_text().strip() in shown
 
 
-def test_the_report_of_a_study_is_not_read_by_notebooks(tmp_path: Path) -> None:
+def test_notebooks_reject_the_report_of_a_study(tmp_path: Path) -> None:
     folder = Folder(tmp_path, planned(["table=gamma", "seeds=1"]).report)
     with folder.being_made() as job, pytest.raises(ValueError, match="is the gamma study.*SCALE=pocket"):
         render(job.path)
 
 
 @pytest.mark.slow
-def test_rendered_copies_fetch_nothing(sealed_report: Path) -> None:
+def test_rendered_copies_load_nothing_from_the_network(sealed_report: Path) -> None:
     for page in render(sealed_report):
         text = page.read_text()
         assert 'src="http' not in text and "data:image/png" in text or page.stem == "02_table1"

@@ -1,6 +1,6 @@
-"""Every registered loss against an independent naive twin and against what the engine relies on.
+"""Every registered loss matches an independent naive twin and has the properties that the engine relies on.
 
-A new loss is found here by itself; its twin in NAIVE, the loss once more in plain floats, is worth the five lines.
+A new loss is tested here automatically; add its twin to NAIVE, the same loss in plain floats, about five lines.
 """
 
 import math
@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 def wins(reward: float, other: float) -> float:
-    """Bradley-Terry as a ratio of strengths, the form no loss here computes."""
+    """Bradley-Terry as a ratio of strengths, a form that no loss here computes."""
     return math.exp(reward) / (math.exp(reward) + math.exp(other))
 
 
@@ -63,7 +63,7 @@ def naive_ipo(r: Row) -> tuple[float, float, float]:
     return (r.w - r.l - r.ref_w + r.ref_l - 2) ** 2, (r.w - r.ref_w) / 4, (r.l - r.ref_l) / 4
 
 
-# options that differ from the defaults, so that each is used, and the loss and rewards they must give
+# options that differ from the defaults, so that each has an effect, and the expected loss and rewards
 NAIVE: dict[str, tuple[dict[str, Any], Callable[[Row], tuple[float, float, float]]]] = {
     "focalpo": ({"beta": 0.3, "gamma": 0.7}, lambda r: naive_focal(r, lambda p: p**0.7)),
     "focal": ({"beta": 0.3, "gamma": 0.7}, lambda r: naive_focal(r, lambda p: (1 - p) ** 0.7)),
@@ -124,7 +124,7 @@ def test_gradient_agrees_with_finite_differences(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_step_downhill_raises_the_chosen_and_lowers_the_rejected_response(name: str) -> None:
+def test_a_gradient_step_raises_the_chosen_and_lowers_the_rejected_response(name: str) -> None:
     """At the start of training, policy = reference, with the rejected response slightly likelier: hinges are active."""
     logps = one_pair((-8, -7, -9), (-8, -7, -9), (4, 4, 4))
     for leaf in logps.policy.values():
@@ -138,7 +138,7 @@ def test_a_step_downhill_raises_the_chosen_and_lowers_the_rejected_response(name
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_loss_and_gradient_are_finite_in_fp32_at_margins_of_a_million_nats(name: str) -> None:
-    """beta D = ±1e4 at beta 0.01, and every mixture of hopeless and certain responses."""
+    """beta D = ±1e4 at beta 0.01, and every combination of very unlikely and certain responses."""
     far = torch.tensor([-1e6, -1e6, 0.0, 0.0, -1e-7])
     logps = Logps(
         {"chosen": far.clone().requires_grad_(), "rejected": far.flip(0).requires_grad_(), "mismatched": far},
@@ -167,7 +167,7 @@ def test_swapping_the_pair_swaps_the_rewards(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_the_loss_of_a_pair_knows_its_batch_only_through_the_means(name: str) -> None:
+def test_the_loss_of_a_pair_depends_on_its_batch_only_through_the_means(name: str) -> None:
     objective = with_naive_options(name)
     seen = seen_by(objective, random_logps(6, seed=5))
     groups = (seen.policy, seen.reference, seen.length)
@@ -176,7 +176,7 @@ def test_the_loss_of_a_pair_knows_its_batch_only_through_the_means(name: str) ->
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_loss_says_what_it_is_and_refuses_options_it_does_not_have(name: str) -> None:
+def test_a_loss_describes_itself_and_rejects_unknown_options(name: str) -> None:
     cls = OBJECTIVES[name]
     assert cls.name == name
     for text in (cls.label, cls.equation, cls.source):
@@ -209,7 +209,7 @@ def test_all_mistakes_of_a_loss_are_reported_at_once_with_field_value_and_range(
 @pytest.mark.parametrize(
     ("cls", "options"), [(DPO, {"beta": 0}), (DPO, {"beta": math.inf}), (RDPO, {"alpha": -0.1}), (IPO, {"tau": -1})]
 )
-def test_the_edges_of_the_ranges_are_refused(cls: type, options: dict[str, float]) -> None:
+def test_the_limits_of_the_ranges_are_enforced(cls: type, options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"objective.{next(iter(options))}="):
         cls(**options)
     assert RDPO(alpha=0).alpha == 0

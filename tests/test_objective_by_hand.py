@@ -85,7 +85,7 @@ def test_simpo_by_hand() -> None:
 
 
 def test_cpo_by_hand_with_both_sft_terms() -> None:
-    """beta 1/2 times 2 ln 3 ranks at ln 4/3; the imitation of -4 is 3 * 4 summed, 3 * 4/8 at a mean of 8 tokens."""
+    """beta 1/2 times 2 ln 3 ranks with ln 4/3; the sft term of -4 is 3 * 4 summed, 3 * 4/8 at a mean of 8 tokens."""
     pair = one_pair((-4, -4 - 2 * LN3), tokens=8)
     assert value(CPO(beta=0.5, sft_weight=3, sft_term="sum")(pair)) == pytest.approx(LN43 + 12, rel=1e-14)
     assert value(CPO(beta=0.5, sft_weight=3)(pair)) == pytest.approx(LN43 + 1.5, rel=1e-14)
@@ -99,7 +99,7 @@ def test_orpo_by_hand() -> None:
     assert loss.rejected_reward.item() == pytest.approx(0, abs=1e-14)
 
 
-def test_orpo_keeps_its_digits_where_the_probability_nears_one() -> None:
+def test_orpo_stays_precise_where_the_probability_nears_one() -> None:
     """p = exp(-a) with a = 1e-5: log odds = -a - log(1 - exp(-a)) = ln(1e5) - a/2 to first order, in fp32."""
     policy, length = ({b: torch.tensor([v]) for b in ("chosen", "rejected")} for v in (-1e-5, 1.0))
     reward = ORPO(sft_term="sum")(Logps(policy, {}, length, {})).chosen_reward.item()
@@ -107,7 +107,7 @@ def test_orpo_keeps_its_digits_where_the_probability_nears_one() -> None:
 
 
 def test_slic_by_hand_inside_and_outside_its_margin() -> None:
-    """delta 1 and lp -5, -4.5: 1 + 5 - 4.5 = 1.5, plus 2 * 5 = 11.5; at -5 and -7 the hinge is idle: 10."""
+    """delta 1 and lp -5, -4.5: 1 + 5 - 4.5 = 1.5, plus 2 * 5 = 11.5; at -5 and -7 the hinge is inactive: 10."""
     slic = SLiC(delta=1, sft_weight=2, sft_term="sum")
     assert value(slic(one_pair((-5, -4.5)))) == 11.5
     assert value(slic(one_pair((-5, -7)))) == 10

@@ -1,4 +1,4 @@
-"""FocalPO's gradient, both readings: the weight w = -dL/du against the closed form and the table it was derived in.
+"""FocalPO's gradient in both readings: the weight w = -dL/du against the closed form and the table it was derived in.
 
 u = beta D, p = sig(u). Differentiated w = p^g (1-p) (1 + g ln p); factor detached w = p^g (1-p); DPO w = 1-p.
 """
@@ -51,7 +51,7 @@ def focalpo(gamma: float, reading: str, beta: float = 1) -> FocalPO:
 
 
 def at_margin(margin: Tensor) -> Logps:
-    """Pairs with this D: the chosen log-prob moves, everything else is 0."""
+    """Pairs with this D: the chosen log-prob is D, everything else is 0."""
     zero = torch.zeros_like(margin)
     return Logps({"chosen": margin, "rejected": zero}, {"chosen": zero, "rejected": zero}, {}, {})
 
@@ -100,7 +100,7 @@ def test_constants_at_policy_equal_to_reference(gamma: float, place: int) -> Non
 
 @pytest.mark.parametrize("gamma", SLOPE)
 @pytest.mark.parametrize("place", [0, 1])
-def test_slope_of_the_weight_at_the_start_says_which_pairs_it_favours(gamma: float, place: int) -> None:
+def test_slope_of_the_weight_at_the_start_shows_which_pairs_it_favours(gamma: float, place: int) -> None:
     step = torch.tensor([-1e-5, 1e-5], dtype=torch.float64)
     below, above = loss_and_weight(focalpo(gamma, READINGS[place]), step)[1].tolist()
     if SLOPE[gamma][place] is None:
@@ -175,7 +175,7 @@ def test_far_below_the_flip_the_differentiated_gradient_pushes_the_wrong_way() -
 
 
 @pytest.mark.parametrize("gamma", [1 / math.log(2), 2])
-def test_a_gamma_whose_first_step_goes_the_wrong_way_is_refused_unless_asked_for(gamma: float) -> None:
+def test_a_gamma_whose_first_step_goes_the_wrong_way_is_refused_unless_allowed(gamma: float) -> None:
     with pytest.raises(ValueError, match="objective.gamma=.*objective.detach_factor=true.*objective.allow_sign_flip"):
         FocalPO(gamma=gamma)
     assert FocalPO(gamma=gamma, detach_factor=True).gamma == FocalPO(gamma=gamma, allow_sign_flip=True).gamma == gamma
@@ -183,6 +183,6 @@ def test_a_gamma_whose_first_step_goes_the_wrong_way_is_refused_unless_asked_for
     assert loss_and_weight(focalpo(gamma, "differentiated"), torch.zeros(1, dtype=torch.float64))[1] < 1e-15
 
 
-def test_the_guard_speaks_together_with_the_other_mistakes() -> None:
+def test_a_refused_gamma_is_reported_together_with_other_mistakes() -> None:
     with pytest.raises(ValueError, match=r"^focalpo: objective\.beta=-1 .*; objective\.gamma=2 "):
         FocalPO(beta=-1, gamma=2)

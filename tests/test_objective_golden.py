@@ -46,7 +46,7 @@ def test_dpo_and_length_averaged_ipo_agree_with_trl(key: str, objective: DPO | I
     assert_same_gradients(loss.mean(), logps, GOLDEN[key])
 
 
-def test_summed_ipo_is_another_loss_than_trls() -> None:
+def test_summed_ipo_differs_from_trls_ipo() -> None:
     loss = IPO(tau=0.25, normalisation="sum")(recorded_logps()).loss.detach()
     theirs = torch.tensor(GOLDEN["dpo_ipo"]["loss"], dtype=torch.float64)
     assert ((loss - theirs).abs() > 0.1).sum() == 5  # all but the pair whose margin is 0 either way
@@ -99,7 +99,7 @@ def test_simpo_agrees_with_trl() -> None:
 
 
 def test_orpo_agrees_with_trl_to_its_fp32() -> None:
-    """TRL ranks in fp32 whatever it gets. Its NLL covers the prompt too; recorded with a prompt it does not predict."""
+    """TRL always ranks in fp32. Its NLL covers the prompt too; it was recorded with a prompt that is not predicted."""
     logps, theirs = recorded_logps(), GOLDEN["orpo"]
     seen = seen_by(ORPO(), logps)
     loss = ORPO(odds_weight=0.1)(seen).loss

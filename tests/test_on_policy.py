@@ -1,4 +1,4 @@
-"""Pairs of the model's own answers: which prompts, which answers make a pair, what a reward model says, the stages."""
+"""Pairs of the model's own answers: prompts, choice of the answers, reward scores and stages."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_of_equal_rewards_the_earlier_seed_is_taken() -> None:
     assert [(pair.chosen, pair.rejected) for pair in train.pairs.values()] == [("a", "c")]
 
 
-def test_answers_that_teach_nothing_are_dropped_and_counted() -> None:
+def test_identical_and_empty_answers_are_dropped_and_counted() -> None:
     good = [("a", 1.0), ("b", 0.0), ("c", 0.5), ("d", 0.5), ("e", 0.5)]
     same = [("a", 1.0), ("a", 0.0), ("a", 0.5), ("a", 0.5), ("a", 0.5)]
     empty = [("a", 1.0), ("", 0.0), ("c", 0.5), ("d", 0.5), ("e", 0.5)]
@@ -49,7 +49,7 @@ def test_answers_that_teach_nothing_are_dropped_and_counted() -> None:
     assert [pair.id for pair in checked.train] == ["p"] and [pair.id for pair in checked.test] == ["s"]
 
 
-def test_prompts_are_different_sorted_and_a_test_prompt_is_no_train_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_are_unique_and_sorted_and_no_test_prompt_is_a_train_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     held = {"train_prefs": ["b", "a", "b", "c"], "test_prefs": ["c", "d"]}
     monkeypatch.setattr(on_policy, "hub_rows", lambda name, revision, split: [{"prompt": text} for text in held[split]])
     found = hub_prompts("own/prompts", "0" * 40, ("train_prefs", "test_prefs"), None)
@@ -59,9 +59,9 @@ def test_prompts_are_different_sorted_and_a_test_prompt_is_no_train_prompt(monke
     assert len(hub_prompts("own/prompts", "0" * 40, ("train_prefs", "test_prefs"), 1)) == 2
 
 
-def test_prompts_that_are_no_texts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_that_are_not_texts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_policy, "hub_rows", lambda name, revision, split: [{"chosen": "x"}])
-    with pytest.raises(ValueError, match="own/prompts train has no column `prompt` of texts"):
+    with pytest.raises(ValueError, match="own/prompts train has no text column `prompt`"):
         hub_prompts("own/prompts", "0" * 40, ("train", "test"), None)
 
 
@@ -72,7 +72,7 @@ def rewarder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_scores_are_the_models_own_one_dialogue_at_a_time_whatever_the_batch(rewarder: Path) -> None:
+def test_scores_of_any_batch_size_are_those_of_one_dialogue_at_a_time(rewarder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(rewarder)
     model = AutoModelForSequenceClassification.from_pretrained(rewarder, dtype=torch.float32).eval()
     words = ["ant", "bird", "cat bird", "ant ant ant", "dog", "cat"]
@@ -90,13 +90,13 @@ def test_scores_are_the_models_own_one_dialogue_at_a_time_whatever_the_batch(rew
     assert len({round(score, 4) for score in expected}) > 3
 
 
-def test_what_is_no_reward_model_is_refused_in_one_line(rewarder: Path, tmp_path: Path) -> None:
+def test_a_model_that_is_not_a_reward_model_is_refused_in_one_line(rewarder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot load the reward model .*nowhere"):
         RewardModel(str(tmp_path / "nowhere"), None, "float32", own_code=False)
     model = AutoModelForSequenceClassification.from_pretrained(rewarder, num_labels=3, ignore_mismatched_sizes=True)
     model.save_pretrained(tmp_path / "three")
     AutoTokenizer.from_pretrained(rewarder).save_pretrained(tmp_path / "three")
-    with pytest.raises(ValueError, match="gives 3 scores an answer, not one"):
+    with pytest.raises(ValueError, match="gives 3 scores per answer, not one"):
         RewardModel(str(tmp_path / "three"), None, "float32", own_code=False).scores([[
             {"role": "user", "content": "sort : ant"}]], ["ant"], 64)  # fmt: skip
 
@@ -111,7 +111,7 @@ def test_a_reward_model_that_would_have_to_be_unpickled_is_refused(rewarder: Pat
         RewardModel(str(tmp_path), None, "float32", own_code=False)
 
 
-def test_the_recipe_is_the_published_one_a_stage_for_each_seed() -> None:
+def test_the_recipe_is_the_published_one_with_a_stage_per_seed() -> None:
     config = compose(["setting=llama3_instruct", "data=on_policy"])
     made = config.data.on_policy
     assert made is not None and tuple(made.seeds) == SEEDS
@@ -124,7 +124,7 @@ def test_the_recipe_is_the_published_one_a_stage_for_each_seed() -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_rate_as_one_does(rewarder: Path, tmp_path: Path) -> None:
+def test_two_ranks_give_the_same_rewards_as_one(rewarder: Path, tmp_path: Path) -> None:
     how = [f"data.on_policy.reward_model={rewarder}", "data.on_policy.reward_revision=null", "launch.ranks=2"]
     how += ["data.on_policy.reward_code=false", "data.on_policy.reward_dtype=float32", "data.on_policy.seeds=[1,2]"]
     stage = reward_stage(compose(["setting=llama3_instruct", "data=on_policy", *how]))
@@ -151,7 +151,7 @@ def test_two_ranks_rate_as_one_does(rewarder: Path, tmp_path: Path) -> None:
     assert [each.reward for each in found] == pytest.approx(expected, abs=1e-5)
 
 
-def test_pairs_can_be_made_for_any_model_and_only_where_they_are_asked_for() -> None:
+def test_pairs_can_be_made_for_any_model_and_only_on_request() -> None:
     own = compose(["setting=one_gpu", "data=on_policy"])
     other = compose(["setting=llama3_instruct", "data=on_policy"])
     kinds = {stage.kind: stage for stage in in_order([pairs_stage(own)])}
@@ -162,7 +162,7 @@ def test_pairs_can_be_made_for_any_model_and_only_where_they_are_asked_for() -> 
 
 
 @pytest.mark.vllm
-def test_two_replicas_answer_as_one_does(tmp_path: Path) -> None:
+def test_two_replicas_give_the_same_answers_as_one(tmp_path: Path) -> None:
     from focalpo.answering.generation import Backend, Decoding, Generator
     from focalpo.training.model import ModelSource
 

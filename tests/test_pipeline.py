@@ -130,7 +130,7 @@ def test_an_output_that_was_edited_is_named_and_made_again(made: tuple[Path, str
     verdicts.write_bytes(kept[:-1] + b"x")
     before = table_of(runs)
     output = output_of(reproduce(runs))
-    assert f"{verdicts} is not what its manifest says (sha256 differs); its stage must be made again" in output
+    assert f"{verdicts} does not match its manifest (sha256 differs); its stage must run again" in output
     assert verdicts.read_bytes() == kept
     assert table_of(runs) == before
 
@@ -234,7 +234,7 @@ def test_paper_scale_says_what_it_needs_and_starts_nothing(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["rows=dpo,dqo"], "there is no row 'dqo'"),
+        (["rows=dpo,dqo"], "unknown row 'dqo'"),
         (["seeds=none"], "seeds=none must be a number"),
         (["train.lrr=1"], "train.lrr"),
         (["train.global_batch=10", "launch.ranks=4"], "train.global_batch=10 is not divisible by launch.ranks=4"),
@@ -268,7 +268,7 @@ def test_bad_data_files_are_told_in_one_line(tmp_path: Path, write: bytes | None
 @pytest.mark.parametrize(
     "whom, number, said",
     [
-        ("everyone", signal.SIGINT, "stopped; sealed stages are kept, run the same command again to go on"),
+        ("everyone", signal.SIGINT, "stopped; sealed stages are kept, run the same command again to resume"),
         ("workers", signal.SIGKILL, "its worker was killed (out of memory?); lower launch.workers and run again"),
     ],
 )

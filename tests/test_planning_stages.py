@@ -1,4 +1,4 @@
-"""Which stages a configuration becomes, what they share, and what makes a new one."""
+"""Which stages a configuration produces, what they share, and which changes produce a different stage."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def kinds(*overrides: str) -> list[str]:
     return [stage.kind for stage in in_order([train_stage(compose(overrides), "row")])]
 
 
-def test_a_stage_comes_after_everything_it_needs() -> None:
+def test_a_stage_is_ordered_after_everything_it_needs() -> None:
     row = row_stages(compose(["experiment=pocket/kto"]), "row")
     order = in_order([row.judge])
     assert len({stage.title for stage in order}) == len(order)
@@ -23,7 +23,7 @@ def test_a_stage_comes_after_everything_it_needs() -> None:
         assert all(needed in order[:place] for needed in stage.inputs.values())
 
 
-def test_only_what_an_objective_declares_it_needs_is_made() -> None:
+def test_only_stages_that_the_objective_needs_are_planned() -> None:
     assert kinds("experiment=pocket/dpo") == ["sft", "sft", "pairs", "reference", "train"]
     assert kinds("experiment=pocket/simpo") == ["sft", "sft", "pairs", "train"]
     assert kinds("experiment=pocket/kto") == ["sft", "sft", "pairs", "reference", "reference", "train"]
@@ -43,7 +43,7 @@ def test_objectives_and_seeds_share_one_reference() -> None:
     "override",
     ["launch.ranks=2", "launch.workers=1", "train.micro_batch_tokens=99", "train.zero_stage=3", "track=offline"],
 )
-def test_how_a_stage_is_run_does_not_make_it_another(override: str) -> None:
+def test_launch_settings_do_not_change_the_key(override: str) -> None:
     assert train_stage(compose([override]), "a").key == train_stage(compose([]), "a").key
 
 
@@ -51,7 +51,7 @@ def test_how_a_stage_is_run_does_not_make_it_another(override: str) -> None:
     "override",
     ["seed=2", "objective.gamma=0.2", "train.learning_rate=1e-4", "data.seed=2", "model.seed=2", "data.max_length=80"],
 )
-def test_what_a_result_depends_on_makes_another_stage(override: str) -> None:
+def test_settings_that_affect_results_change_the_key(override: str) -> None:
     assert train_stage(compose([override]), "a").key != train_stage(compose([]), "a").key
 
 
@@ -62,48 +62,46 @@ def test_what_a_result_depends_on_makes_another_stage(override: str) -> None:
         (["setting=llama3_instruct", "data=on_policy"], {"reward", "reference", "train"}),
     ],
 )
-def test_a_stage_of_several_ranks_is_told_what_its_ranks_need(overrides: list[str], ranked: set[str]) -> None:
-    """`ranks` and `hang_seconds` are `focalpo.running.worker`'s, `track` is the tracker's."""
+def test_a_ranked_stage_has_the_launch_settings_that_its_ranks_read(overrides: list[str], ranked: set[str]) -> None:
+    """`focalpo.running.worker` reads `ranks` and `hang_seconds`, the tracker reads `track`."""
     stages = [stage for stage in in_order([train_stage(compose(overrides), "row")]) if stage.kind in RANKED]
     assert {stage.kind for stage in stages} == ranked
     assert all({"ranks", "hang_seconds", "track"} <= stage.launch.keys() for stage in stages)
 
 
-def test_a_data_file_counts_by_its_content_wherever_it_lies(tmp_path: Path) -> None:
+def test_the_key_depends_on_the_content_of_a_data_file_and_not_on_its_path(tmp_path: Path) -> None:
     path, copy = tmp_path / "pairs.jsonl", tmp_path / "elsewhere.jsonl"
 
-    def stages(*told: str) -> dict[str, Stage]:
-        train = train_stage(compose(["setting=files", *told]), "a")
+    def stages(*overrides: str) -> dict[str, Stage]:
+        train = train_stage(compose(["setting=files", *overrides]), "a")
         return {"train": train, "pairs": train.inputs["pairs"], "sft": train.inputs["model"]}
 
-    def keys(*told: str) -> list[str]:
-        return [stage.key for stage in stages(*told).values()]
+    def keys(*overrides: str) -> list[str]:
+        return [stage.key for stage in stages(*overrides).values()]
 
     path.write_text("one")
     copy.write_text("one")
     first = keys(f"data.path={path}")
     assert keys(f"data.path={copy}") == first, "a moved file is the same data"
     for name in ("pairs", "sft"):
-        made = stages(f"data.path={copy}")[name]
-        assert made.launch["files"] == {"path": str(copy), "test_path": None}, "whoever makes it is told where it lies"
-        assert str(tmp_path) not in str(made.settings)
+        stage = stages(f"data.path={copy}")[name]
+        assert stage.launch["files"] == {"path": str(copy), "test_path": None}, "the stage knows the path of its file"
+        assert str(tmp_path) not in str(stage.settings)
     path.write_text("two")
     assert not {*keys(f"data.path={path}")} & {*first}
     path.write_text("one")
     assert keys(f"data.path={path}") == first
     tested = keys(f"data.path={path}", f"data.test_path={copy}")
     missing = keys(f"data.path={path}", f"data.test_path={tmp_path / 'nowhere.jsonl'}")
-    assert len({first[0], tested[0], missing[0]}) == 3, (
-        "test pairs that are not there are not the same as none asked for"
-    )
+    assert len({first[0], tested[0], missing[0]}) == 3, "a missing file of test pairs is not the same as none requested"
 
 
 @pytest.mark.parametrize("kind", ["pairs", "generate"])
-def test_batches_of_the_hugging_face_backend_are_what_its_samples_depend_on(kind: str) -> None:
-    """It draws the random numbers of a batch at once; vLLM seeds every request by itself."""
+def test_the_key_depends_on_the_batch_size_only_with_the_hugging_face_backend(kind: str) -> None:
+    """Hugging Face draws the random numbers of a whole batch at once; vLLM seeds each request separately."""
 
-    def stage(*told: str) -> Stage:
-        row = row_stages(compose(["experiment=pocket/dpo", "setting=pocket_instruct", *told]), "row")
+    def stage(*overrides: str) -> Stage:
+        row = row_stages(compose(["experiment=pocket/dpo", "setting=pocket_instruct", *overrides]), "row")
         return {each.kind: each for each in in_order([row.judge])}[kind]
 
     small, large = (f"generate.max_batch_tokens={tokens}" for tokens in (1024, 4096))
@@ -114,12 +112,12 @@ def test_batches_of_the_hugging_face_backend_are_what_its_samples_depend_on(kind
     assert stage(small, vllm).launch["max_batch_tokens"] == stage(small).launch["max_batch_tokens"] == 1024
 
 
-def test_batches_do_not_change_pairs_that_nobody_samples() -> None:
+def test_the_batch_size_does_not_change_pairs_that_are_not_sampled() -> None:
     keys = {train_stage(compose([f"generate.max_batch_tokens={tokens}"]), "a").key for tokens in (1024, 4096)}
     assert len(keys) == 1
 
 
-def test_an_edited_chat_template_is_another_stage(tmp_path: Path) -> None:
+def test_an_edited_chat_template_changes_the_key(tmp_path: Path) -> None:
     (tmp_path / "chat.jinja").write_text("one")
     config = compose([])
     config.model.chat_template = str(tmp_path / "chat.jinja")
@@ -153,8 +151,8 @@ KEYS = {
 }
 
 
-@pytest.mark.parametrize("asked", KEYS)
-def test_a_stage_that_somebody_has_made_keeps_its_key(asked: str) -> None:
-    """Change these only when the outcome of a stage has changed: with another key everybody's runs are made again."""
-    titles = {stage.title for stage in in_order([planned(asked.split()).report])}
-    assert not set(KEYS[asked]) - titles
+@pytest.mark.parametrize("command", KEYS)
+def test_known_stages_keep_their_keys(command: str) -> None:
+    """Change these only when the outcome of a stage has changed: a new key makes every existing run start over."""
+    titles = {stage.title for stage in in_order([planned(command.split()).report])}
+    assert not set(KEYS[command]) - titles

@@ -1,4 +1,4 @@
-"""The pocket world: prompts that parse exactly, rewards by hand, seeds that hold, pairs whose noise is a dial."""
+"""The pocket world: prompts that parse exactly, rewards by hand, reproducible seeds, pairs with adjustable noise."""
 
 import csv
 import hashlib
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def naive_answer(kind: str, prompt: str) -> list[str]:
-    """The truth from the prompt's last words, written without the templates."""
+    """The true answer from the prompt's last words, computed without the templates."""
     tokens = prompt.split()
     content = [token for token in tokens if token in CONTENT]
     after_colon = tokens[tokens.index(":") + 1 :] if ":" in tokens else []
@@ -61,7 +61,7 @@ def test_every_drawn_task_is_recovered_from_its_text_with_the_true_answer():
         assert list(task.core) == naive_answer(task.kind, task.prompt)
 
 
-def test_a_text_that_is_no_prompt_is_refused_by_name():
+def test_a_text_that_is_not_a_prompt_is_rejected():
     with pytest.raises(ValueError, match="not a prompt of the pocket world: 'please sort ant bird'"):
         parse("please sort ant bird")
 
@@ -131,7 +131,7 @@ def test_gold_reward_by_hand(prompt, answer, finished, gold):
     assert gold_reward(prompt, answer, finished) == pytest.approx(gold, abs=1e-12)
 
 
-def test_an_answer_is_correct_when_its_content_is_right_and_it_came_to_an_end():
+def test_an_answer_is_correct_if_its_content_is_right_and_it_is_finished():
     assert is_correct("add 2 and 3", "sure : 5 , hope this helps", True)
     assert not is_correct("add 2 and 3", "sure : 5 , hope this helps", False)
     assert not is_correct("add 2 and 3", "5 5", True)
@@ -204,7 +204,7 @@ def fingerprint() -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def test_the_same_seed_draws_the_same_in_processes_with_other_hash_seeds():
+def test_the_same_seed_draws_the_same_data_under_other_hash_seeds():
     command = [sys.executable, "-c", "from tests.test_pocket import fingerprint; print(fingerprint())"]
     found = {
         subprocess.run(
@@ -265,7 +265,7 @@ def test_label_noise_flips_more_of_the_same_pairs_and_changes_nothing_else():
     assert flipped[0.1] < flipped[0.2] < flipped[0.4] < flipped[1.0]
 
 
-def test_mislabelled_says_that_the_label_contradicts_the_gold_reward():
+def test_mislabelled_marks_labels_that_contradict_the_gold_reward():
     for pair in datasets.base_pairs(1000, 6, 0.3):
         prompt = pair.prompt[0]["content"]
         assert pair.chosen != pair.rejected
@@ -283,7 +283,7 @@ def completion(text: str, finished: bool = True) -> Completion:
 
 
 def test_samples_are_paired_best_against_worst_of_the_gold_reward():
-    # Gold 2.4, 0.5, 0, -2.25: gaps of 6 and more standard deviations of the rating noise at both ends.
+    # Gold 2.4, 0.5, 0, -2.25: gaps of at least 6 standard deviations of the rating noise at both ends.
     best, worst = completion("sure : ant bird ."), completion("pleasure " * 40, finished=False)
     samples = [[completion("ant"), best, worst, completion("cat")]] * 50
     pairs = datasets.rate_samples(samples, 0, 0.0)
@@ -306,7 +306,7 @@ def test_equal_samples_make_no_pair_and_a_single_one_is_an_error():
         datasets.rate_samples([[completion("ant")]], 0, 0.0)
 
 
-def test_a_label_noise_that_is_no_probability_is_refused():
+def test_a_label_noise_that_is_not_a_probability_is_rejected():
     with pytest.raises(ValueError, match="label_noise must be in"):
         datasets.base_pairs(1, 0, 1.5)
 
@@ -367,24 +367,24 @@ def test_arena_hard_files_join_questions_and_baseline_by_uid(tmp_path):
     assert statistics.fmean(right) == pytest.approx(0.8, abs=0.1)  # the good writer
 
 
-def test_fewer_rows_are_the_first_rows_and_too_many_are_refused(tmp_path):
+def test_fewer_rows_are_the_first_rows_and_too_many_are_rejected(tmp_path):
     for name in ("all", "few"):
         (tmp_path / name).mkdir()
     write_benchmark("alpaca_eval", tmp_path / "all")
     write_benchmark("alpaca_eval", tmp_path / "few", rows=10)
     few, every = (json.loads((tmp_path / name / "alpaca_eval.json").read_text()) for name in ("few", "all"))
     assert few == every[:10]
-    with pytest.raises(ValueError, match="2 to 200 rows, 201"):
+    with pytest.raises(ValueError, match="2 to 200 rows, got rows=201"):
         write_benchmark("arena_hard", tmp_path, rows=201)
-    with pytest.raises(ValueError, match="'mt_bench' is no pocket benchmark"):
+    with pytest.raises(ValueError, match="'mt_bench' is not a pocket benchmark"):
         write_benchmark("mt_bench", tmp_path)
 
 
 def test_world_writers_data_sets_and_judge_import_no_torch():
     names = ", ".join(f"focalpo.pocket.{name}" for name in ("world", "writers", "datasets", "benchmarks", "judge"))
     code = f"import sys, {names}; print(sorted({{'torch', 'transformers'}} & set(sys.modules)))"
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 @pytest.fixture(scope="module", params=["built", "reloaded"])

@@ -86,14 +86,14 @@ def start(tmp_path):
 
 
 def comparisons(count: int) -> list[tuple[str, str, str]]:
-    """Prompts with an answer of the mid and one of the good writer."""
+    """Prompts with one answer by the mid writer and one by the good writer."""
     rng = random.Random(0)
     tasks = draw_tasks(count, "judge tests")
     return [(task.prompt, write(task, WRITERS["mid"], rng), write(task, WRITERS["good"], rng)) for task in tasks]
 
 
 def alpaca_request(template: Path, prompt: str, first: str, second: str) -> dict:
-    """The annotator's request, its chatml cut into messages."""
+    """The annotator's request, with its ChatML split into messages."""
     text = template.read_text().replace("{instruction}", prompt)
     text = text.replace("{output_1}", first).replace("{output_2}", second)
     turns = re.findall(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", text, re.DOTALL)
@@ -159,7 +159,7 @@ def test_alpaca_eval_replies_carry_the_preference_in_the_log_probs(judge, templa
         assert reply["usage"]["total_tokens"] > 0
 
 
-def test_log_probs_come_only_when_asked_for(judge):
+def test_log_probs_are_returned_only_on_request(judge):
     request = alpaca_request(OWN_TEMPLATE, "add 2 and 3", "5", "6")
     _, reply = judge.post(request | {"logprobs": False})
     assert reply["choices"][0]["logprobs"] is None
@@ -215,7 +215,7 @@ def test_the_openai_client_is_served(judge):
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 400, "needs `messages`"),
     ],
 )
-def test_a_bad_request_is_told_why_and_the_connection_lives_on(judge, body, status, message):
+def test_a_bad_request_gets_a_reason_and_keeps_the_connection(judge, body, status, message):
     answered, reply = judge.post(body)
     assert answered == status and message in reply["error"]["message"]
     assert judge.post(arena_request("add 2 and 3", "5", "6"))[0] == 200
@@ -234,7 +234,7 @@ def test_the_server_listens_on_the_loopback_only(judge):
         assert probe.connect_ex(("127.0.0.2", judge.port)) != 0
 
 
-def test_faults_strike_by_request_number_with_the_shares_that_were_set():
+def test_faults_depend_on_the_request_number_and_have_the_configured_shares():
     faults = Faults.parse("429=0.1,500=0.2,garbage=0.3", seed=1)
     struck = Counter(faults.strike(number) for number in range(4000))
     for kind, share in {"429": 0.1, "500": 0.2, "garbage": 0.3, None: 0.4}.items():
@@ -262,7 +262,7 @@ def test_faults_over_http_follow_the_dial(start):
     assert seen == {"429", "500", "garbage", None}
 
 
-def test_a_slow_reply_outlasts_an_impatient_client_and_comes_to_a_patient_one(start):
+def test_a_slow_reply_exceeds_a_short_timeout_and_reaches_a_patient_client(start):
     judge = start("--faults", "slow=1")
     impatient = http.client.HTTPConnection("127.0.0.1", judge.port, timeout=0.2)
     impatient.request("POST", "/v1/chat/completions", json.dumps(arena_request("add 2 and 3", "5", "6")))
@@ -272,14 +272,14 @@ def test_a_slow_reply_outlasts_an_impatient_client_and_comes_to_a_patient_one(st
     assert judge.post(arena_request("add 2 and 3", "5", "6"))[0] == 200
 
 
-def test_a_taken_port_and_bad_arguments_end_in_one_line_and_an_error_code(judge, tmp_path):
+def test_a_taken_port_and_bad_arguments_give_one_line_and_an_error_code(judge, tmp_path):
     mistakes = {
         "stop the other server": ["--port", str(judge.port)],
-        "'70000' is no port": ["--port", "70000"],
-        "'418=0.5' is no fault": ["--faults", "418=0.5"],
-        "'429' is no fault": ["--faults", "429"],
-        "exceed 1 together": ["--faults", "429=0.6,500=0.6"],
-        "give a file in an existing folder": ["--ready-file", str(tmp_path / "missing" / "url")],
+        "'70000' is not a port": ["--port", "70000"],
+        "'418=0.5' is not a fault": ["--faults", "418=0.5"],
+        "'429' is not a fault": ["--faults", "429"],
+        "exceeds 1; lower them": ["--faults", "429=0.6,500=0.6"],
+        "use a file in an existing folder": ["--ready-file", str(tmp_path / "missing" / "url")],
         "unrecognized arguments: --prot": ["--prot", "1"],
     }
     for message, options in mistakes.items():
@@ -290,13 +290,13 @@ def test_a_taken_port_and_bad_arguments_end_in_one_line_and_an_error_code(judge,
 
 def test_the_judge_needs_nothing_but_the_standard_library():
     code = "import sys; import focalpo.pocket.judge; print(*{name.split('.')[0] for name in sys.modules})"
-    ran = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert not set(ran.stdout.split()) - set(sys.stdlib_module_names) - {"focalpo", "__main__"}
+    assert not set(result.stdout.split()) - set(sys.stdlib_module_names) - {"focalpo", "__main__"}
 
 
 def test_the_judge_reads_text_only_so_a_cut_answer_counts_as_finished():

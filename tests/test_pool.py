@@ -1,4 +1,4 @@
-"""Workers that make stages: kept, replaced when they die, told to stop; nothing of them is left."""
+"""Worker processes: reused, replaced when they die, asked to stop, and never left behind."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from focalpo.running.pool import Pool
 from focalpo.stages.folder import Folder, Stage
 
 ROOT = Path(__file__).parent.parent
-# What a pool on its own does: a training of a minute, in the folder that is its first argument.
+# A program that runs a long training in a pool; its argument is the runs folder.
 LONG_TRAINING = """
 import sys
 from pathlib import Path
@@ -31,7 +31,7 @@ if __name__ == "__main__":
 
 
 def quick(prompts: int) -> Stage:
-    """A benchmark of the pocket world, made in no time."""
+    """A pocket benchmark, which takes almost no time."""
     stage = benchmark_stage(compose([]), "alpaca_eval")
     return replace(stage, settings=stage.settings | {"prompts": prompts})
 
@@ -44,20 +44,20 @@ def long() -> Stage:
 
 
 def outcome(pool: Pool, stage: Stage) -> float | str:
-    """What came of the stage, which must be the next to end."""
-    ((ended, found),) = pool.finished(100)
-    assert ended == stage
-    return found
+    """The outcome of the stage, which must be the next to end."""
+    ((finished, result),) = pool.finished(100)
+    assert finished == stage
+    return result
 
 
-def until(true: Callable[[], object]) -> None:
+def until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 100
-    while not true():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def test_a_worker_is_kept_and_replaced_when_it_died_idle(tmp_path: Path) -> None:
+def test_a_worker_is_reused_and_replaced_when_it_died_idle(tmp_path: Path) -> None:
     with Pool(1) as pool:
         for prompts in (10, 20):
             pool.start(tmp_path, quick(prompts))
@@ -73,18 +73,18 @@ def test_a_worker_is_kept_and_replaced_when_it_died_idle(tmp_path: Path) -> None
     assert all(Folder(tmp_path, quick(prompts)).sealed for prompts in (10, 20, 30))
 
 
-def test_a_stage_that_fails_is_told_and_its_worker_goes_on(tmp_path: Path) -> None:
+def test_a_failed_stage_is_reported_and_its_worker_continues(tmp_path: Path) -> None:
     with Pool(1) as pool:
         with Folder(tmp_path, quick(10)).being_made():
             pool.start(tmp_path, quick(10))
-            why = outcome(pool, quick(10))
-        assert isinstance(why, str) and "another process" in why
+            reason = outcome(pool, quick(10))
+        assert isinstance(reason, str) and "another process" in reason
         pool.start(tmp_path, quick(10))
         assert outcome(pool, quick(10)) > 0
 
 
 @pytest.mark.slow
-def test_a_killed_worker_costs_its_own_stage_only(tmp_path: Path) -> None:
+def test_a_killed_worker_fails_only_its_own_stage(tmp_path: Path) -> None:
     progress = Folder(tmp_path, long()).path / "progress.json"
     with Pool(2) as pool:
         pool.start(tmp_path, long())
@@ -100,8 +100,8 @@ def test_a_killed_worker_costs_its_own_stage_only(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_left_by_an_error_it_has_training_saved(tmp_path: Path, ranks: int) -> None:
-    """In the worker itself, or in ranks that it has started."""
+def test_an_error_makes_the_pool_save_its_training(tmp_path: Path, ranks: int) -> None:
+    """In the worker itself, or in ranks that it started."""
     stage = replace(long(), launch=long().launch | {"ranks": ranks})
     folder = Folder(tmp_path, stage).path
     with pytest.raises(RuntimeError, match="our own"), Pool(1) as pool:
@@ -113,8 +113,8 @@ def test_left_by_an_error_it_has_training_saved(tmp_path: Path, ranks: int) -> N
     assert not pool.stages and not [worker for worker in pool.workers if worker.process.is_alive()]
 
 
-def test_what_does_not_hear_that_it_should_stop_is_killed_not_waited_for(tmp_path: Path) -> None:
-    """A stopped process takes no signal, like one in the middle of a long product; and it has taken no step."""
+def test_a_worker_that_does_not_handle_the_signal_is_killed(tmp_path: Path) -> None:
+    """A stopped process handles no signal, like one in a long matrix product; it has not taken a step yet."""
     with pytest.raises(KeyboardInterrupt), Pool(1) as pool:
         pool.start(tmp_path, long())
         process = pool.workers[0].process
@@ -126,7 +126,7 @@ def test_what_does_not_hear_that_it_should_stop_is_killed_not_waited_for(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_group_killed_at_once_leaves_nothing_in_shared_memory(tmp_path: Path) -> None:
+def test_a_killed_process_group_leaves_nothing_in_shared_memory(tmp_path: Path) -> None:
     before = set(os.listdir("/dev/shm"))
     command = [sys.executable, "-c", LONG_TRAINING, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as started:

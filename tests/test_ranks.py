@@ -44,7 +44,7 @@ def weights(runs: Path) -> dict[str, torch.Tensor]:
 
 
 def move_train(runs: Path, name: str) -> Path:
-    """Put the made train stage aside, so that the same stage can be made again in another way."""
+    """Move the finished train stage aside, so that the same stage can be made again with another launch."""
     (runs / "train").rename(runs / name)
     (kept,) = (runs / name).iterdir()
     return kept
@@ -90,7 +90,7 @@ def test_a_run_killed_by_the_kernel_resumes_to_bit_equal_weights(tmp_path: Path,
 
 
 @pytest.mark.slow
-def test_a_mistake_on_the_ranks_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_mistake_on_the_ranks_is_reported_in_one_line(tmp_path: Path) -> None:
     process = train(tmp_path, "launch.ranks=2", "train.zero_stage=1", "train.global_batch=5000")
     output, _ = process.communicate(timeout=300)
     assert process.returncode != 0

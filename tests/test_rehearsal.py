@@ -1,6 +1,6 @@
-"""The rehearsal is the paper scale: it differs in hardware and endpoints alone, its stand-ins are what they stand for.
+"""The rehearsal is the paper scale: it differs only in hardware and endpoints, and its stand-ins match the originals.
 
-The whole of it is `make rehearse`; here two rows of each setting run, and those parts that need no vLLM.
+`make rehearse` runs all of it; here run two rows of each setting, and the parts that need no vLLM.
 """
 
 import json
@@ -31,7 +31,7 @@ MODELS = {"mistral_base": "mistral", "llama3_instruct": "llama3", "one_gpu": "qw
 
 
 @pytest.mark.parametrize("name", ["paper", "one_gpu"])
-def test_a_rehearsal_differs_in_hardware_and_endpoints_alone(name: str, tmp_path: Path) -> None:
+def test_a_rehearsal_differs_only_in_hardware_and_endpoints(name: str, tmp_path: Path) -> None:
     table = with_rows(compose_table(name), {})
     paper = compose_rows(table, [])
     first = next(iter(paper.values()))
@@ -45,7 +45,7 @@ def test_a_rehearsal_differs_in_hardware_and_endpoints_alone(name: str, tmp_path
             assert any(re.fullmatch(kept.replace(".", r"\.").replace("*", r"\w+"), key) for kept in PROTOCOL), key
 
 
-def test_a_changed_recipe_would_be_seen() -> None:
+def test_a_changed_recipe_is_detected() -> None:
     paper = {"row": compose(["experiment=mistral_base/dpo"])}
     other = {"row": compose(["experiment=mistral_base/dpo", "train.global_batch=64", "objective.beta=0.1"])}
     assert changes(paper, other) == {"train.global_batch": {(128, 64)}, "objective.beta": {(0.01, 0.1)}}
@@ -53,7 +53,7 @@ def test_a_changed_recipe_would_be_seen() -> None:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A stand-in checkpoint of each family, by the setting that it starts."""
+    """A stand-in checkpoint of each family, by the setting that starts from it."""
     root = tmp_path_factory.mktemp("mistral-and-others")
     words = texts()
     for family in MODELS.values():
@@ -74,7 +74,7 @@ def opened(request, models: dict[str, Path]) -> tuple[PreTrainedTokenizerBase, l
 PAIR = Pair("p", [{"role": "user", "content": "sort : bird ant cat"}], "ant bird cat .", "cat")
 
 
-def test_a_stand_in_keeps_the_tokens_contract(opened) -> None:
+def test_a_stand_in_satisfies_the_token_contract(opened) -> None:
     tokenizer, stops, _ = opened
     trees, problems = pair_trees(tokenizer, [PAIR], Limits(512, 1024), stops)
     assert problems == {}
@@ -83,7 +83,7 @@ def test_a_stand_in_keeps_the_tokens_contract(opened) -> None:
         assert trees[0].branches[branch][-1] == stops[0]
 
 
-def test_a_stand_in_would_double_the_bos_if_it_were_let(opened) -> None:
+def test_a_stand_in_would_double_the_bos_of_rendered_text(opened) -> None:
     """The trap of vLLM and of trainers that tokenize rendered text: the tokenizer adds a BOS to the template's."""
     tokenizer, _, folder = opened
     (ids,) = prompt_ids(tokenizer, [PAIR.prompt])
@@ -96,7 +96,7 @@ def test_a_stand_in_would_double_the_bos_if_it_were_let(opened) -> None:
         assert tokenizer(text)["input_ids"].count(tokenizer.bos_token_id) == 2
 
 
-def test_stand_ins_have_the_shape_of_what_they_stand_for(models: dict[str, Path]) -> None:
+def test_stand_ins_have_the_architecture_of_the_originals(models: dict[str, Path]) -> None:
     configs = {family: AutoConfig.from_pretrained(models[setting]) for setting, family in MODELS.items()}
     assert [configs[family].architectures for family in ("mistral", "llama3", "qwen2")] == [
         ["MistralForCausalLM"],
@@ -108,7 +108,7 @@ def test_stand_ins_have_the_shape_of_what_they_stand_for(models: dict[str, Path]
     generation = json.loads((models["llama3_instruct"] / "generation_config.json").read_text())
     assert len(generation["eos_token_id"]) == 2
     own = load_tokenizer(ModelSource(str(models["mistral_base"])))
-    assert "[INST]" in own.chat_template, "the swap that the base setting must not take"
+    assert "[INST]" in own.chat_template, "the template that the base setting must not use"
 
 
 CLIENT = """
@@ -148,14 +148,14 @@ def stage(tmp_path: Path) -> Iterator[tuple[dict[str, str], Path]]:
         yield environment(hub, tmp_path / "home", None), tmp_path / "eval"
 
 
-def test_the_real_clients_get_models_data_and_benchmarks_at_their_pins_and_nothing_else(stage, tmp_path: Path) -> None:
-    surroundings, protocols = stage
+def test_the_real_clients_get_models_data_and_benchmarks_only_at_their_pins(stage, tmp_path: Path) -> None:
+    variables, protocols = stage
     config = compose(["experiment=llama3_instruct/dpo"])
     into = tmp_path / "benchmarks"
     into.mkdir()
     pins = [str(config.data.revision), str(config.model.revision)]
     command = [sys.executable, "-c", CLIENT, str(protocols), str(into), *pins]
-    done = subprocess.run(command, cwd=ROOT, env=surroundings, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "pairs 540 40 prompt and dialogues\n" in done.stdout and "model llama\n" in done.stdout
     assert done.stdout.count("refused ") == 2
@@ -164,10 +164,10 @@ def test_the_real_clients_get_models_data_and_benchmarks_at_their_pins_and_nothi
     assert {path.name for path in into.iterdir()} == expected
 
 
-def test_a_run_in_rehearsal_reaches_no_other_host(stage) -> None:
-    surroundings, _ = stage
+def test_a_rehearsal_reaches_no_other_host(stage) -> None:
+    variables, _ = stage
     code = "import urllib.request; urllib.request.urlopen('https://huggingface.co', timeout=20)"
-    done = subprocess.run([sys.executable, "-c", code], env=surroundings, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=60)
     assert done.returncode and "Connection refused" in done.stderr
 
 
@@ -187,7 +187,7 @@ def test_a_run_in_rehearsal_reaches_no_other_host(stage) -> None:
     ],
     ids=["paper", "released", "one_gpu"],
 )
-def test_a_table_runs_from_nothing_to_numbers(arguments: list[str], expected: list[str], tmp_path: Path) -> None:
+def test_a_table_runs_from_scratch_to_numbers(arguments: list[str], expected: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rehearsal", *arguments, f"runs={tmp_path / 'runs'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500, env=os.environ)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""What a rehearsal must leave behind is refused when a cell, an input or the effect of training is missing."""
+"""The check of a rehearsal fails when a cell, an input or the effect of training is missing."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def left_behind(runs: Path, values: tuple[str, str] = ("1.5", "2.5"), weights: t
     return Folder(runs, trained["dpo"]).path
 
 
-def test_a_whole_table_on_a_whole_chain_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_complete_table_on_a_complete_chain_is_summarized_in_one_line(tmp_path: Path) -> None:
     left_behind(tmp_path)
     assert checked(tmp_path, TABLE).startswith("2 rows, no gap in the table; 3 sealed stages, no gap in the chain:")
 
@@ -48,15 +48,15 @@ def test_a_cell_without_a_number_is_named(tmp_path: Path) -> None:
         checked(tmp_path, TABLE)
 
 
-def test_an_input_that_is_gone_is_named(tmp_path: Path) -> None:
+def test_a_missing_input_is_named(tmp_path: Path) -> None:
     (left_behind(tmp_path) / "manifest.json").unlink()
     with pytest.raises(ValueError, match="was made from train/dpo-.*, which is not sealed"):
         checked(tmp_path, TABLE)
 
 
-def test_an_output_that_was_changed_is_named(tmp_path: Path) -> None:
+def test_a_changed_output_is_named(tmp_path: Path) -> None:
     (left_behind(tmp_path) / "model" / "model.safetensors").write_text("edited")
-    with pytest.raises(ValueError, match="is not what its manifest says"):
+    with pytest.raises(ValueError, match="does not match its manifest"):
         checked(tmp_path, TABLE)
 
 

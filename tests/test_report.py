@@ -1,4 +1,4 @@
-"""The report: one page with every number, its provenance and its figures; the same numbers wherever they are shown."""
+"""The report: one page with every number, its provenance and figures; every format shows the same numbers."""
 
 import csv
 import json
@@ -37,7 +37,7 @@ def data_of(report: Path) -> dict:
     return json.loads(found[1])
 
 
-def test_the_page_is_one_file_that_asks_the_network_for_nothing(sealed_report: Path) -> None:
+def test_the_page_is_one_file_without_network_requests(sealed_report: Path) -> None:
     text = (sealed_report / "report.html").read_text()
 
     class Addresses(HTMLParser):
@@ -49,12 +49,12 @@ def test_the_page_is_one_file_that_asks_the_network_for_nothing(sealed_report: P
             ]
 
     Addresses().feed(text)
-    assert Addresses.found == ["data:,"], "an empty icon, so that no browser asks for one"
+    assert Addresses.found == ["data:,"], "an empty icon, so that no browser requests one"
     assert not re.search(r"@import|fetch\(|XMLHttpRequest", text)
     assert len(text) < 5_000_000
 
 
-def test_every_cell_carries_its_numbers_seeds_commands_and_chain(sealed_report: Path) -> None:
+def test_every_cell_has_its_numbers_seeds_commands_and_chain(sealed_report: Path) -> None:
     data = data_of(sealed_report)
     rows = {row["name"]: row for row in data["rows"]["base"]}
     assert list(rows) == ["sft", "dpo", "focalpo"], "in the order of the table"
@@ -71,8 +71,8 @@ def test_every_cell_carries_its_numbers_seeds_commands_and_chain(sealed_report: 
         assert kinds == {"benchmark", "generate"}
 
 
-def test_warnings_of_any_stage_come_first_and_once(sealed_report: Path, tmp_path: Path) -> None:
-    assert "No stage warned of anything" in (sealed_report / "report.html").read_text()
+def test_the_warnings_of_all_stages_are_listed_once(sealed_report: Path, tmp_path: Path) -> None:
+    assert "No stage reported a warning" in (sealed_report / "report.html").read_text()
     stages = {
         "judge/a": {"facts": {"warnings": ["3 answers are empty"]}},
         "judge/b": {"facts": {"warnings": ["3 answers are empty", "<b>"]}},
@@ -80,7 +80,7 @@ def test_warnings_of_any_stage_come_first_and_once(sealed_report: Path, tmp_path
     assert warnings_of(stages) == ["3 answers are empty (judge/a and 1 more)", "<b> (judge/b)"]
 
 
-def test_markdown_and_latex_say_the_same_as_the_page(sealed_report: Path) -> None:
+def test_markdown_and_latex_show_the_same_as_the_page(sealed_report: Path) -> None:
     number = shown(sealed_report)
     html, markdown, latex = ((sealed_report / f"report.{name}").read_text() for name in ("html", "md", "tex"))
     assert f">{number}</button>" in html
@@ -91,7 +91,7 @@ def test_markdown_and_latex_say_the_same_as_the_page(sealed_report: Path) -> Non
     assert "arena first-place gain" in markdown.lower() and "\\toprule" in latex and "\\bottomrule" in latex
 
 
-def test_figures_are_the_same_bytes_for_the_same_numbers(sealed_report: Path, tmp_path: Path) -> None:
+def test_figures_of_the_same_numbers_are_the_same_bytes(sealed_report: Path, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "report" / sealed_report.name
     shutil.copytree(sealed_report.parent.parent, tmp_path / "runs")
     shutil.rmtree(folder)
@@ -131,7 +131,7 @@ def test_one_changed_verdict_changes_every_place_that_shows_the_score(sealed_rep
         assert not re.search(rf"(?<![\d.+-]){re.escape(before)}(?!\d)", row.partition("class=focus")[2] or row), name
 
 
-def test_a_report_follows_its_inputs_wherever_runs_lies(sealed_report: Path, tmp_path: Path) -> None:
+def test_a_report_finds_its_inputs_after_runs_was_moved(sealed_report: Path, tmp_path: Path) -> None:
     shutil.copytree(sealed_report.parent.parent, tmp_path / "moved")
     run = TableRun.read(tmp_path / "moved" / "report" / sealed_report.name)
     assert all(path.is_dir() and path.is_relative_to(tmp_path / "moved") for path in run.inputs.values())
@@ -141,7 +141,7 @@ def test_a_report_follows_its_inputs_wherever_runs_lies(sealed_report: Path, tmp
         assert all(needed in titles[:place] for needed in manifest["inputs"].values()), "inputs come first"
 
 
-def test_why_names_the_number_the_stages_and_the_commands(sealed_report: Path) -> None:
+def test_why_prints_the_number_the_stages_and_the_commands(sealed_report: Path) -> None:
     text = why("focalpo/base/ae2_wr", newest_reports(sealed_report.parent.parent))
     assert text.startswith(f"FocalPO, Pocket base (off-policy pairs), AlpacaEval WR: {shown(sealed_report)} [")
     for kind in ("sft", "pairs", "reference", "train", "generate", "judge", "benchmark"):
@@ -151,12 +151,12 @@ def test_why_names_the_number_the_stages_and_the_commands(sealed_report: Path) -
 
 
 @pytest.mark.parametrize("cell", ["focalpo/base", "dqo/base/ae2_wr", "focalpo/base/tokens", "kto/base/ae2_lc"])
-def test_why_refuses_a_cell_that_is_not_there(sealed_report: Path, cell: str) -> None:
+def test_why_refuses_an_unknown_cell(sealed_report: Path, cell: str) -> None:
     with pytest.raises(ValueError, match="no report has a number for .*ROW/SETTING/COLUMN"):
         why(cell, newest_reports(sealed_report.parent.parent))
 
 
-def test_several_sft_models_are_runs_of_one_row_in_their_order(tmp_path: Path) -> None:
+def test_several_sft_models_are_ordered_runs_of_one_row(tmp_path: Path) -> None:
     folder = sealed_stages(tmp_path, planned("noise", settings="base_0,base_40", rows="dpo,focalpo", seeds="2"))
     report = made(folder)
     run = TableRun.read(report)

@@ -1,4 +1,4 @@
-"""The report as a reader meets it: in a real Chromium, from disk, light and dark, by keyboard, on a phone."""
+"""The report as a reader sees it: in a real Chromium, from disk, light and dark, by keyboard, on a phone."""
 
 import os
 import shutil
@@ -32,18 +32,18 @@ def scheme(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=SCREENS)
 def page(request: pytest.FixtureRequest, browser: Browser, scheme: str, sealed_report: Path) -> Iterator[Page]:
-    """The report, opened from disk without a network; every complaint of the browser fails the test."""
+    """The report, opened from disk without a network; every error or message of the browser fails the test."""
     width, height = SCREENS[request.param]
     context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": height}, offline=True)
     opened = context.new_page()
-    said: list[str] = []
-    opened.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-    opened.on("pageerror", lambda error: said.append(str(error)))
-    opened.on("requestfailed", lambda request: said.append(f"failed: {request.url}"))
+    messages: list[str] = []
+    opened.on("console", lambda message: messages.append(f"{message.type}: {message.text}"))
+    opened.on("pageerror", lambda error: messages.append(str(error)))
+    opened.on("requestfailed", lambda request: messages.append(f"failed: {request.url}"))
     opened.goto((sealed_report / "report.html").as_uri())
     opened.wait_for_selector("#answer-view .sides")
     yield opened
-    assert said == []
+    assert messages == []
     context.close()
 
 
@@ -59,9 +59,9 @@ def column(page: Page, place: int) -> list[str]:
     ]
 
 
-def test_it_opens_without_a_complaint_and_keeps_the_rules_of_accessibility(page: Page) -> None:
+def test_the_page_opens_without_errors_and_is_accessible(page: Page) -> None:
     assert violations(page) == []
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out at the side"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "no horizontal overflow"
 
 
 def test_a_title_sorts_its_column_down_up_and_back(page: Page) -> None:
@@ -95,7 +95,7 @@ def test_a_number_opens_its_provenance_by_keyboard_and_closes_again(page: Page) 
     expect(cell).to_be_focused()
 
 
-def test_any_two_rows_are_read_side_by_side(page: Page) -> None:
+def test_any_two_rows_are_shown_side_by_side(page: Page) -> None:
     sides = page.locator("#answer-view .sides > div")
     expect(sides.nth(0)).to_contain_text("base-dpo-s1 says")
     expect(sides.nth(1)).to_contain_text("base-focalpo-s1 says")
@@ -122,8 +122,8 @@ def test_curves_follow_the_metric_and_the_chosen_rows(page: Page) -> None:
     expect(page.locator("#curve-plot polyline[stroke='#8c959f']")).to_have_count(1)
 
 
-def test_every_figure_is_as_wide_as_it_takes_to_read_it(page: Page) -> None:
+def test_every_figure_is_wide_enough_to_read(page: Page) -> None:
     for figure in page.locator("figure svg").all():
         box = figure.bounding_box()
-        # Figures are drawn 10 to 12 inches wide: 80 pixels an inch make their smallest type 8 pixels high.
+        # Figures are drawn 10 to 12 inches wide: 80 pixels per inch make their smallest type 8 pixels high.
         assert box is not None and box["width"] >= 950 and box["height"] >= 150

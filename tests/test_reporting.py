@@ -1,4 +1,4 @@
-"""The small numbers beside the table, by hand: judge statistics, curves, the checklist, what the summary marks."""
+"""Numbers beside the table, computed by hand: judge statistics, curves, the checklist, marks of the summary."""
 
 import json
 from dataclasses import replace
@@ -26,7 +26,7 @@ def test_a_curve_is_the_mean_over_seeds_and_over_windows_of_steps(tmp_path: Path
         (tmp_path / seed).mkdir()
         lines = [json.dumps({"step": step, "loss": start + step}) for step in (1, 2, 3, 4)]
         (tmp_path / seed / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    # windows (1, 2) and (3, 4); seeds differ by 10, so their mean lies 5 above the first
+    # windows (1, 2) and (3, 4); seeds differ by 10, so their mean is 5 above the first
     assert training_curves([tmp_path / "a", tmp_path / "b"], points=2) == {"step": [1.5, 3.5], "loss": [6.5, 8.5]}
     assert training_curves([tmp_path]) == {}, "a folder without metrics has no curve"
 
@@ -51,7 +51,7 @@ def test_judge_statistics_by_hand(tmp_path: Path) -> None:
     assert judge_statistics(TableRun(tmp_path, {}, (), {}), "base", "dpo") is None
 
 
-def test_an_answer_carries_its_share_of_the_win(sealed_report: Path) -> None:
+def test_an_answer_has_its_share_of_the_win(sealed_report: Path) -> None:
     run = TableRun.read(sealed_report)
     folders = (run.seeds("base", "dpo", kind)["1"] for kind in ("judge", "generate"))
     answers = judged_answers(*folders)
@@ -60,19 +60,20 @@ def test_an_answer_carries_its_share_of_the_win(sealed_report: Path) -> None:
     assert set(answers["arena_hard"][0]) == {"text", "tokens", "finished", "score", "games"}
 
 
-def test_the_summary_stars_what_holm_leaves_standing_and_dashes_what_did_not_run() -> None:
+def test_the_summary_marks_significant_differences_and_rows_that_did_not_run() -> None:
     cell = Cell(30.0, 28.0, 32.0, 3, 400, 0.5, difference=Interval(4.0, 2.0, 6.0), p=0.01, p_holm=0.03)
     rows = [
         RowResult("a", "A", {"ae2_lc": cell, "ae2_wr": replace(cell, p_holm=0.06)}, {}, {}),
         RowResult("b", "B", {}, {}, {}),
     ]
     lines = as_summary(Results("T", {"base": "Base (x)"}, {"base": rows}, "dpo", "DPO", ())).splitlines()
-    assert lines[0] == "|  | Base, AlpacaEval LC | Base, AlpacaEval WR | Base, Arena-Hard WR |"
-    assert lines[2:4] == ["| A | 30.0 ±2.0\\* | 30.0 ±2.0 | - |", "| B | - | - | - |"]
+    assert lines[0].startswith("**No finding")
+    assert lines[2] == "|  | Base, AlpacaEval LC | Base, AlpacaEval WR | Base, Arena-Hard WR |"
+    assert lines[4:6] == ["| A | 30.0 ±2.0\\* | 30.0 ±2.0 | - |", "| B | - | - | - |"]
 
 
 @pytest.mark.parametrize("commit, first", [("abc", "git checkout abc"), ("abc+changes", "make setup")])
-def test_commands_name_a_commit_only_where_it_says_all(sealed_report: Path, commit: str, first: str) -> None:
+def test_commands_check_out_only_a_commit_without_changes(sealed_report: Path, commit: str, first: str) -> None:
     run = TableRun.read(sealed_report)
     asked = replace(run, command=("table=pocket", "runs=/elsewhere", "train.max_steps=3", "judge.x='a b'"))
     found = commands(asked, "base", "dpo", commit)
@@ -82,7 +83,7 @@ def test_commands_name_a_commit_only_where_it_says_all(sealed_report: Path, comm
 
 
 @pytest.mark.parametrize(
-    ("kind", "told", "setup"),
+    ("kind", "values", "setup"),
     [
         ("generate", {"settings": {"backend": "vllm"}}, "make setup EXTRAS=dev,vllm"),
         ("judge", {"launch": {"endpoint": {"base_url": "vllm a-judge --port 1"}}}, "make setup EXTRAS=dev,vllm"),
@@ -90,23 +91,23 @@ def test_commands_name_a_commit_only_where_it_says_all(sealed_report: Path, comm
     ],
 )
 def test_commands_install_what_the_stages_of_the_row_use(
-    sealed_report: Path, tmp_path: Path, kind: str, told: dict, setup: str
+    sealed_report: Path, tmp_path: Path, kind: str, values: dict, setup: str
 ) -> None:
     run = TableRun.read(sealed_report)
     assert commands(run, "base", "dpo", "abc")[1] == "make setup"
     place = f"base/dpo/1/{kind}"
     stage = json.loads((run.inputs[place] / "stage.json").read_text())
-    (tmp_path / "stage.json").write_text(json.dumps(stage | {part: stage[part] | told[part] for part in told}))
+    (tmp_path / "stage.json").write_text(json.dumps(stage | {part: stage[part] | values[part] for part in values}))
     asked = replace(run, inputs=run.inputs | {place: tmp_path})
     assert commands(asked, "base", "dpo", "abc")[1] == setup
-    assert commands(asked, "base", "sft", "abc")[1] == "make setup", "another row's stages are its own"
+    assert commands(asked, "base", "sft", "abc")[1] == "make setup", "other rows do not use that stage"
 
 
-def test_the_checklist_counts_what_the_manifests_say(sealed_report: Path) -> None:
+def test_the_checklist_has_the_numbers_of_the_manifests(sealed_report: Path) -> None:
     run = TableRun.read(sealed_report)
     stages = chain(run.inputs.values())
     text = (sealed_report / "checklist.md").read_text()
-    assert f"{len(stages)} sealed stages" in text and "2 seeds a row" in text and "200 or 400 prompts" in text
+    assert f"{len(stages)} sealed stages" in text and "2 seeds per row" in text and "200 or 400 prompts" in text
     # every invented stage took 1.5 s
     assert f"{len(stages) * 1.5 / 3600:.2f} stage-hours" in text
     assert "4 preference runs with dpo, focalpo" in text
@@ -114,8 +115,8 @@ def test_the_checklist_counts_what_the_manifests_say(sealed_report: Path) -> Non
     assert "Nothing was trained" in checklist(run, Results("T", {}, {}, "dpo", "DPO", ()), {})
 
 
-def test_runs_of_other_seeds_are_not_taken_for_pairs(sealed_report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two rows with one run each, of different seeds: as many runs, but no two that share their data order."""
+def test_runs_of_different_seeds_are_not_paired(sealed_report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows with one run each, of different seeds: equally many runs, but none share a data order."""
     run, asked = TableRun.read(sealed_report), []
 
     def compare(metric: object, base: object, same_seeds: bool) -> tuple[Interval, float]:

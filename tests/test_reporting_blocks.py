@@ -1,4 +1,4 @@
-"""The table and what stands below it: verdicts, corrections and warnings, in every format from the same cells."""
+"""The table and its blocks: verdicts, corrections and warnings, in every format from the same cells."""
 
 import csv
 import io
@@ -54,7 +54,7 @@ def test_verdicts_by_hand(ours: float, error: float, paper: float, word: str) ->
     assert verdict(ours, error, paper, RULE) == word
 
 
-def test_only_cells_judged_as_the_paper_judged_get_a_verdict() -> None:
+def test_only_cells_judged_under_the_papers_protocol_get_a_verdict() -> None:
     judged = row("sft", {"ae2_wr": 14.2, "ae2_lc": 14.2}, ae2_wr=cell(), ae2_lc=cell(), arena_hard=cell())
     found = with_verdicts(judged, {"ae2_wr": "official", "ae2_lc": "local"}, RULE)
     assert {name: c.verdict for name, c in found.cells.items()} == {
@@ -64,7 +64,7 @@ def test_only_cells_judged_as_the_paper_judged_get_a_verdict() -> None:
     }
 
 
-def test_seeds_that_were_judged_under_different_protocols_have_none(tmp_path: Path) -> None:
+def test_columns_judged_under_different_protocols_have_no_protocol(tmp_path: Path) -> None:
     def judged(name: str, alpaca: str) -> Path:
         protocols = {"alpaca_eval": {"protocol": alpaca}, "arena_hard": {"protocol": "arena_hard_v0_1"}}
         stage = Folder(tmp_path, Stage("judge", name, {"protocols": protocols}))
@@ -109,7 +109,7 @@ def test_every_format_shows_differences_certainty_and_verdicts() -> None:
     expected = ["-1.5 [-3.0, +0.1] p=.040", "14.0, paper 15.5: within noise"]
     for write in (as_markdown, as_latex):
         text = write(table)
-        assert all(words in text for words in expected) and "how sure (points)" in text
+        assert all(words in text for words in expected) and "uncertainty (points)" in text
     (line,) = (
         found for found in csv.DictReader(io.StringIO(as_csv(table))) if found["row"] == "sft" and found["se"] != "-"
     )
@@ -125,15 +125,15 @@ def test_rows_that_did_not_run_are_dashes_and_a_table_of_them_has_no_blocks() ->
     assert {found["value"] for found in csv.DictReader(io.StringIO(as_csv(table)))} == {"-"}
 
 
-def test_a_table_says_why_it_has_no_verdict() -> None:
-    assert "it has none at this scale" in table_notes(results_of(row("sft", ae2_wr=cell())), "files")[-1]
+def test_the_notes_explain_why_a_table_has_no_verdict() -> None:
+    assert "there is none at this scale" in table_notes(results_of(row("sft", ae2_wr=cell())), "files")[-1]
     other = results_of(row("sft", {"ae2_wr": 15.5}, ae2_wr=cell()))
     assert "no cell was judged under the paper's protocol" in table_notes(other, "files")[-1]
     judged = results_of(row("sft", {"ae2_wr": 15.5}, ae2_wr=replace(cell(), verdict="differs")))
     assert not any("No cell has a verdict" in note for note in table_notes(judged, "files"))
 
 
-def test_warnings_stand_first_in_every_format_that_is_read() -> None:
+def test_warnings_come_first_in_every_text_format() -> None:
     table = results_of(row("sft", ae2_wr=cell()), warnings=("some answers are empty (generate/x)",))
     shown = "WARNING: some answers are empty (generate/x)"
     assert as_terminal(table, "pocket").split("\n\n")[1] == as_markdown(table).split("\n\n")[1] == shown
@@ -158,12 +158,12 @@ def test_warnings_stand_first_in_every_format_that_is_read() -> None:
         ("|", "$|$"),
     ],
 )
-def test_signs_that_latex_takes_for_commands_are_escaped_once(sign: str, escaped: str) -> None:
+def test_special_characters_of_latex_are_escaped_once(sign: str, escaped: str) -> None:
     assert tex(sign) == escaped
     assert tex(f"a {sign}{sign} b") == f"a {escaped}{escaped} b"
 
 
-def test_the_caption_with_a_power_is_text_in_latex() -> None:
+def test_a_caption_with_a_power_is_escaped_in_latex() -> None:
     assert r"p = e\textasciicircum{}(-1/gamma)" in tex(GRADIENT[2])
 
 
@@ -176,7 +176,7 @@ def sealed(runs: Path, kind: str, name: str, facts: dict, inputs: dict | None = 
     return stage
 
 
-def test_pairs_are_compared_with_the_benchmarks_through_the_train_stages(tmp_path: Path) -> None:
+def test_overlaps_compare_the_pairs_of_train_stages_with_the_benchmarks(tmp_path: Path) -> None:
     prompt = [{"role": "user", "content": "sort: b a"}]
     pairs = sealed(tmp_path, "pairs", "data", {}, train=[Pair("p1", prompt, "a b", "b a")])
     train = sealed(tmp_path, "train", "dpo-s1", {}, {"pairs": pairs})
@@ -187,7 +187,7 @@ def test_pairs_are_compared_with_the_benchmarks_through_the_train_stages(tmp_pat
     assert found[0] == f"{pairs.path.name} against {benchmark.path.name}" and found[1].exact == [("p1", "q1")]
 
 
-def test_hard_prompts_alone_are_scored_with_style_held_equal(tmp_path: Path) -> None:
+def test_only_hard_prompts_are_scored_with_style_control(tmp_path: Path) -> None:
     """Answers as long as the baseline's: the plain score of the hard prompts, (3 + .5 + 1) / (3 + 1 + 1 + 1)."""
     prompt = [{"role": "user", "content": "ask"}]
     names = ["hard_prompt/1", "hard_prompt/2", "creative_writing/3"]
@@ -205,14 +205,14 @@ def test_hard_prompts_alone_are_scored_with_style_held_equal(tmp_path: Path) -> 
     assert dpo.extras == pytest.approx({"arena_styled": 100 * 4.5 / 6}) and sft.extras == {}
 
 
-def test_a_remembered_metric_resamples_once_and_is_the_metric() -> None:
-    asked = []
+def test_a_remembered_metric_resamples_once_and_equals_the_metric() -> None:
+    calls = []
 
     class Counted:
         seeds, prompts = 1, 50
 
         def scores(self, weights: np.ndarray) -> np.ndarray:
-            asked.append(len(weights))
+            calls.append(len(weights))
             return metric.scores(weights)
 
     metric = win_rate(np.random.default_rng(0).uniform(1, 2, (1, 50)))
@@ -220,11 +220,11 @@ def test_a_remembered_metric_resamples_once_and_is_the_metric() -> None:
     assert stats.interval(remembered) == stats.interval(metric)
     assert stats.bootstrap_error(remembered) == stats.bootstrap_error(metric)
     assert stats.value(remembered) == stats.value(metric)
-    assert asked.count(stats.ROUNDS) == 1
+    assert calls.count(stats.ROUNDS) == 1
 
 
-def test_our_error_of_a_win_rate_is_the_librarys_for_one_run_and_arenas_is_too_small() -> None:
-    """Two equal games a prompt, all strong: six battles where there is one prompt's worth of chance: sqrt(6) less."""
+def test_our_error_matches_alpaca_evals_for_one_run_and_arena_hards_is_too_small() -> None:
+    """Two equal strong games per prompt count as six battles with the chance of one prompt: sqrt(6) too small."""
     draw = np.random.default_rng(1)
     preference = draw.uniform(1, 2, 400)
     assert stats.bootstrap_error(win_rate(preference[None])) == pytest.approx(

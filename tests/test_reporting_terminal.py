@@ -1,4 +1,4 @@
-"""The end of a run: the finding in one sentence, one table that fits a terminal, and what to be warned of."""
+"""The end of a run: the finding in one sentence, one table that fits a terminal, and the warnings."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ SETTINGS = {"base": "Pocket base (off-policy pairs)", "instruct": "Pocket instru
 
 
 def table(*differences: tuple[float, float], settings: dict[str, str] = SETTINGS) -> Results:
-    """DPO and FocalPO; FocalPO's differences (points, corrected p), a setting each, in WR."""
+    """DPO and FocalPO, with FocalPO's differences in WR (points, corrected p), one per setting."""
     rows = {}
     for setting, (points, p) in zip(settings, differences, strict=True):
         other = replace(
@@ -53,7 +53,7 @@ def test_without_both_rows_there_is_no_finding() -> None:
     assert finding(alone).startswith("No finding")
 
 
-def test_two_settings_stand_side_by_side_and_a_significant_difference_has_its_star() -> None:
+def test_two_settings_are_side_by_side_and_a_significant_difference_has_a_star() -> None:
     text = as_terminal(table((0.4, 0.8), (3.0, 0.01)), "pocket")
     assert max(map(len, text.splitlines())) <= WIDTH
     above, head, dpo, focalpo = text.split("\n\n")[2].splitlines()
@@ -62,10 +62,10 @@ def test_two_settings_stand_side_by_side_and_a_significant_difference_has_its_st
     ]
     assert dpo.split() == ["DPO", "-", "25.0", "±2.0", "-", "-", "25.0", "±2.0", "-"]
     assert focalpo.split() == ["FocalPO", "-", "25.4", "±2.0", "-", "-", "28.0", "±2.0*", "-"]
-    assert dpo.index("25.0", 40) == focalpo.index("28.0"), "a star moves no number"
+    assert dpo.index("25.0", 40) == focalpo.index("28.0"), "a star does not shift a number"
 
 
-def test_many_settings_stand_below_each_other_within_the_width() -> None:
+def test_many_settings_are_below_each_other_within_the_width() -> None:
     settings = {f"base_{noise}": f"Pocket base, {noise}% of labels flipped" for noise in range(8)}
     text = as_terminal(table(*[(0.4, 0.8)] * 8, settings=settings), "pocket")
     assert max(map(len, text.splitlines())) <= WIDTH

@@ -1,4 +1,4 @@
-"""Scores and tables from records alone, on a machine that has no network: byte for byte those that were sealed."""
+"""Scores and tables recomputed from records alone, without a network, are byte for byte the sealed ones."""
 
 import json
 import os
@@ -43,13 +43,13 @@ def command(recipe: str, runs: Path, **environment: str) -> subprocess.Completed
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     seal_stand_ins(folder, ARGUMENTS)
-    made = command("reproduce", folder)
-    assert made.returncode == 0, made.stdout + made.stderr
+    result = command("reproduce", folder)
+    assert result.returncode == 0, result.stdout + result.stderr
     return folder
 
 
 def rescored(runs: Path, folder: Path) -> subprocess.CompletedProcess:
-    """`recipes.rescore` where whoever tries to connect, or to look up a name, is refused and written down."""
+    """Run `recipes.rescore` where every attempt to connect or to look up a name is refused and recorded."""
     (folder / "sitecustomize.py").write_text(NO_NETWORK)
     result = command("rescore", runs, PYTHONPATH=str(folder), TRIED=str(folder / "tried"))
     assert not (folder / "tried").exists(), (folder / "tried").read_text()
@@ -57,25 +57,25 @@ def rescored(runs: Path, folder: Path) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-def test_the_block_is_real(runs: Path, tmp_path: Path) -> None:
-    """The pocket judge cannot be reached under it: what the next test shows is not luck."""
+def test_the_network_block_works(runs: Path, tmp_path: Path) -> None:
+    """Under it the pocket judge is unreachable, so the next test does not pass by luck."""
     (tmp_path / "sitecustomize.py").write_text(NO_NETWORK)
     command_line = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9')"
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "TRIED": str(tmp_path / "tried")}
-    ran = subprocess.run([sys.executable, "-c", command_line], env=environment, capture_output=True, text=True)
-    assert "there are no names here" in ran.stderr and "127.0.0.1" in (tmp_path / "tried").read_text()
+    result = subprocess.run([sys.executable, "-c", command_line], env=environment, capture_output=True, text=True)
+    assert "there are no names here" in result.stderr and "127.0.0.1" in (tmp_path / "tried").read_text()
 
 
 @pytest.mark.slow
-def test_tables_are_rebuilt_byte_for_byte_without_a_network(runs: Path, tmp_path: Path) -> None:
-    said = rescored(runs, tmp_path)
-    assert said.returncode == 0, said.stdout + said.stderr
+def test_tables_are_recomputed_byte_for_byte_without_a_network(runs: Path, tmp_path: Path) -> None:
+    result = rescored(runs, tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
     report = stages_of([*ARGUMENTS, f"runs={runs}"])[-1]
     sealed, again = Folder(runs, report).path, Folder(runs / "rescored", report).path
     for name in TABLES:
         assert (sealed / name).read_bytes() == (again / name).read_bytes(), name
     judged = list((runs / "rescored/judge").glob("*/manifest.json"))
-    assert f"{len(judged)} judgings rescored from their records, all as sealed" in said.stdout and judged
+    assert f"rescored {len(judged)} judge stages from their records, all as sealed" in result.stdout and judged
     for manifest in judged:
         ours = json.loads((runs / "judge" / manifest.parent.name / "manifest.json").read_text())
         facts = json.loads(manifest.read_text())["facts"]
@@ -86,8 +86,8 @@ def test_tables_are_rebuilt_byte_for_byte_without_a_network(runs: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_a_reply_that_was_changed_or_lost_is_told(runs: Path, tmp_path: Path) -> None:
-    """Another reply gives another verdict, which is named; a lost one stops the rescoring."""
+def test_a_changed_or_lost_reply_is_reported(runs: Path, tmp_path: Path) -> None:
+    """A changed reply gives another verdict, whose file is named; a lost reply stops the rescoring."""
     records = sorted((runs / "judge").glob("*/records.jsonl"))[0]
     whole = records.read_bytes()
     rows = [json.loads(line) for line in whole.splitlines()]
@@ -95,11 +95,11 @@ def test_a_reply_that_was_changed_or_lost_is_told(runs: Path, tmp_path: Path) ->
     changed = [json.dumps(row).replace("[[A>>B]]", "[[B>>A]]") if row is games[-1] else json.dumps(row) for row in rows]
     try:
         records.write_text("\n".join(changed) + "\n")
-        said = rescored(runs, tmp_path)
-        assert said.returncode == 1 and "differ from the sealed ones: judge/" in said.stderr
-        assert "arena_hard.parquet" in said.stderr and "Traceback" not in said.stderr
+        result = rescored(runs, tmp_path)
+        assert result.returncode == 1 and "differ from the sealed ones: judge/" in result.stderr
+        assert "arena_hard.parquet" in result.stderr and "Traceback" not in result.stderr
         records.write_text("\n".join(json.dumps(row) for row in rows if row is not games[-1]) + "\n")
-        said = rescored(runs, tmp_path)
-        assert said.returncode == 1 and "holds no usable reply; judge it again with the network on" in said.stderr
+        result = rescored(runs, tmp_path)
+        assert result.returncode == 1 and "holds no usable reply; judge again with network access" in result.stderr
     finally:
         records.write_bytes(whole)

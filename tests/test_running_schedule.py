@@ -1,4 +1,4 @@
-"""What a user sees while stages run: live lines on a terminal, plain lines elsewhere, nothing when silent."""
+"""The progress display: live lines on a terminal, plain lines elsewhere, nothing when silent."""
 
 import json
 import os
@@ -16,23 +16,21 @@ ROOT = Path(__file__).parent.parent
 STAGE = Stage("train", "dpo-s1", {})
 
 
-def told(runs: Path, **state: float) -> None:
+def report_progress(runs: Path, **state: float) -> None:
     folder = Folder(runs, STAGE).path
     folder.mkdir(parents=True)
     (folder / "progress.json").write_text(json.dumps(state))
 
 
-def test_elsewhere_than_on_a_terminal_a_stage_is_one_plain_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_terminal_a_stage_is_one_plain_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     display = Display(tmp_path, total=12, sealed=2)
     display.running([STAGE])
     display.finished(STAGE, 1.25)
     display.close()
-    assert capsys.readouterr().out == f"2 of 12 stages are sealed already\n[ 3/12] {STAGE.title}  1.2 s\n"
+    assert capsys.readouterr().out == f"2 of 12 stages are already sealed\n[ 3/12] {STAGE.title}  1.2 s\n"
 
 
-def test_silent_is_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_silent_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     display = Display(tmp_path, total=12, sealed=2, silent=True)
     display.running([STAGE])
     display.finished(STAGE, 1.25)
@@ -40,14 +38,14 @@ def test_silent_is_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out == ""
 
 
-def test_a_stage_tells_rate_time_left_loss_accuracy_and_memory(tmp_path: Path) -> None:
-    told(tmp_path, done=80, total=120, seconds=4.0, memory_gb=0.91, loss=0.4123, accuracy=0.718)
+def test_a_stage_shows_rate_time_left_loss_accuracy_and_memory(tmp_path: Path) -> None:
+    report_progress(tmp_path, done=80, total=120, seconds=4.0, memory_gb=0.91, loss=0.4123, accuracy=0.718)
     line = Display(tmp_path, total=12, sealed=0)._progress(STAGE)
     assert line == "80/120  20/s  0:02 left  loss 0.412  accuracy 0.718  0.9 GB"
 
 
-def test_on_a_terminal_live_lines_are_wiped_before_anything_else_is_written(tmp_path: Path) -> None:
-    told(tmp_path, done=1, total=2, seconds=1.0)
+def test_on_a_terminal_live_lines_are_cleared_before_anything_else_is_printed(tmp_path: Path) -> None:
+    report_progress(tmp_path, done=1, total=2, seconds=1.0)
     program = f"""
 from pathlib import Path
 from focalpo.stages.folder import Stage
@@ -66,7 +64,7 @@ print("end")
     os.close(theirs)
     lines, column = [""], 0
     for part in os.read(ours, 65536).decode().replace("\r\n", "\n").replace("\033[A", "\0").split("\n"):
-        # a terminal in four lines: \r, wipe to the end of the line, one line up, text
+        # a minimal terminal: \r, clear to the end of the line, one line up, text
         for sign in part.replace("\033[K", "\1"):
             if sign == "\0":
                 lines.pop()
@@ -85,11 +83,11 @@ print("end")
     assert shown == [f"[1/4] {STAGE.title}  1.0 s", "end"]
 
 
-def test_a_worker_whose_maker_is_gone_before_it_starts_ends(tmp_path: Path) -> None:
+def test_a_worker_exits_when_its_parent_died_before_it_started(tmp_path: Path) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
     program = (
         f"import time; from focalpo.processes.quiet import quiet_worker; quiet_worker({gone.pid}, 1); time.sleep(60)"
     )
-    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=50)
-    assert (ended.returncode, ended.stderr) == (1, b"")
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=50)
+    assert (result.returncode, result.stderr) == (1, b"")

@@ -1,4 +1,4 @@
-"""Annotation files that others made: any key order, row order and extra keys; what is missing is said, not guessed."""
+"""Annotation files that others made: any key order, row order and extra keys; missing values are reported."""
 
 import gzip
 import json
@@ -79,7 +79,7 @@ def test_missing_preferences_are_treated_as_the_library_treats_them(
     made[9]["preference"] = 0
     monkeypatch.setattr(glm_winrate, "hf_hub_download", lambda **_: str(gamed_file))
     theirs = glm_winrate.get_length_controlled_winrate(pd.DataFrame(made), save_weights_dir=None)
-    sklearn.set_config(enable_metadata_routing=False)  # the library switches it on for the whole process
+    sklearn.set_config(enable_metadata_routing=False)  # the library enables it for the whole process
     found = read_annotations(write(made))
     ours = score(found, read_gamed(gamed_file))
     assert found.missing == [3, 7, 50] and ours.judged == theirs["n_total"] == PROMPTS - 3
@@ -89,8 +89,8 @@ def test_missing_preferences_are_treated_as_the_library_treats_them(
     assert ours.length_controlled == pytest.approx(theirs["length_controlled_winrate"], abs=1e-6)
 
 
-def test_absent_rows_keep_the_difficulties_of_those_that_are_there(write: Write, gamed_file: Path) -> None:
-    """Every other row, scored with its own difficulty: the same as a benchmark that has only these."""
+def test_rows_keep_their_difficulties_when_others_are_absent(write: Write, gamed_file: Path) -> None:
+    """Every other row, scored with its own difficulty, not with those of the first rows."""
     made, gamed = rows(), read_gamed(gamed_file)
     found = read_annotations(write(made[1::2]), [row["instruction"] for row in made])
     assert list(found.place) == list(range(1, PROMPTS, 2))
@@ -98,7 +98,7 @@ def test_absent_rows_keep_the_difficulties_of_those_that_are_there(write: Write,
     assert aligned.win_rate == as_if_first.win_rate and aligned.length_controlled != as_if_first.length_controlled
 
 
-def test_an_instruction_that_is_asked_twice_is_judged_twice(write: Write) -> None:
+def test_a_repeated_instruction_is_scored_twice(write: Write) -> None:
     made = rows()
     made[5]["instruction"] = made[2]["instruction"]
     found = read_annotations(write(made), [row["instruction"] for row in made])
@@ -115,24 +115,24 @@ def test_a_model_against_itself_is_fifty_by_construction(write: Write, gamed_fil
     [
         (lambda made: {"rows": made}, "must hold a list of annotations"),
         (lambda made: [], "must hold a list of annotations"),
-        (lambda made: [*made, made[0]], "not the benchmark's or there twice"),
+        (lambda made: [*made, made[0]], "not the benchmark's or occur twice"),
         (lambda made: [*made[1:], made[0] | {"instruction": "of another benchmark"}], "not the benchmark's"),
         (lambda made: [*made[1:], made[0] | {"generator_2": "theirs"}], r"compares \['ours', 'theirs'\]"),
         (lambda made: [*made[1:], made[0] | {"preference": 2.5}], r"preference 2.5 of 'prompt 0' is not in \[1, 2\]"),
         (lambda made: [*made[1:], made[0] | {"output_2": None}], r"1 rows \(59\) have no output_2"),
     ],
 )
-def test_a_file_that_is_not_one_models_annotations_is_refused(write: Write, change: Callable, message: str) -> None:
+def test_a_file_that_is_not_one_models_annotations_is_rejected(write: Write, change: Callable, message: str) -> None:
     made = rows()
     with pytest.raises(ValueError, match=message):
         read_annotations(write(change(made)), [row["instruction"] for row in made])
 
 
-def test_no_judged_row_is_no_score(write: Write, gamed_file: Path) -> None:
+def test_no_judged_row_is_an_error(write: Write, gamed_file: Path) -> None:
     nothing = [row | {"preference": None} for row in rows()]
     with pytest.raises(ValueError, match="has no judged row"):
         score(read_annotations(write(nothing)), read_gamed(gamed_file))
-    with pytest.raises(ValueError, match="120 rows, the gamed rows are of 60"):
+    with pytest.raises(ValueError, match="120 rows, the gamed rows have 60 prompts"):
         score(read_annotations(write(rows() + rows())), read_gamed(gamed_file))
 
 
@@ -145,4 +145,4 @@ def test_the_command_scores_a_folder_and_names_what_is_missing(
     header, line, missing = capsys.readouterr().out.splitlines()
     assert header.split() == ["file", "WR", "SE", "discrete", "LC", "judged"]
     assert line.split()[0] == "ours" and line.split()[-1] == "59"
-    assert missing == "  no preference: 1 rows (1); they are left out"
+    assert missing == "  no preference, left out: 1 rows (1)"

@@ -1,4 +1,4 @@
-"""Calibration of a judge: every number by hand, and a run over folders of annotations with a judge that is known."""
+"""Calibration of a judge: every number by hand, and runs over folders of annotations with a known judge."""
 
 import csv
 import gzip
@@ -33,26 +33,26 @@ def array(*numbers: float) -> np.ndarray:
     return np.array(numbers, dtype=float)
 
 
-def test_agreement_counts_a_draw_half_with_any_winner_and_wholly_with_a_draw() -> None:
-    # same, same, opposite, draw and win, two draws (0 is the old way to say so)
+def test_agreement_counts_a_tie_half_with_any_winner_and_fully_with_a_tie() -> None:
+    # same, same, opposite, tie and win, two ties (0 is an old code for a tie)
     published, judged = array(1.9, 1.2, 1.8, 1.5, 0), array(1.6, 1.4, 1.1, 2.0, 1.5)
     assert agreement(published, judged) == pytest.approx(100 * (1 + 1 + 0 + 0.5 + 1) / 5)
 
 
 def test_how_often_the_longer_answer_wins() -> None:
-    # the model is longer and wins; longer and loses; shorter and loses; equally long; longer in a draw
+    # the model is longer and wins; longer and loses; shorter and loses; equally long; longer in a tie
     preference = array(1.9, 1.2, 1.1, 2.0, 1.5)
     assert longer_wins(preference, array(5, 5, 9, 7, 1), array(9, 6, 5, 7, 2)) == pytest.approx(100 * 2.5 / 4)
     assert longer_wins(preference, array(1, 1, 1, 1, 1), array(1, 1, 1, 1, 1)) is None
 
 
-def test_position_bias_of_judges_that_can_be_followed_by_hand() -> None:
+def test_position_bias_by_hand() -> None:
     shown_first = np.array([True, False])
-    # Always the first: the model where it is first, then the reference; turned, in the other's role, the same answers.
+    # Always the first: the model if it is first, else the reference; turned, the same preferences for swapped roles.
     always_first = array(2.0, 1.0)
     assert position_bias(always_first, array(2.0, 1.0), shown_first) == pytest.approx(50)
     assert consistency(always_first, array(2.0, 1.0)) == 0
-    # Always the model, by 0.8: turned, it is called the reference, and 0.2 is left for the other.
+    # Always the model, by 0.8: turned, it has the reference's role, and the other answer gets 0.2.
     assert position_bias(array(1.8, 1.8), array(1.2, 1.2), shown_first) == pytest.approx(0)
     assert consistency(array(1.8, 1.8), array(1.2, 1.2)) == 100
     # 0.7 for the first by position alone on one pair, fair on the other: (0.2 + 0.2 + 0 + 0) / 4
@@ -69,18 +69,18 @@ def test_rank_correlation_by_hand() -> None:
     assert spearman([1, 2], [1, 2]) is None and spearman([1, 2, 3], [5, 5, 5]) is None
 
 
-def test_who_is_shown_first_is_what_the_library_does(tmp_path: Path) -> None:
-    """The prompts that it sends, against our draw."""
+def test_model_shown_first_matches_the_library(tmp_path: Path) -> None:
+    """Compares the prompts that it sends with our draw."""
     questions, answers = benchmark([place / 20 for place in range(12)])
     with judge_stub(lambda *_: completion("m", {"m": -0.1, "M": -2.0})) as stub, opened(stub.url, tmp_path) as endpoint:
         judge_alpaca(questions, answers, protocol(12), endpoint)
-    first = {dict(OUTPUTS.findall(body["messages"][-1]["content"]))["m"] for body in stub.asked}
+    first = {dict(OUTPUTS.findall(body["messages"][-1]["content"]))["m"] for body in stub.requests}
     for question, answer in zip(questions, answers, strict=True):
         assert (answer.text in first) == model_shown_first(question.prompt[-1]["content"])
     assert len({model_shown_first(question.prompt[-1]["content"]) for question in questions}) == 2
 
 
-def test_what_is_not_known_is_a_dash_in_text_and_empty_in_csv() -> None:
+def test_an_unknown_value_is_a_dash_in_text_and_empty_in_csv() -> None:
     rows = [Calibration(f"m{n}", 10 * n, 80.0, 10.0 * n, 12.0 * n, 60.0, None, None, None) for n in (1, 2, 3)]
     assert summary(rows)["pairs"] == 60 and summary(rows)["spearman_win_rate"] == pytest.approx(1)
     assert summary(rows)["win_rate"] == pytest.approx(20) and summary(rows)["spearman_lc"] is None
@@ -91,8 +91,8 @@ def test_what_is_not_known_is_a_dash_in_text_and_empty_in_csv() -> None:
     assert with_lc.lc_shift == pytest.approx(1.5) and " +1.5 " in as_text("t", [with_lc])
 
 
-def test_a_folder_that_holds_no_annotations_is_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no annotations; give a folder of NAME.json"):
+def test_a_folder_without_annotations_gives_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no annotations; pass a folder of NAME.json"):
         read_annotations(tmp_path, None)
     (tmp_path / "model.json").write_text('[{"instruction": "do"}]')
     with pytest.raises(ValueError, match=r"model.json: 1 rows \(0\) have no output_1; annotate them again"):
@@ -103,14 +103,14 @@ def test_a_folder_that_holds_no_annotations_is_told_in_one_line(tmp_path: Path) 
 
 
 def longest(body: dict, _: int) -> dict:
-    """A judge that knows only length, and on a tie takes what it is shown first."""
+    """A judge that prefers the longer answer and, at equal length, the one shown first."""
     shown = dict(OUTPUTS.findall(body["messages"][-1]["content"]))
     best = "m" if len(shown["m"]) >= len(shown["M"]) else "M"
     return completion(best, {"m": -0.01 if best == "m" else -9.0, "M": -0.01 if best == "M" else -9.0})
 
 
 def write_annotations(folder: Path, models: int, pairs: int) -> None:
-    """Model n answers with n letters more than the reference has; the published judge prefers it in n of ten pairs."""
+    """Model n answers with n letters more than the reference; the published judge prefers it in n of ten pairs."""
     folder.mkdir()
     for n in range(1, models + 1):
         rows = [
@@ -132,21 +132,23 @@ def calibration(folder: Path, url: str, out: Path, *more: str) -> list[dict[str,
     return list(csv.DictReader(written.read_text().splitlines()))
 
 
-def test_a_judge_of_length_is_found_out_and_asked_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_length_judge_is_detected_and_no_request_is_made_twice(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_annotations(tmp_path / "published", models=3, pairs=20)
     with judge_stub(longest) as stub:
         rows = calibration(tmp_path / "published", stub.url, tmp_path / "out")
-        assert len(stub.asked) == 3 * 20 * 2
+        assert len(stub.requests) == 3 * 20 * 2
         again = calibration(tmp_path / "published", stub.url, tmp_path / "out")
-    assert len(stub.asked) == 3 * 20 * 2 and again == rows
+    assert len(stub.requests) == 3 * 20 * 2 and again == rows
     for n, row in enumerate(rows[:3], start=1):
-        assert float(row["agreement"]) == pytest.approx(10 * n)  # it always takes the model, the published one n of ten
+        assert float(row["agreement"]) == pytest.approx(
+            10 * n
+        )  # it always prefers the model, the published one n of ten
         assert float(row["win_rate"]) > 99 and float(row["win_rate_published"]) == pytest.approx(10 * n)
         assert float(row["longer"]) == 100 and float(row["longer_published"]) == pytest.approx(10 * n)
         assert float(row["position_bias"]) == pytest.approx(0, abs=1e-6) and float(row["consistency"]) == 100
         assert row["lc"] == ""
-    said = capsys.readouterr().out
-    assert "3 models will take 120 requests" in said and "longer wins %" in said and "all models" in said
+    output = capsys.readouterr().out
+    assert "3 models will take 120 requests" in output and "longer wins %" in output and "all models" in output
 
 
 def test_published_annotations_judged_by_length_alone(tmp_path: Path, shared_data: Path) -> None:

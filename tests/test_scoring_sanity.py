@@ -1,11 +1,11 @@
-"""Broken, copied and contaminated data are found, and said once; healthy data say nothing."""
+"""Broken, copied and contaminated data give one warning each; healthy data give none."""
 
 import pytest
 
 from focalpo.scoring.sanity import Overlap, health, health_warnings, overlap, overlap_warnings, repeats_itself
 from focalpo.stages.records import Completion
 
-GOOD = [f"answer {i} says something of its own" for i in range(20)]
+GOOD = [f"answer {i} is unlike all the others" for i in range(20)]
 REFERENCES = {str(i): f"reference {i}" for i in range(20)}
 
 
@@ -16,7 +16,7 @@ def completions(texts: list[str], finished: list[bool] | None = None) -> list[Co
 
 
 def test_the_health_of_four_answers_by_hand() -> None:
-    """Empty, the reference with a space, a loop of 20 words, cut: a quarter each; lengths 1 to 70."""
+    """Empty, the reference with a space, a loop of 20 words, truncated: a quarter each; lengths 1 to 70."""
     texts = [" ", "reference 1 ", "on and " * 10, "cut off"]
     found = health(completions(texts, [True, True, True, False]), REFERENCES)
     assert [found[name] for name in ("empty", "identical", "repetitive", "unfinished")] == [0.25] * 4
@@ -25,10 +25,10 @@ def test_the_health_of_four_answers_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "finished", "said"),
+    ("texts", "finished", "expected"),
     [
         (GOOD, [True] * 20, []),
-        (["", *GOOD[1:]], [True] * 20, ["set: some answers are empty; the judge compares nothing with the reference"]),
+        (["", *GOOD[1:]], [True] * 20, ["set: some answers are empty; they are judged as they stand"]),
         (GOOD, [False, *[True] * 19], []),  # 5% is not more than 5%
         (GOOD, [False] * 2 + [True] * 18, ["set: more than 5% of answers are cut at the token limit"]),
         (["yes no maybe " * 10] * 2 + GOOD[2:], [True] * 20, ["set: more than 5% of answers repeat themselves"]),
@@ -36,18 +36,18 @@ def test_the_health_of_four_answers_by_hand() -> None:
         ([*list(REFERENCES.values())[:19], ""], [False] * 20, ["set: the answers are the reference's own"]),
     ],
 )
-def test_a_warning_is_said_where_the_share_is_too_large_and_nowhere_else(
-    texts: list[str], finished: list[bool], said: list[str]
+def test_a_warning_appears_where_the_share_is_too_large_and_nowhere_else(
+    texts: list[str], finished: list[bool], expected: list[str]
 ) -> None:
     found = health_warnings("set", health(completions(texts, finished), REFERENCES))
-    assert len(found) == len(said) and all(map(str.startswith, found, said))
+    assert len(found) == len(expected) and all(map(str.startswith, found, expected))
 
 
-def test_a_loop_is_one_only_when_half_of_it_came_before() -> None:
+def test_an_answer_is_repetitive_if_fewer_than_half_of_its_sequences_are_distinct() -> None:
     words = [f"w{i}" for i in range(23)]
-    assert not repeats_itself(" ".join(words))  # 20 runs of four, all different
-    assert not repeats_itself("a b c d " * 4)  # 16 words: too few to say
-    assert repeats_itself("a b c d " * 6)  # 21 runs, 4 different
+    assert not repeats_itself(" ".join(words))  # 20 sequences of four, all distinct
+    assert not repeats_itself("a b c d " * 4)  # 16 words: too short to decide
+    assert repeats_itself("a b c d " * 6)  # 21 sequences, 4 distinct
 
 
 def asked(text: str) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Scores and intervals: worked by hand, against the published leaderboard, against simulations with a known truth."""
+"""Scores and intervals: by hand, against the published leaderboard, and in simulations with a known truth."""
 
 import gzip
 import json
@@ -16,7 +16,7 @@ from focalpo.scoring.length_control import Gamed, LengthControlled, fit, length_
 from focalpo.scoring.stats import Ratio, arena_score, holm, interval, paired_difference, value, win_rate
 
 ROOT = Path(__file__).parent.parent
-# name: WR, SE, discrete WR as published; LC and its tolerance, for the gamed rows are a reconstruction
+# name: WR, SE and discrete WR as published; LC, whose gamed rows are a reconstruction
 PUBLISHED = {
     "claude-2": (17.188240, 1.174828, 16.335404, 28.1552),
     "gpt-3.5-turbo-0301": (9.622453, 0.912966, 8.881988, 18.0932),
@@ -56,7 +56,7 @@ def test_published_scores_are_reproduced(shared_data: Path, name: str) -> None:
 
 
 def synthetic(prompts: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, Gamed]:
-    """A benchmark whose judge likes long answers; the gamed rows show how much."""
+    """A benchmark whose judge prefers long answers; the gamed rows show by how much."""
     draw = np.random.default_rng(seed)
     difficulty = np.concatenate([[0.0], draw.normal(0, 0.7, prompts - 1)])
     reference, model = draw.integers(200, 900, prompts).astype(float), draw.integers(300, 1500, prompts).astype(float)
@@ -68,9 +68,9 @@ def synthetic(prompts: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray
     return preference, reference, model, Gamed(gamed_length, np.tile(difficulty, 2), gamed_preference, difficulty)
 
 
-# The import of alpaca_eval imports pkg_resources, which says so.
+# alpaca_eval imports pkg_resources, which warns that it is deprecated.
 @pytest.mark.filterwarnings("ignore:pkg_resources is deprecated", "ignore:Deprecated call to `pkg_resources")
-def test_our_length_control_is_the_librarys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_length_control_equals_the_librarys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     preference, reference, model, gamed = synthetic()
     prompts = len(preference)
     pd.DataFrame(
@@ -94,14 +94,14 @@ def test_our_length_control_is_the_librarys(tmp_path: Path, monkeypatch: pytest.
         for i in range(prompts)
     ]  # fmt: skip
     theirs = glm_winrate.get_length_controlled_winrate(rows, save_weights_dir=None)
-    sklearn.set_config(enable_metadata_routing=False)  # the library switches it on for the whole process
+    sklearn.set_config(enable_metadata_routing=False)  # the library enables it for the whole process
     read = read_gamed(tmp_path / "df_gamed.csv")
     ours = length_controlled(fit(preference, reference, model, read), read)
     assert ours == pytest.approx(theirs["length_controlled_winrate"], abs=1e-6)
     assert value(win_rate(preference[None])) == pytest.approx(theirs["win_rate"], abs=1e-9)
 
 
-def test_resampled_length_control_is_the_refit_of_every_round() -> None:
+def test_resampled_length_control_equals_a_refit_of_every_round() -> None:
     preference, reference, model, gamed = synthetic()
     metric = LengthControlled(preference[None], reference[None], model[None], gamed)
     weights = stats.prompt_weights(len(preference))[:20]
@@ -116,8 +116,11 @@ def test_resampled_length_control_is_the_refit_of_every_round() -> None:
 
 
 def optimum(preference: np.ndarray, delta: np.ndarray, gamed: Gamed, c: float) -> float:
-    """LC at the exact minimum: Newton within each of the 27 sign patterns of b, where |b|_1 is linear; the lowest one
-    whose signs are its pattern's."""
+    """LC at the exact minimum.
+
+    Newton's method within each of the 27 sign patterns of b, where |b|_1 is linear; the lowest optimum whose signs
+    match its pattern.
+    """
     own = np.column_stack([np.tanh(delta / delta.std(ddof=1)), gamed.prompt_difficulty, np.ones(len(delta))])
     x = np.concatenate([np.column_stack([gamed.length, gamed.difficulty, np.zeros(len(gamed.length))]), own])
     p, w = np.concatenate([gamed.preference, preference - 1]), np.repeat([0.1, 1.0], [len(gamed.length), len(own)])
@@ -136,8 +139,8 @@ def optimum(preference: np.ndarray, delta: np.ndarray, gamed: Gamed, c: float) -
     return float(100 * np.mean(1 / (1 + np.exp(-theta - psi * gamed.prompt_difficulty))))
 
 
-def test_a_length_control_that_the_penalty_silences_stays_silent_unless_a_round_wakes_it() -> None:
-    """Lengths that say nothing: phi or psi is 0 in the fit, and rounds must still be optima."""
+def test_coefficients_that_the_penalty_sets_to_zero_still_give_optimal_rounds() -> None:
+    """Lengths without effect: phi or psi is 0 in the fit, and rounds must still be optima."""
     preference, reference, model, gamed = synthetic(40)
     gamed = replace(gamed, preference=np.full(80, 0.5))
     metric = LengthControlled(preference[None], reference[None], model[None], gamed)
@@ -151,14 +154,14 @@ def test_a_length_control_that_the_penalty_silences_stays_silent_unless_a_round_
     assert metric.scores(weights)[:, 0] == pytest.approx(exact, abs=0.01)
 
 
-def test_answers_that_are_all_as_long_as_the_reference_have_a_length_controlled_score() -> None:
+def test_answers_as_long_as_the_reference_have_a_length_controlled_score() -> None:
     preference, reference, _, gamed = synthetic(60)
     metric = LengthControlled(preference[None], reference[None], reference[None], gamed)
     assert np.isfinite(metric.scores(stats.prompt_weights(60)[:50])).all()
 
 
 def test_win_rate_by_hand() -> None:
-    """Preferences 2, 1.5, 1.25 and an old-style draw 0: wins 1, .5, .25, .5 of 4."""
+    """Preferences 2, 1.5, 1.25 and an old-style tie 0: wins 1, .5, .25, .5 of 4."""
     preference = np.array([2.0, 1.5, 1.25, 0.0])
     assert value(win_rate(preference[None])) == pytest.approx(56.25)
     assert stats.discrete_win_rate(preference) == pytest.approx(50.0)
@@ -190,7 +193,7 @@ def test_the_interval_of_a_mean_is_the_normal_one_and_seeded() -> None:
 
 
 def test_answers_of_several_seeds_to_a_prompt_are_not_independent_prompts() -> None:
-    """Five seeds that all answer alike carry one seed's worth of prompts: the interval must not shrink."""
+    """Five seeds with the same answers hold the information of one: the interval must not shrink."""
     x = np.random.default_rng(3).uniform(1, 2, (1, 200))
     one, five = interval(win_rate(x)), interval(win_rate(np.repeat(x, 5, axis=0)))
     assert five.high - five.low == pytest.approx(one.high - one.low, rel=1e-9)
@@ -207,12 +210,12 @@ def test_seeds_that_differ_widen_the_interval() -> None:
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
-    """200 benchmarks of 100 prompts whose games share their prompt's luck: 95% cover, naive game-wise ones fewer."""
+    """200 benchmarks of 100 prompts whose games share a prompt effect: 95% cover, naive game-wise intervals fewer."""
     draw = np.random.default_rng(4)
     covered = naive = 0
     for _ in range(200):
-        luck = draw.normal(0, 1, (1, 100, 1))
-        games = (luck + draw.normal(0, 0.3, (1, 100, 2)) > 0).astype(float)
+        effect = draw.normal(0, 1, (1, 100, 1))
+        games = (effect + draw.normal(0, 0.3, (1, 100, 2)) > 0).astype(float)
         clustered = interval(arena_score(games, np.ones_like(games)))
         covered += clustered.low <= 50 <= clustered.high
         rows = interval(Ratio(games.reshape(1, -1), np.ones((1, 200))))

@@ -1,4 +1,4 @@
-"""A table on a real Slurm: submitted, requeued, a node lost, and the same table as the local run's."""
+"""A table on a real Slurm: submitted, requeued, with a lost node, and equal to the table of a local run."""
 
 import csv
 import json
@@ -30,15 +30,15 @@ SMALL = [
 
 
 def command(verb: str, runs: Path, *more: str) -> str:
-    ended = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", f"recipes.{verb}", f"runs='{runs}'", *SMALL, *more],
         cwd=ROOT,
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    assert not ended.returncode, ended.stdout + ended.stderr
-    return ended.stdout
+    assert not result.returncode, result.stdout + result.stderr
+    return result.stdout
 
 
 def table_of(runs: Path) -> list[dict[str, str]]:
@@ -50,42 +50,42 @@ def table_of(runs: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory):
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
-    assert not missing, f"{missing} are not here: apt-get install slurm-wlm munge, as make test-slurm does"
-    assert os.geteuid() == 0, "slurmd of this test wants root, as CI has it"
+    assert not missing, f"{missing} are not installed: apt-get install slurm-wlm munge, as make test-slurm does"
+    assert os.geteuid() == 0, "slurmd of this test requires root, as in CI"
     folder = tmp_path_factory.mktemp("slurm") / "cluster"
     with slurm_cluster(folder):
         yield folder
 
 
 def jobs() -> list[list[str]]:
-    """id, state, name, node and time of submission of every task of ours."""
+    """Id, state, name, node and submission time of every task of ours."""
     lines = slurm("squeue", "--me", "--array", "--noheader", "--format=%i|%T|%j|%N|%V").splitlines()
     return [line.split("|") for line in lines]
 
 
-def start_requeued_ones() -> None:
-    """Slurm lets a requeued job wait two minutes; here some seconds do. At once it would not start: a node still
-    knows that its last start was revoked."""
+def start_requeued_jobs() -> None:
+    """Start requeued jobs after a few seconds, where Slurm would wait two minutes. They cannot start at once: a node
+    still remembers that the last start was revoked."""
     for job, state, *_, submitted in jobs():
         if state == "PENDING" and (datetime.now() - datetime.fromisoformat(submitted)).seconds > 4:
             subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], capture_output=True)
 
 
-def test_a_table_survives_a_requeue_and_a_lost_node_and_is_the_local_runs(cluster: Path, tmp_path: Path) -> None:
+def test_a_table_survives_a_requeue_and_a_lost_node_and_equals_the_local_one(cluster: Path, tmp_path: Path) -> None:
     local, runs = tmp_path / "local", tmp_path / "on slurm $(touch broken)"
-    said = command("reproduce", runs, "cluster=slurm_cpu", "cluster.stages.train.gpus=1")
-    assert "23 stages submitted" in said and "aftercorr" in said
+    output = command("reproduce", runs, "cluster=slurm_cpu", "cluster.stages.train.gpus=1")
+    assert "23 stages submitted" in output and "aftercorr" in output
     assert "queued" in command("status", runs, "cluster=slurm_cpu")
     again = command("reproduce", runs, "cluster=slurm_cpu")
     assert "nothing to submit" in again
     requeued = lost = False
     deadline = time.monotonic() + 900
     while jobs() and time.monotonic() < deadline:
-        start_requeued_ones()
+        start_requeued_jobs()
         running = [job for job in jobs() if job[1] == "RUNNING"]
         if not requeued and any(job[2].startswith("train-") for job in running):
             (train, *_) = [job for job in running if job[2].startswith("train-")]
-            # Slurm refuses when the job has ended since; then another one is put back.
+            # Slurm refuses when the job has just ended; then the loop requeues another one.
             requeued = not subprocess.run(["scontrol", "requeue", train[0]], capture_output=True).returncode
         elif requeued and not lost and any(job[2].startswith(("generate-", "judge-")) for job in running):
             node = next(job[3] for job in running if job[2].startswith(("generate-", "judge-")))
@@ -94,7 +94,7 @@ def test_a_table_survives_a_requeue_and_a_lost_node_and_is_the_local_runs(cluste
             assert "State=DOWN" in slurm("scontrol", "show", "node", node)
         time.sleep(0.5)
     assert requeued and lost
-    # Not before: a node that is back at once gets the end of its old jobs for the new start of the same jobs.
+    # Not earlier: a node that is back at once takes the end of its old jobs for the end of the same jobs restarted.
     repair_node(node)
     assert "23 of 23 stages are sealed" in command("status", runs, "cluster=slurm_cpu")
     command("reproduce", local)
@@ -112,8 +112,8 @@ LONG = [
 ]
 
 
-def test_training_whose_time_is_up_saves_goes_back_to_the_queue_and_is_sealed(cluster: Path, tmp_path: Path) -> None:
-    """Two ranks on two nodes and five minutes of time: Slurm's signal comes when it first looks; then, more time."""
+def test_training_at_its_time_limit_saves_requeues_and_is_sealed(cluster: Path, tmp_path: Path) -> None:
+    """Two ranks on two nodes with a limit of five minutes: Slurm signals at its first check; then we raise it."""
     ranks = ["launch.ranks=2", "train.zero_stage=3", "train.max_steps=200"]
     command("reproduce", tmp_path, *LONG, *ranks, "cluster.stages.train={nodes:2,gpus:0,cpus:1,memory:4G,minutes:5}")
 
@@ -123,7 +123,7 @@ def test_training_whose_time_is_up_saves_goes_back_to_the_queue_and_is_sealed(cl
     slurm("scontrol", "update", f"JobId={train}", "TimeLimit=60")
 
     def sealed() -> list[Path]:
-        start_requeued_ones()
+        start_requeued_jobs()
         return list(tmp_path.glob("train/base-dpo*/manifest.json"))
 
     wait_until(sealed, 400)
@@ -135,23 +135,23 @@ def test_training_whose_time_is_up_saves_goes_back_to_the_queue_and_is_sealed(cl
     wait_until(lambda: not jobs(), 60)
 
 
-def test_a_failed_row_is_told_and_submitted_again_alone(cluster: Path, tmp_path: Path) -> None:
+def test_a_failed_row_is_reported_and_submitted_again_alone(cluster: Path, tmp_path: Path) -> None:
     more = [*LONG, "rows=sft,dpo", "train.max_steps=600"]
     command("reproduce", tmp_path, *more)
     wait_until(lambda: list(tmp_path.glob("train/base-dpo*/progress.json")), 400)
     (training,) = tmp_path.glob("train/base-dpo*")
     subprocess.run(["pkill", "-KILL", "-f", f"focalpo.running.worker {training}"], check=True)
     wait_until(lambda: not jobs(), 200)
-    said = command("status", tmp_path, *more)
-    assert f"train/{training.name}: train ended with code 137, see the end of {tmp_path}/.slurm/train-" in said
+    output = command("status", tmp_path, *more)
+    assert f"train/{training.name}: train ended with code 137, see the end of {tmp_path}/.slurm/train-" in output
     assert "4 stages submitted" in command("reproduce", tmp_path, *more)  # train, generate, judge, and the report
     wait_until(lambda: not jobs(), 400)
-    said = command("status", tmp_path, *more)
-    assert re.search(r"^(\d+) of \1 stages are sealed$", said, re.MULTILINE), said
+    output = command("status", tmp_path, *more)
+    assert re.search(r"^(\d+) of \1 stages are sealed$", output, re.MULTILINE), output
 
 
-def test_cancel_takes_the_tables_jobs_and_only_them_for_good(cluster: Path, tmp_path: Path) -> None:
-    """Also what trains: it saves, and is not put back."""
+def test_cancel_removes_only_the_jobs_of_the_table_and_for_good(cluster: Path, tmp_path: Path) -> None:
+    """A running training saves and is not requeued."""
     other = slurm("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 300")
     long = [*LONG, "train.max_steps=9999"]
     command("reproduce", tmp_path, *long)
@@ -159,6 +159,6 @@ def test_cancel_takes_the_tables_jobs_and_only_them_for_good(cluster: Path, tmp_
     assert "jobs cancelled" in command("cancel", tmp_path, *long)
     wait_until(lambda: [job[0] for job in jobs()] == [other], 60)
     assert list(tmp_path.glob("train/base-dpo*/.checkpoints/step-*/complete"))
-    time.sleep(5)  # what is put back shows itself when Slurm next looks
+    time.sleep(5)  # a requeued job would appear at Slurm's next check
     assert [job[0] for job in jobs()] == [other]
     slurm("scancel", other)

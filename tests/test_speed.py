@@ -1,4 +1,4 @@
-"""The speed benchmark: what it counts and compares is right, and no speed-up changes a number."""
+"""The speed benchmark: its counts and comparisons are right, and no speed-up changes a number."""
 
 import csv
 import json
@@ -40,7 +40,7 @@ def workload(pairs: int = 6, steps: int = 1) -> Workload:
     return Workload(SHAPE, draw(ULTRAFEEDBACK, pairs * (steps + 1), 0.05, seed=3), train, steps, seed=0)
 
 
-def test_lengths_have_the_means_asked_for_and_stay_within_the_longest() -> None:
+def test_lengths_have_the_configured_means_and_stay_within_the_longest() -> None:
     rows = draw(replace(ULTRAFEEDBACK, longest=10**6), 20_000, 1.0, seed=0)
     for place, mean, sigma in ((0, 190, 1.0), (1, 300, 0.7), (2, 300, 0.7)):
         found = sum(row[place] for row in rows) / len(rows)
@@ -82,7 +82,7 @@ def test_a_workload_survives_its_file(tmp_path: Path) -> None:
 def test_useful_flops_by_hand() -> None:
     shape = Shape("llama", 10, 4, 6, 2, 2, 1, True)
     tree = Tree("t", [1] * 3, {"chosen": [1] * 2, "rejected": [1]})
-    # attention q, o: 2 * 4 * 4, k, v: 2 * 4 * 2; gated MLP: 3 * 4 * 6 = 120 multiply-adds a token and layer; 6 tokens
+    # attention q, o: 2 * 4 * 4, k, v: 2 * 4 * 2; gated MLP: 3 * 4 * 6; 120 multiply-adds per token and layer; 6 tokens
     layers = 2 * 6 * (32 + 16 + 72)
     # keys seen: prompt 1 + 2 + 3, chosen 4 + 5, rejected 4 = 19; scores and values: 2 * hidden 4 each, two layers
     attention = 2 * 19 * 2 * 4
@@ -90,7 +90,7 @@ def test_useful_flops_by_hand() -> None:
     assert useful_flops(shape.dimensions, [tree]) == 6 * (layers + attention + head)
 
 
-def test_parameters_are_those_of_the_model() -> None:
+def test_the_parameter_count_is_that_of_the_model() -> None:
     for tied in (True, False):
         shape = replace(SHAPE, tie_word_embeddings=tied)
         model = new_model(shape, seed=0, dtype="float32")
@@ -116,7 +116,7 @@ def test_no_speed_up_changes_a_loss_or_a_gradient(name: str) -> None:
     assert max((a - b).abs().max() for a, b in zip(gradients, theirs, strict=True)) < 1e-5 * largest
 
 
-def test_switches_switch_what_they_say() -> None:
+def test_each_switch_changes_what_it_names() -> None:
     trees = random_trees(8, seed=1)
 
     def tokens(switches: Switches) -> int:
@@ -130,7 +130,7 @@ def test_switches_switch_what_they_say() -> None:
     assert shares == [list(range(8))]
 
 
-def test_without_the_cached_reference_every_forward_is_two(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_cached_reference_every_forward_runs_two_models(monkeypatch: pytest.MonkeyPatch) -> None:
     start_ranks()
     forwards = []
     counted = PackedPolicy.forward
@@ -164,7 +164,7 @@ def test_ultrafeedback_lengths_are_dealt_within_five_percent_of_even(ranks: int,
     assert found.planner <= 1.05 < found.in_order
 
 
-def test_two_pairs_a_rank_are_dealt_as_evenly_as_whole_pairs_can_be() -> None:
+def test_two_pairs_per_rank_are_dealt_as_evenly_as_whole_pairs_allow() -> None:
     """With 128 pairs on 64 ranks the longest pair alone is above a rank's share: no deal of whole pairs is even."""
     batches = [[sum(row) for row in draw(ULTRAFEEDBACK, 128, 1.0, seed)] for seed in range(20)]
     found = dealt(batches, 64, 16384)
@@ -179,7 +179,7 @@ def results_of(measurements: list[plan.Measurement], seconds: dict[str, float]) 
     }
 
 
-def test_contenders_take_turns_and_factors_are_of_the_same_run() -> None:
+def test_contenders_take_turns_and_factors_are_within_one_run() -> None:
     config = compose_bench("tiny", ["repeats=3", "parts=[peers]", "~lengths.long_prompts", "~lengths.short_chat"])
     found = plan.measurements(config, [])
     turns = [m.name.split("/")[1] for m in found if m.what != "reference"]
@@ -199,28 +199,31 @@ def test_objectives_share_one_reference_stage() -> None:
         "growth/pairs per batch/2/reference": {"seconds": 2.0},
     }
     rows = [row for row in tables.growth(found, results, [1, 4]) if row["axis"] == "objectives on one reference"]
-    # The reference stage saw the untimed step's pairs too: half of its 2 s belong to the 2 pairs of the timed step.
+    # The reference stage saw the untimed step's pairs too: half of its 2 s are for the 2 pairs of the timed step.
     assert [row["pairs/s"] for row in rows] == [2 / (1.0 + 3.0), 8 / (1.0 + 12.0)]
 
 
 @pytest.mark.parametrize(
-    "arguments, told",
+    "arguments, message",
     [
-        (["parts=[speed]"], "there is no part 'speed'"),
-        ([f"~lengths.{name}" for name in ("ultrafeedback", "long_prompts", "short_chat")], "lengths={}: nothing says"),
+        (["parts=[speed]"], "unknown part 'speed'"),
+        (
+            [f"~lengths.{name}" for name in ("ultrafeedback", "long_prompts", "short_chat")],
+            "lengths={}: no distribution of pair lengths",
+        ),
     ],
 )
-def test_what_cannot_be_measured_is_one_line_of_error(arguments: list[str], told: str) -> None:
+def test_an_impossible_benchmark_is_one_line_of_error(arguments: list[str], message: str) -> None:
     command = [sys.executable, "-m", "recipes.bench", "bench=tiny", *arguments]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 1 and run.stderr.startswith("error: ") and told in run.stderr
+    assert run.returncode == 1 and run.stderr.startswith("error: ") and message in run.stderr
 
 
 @pytest.mark.slow
-def test_the_gpu_script_runs_its_path_on_a_cpu_and_both_engines_agree(tmp_path: Path) -> None:
-    """The whole comparison, with real TRL, on a model of no size; then once more, from what the first one kept."""
+def test_the_gpu_script_runs_on_a_cpu_and_both_engines_agree(tmp_path: Path) -> None:
+    """The whole comparison with real TRL on a tiny model; then once more from the kept results of the first."""
     environment = os.environ | {"BENCH": "tiny", "OUT": str(tmp_path), "VENV": sys.prefix}
-    environment.pop("LOCAL_RANK", None)  # left by an engine in this process; TRL would take it for a launcher's
+    environment.pop("LOCAL_RANK", None)  # set by an engine in this process; TRL would take it for a launcher's
 
     def compared() -> str:
         ended = subprocess.run([ROOT / "recipes/bench_gpu.sh"], env=environment, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Stage folders: keys, sealing, locks, and what happens to a folder that was cut or edited."""
+"""Stage folders: keys, sealing, locks, and what happens to an unfinished or edited folder."""
 
 import errno
 import fcntl
@@ -18,15 +18,15 @@ def stage(**changes: object) -> Stage:
     return Stage(**{**values, **changes})
 
 
-def sealed(runs: Path, made: Stage) -> Path:
-    folder = Folder(runs, made)
+def sealed(runs: Path, described: Stage) -> Path:
+    folder = Folder(runs, described)
     with folder.being_made() as job:
         (job.path / "weights.bin").write_bytes(b"weights")
         folder.seal(1.5, {"pairs": 3})
     return folder.path
 
 
-def test_the_key_depends_on_kind_settings_and_inputs_and_on_nothing_else() -> None:
+def test_the_key_depends_only_on_kind_settings_and_inputs() -> None:
     base = stage()
     assert base.key == stage(name="other name").key == stage(launch={"ranks": 8}).key
     assert base.key == stage(settings={"seed": 1, "beta": 0.1}).key
@@ -35,7 +35,7 @@ def test_the_key_depends_on_kind_settings_and_inputs_and_on_nothing_else() -> No
     assert stage(inputs={"pairs": stage()}).key != stage(inputs={"pairs": stage(settings={})}).key
 
 
-def test_a_sealed_folder_tells_everything_about_its_making(tmp_path: Path) -> None:
+def test_a_manifest_records_settings_inputs_facts_outputs_and_provenance(tmp_path: Path) -> None:
     path = sealed(tmp_path, stage(inputs={"pairs": stage(kind="pairs", name="p")}))
     manifest = read_manifest(path)
     assert manifest["settings"] == {"beta": 0.1, "seed": 1}
@@ -59,28 +59,28 @@ def test_a_job_read_from_its_folder_is_the_job_that_was_written(tmp_path: Path) 
         assert Job.read(job.path) == job
 
 
-def test_a_folder_cut_before_its_manifest_is_not_sealed(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest_is_not_sealed(tmp_path: Path) -> None:
     folder = Folder(tmp_path, stage())
     with pytest.raises(RuntimeError), folder.being_made() as job:
         (job.path / "weights.bin").write_bytes(b"half")
         raise RuntimeError("killed")
     assert not folder.sealed
-    with pytest.raises(ValueError, match="not complete; make its stage first"):
+    with pytest.raises(ValueError, match="not complete; run its stage first"):
         read_manifest(folder.path)
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing"])
-def test_an_output_that_is_not_what_the_manifest_says_is_named(tmp_path: Path, damage: str) -> None:
+def test_an_output_that_does_not_match_the_manifest_is_reported(tmp_path: Path, damage: str) -> None:
     path = sealed(tmp_path, stage())
     if damage == "changed":
         (path / "weights.bin").write_bytes(b"WEIGHTS")
     else:
         (path / "weights.bin").unlink()
-    with pytest.raises(ValueError, match=r"weights.bin is not what its manifest says .*; its stage must be made again"):
+    with pytest.raises(ValueError, match=r"weights.bin does not match its manifest .*; its stage must run again"):
         verify(path)
 
 
-def test_two_processes_do_not_make_the_same_stage_and_a_dead_one_blocks_nobody(tmp_path: Path) -> None:
+def test_two_processes_do_not_make_the_same_stage_and_a_dead_one_releases_its_lock(tmp_path: Path) -> None:
     holder = (
         "import sys, time; from pathlib import Path; from focalpo.stages.folder import Folder, Stage\n"
         "with Folder(Path(sys.argv[1]), Stage('train', 'dpo-s1', {'beta': 0.1, 'seed': 1})).being_made():\n"
@@ -97,20 +97,20 @@ def test_two_processes_do_not_make_the_same_stage_and_a_dead_one_blocks_nobody(t
         pass
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_stage_unsealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_a_one_line_error_and_nothing_is_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Folder(tmp_path, stage())
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(ValueError, match="no space left on the disk of .*; free some and run again"):
+    with pytest.raises(ValueError, match="no space left on the disk of .*; free some space and run again"):
         with folder.being_made():
             monkeypatch.setattr("focalpo.stages.folder.write_json", full)
             folder.seal(1.0)
     assert not folder.sealed
 
 
-def test_json_is_replaced_whole(tmp_path: Path) -> None:
+def test_json_is_replaced_atomically(tmp_path: Path) -> None:
     target = tmp_path / "progress.json"
     write_json(target, {"done": 1})
     write_json(target, {"done": 2})
@@ -119,9 +119,9 @@ def test_json_is_replaced_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "old, new, why", [('"pairs": 3', '"pairs": 4', "its own sha256 differs"), ("{", "[", "it is no JSON")]
+    "old, new, why", [('"pairs": 3', '"pairs": 4', "its own sha256 differs"), ("{", "[", "it is not valid JSON")]
 )
-def test_an_edited_manifest_is_named_and_vouches_for_nothing(tmp_path: Path, old: str, new: str, why: str) -> None:
+def test_an_edited_manifest_is_reported_and_no_output_is_trusted(tmp_path: Path, old: str, new: str, why: str) -> None:
     path = sealed(tmp_path, stage())
     manifest = (path / "manifest.json").read_text()
     assert old in manifest
@@ -133,32 +133,33 @@ def test_an_edited_manifest_is_named_and_vouches_for_nothing(tmp_path: Path, old
     assert not (path / "weights.bin").exists() and not Folder.at(path).sealed
 
 
-def test_settings_that_are_not_those_of_the_key_are_refused(tmp_path: Path) -> None:
+def test_settings_that_do_not_match_the_key_are_rejected(tmp_path: Path) -> None:
     path = sealed(tmp_path, stage())
-    described = json.loads((path / "stage.json").read_text())
-    described["settings"]["beta"] = 0.2
-    (path / "stage.json").write_text(json.dumps(described))
-    with pytest.raises(ValueError, match=r"stage.json was edited \(its key is another's\); remove .* and run again"):
+    values = json.loads((path / "stage.json").read_text())
+    values["settings"]["beta"] = 0.2
+    (path / "stage.json").write_text(json.dumps(values))
+    message = r"stage.json was edited \(its settings do not match its key\); remove .* and run again"
+    with pytest.raises(ValueError, match=message):
         Folder.at(path)
 
 
-def test_a_lock_that_is_only_looked_at_does_not_stop_who_makes_the_stage(tmp_path: Path) -> None:
-    """`make status` takes it for a moment."""
+def test_a_lock_held_briefly_does_not_stop_the_stage(tmp_path: Path) -> None:
+    """`make status` takes the lock for a moment to check it."""
     folder = Folder(tmp_path, stage())
     with folder.being_made():
         pass
     lock = (folder.path / ".lock").open()
     fcntl.flock(lock, fcntl.LOCK_SH)
-    looker = threading.Timer(0.3, lock.close)
-    looker.start()
+    release = threading.Timer(0.3, lock.close)
+    release.start()
     with folder.being_made():
-        looker.join()
+        release.join()
 
 
-def test_a_file_that_was_added_is_named_and_only_it_goes_when_the_seal_is_broken(tmp_path: Path) -> None:
+def test_an_added_file_is_reported_and_breaking_the_seal_deletes_only_that_file(tmp_path: Path) -> None:
     path = sealed(tmp_path, stage())
     (path / "adapter.bin").write_bytes(b"of another run")
-    with pytest.raises(Damaged, match="adapter.bin is not what its manifest says"):
+    with pytest.raises(Damaged, match="adapter.bin does not match its manifest"):
         verify(path)
     with Folder.at(path).being_made():
         Folder.at(path).break_seal()

@@ -1,4 +1,4 @@
-"""How a table becomes arrays and dependencies, what is left out, and words that a shell would mangle."""
+"""How a table becomes arrays with dependencies, what is skipped, and arguments that a shell would mangle."""
 
 import os
 import stat
@@ -24,13 +24,13 @@ PAPER = ["table=paper", "cluster=slurm"]
 def grouped(done: set[str], queued: dict[str, str]):
     plan = planned(PAPER)
     stages = in_order([plan.report])
-    found = arrays(stages, done, queued)
-    for number, array in enumerate(found, 1):
+    groups = arrays(stages, done, queued)
+    for number, array in enumerate(groups, 1):
         array.job = str(number)
-    return stages, found
+    return stages, groups
 
 
-def test_rows_that_are_alike_are_one_array_and_each_waits_for_its_own() -> None:
+def test_similar_rows_form_one_array_whose_tasks_depend_on_their_own_row_only() -> None:
     stages, found = grouped(set(), {})
     assert sum(len(array.stages) for array in found) == len(stages) == len({s.key for a in found for s in a.stages})
     sizes = [(array.kind, len(array.stages)) for array in found]
@@ -44,7 +44,7 @@ def test_rows_that_are_alike_are_one_array_and_each_waits_for_its_own() -> None:
             assert all(a.inputs["model"].key == b.key for a, b in zip(array.stages, train.stages, strict=True))
 
 
-def test_what_is_sealed_is_left_out_and_what_is_queued_is_waited_for() -> None:
+def test_sealed_stages_are_skipped_and_queued_ones_become_dependencies() -> None:
     stages, _ = grouped(set(), {})
     pairs = [stage for stage in stages if stage.kind == "pairs"]
     _, found = grouped({pairs[0].key}, {pairs[1].key: "77_1"})
@@ -65,7 +65,7 @@ def test_one_failed_row_is_submitted_alone() -> None:
 
 @pytest.fixture
 def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An sbatch that notes its arguments, NUL-separated, and answers with a number; an empty queue."""
+    """An sbatch that records its arguments, NUL-separated, and prints a job id; an empty queue."""
     bin_folder = tmp_path / "bin"
     bin_folder.mkdir()
     calls = tmp_path / "calls"
@@ -82,25 +82,25 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return calls
 
 
-def test_sizes_become_flags_and_names_are_taken_as_they_are(fake_slurm: Path, tmp_path: Path) -> None:
+def test_sizes_become_flags_and_names_are_not_expanded(fake_slurm: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs $(touch x) `touch y`; 'z'"
     container = "cluster.container=[apptainer,exec,'my image.sif']"
     plan = planned([*PAPER, container, "cluster.partition=gpu", "cluster.setup=site.sh"])
     plan.first.runs = str(runs)
-    said = submit(plan.runs, plan.report, plan.first.cluster)
+    output = submit(plan.runs, plan.report, plan.first.cluster)
     calls = [path.read_bytes().decode().split("\0")[:-1] for path in sorted(fake_slurm.iterdir())]
-    assert len(calls) == len(said.splitlines()) - 1
+    assert len(calls) == len(output.splitlines()) - 1
     train = next(call for call in calls if "slurm/train.sbatch" in call and "--array=0-9%4" in call)
     for flag in ("--nodes=1", "--gpus-per-node=8", "--cpus-per-task=64", "--mem=400G", "--time=720", "--partition=gpu"):
         assert flag in train
     assert train[-4:] == ["site.sh", "apptainer", "exec", "my image.sif"]
-    listed = Path(train[-5]).read_text().splitlines()
-    assert len(listed) == 10 and all(Folder.at(Path(folder)).job.kind == "train" for folder in listed)
+    folders = Path(train[-5]).read_text().splitlines()
+    assert len(folders) == 10 and all(Folder.at(Path(folder)).job.kind == "train" for folder in folders)
     assert not (ROOT / "x").exists() and not (ROOT / "y").exists()
 
 
-def test_a_template_runs_the_worker_on_its_own_line_of_the_list(fake_slurm: Path, tmp_path: Path) -> None:
-    """The bash of slurm/ with words that a careless template would split or run."""
+def test_a_template_runs_the_worker_on_the_line_of_its_task(fake_slurm: Path, tmp_path: Path) -> None:
+    """The bash of slurm/ with arguments that a careless template would split or execute."""
     folder = tmp_path / "a b $(touch owned) *"
     folder.mkdir()
     tasks = tmp_path / "list"
@@ -108,31 +108,31 @@ def test_a_template_runs_the_worker_on_its_own_line_of_the_list(fake_slurm: Path
     setup = tmp_path / "set up.sh"
     setup.write_text("echo the site was set up\n")
     for template in ("judge", "generate", "report", "train"):
-        ended = subprocess.run(
+        result = subprocess.run(
             ["bash", f"slurm/{template}.sbatch", str(tasks), str(setup), "printf", "<%s>\n"],
             cwd=ROOT,
             env=os.environ | {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "5", "SLURM_JOB_ID": "6"},
             capture_output=True,
             text=True,
         )
-        assert ended.returncode == 0, ended.stderr
-        assert "the site was set up" in ended.stdout
-        assert ended.stdout.splitlines()[-4:] == ["<python>", "<-m>", "<focalpo.running.worker>", f"<{folder}>"]
+        assert result.returncode == 0, result.stderr
+        assert "the site was set up" in result.stdout
+        assert result.stdout.splitlines()[-4:] == ["<python>", "<-m>", "<focalpo.running.worker>", f"<{folder}>"]
     assert not (ROOT / "owned").exists()
 
 
-def test_gpus_that_do_not_fit_the_ranks_are_told_before_anything_is_submitted(fake_slurm: Path, tmp_path: Path) -> None:
+def test_gpus_that_do_not_match_the_ranks_are_reported_before_submission(fake_slurm: Path, tmp_path: Path) -> None:
     plan = planned([*PAPER, "cluster.stages.train.gpus=4", f"runs={tmp_path / 'runs'}"])
-    with pytest.raises(ValueError, match="cluster.stages.train: 1 nodes x 4 GPUs are not launch.ranks=8"):
+    with pytest.raises(ValueError, match="cluster.stages.train: 1 nodes x 4 GPUs do not match launch.ranks=8"):
         submit(plan.runs, plan.report, plan.first.cluster)
     assert not list(fake_slurm.iterdir())
 
 
-def test_the_plan_tells_every_array_and_the_judges_requests(tmp_path: Path) -> None:
-    """805 prompts and 500 prompts twice, for 22 models; USD by hand, gpt-4-turbo's 10 and 30 for a million tokens."""
-    said = described(planned([*PAPER, f"runs={tmp_path}"]))
-    assert "0 of 73 stages of the paper table are sealed" in said and "nothing was started" in said
-    total = next(line for line in said.splitlines() if line.startswith("sum"))
+def test_the_plan_lists_every_array_and_the_judge_requests(tmp_path: Path) -> None:
+    """805 prompts and 500 prompts twice, for 22 models; USD by hand, gpt-4-turbo costs 10 and 30 per million tokens."""
+    output = described(planned([*PAPER, f"runs={tmp_path}"]))
+    assert "0 of 73 stages of the paper table are sealed" in output and "nothing was started" in output
+    total = next(line for line in output.splitlines() if line.startswith("sum"))
     assert total.split()[1] == "73" and f"{22 * (805 + 2 * 500):,}" in total
     usd = 22 * (805 * (1400 * 10 + 1 * 30) + 1000 * (2200 * 10 + 700 * 30)) / 1e6
     assert total.split()[-1] == f"{usd:,.0f}"
@@ -146,21 +146,21 @@ def test_the_plan_knows_the_sizes_of_every_data_set(path: Path) -> None:
 
 
 def operations(*arguments: str) -> dict[str, float]:
-    """Of the first stage of each kind that the one_gpu table's instruct rows need."""
+    """Operations of one stage of each kind that the dpo row of the one_gpu table needs."""
     plan = planned(["table=one_gpu", "rows=dpo", *arguments])
     return {stage.kind: Estimate(plan.first, plan.runs).of(stage).operations for stage in in_order([plan.report])}
 
 
-def test_answers_that_become_pairs_are_most_of_what_on_policy_data_costs() -> None:
-    """10,000 prompts (and the test split's 2,000) answered by each seed, then all answers read by an 8B model."""
-    found = operations("data=on_policy", "data.limit=10000")
+def test_sampling_and_rewarding_dominate_the_cost_of_on_policy_data() -> None:
+    """10,000 prompts (and the test split's 2,000) answered with each seed, then all answers scored by an 8B model."""
+    cost = operations("data=on_policy", "data.limit=10000")
     shape = Shape(**yaml.safe_load((CONF / "sizes.yaml").read_text())["models"]["RLHFlow/ArmoRM-Llama3-8B-v0.1"])
     texts = Batch(5 * 12000 * (160 + 260), 0)
-    assert found["reward"] == forward_operations(shape, texts, (160 + 260) / 2) > found["train"]
-    assert found["sample"] > found["reference"]
+    assert cost["reward"] == forward_operations(shape, texts, (160 + 260) / 2) > cost["train"]
+    assert cost["sample"] > cost["reference"]
 
 
-def test_adapters_need_less_memory_than_all_weights() -> None:
+def test_adapters_need_less_memory_than_full_training() -> None:
     def memory(*arguments: str):
         plan = planned(["table=one_gpu", "rows=dpo", *arguments])
         stage = next(stage for stage in in_order([plan.report]) if stage.kind == "train")
@@ -169,8 +169,8 @@ def test_adapters_need_less_memory_than_all_weights() -> None:
     assert memory("lora=rank16").optimizer < memory().optimizer / 50
 
 
-def test_the_ranking_dynamics_are_planned_too() -> None:
-    """Looked at before step 1, after every 10th of 25 and after the last: 4 times (100 training and 400 test pairs)."""
+def test_the_plan_includes_the_ranking_dynamics() -> None:
+    """Measured before step 1, after every 10th of 25 and after the last: 4 times (100 training and 400 test pairs)."""
     changed = {"train.max_steps=25", "train.global_batch=8", "dynamics.train_pairs=100"}
 
     def train(every: int) -> float:
@@ -183,8 +183,8 @@ def test_the_ranking_dynamics_are_planned_too() -> None:
     assert train(every=10) - train(every=0) == pytest.approx(twice)
 
 
-def test_the_plan_goes_by_what_stages_of_a_kind_have_taken(tmp_path: Path) -> None:
-    """Two trainings took 1,700 and 1,900 seconds; the manifest of a third one, started twice, has its last only."""
+def test_the_plan_uses_the_pace_of_sealed_stages_of_a_kind(tmp_path: Path) -> None:
+    """Two trainings took 1,700 and 1,900 seconds; a third started twice, so its manifest has only the last start."""
     plan = planned(["rows=dpo", "settings=base", "seeds=4", f"runs={tmp_path}"])
     trainings = [stage for stage in in_order([plan.report]) if stage.kind == "train"]
     for stage, starts, seconds in zip(trainings, (1, 1, 2), (1700, 1900, 10), strict=False):
@@ -193,14 +193,14 @@ def test_the_plan_goes_by_what_stages_of_a_kind_have_taken(tmp_path: Path) -> No
             with folder.being_made():
                 if start + 1 == starts:
                     folder.seal(seconds, {})
-    said = described(plan).splitlines()
-    (train,) = (line.split() for line in said if ". train" in line)
-    assert (train[2], train[4]) == ("1", "0.5"), "one is left, as long as the two that say how long they are"
-    made = next(line for line in said if line.startswith("made already"))
-    assert made.startswith("made already: 2 train took 1 hours of a rank, ") and made.endswith(" by the rate below")
+    lines = described(plan).splitlines()
+    (train,) = (line.split() for line in lines if ". train" in line)
+    assert (train[2], train[4]) == ("1", "0.5"), "one training is left, at the pace of the two that count"
+    sealed = next(line for line in lines if "sealed train stages" in line)
+    assert sealed.startswith("2 sealed train stages took 1 rank-hours, ") and sealed.endswith(" at the rate below")
 
 
-def test_a_search_is_one_array_of_trainings_and_its_results_wait_for_all(fake_slurm: Path, tmp_path: Path) -> None:
+def test_a_search_is_one_array_of_trainings_and_its_results_depend_on_all(fake_slurm: Path, tmp_path: Path) -> None:
     sweep(
         ["cluster=slurm_cpu", "rows=focalpo", "settings=base", "objective.gamma=0,0.1,0.25", f"runs={tmp_path / 'r'}"]
     )

@@ -1,4 +1,4 @@
-"""A search is expanded as Hydra's multirun does, trained as stages, and shown whole; the rule picks the best."""
+"""A search expands as in Hydra's multirun, trains as stages and shows every point; the rule picks the best."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ def test_a_search_is_the_product_of_its_values_in_their_order() -> None:
     assert len(expand(search[:1], ["train.epochs=1"])) == 2
 
 
-def test_an_override_takes_the_place_of_what_the_search_says() -> None:
+def test_an_override_replaces_values_of_the_search() -> None:
     search = ["objective.beta=0.1,0.3", "train.learning_rate=1e-4,2e-4"]
     points = expand(search, ["objective.beta=5", "train.max_steps=3"])
     assert points == [
@@ -30,14 +30,14 @@ def test_an_override_takes_the_place_of_what_the_search_says() -> None:
     ]
 
 
-def test_a_search_that_cannot_be_read_is_one_line() -> None:
-    with pytest.raises(ValueError) as said:
+def test_an_invalid_search_is_one_line() -> None:
+    with pytest.raises(ValueError) as error:
         expand([], ["objective.beta=choice(1"])
-    assert "\n" not in str(said.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["paper", "one_gpu", "pocket"])
-def test_every_search_belongs_to_a_row_and_every_end_of_it_is_a_valid_configuration(name: str) -> None:
+def test_every_search_belongs_to_a_row_and_its_first_and_last_points_are_valid(name: str) -> None:
     table = compose_table(name)
     column = next(iter(table.settings.values()))
     for row, search in table.searches.items():
@@ -54,7 +54,7 @@ def state(step: int, name: str, chosen: float) -> PairState:
     return PairState(step, "test", name, chosen, -5.0, 3, 3, None)
 
 
-def test_of_a_rows_points_the_most_accurate_is_best_and_of_equal_ones_the_first(tmp_path: Path) -> None:
+def test_the_most_accurate_point_of_a_row_is_best_and_ties_go_to_the_first(tmp_path: Path) -> None:
     accuracies = [0.5, 0.75, 0.75, None, 0.25]
     rows = ["dpo", "dpo", "dpo", "dpo", "focalpo"]
     inputs = {}
@@ -81,11 +81,11 @@ def test_of_a_rows_points_the_most_accurate_is_best_and_of_equal_ones_the_first(
 def test_a_sweep_trains_its_points_and_shares_what_they_have_in_common(tmp_path: Path) -> None:
     small = ["model.phases.pretraining.count=640", "model.phases.pretraining.train.max_steps=20"]
     small += ["model.phases.sft.count=320", "data.prompts=200", "train.max_steps=2", "dynamics.train_pairs=20"]
-    asked = ["rows=focalpo", "objective.gamma=0,0.1", "objective.beta=0.3", "train.learning_rate=6e-4"]
-    command = [sys.executable, "-m", "recipes.sweep", f"runs={tmp_path}", *asked, *small]
-    done = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True, timeout=800)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 points" in done.stdout and done.stdout.count("best") == 2
+    search = ["rows=focalpo", "objective.gamma=0,0.1", "objective.beta=0.3", "train.learning_rate=6e-4"]
+    command = [sys.executable, "-m", "recipes.sweep", f"runs={tmp_path}", *search, *small]
+    result = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True, timeout=800)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "4 points" in result.stdout and result.stdout.count("best") == 2
     kinds = [path.parent.parent.name for path in tmp_path.glob("*/*/manifest.json")]
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {
         "sft": 2, "pairs": 2, "reference": 2, "train": 4, "sweep": 1,

@@ -1,4 +1,4 @@
-"""What the report calculates about FocalPO is what the losses do: against autograd, by hand, and in its limits."""
+"""The report's formulas match the losses: against autograd, by hand, and in their limits."""
 
 import math
 
@@ -25,18 +25,18 @@ def autograd(name: str, **options: float) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("gamma", [0.0, 0.05, 0.25, 1.0])
 @pytest.mark.parametrize("detached", [False, True])
-def test_focalpo_by_hand_is_focalpo_by_autograd(gamma: float, detached: bool) -> None:
+def test_focalpo_in_closed_form_matches_autograd(gamma: float, detached: bool) -> None:
     loss, weight = autograd("focalpo", gamma=gamma, detach_factor=detached)
     np.testing.assert_allclose(theory.focalpo_loss(U, gamma), loss, rtol=1e-12)
     np.testing.assert_allclose(theory.focalpo_weight(U, gamma, detached), weight, rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.05, 1.0])
-def test_focal_loss_by_hand_is_focal_loss_by_autograd(gamma: float) -> None:
+def test_focal_loss_in_closed_form_matches_autograd(gamma: float) -> None:
     np.testing.assert_allclose(theory.focal_weight(U, gamma), autograd("focal", gamma=gamma)[1], rtol=1e-9, atol=1e-15)
 
 
-def test_the_gradient_changes_sign_where_it_is_said_to() -> None:
+def test_the_gradient_changes_sign_at_sign_flip() -> None:
     p = theory.sign_flip(0.5)
     assert p == pytest.approx(math.exp(-2))
     u = np.log(p / (1 - p)) + np.array([-0.01, 0.01])
@@ -44,13 +44,13 @@ def test_the_gradient_changes_sign_where_it_is_said_to() -> None:
     assert low < 0 < high
 
 
-def test_dpo_rests_where_the_model_believes_as_many_labels_as_are_right() -> None:
-    # the expected loss of DPO is least where sig(u) = 1 - e, that is u = ln((1 - e) / e)
+def test_dpos_best_margin_matches_the_share_of_right_labels() -> None:
+    # DPO's expected loss is smallest where sig(u) = 1 - e, that is u = ln((1 - e) / e)
     for wrong in (0.1, 0.2, 0.4):
         assert theory.best_margin(0.0, wrong) == pytest.approx(math.log((1 - wrong) / wrong), abs=1e-3)
 
 
-def test_large_gammas_have_no_place_to_rest() -> None:
+def test_large_gammas_have_no_finite_minimum() -> None:
     assert [theory.best_margin(0.25, wrong) is None for wrong in (0.1, 0.2, 0.3, 0.4)] == [True, True, False, False]
     assert all(theory.best_margin(0.5, wrong) is None for wrong in (0.1, 0.2, 0.3, 0.4))
     assert all(theory.best_margin(0.05, wrong) is not None for wrong in (0.1, 0.2, 0.3, 0.4))

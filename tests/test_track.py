@@ -1,4 +1,4 @@
-"""Tracking: metrics.jsonl always, W&B offline without a key, nothing that is a secret or a prompt."""
+"""Tracking: metrics.jsonl always, W&B offline without a key, and no secrets or prompts."""
 
 import json
 import sys
@@ -17,18 +17,18 @@ from focalpo.training import engine
 from focalpo.training.objective import Logps, Loss
 
 
-def job(folder: Path, kind: str = "train", inputs: dict[str, Path] | None = None) -> Job:
+def make_job(folder: Path, kind: str = "train", inputs: dict[str, Path] | None = None) -> Job:
     path = folder / kind / "dpo-s1-0123456789ab"
     path.mkdir(parents=True)
-    made = Job(kind, "base-dpo-s1", "0123456789ab", {"objective": {"name": "dpo"}}, {}, path, inputs or {})
-    made.write()
-    return made
+    job = Job(kind, "base-dpo-s1", "0123456789ab", {"objective": {"name": "dpo"}}, {}, path, inputs or {})
+    job.write()
+    return job
 
 
 def offline_records(folder: Path) -> list[wandb_internal_pb2.Record]:
-    """What an offline run's file holds: records of W&B's own protobuf in the frames of a leveldb log."""
+    """Records in the file of an offline run: W&B protobuf messages in leveldb log frames."""
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    data, place, found, parts = path.read_bytes(), 7, [], b""
+    data, place, records, parts = path.read_bytes(), 7, [], b""
     while place + 7 <= len(data):
         left = 32768 - place % 32768
         if left < 7:
@@ -37,16 +37,16 @@ def offline_records(folder: Path) -> list[wandb_internal_pb2.Record]:
         length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
         parts += data[place + 7 : place + 7 + length]
         place += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
+        if kind in (1, 4):  # a complete record, or the last part of one
             record = wandb_internal_pb2.Record()
             record.ParseFromString(parts)
             parts = b""
-            found.append(record)
-    return found
+            records.append(record)
+    return records
 
 
 def ended(folder: Path) -> list[wandb_internal_pb2.Record]:
-    """All records, once W&B's writer, a process of its own that may lag behind, has written the last."""
+    """All records, once W&B's writer process has written the last one."""
     deadline = time.monotonic() + 60
     while not any(record.HasField("exit") for record in offline_records(folder)) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -58,55 +58,55 @@ def history(records: list[wandb_internal_pb2.Record]) -> list[dict[str, float]]:
     return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows if row]
 
 
-def test_metrics_are_lines_of_json_and_a_resumed_run_takes_no_step_twice(tmp_path: Path) -> None:
-    made = job(tmp_path)
-    tracker = Tracker(made, TrackSettings())
+def test_metrics_are_json_lines_and_a_resumed_run_repeats_no_step(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    tracker = Tracker(job, TrackSettings())
     for step in (1, 2, 3, 4):
         tracker.log(step, loss=1 / step)
-    resumed = Tracker(made, TrackSettings())
+    resumed = Tracker(job, TrackSettings())
     resumed.resume_at(2)
     resumed.log(3, loss=0.25)
-    rows = read_json_lines(made.path / "metrics.jsonl")
+    rows = read_json_lines(job.path / "metrics.jsonl")
     assert rows == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}, {"step": 3, "loss": 0.25}]
 
 
-def test_progress_tells_how_far_and_is_always_written_at_the_end(tmp_path: Path) -> None:
-    made = job(tmp_path)
-    tracker = Tracker(made, TrackSettings())
+def test_progress_is_throttled_and_always_written_at_the_end(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    tracker = Tracker(job, TrackSettings())
     tracker.progress(1, 3)
-    assert not (made.path / "progress.json").exists(), "at most twice a second"
+    assert not (job.path / "progress.json").exists(), "at most twice a second"
     tracker.progress(3, 3, loss=0.5)
-    state = json.loads((made.path / "progress.json").read_text())
+    state = json.loads((job.path / "progress.json").read_text())
     assert (state["done"], state["total"], state["loss"]) == (3, 3, 0.5)
 
 
 @pytest.mark.parametrize("mode", ["offline", "online"])
-def test_without_a_key_wandb_writes_every_metric_to_disk_and_asks_nothing(
+def test_without_a_key_wandb_writes_every_metric_to_disk_and_never_prompts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked something"))
-    made = job(tmp_path)
-    tracker = Tracker(made, TrackSettings(wandb=mode))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("the user was prompted"))
+    job = make_job(tmp_path)
+    tracker = Tracker(job, TrackSettings(wandb=mode))
     values = {name: place / 8 for place, name in enumerate(METRICS)}
     tracker.log(1, **values)
-    tracker.resume_at(0)  # as after a kill: step 1 is taken again
+    tracker.resume_at(0)  # as after a kill: step 1 is repeated
     tracker.log(1, **values)
     tracker.log(2, **values)
     tracker.summary({"pairs": 7})
     tracker.close()
     records = ended(tmp_path)
-    lines = read_json_lines(made.path / "metrics.jsonl")
-    assert [row["step"] for row in history(records)] == [1, 1, 2], "W&B plots by step: taken twice is no gap"
+    lines = read_json_lines(job.path / "metrics.jsonl")
+    assert [row["step"] for row in history(records)] == [1, 1, 2], "W&B plots by step: a repeated step is fine"
     assert history(records)[1:] == lines and set(lines[0]) == {"step", *METRICS}
     summary = {item.key: item.value_json for record in records for item in record.summary.update}
     assert summary["pairs"] == "7"
-    assert any(record.stats.item for record in records), "the machine's load is there as well"
+    assert any(record.stats.item for record in records), "system metrics are recorded as well"
 
 
-def test_a_run_is_found_by_its_row_and_knows_what_it_was_made_from(tmp_path: Path) -> None:
-    pairs = job(tmp_path, "pairs")
-    tracker = Tracker(job(tmp_path, "train", {"pairs": pairs.path}), TrackSettings(wandb="offline"))
+def test_a_run_has_its_row_as_group_and_its_inputs_in_the_config(tmp_path: Path) -> None:
+    pairs = make_job(tmp_path, "pairs")
+    tracker = Tracker(make_job(tmp_path, "train", {"pairs": pairs.path}), TrackSettings(wandb="offline"))
     tracker.close()
     records = ended(tmp_path)
     (run,) = (record.run for record in records if record.HasField("run"))
@@ -118,8 +118,8 @@ def test_a_run_is_found_by_its_row_and_knows_what_it_was_made_from(tmp_path: Pat
     assert (artifact.type, artifact.name) == ("checkpoint", "train-0123456789ab")
 
 
-class StandIn:
-    """W&B as far as a stage sees it, online: remembers what it was given."""
+class FakeWandb:
+    """A fake of the online W&B API as used by a stage; records what it receives."""
 
     def __init__(self) -> None:
         self.settings: dict = {}
@@ -128,7 +128,7 @@ class StandIn:
         self.summary: dict = {}
         self.exit_code: int | None = None
 
-    def init(self, **settings) -> "StandIn":
+    def init(self, **settings) -> "FakeWandb":
         self.settings = settings
         return self
 
@@ -148,67 +148,67 @@ class StandIn:
         self.exit_code = exit_code
 
 
-def online(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    stand_in = StandIn()
+def online(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
+    fake = FakeWandb()
     monkeypatch.setenv("WANDB_API_KEY", "not-a-key")
-    monkeypatch.setattr("wandb.init", stand_in.init)
-    return stand_in
+    monkeypatch.setattr("wandb.init", fake.init)
+    return fake
 
 
-def test_with_a_key_the_run_can_go_on_after_a_requeue_and_uses_its_inputs(
+def test_with_a_key_the_run_can_resume_after_a_requeue_and_uses_its_inputs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand_in = online(monkeypatch)
-    pairs = job(tmp_path, "pairs")
-    tracker = Tracker(job(tmp_path, "train", {"pairs": pairs.path}), TrackSettings(wandb="online"))
+    fake = online(monkeypatch)
+    pairs = make_job(tmp_path, "pairs")
+    tracker = Tracker(make_job(tmp_path, "train", {"pairs": pairs.path}), TrackSettings(wandb="online"))
     tracker.close()
-    assert (stand_in.settings["resume"], stand_in.settings["id"]) == ("allow", "train-0123456789ab")
-    assert stand_in.settings["mode"] == "online"
-    assert "not-a-key" not in json.dumps({k: v for k, v in stand_in.settings.items() if k == "config"})
-    assert stand_in.used == [("dataset", "pairs-0123456789ab")]
-    assert stand_in.logged == [("checkpoint", "train-0123456789ab")] and stand_in.exit_code == 0
+    assert (fake.settings["resume"], fake.settings["id"]) == ("allow", "train-0123456789ab")
+    assert fake.settings["mode"] == "online"
+    assert "not-a-key" not in json.dumps({k: v for k, v in fake.settings.items() if k == "config"})
+    assert fake.used == [("dataset", "pairs-0123456789ab")]
+    assert fake.logged == [("checkpoint", "train-0123456789ab")] and fake.exit_code == 0
 
 
-def test_a_stage_that_failed_leaves_no_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in = online(monkeypatch)
-    Tracker(job(tmp_path), TrackSettings(wandb="online")).close(succeeded=False)
-    assert stand_in.logged == [] and stand_in.exit_code == 1
+def test_a_failed_stage_logs_no_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = online(monkeypatch)
+    Tracker(make_job(tmp_path), TrackSettings(wandb="online")).close(succeeded=False)
+    assert fake.logged == [] and fake.exit_code == 1
 
 
-def test_wandb_that_fails_is_said_once_and_stops_nothing(
+def test_a_wandb_failure_is_reported_once_and_does_not_stop_the_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     online(monkeypatch)
-    made = job(tmp_path)
-    tracker = Tracker(made, TrackSettings(wandb="online"))
+    job = make_job(tmp_path)
+    tracker = Tracker(job, TrackSettings(wandb="online"))
     for step in (1, 2, 3):
         tracker.log(step, loss=1.0)
     tracker.close()
-    assert len(read_json_lines(made.path / "metrics.jsonl")) == 3
-    assert capsys.readouterr().err == "W&B failed and is left out from here: OSError: no route to host\n"
+    assert len(read_json_lines(job.path / "metrics.jsonl")) == 3
+    assert capsys.readouterr().err == "W&B failed and is disabled from here on: OSError: no route to host\n"
 
 
-def test_wandb_that_is_not_installed_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_wandb_does_not_stop_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    made = job(tmp_path)
-    tracker = Tracker(made, TrackSettings(wandb="offline"))
+    job = make_job(tmp_path)
+    tracker = Tracker(job, TrackSettings(wandb="offline"))
     tracker.log(1, loss=1.0)
     tracker.close()
-    assert len(read_json_lines(made.path / "metrics.jsonl")) == 1
+    assert len(read_json_lines(job.path / "metrics.jsonl")) == 1
 
 
-def test_every_metric_of_a_real_training_has_a_name_that_readers_know() -> None:
+def test_every_metric_of_training_has_a_display_name() -> None:
     batch = Logps({b: torch.zeros(2) for b in ("chosen", "rejected")}, {}, {}, {})
     logged = engine._metrics(batch, Loss(torch.zeros(2), torch.zeros(2), torch.zeros(2)))
     assert {*logged, "learning_rate", "grad_norm"} == set(METRICS)
 
 
-def test_an_unknown_mode_is_refused() -> None:
+def test_an_unknown_mode_is_rejected() -> None:
     with pytest.raises(ValueError, match="track.wandb='on' is not one of off, offline, online"):
         TrackSettings(wandb="on")
 
 
-def test_training_on_chosen_answers_alone_has_no_rewards_to_be_right_about() -> None:
+def test_training_on_chosen_answers_alone_logs_no_reward_metrics() -> None:
     batch = Logps({"chosen": torch.zeros(2)}, {}, {}, {})
     logged = engine._metrics(batch, Loss(torch.zeros(2), torch.zeros(2), torch.zeros(2)))
     assert set(logged) == {"loss", "logps_chosen"}

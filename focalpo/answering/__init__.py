@@ -1,1 +1,1 @@
-"""A model answers prompts, and answers are rated; all under the token contract."""
+"""Generate answers with a model and rate them, under the token contract."""

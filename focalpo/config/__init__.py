@@ -1,1 +1,1 @@
-"""The door: YAML and command line in, plain checked objects out."""
+"""Configuration: YAML and command line in, validated plain objects out."""

@@ -1,4 +1,4 @@
-"""The shape of conf/bench: what the speed benchmark compares, on which model and which lengths."""
+"""The schema of conf/bench: what the speed benchmark compares, on which model and which lengths."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from focalpo.training.settings import TrainSettings
 
 @dataclass(slots=True)
 class Shape:
-    """The architecture of a model with random weights, in transformers' own words."""
+    """The architecture of a randomly initialised model, with the field names of a transformers config."""
 
     model_type: str
     vocab_size: int
@@ -21,7 +21,7 @@ class Shape:
 
     @property
     def dimensions(self) -> cost.Shape:
-        """The same, as what it costs is reckoned from."""
+        """The same architecture as the input of the cost model."""
         return cost.Shape(
             layers=self.num_hidden_layers,
             hidden=self.hidden_size,
@@ -35,8 +35,8 @@ class Shape:
 
 @dataclass(slots=True)
 class Lengths:
-    """Log-normal lengths in tokens: means of prompts and responses, sigmas of their logarithms, and the longest a
-    prompt with its response may be."""
+    """Log-normal lengths in tokens: means of prompts and responses, standard deviations of their logarithms, and the
+    maximum of prompt + response."""
 
     prompt: float
     response: float
@@ -47,9 +47,8 @@ class Lengths:
 
 @dataclass(slots=True)
 class PeerSettings:
-    """What a user of TRL chooses: pairs per forward, recomputation of activations, whether reference log-probs are
-    computed once or by a second model at every step, and whether the process keeps what it frees, as this engine's does
-    on a CPU."""
+    """Options of a TRL run: pairs per forward pass, activation checkpointing, reference logps computed once or by a
+    second model at every step, and whether the process keeps freed memory, as this engine does on a CPU."""
 
     micro_batch: int
     activation_checkpointing: bool
@@ -59,7 +58,7 @@ class PeerSettings:
 
 @dataclass(slots=True)
 class GrowthSettings:
-    """How cost grows: the shape of a smaller model, and the values that each quantity takes in turn."""
+    """How cost scales: the shape of a smaller model, and the values of each quantity, varied one at a time."""
 
     shape: Shape
     sequence_lengths: list[int]
@@ -72,7 +71,7 @@ class GrowthSettings:
 
 @dataclass(slots=True)
 class BenchSettings:
-    """The speed benchmark: which parts, the model, the pairs' lengths, and what is compared."""
+    """The speed benchmark: its parts, the model, the lengths of the pairs, and what is compared."""
 
     parts: list[str]
     shape: Shape

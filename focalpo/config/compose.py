@@ -1,8 +1,8 @@
-"""The door: YAML and command line in, plain checked objects out. The only file of the package that knows Hydra.
+"""YAML and command line in, validated plain objects out. The only file of the package that imports Hydra.
 
-    conf/*.yaml + command line --compose--> OmegaConf, typed by schema.py --resolve--> plain objects, checked
+    conf/*.yaml + command line --compose--> OmegaConf, typed by schema.py --resolve--> plain objects, validated
 
-All mistakes of a configuration are reported at once, before anything is loaded. Beyond this door no room sees a config.
+All mistakes in a configuration are reported at once, before anything is loaded. No other package sees a Hydra config.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ Shape = TypeVar("Shape")
 
 
 def publish() -> None:
-    """Tell Hydra the schema and one option per registered objective, with the class's own fields and defaults."""
+    """Register the schema with Hydra, and one option per objective with the fields and defaults of its class."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     store.store(name="calibrate_judge_schema", node=CalibrateJudgeConfig)
@@ -44,7 +44,7 @@ def publish() -> None:
 
 
 def compose(overrides: Sequence[str]) -> Config:
-    """Compose conf/config.yaml with command-line overrides into checked plain objects.
+    """Compose conf/config.yaml with command-line overrides into validated plain objects.
 
     Raises:
         ValueError: with one line per mistake.
@@ -63,41 +63,41 @@ def compose_table(name: str) -> TableConfig:
 
 def compose_bench(name: str, overrides: Sequence[str]) -> BenchSettings:
     """Compose conf/bench/<name>.yaml with overrides of its keys."""
-    placed = [f"~bench.{each[1:]}" if each.startswith("~") else f"bench.{each}" for each in overrides]
-    return _compose(f"bench/{name}", placed, BenchSettings, "bench")
+    prefixed = [f"~bench.{each[1:]}" if each.startswith("~") else f"bench.{each}" for each in overrides]
+    return _compose(f"bench/{name}", prefixed, BenchSettings, "bench")
 
 
 def expand(search: Sequence[str], overrides: Sequence[str]) -> list[list[str]]:
-    """The points of a search, as Hydra's multirun makes them: each a list of plain overrides.
+    """The points of a search, expanded as by Hydra's multirun: one list of plain overrides per point.
 
-    An override takes the place of what the search says about its key, and may itself be a sweep: `a=1,2`, `range(3)`.
+    An override replaces the entry of the search with the same key, and may itself be a sweep: `a=1,2`, `range(3)`.
 
     Raises:
-        ValueError: when an override cannot be read.
+        ValueError: when an override cannot be parsed.
     """
     try:
-        told = OverridesParser.create().parse_overrides(list(overrides))
-        keys = {each.get_key_element() for each in told}
-        tried = OverridesParser.create().parse_overrides(list(search))
+        given = OverridesParser.create().parse_overrides(list(overrides))
+        keys = {each.get_key_element() for each in given}
+        searched = OverridesParser.create().parse_overrides(list(search))
     except HydraException as error:
         raise ValueError(_one_line(error)) from error
-    chosen = [each for each in tried if each.get_key_element() not in keys] + told
+    merged = [each for each in searched if each.get_key_element() not in keys] + given
     choices = [
         [f"{each.get_key_element()}={value}" for value in each.sweep_string_iterator()]
         if each.is_sweep_override()
         else [str(each.input_line)]
-        for each in chosen
+        for each in merged
     ]
     return [list(point) for point in product(*choices)]
 
 
 def compose_calibrate_judge(overrides: Sequence[str]) -> CalibrateJudgeConfig:
-    """Compose conf/calibrate_judge.yaml with overrides."""
+    """Compose conf/calibrate_judge.yaml with overrides of its keys."""
     return _compose("calibrate_judge", overrides, CalibrateJudgeConfig)
 
 
 def objective_of(settings: dict) -> Any:
-    """The loss that `{"name": ..., <options>}` describes.
+    """The loss described by `{"name": ..., <options>}`.
 
     Raises:
         ValueError: for options out of range.
@@ -107,7 +107,7 @@ def objective_of(settings: dict) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A dataclass, list or dict as plain JSON values: what goes into a stage's settings."""
+    """A dataclass, list or dict as plain JSON values, as stored in a stage's settings."""
     if is_dataclass(value):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, dict):
@@ -116,7 +116,7 @@ def plain(value: Any) -> Any:
 
 
 def shaped(values: dict, shape: type[Shape]) -> Shape:
-    """The dataclass that `plain` came from."""
+    """The dataclass built from plain values; the inverse of `plain`."""
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(shape), values))  # type: ignore[return-value]
 
 
@@ -125,13 +125,13 @@ def _compose(name: str, overrides: Sequence[str], shape: type[Shape], key: str |
     try:
         return _composed(name, overrides, key)
     except ValueError as first:
-        # Hydra stops at the first wrong override; trying each beside the chosen groups finds all: an option is right or
-        # wrong only with its objective.
-        named = [each for each in overrides if "." not in each.partition("=")[0]]
-        groups = [each for each in named if not _problem_of(name, [each], key)]
+        # Hydra stops at the first wrong override. Trying each one together with the valid group choices finds all:
+        # whether an option is valid depends on its objective.
+        undotted = [each for each in overrides if "." not in each.partition("=")[0]]
+        groups = [each for each in undotted if not _problem_of(name, [each], key)]
         others = [[*groups, each] for each in overrides if each not in groups]
-        alone = [problem for each in others if (problem := _problem_of(name, each, key))]
-        raise ValueError("\n".join(dict.fromkeys(alone)) or str(first)) from first
+        problems = [problem for each in others if (problem := _problem_of(name, each, key))]
+        raise ValueError("\n".join(dict.fromkeys(problems)) or str(first)) from first
 
 
 def _composed(name: str, overrides: Sequence[str], key: str | None) -> Any:
@@ -146,12 +146,12 @@ def _composed(name: str, overrides: Sequence[str], key: str | None) -> Any:
         return OmegaConf.to_object(composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_one_line(error)) from error
-    except AttributeError as error:  # `++` adds keys behind Hydra's back; the classes' slots refuse them here
-        raise ValueError(f"{error}; no such key: check the spelling, `++` cannot add one") from error
+    except AttributeError as error:  # `++` bypasses Hydra's check of keys; the dataclasses' slots reject them here
+        raise ValueError(f"{error}; there is no such key: check the spelling (`++` cannot add one)") from error
 
 
 def _problem_of(name: str, overrides: Sequence[str], key: str | None) -> str | None:
-    """What is wrong with the last of the overrides."""
+    """The error message of composing `overrides`, under the last of them; None if it succeeds."""
     try:
         _composed(name, overrides, key)
     except ValueError as error:
@@ -167,7 +167,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _problems(config: Config):
-    """Every mistake that types alone do not show, each with its remedy."""
+    """Every mistake that the types do not catch, each with its remedy."""
     try:
         objective_of(plain(config.objective))
     except ValueError as error:
@@ -178,7 +178,7 @@ def _problems(config: Config):
     if config.lora is not None:
         yield from config.lora.problems()
         if config.train.zero_stage == 3:
-            yield "lora with train.zero_stage=3: adapters cannot be merged into divided weights; set a lower stage"
+            yield "lora with train.zero_stage=3: adapters cannot be merged into sharded weights; set a lower stage"
     yield from _data_problems(config.data)
     if (config.model.path is None) == (config.model.architecture is None):
         yield "model: set either model.path (a released model) or model.architecture (trained here), not both"
@@ -191,7 +191,7 @@ def _problems(config: Config):
     elif batch % ranks:
         yield f"train.global_batch={batch} is not divisible by launch.ranks={ranks}; change one of them"
     if "@" in (config.judge.endpoint.base_url or "").partition("://")[2].partition("/")[0]:
-        yield "judge.endpoint.base_url holds a password; put the key into the variable of judge.endpoint.api_key_env"
+        yield "judge.endpoint.base_url contains a password; put the key into the variable of judge.endpoint.api_key_env"
     if config.generate.backend not in ("hf", "vllm"):
         yield f"generate.backend={config.generate.backend!r} is not one of hf, vllm"
     for name, decoding in config.generate.sets.items():
@@ -209,17 +209,17 @@ def _data_problems(data: DataConfig):
         if name not in DATA_KEYS.get(data.source, (name,)) and value != neutral:
             remedy = f"leave it at {'null' if neutral is None else neutral}"
             if data.source == "hub" and name == "test_path":
-                # trl-lib's train split seems to hold half of H4's test_prefs: never test on another data set's pairs.
-                remedy = "the test pairs of a hub data set are its own, set data.test_split"
+                # trl-lib's train split seems to contain half of H4's test_prefs: never test on another dataset's pairs.
+                remedy = "a hub dataset brings its own test pairs, set data.test_split"
             yield f"data.{name}={value} has no effect with data.source={data.source}; {remedy}"
     if data.source in ("file", "hub", "on_policy") and not data.path:
         yield f"data.path is not set; data.source={data.source} needs " + (
             "the path of a jsonl, jsonl.gz, json or parquet file" if data.source == "file" else "a dataset id"
         )
     if (data.source == "on_policy") != (data.on_policy is not None):
-        yield f"data.source={data.source}: data.on_policy belongs to data.source=on_policy; take both or neither"
+        yield f"data.source={data.source}: data.on_policy belongs to data.source=on_policy; set both or neither"
     if data.source in ("hub", "on_policy") and not data.revision:
-        yield "data.revision is not set; pin the dataset to a commit so that the run can be repeated"
+        yield "data.revision is not set; pin the dataset to a commit so that the run is reproducible"
     if data.on_bad_rows not in ("error", "drop"):
         yield f"data.on_bad_rows={data.on_bad_rows!r} is not one of error, drop"
     if not 0 <= data.label_noise <= 0.5:

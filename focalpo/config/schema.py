@@ -1,6 +1,7 @@
-"""The shape of a configuration: one slots dataclass per group of conf/. Values live in YAML, each default once.
+"""The schema of the configuration: one dataclass with slots per group of conf/. Values live in YAML, each default once.
 
-Slots refuse keys that do not exist, even those that `++` sneaks past Hydra; types are checked when YAML meets shape.
+Slots reject unknown keys, even those that `++` gets past Hydra; types are checked when YAML is merged into the
+schema.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ class PhaseConfig:
 
 @dataclass(slots=True)
 class ModelConfig:
-    """The SFT model: a hub id at a revision, or an architecture with the phases that train it here."""
+    """The SFT model: a hub id at a revision, or an architecture with the phases that train it from scratch."""
 
     name: str
     path: str | None
@@ -36,9 +37,9 @@ class ModelConfig:
 
 @dataclass(slots=True)
 class OnPolicyConfig:
-    """Pairs made here: one sample of the model for each seed, rated by a reward model, the best against the worst.
+    """On-policy pairs: one sample of the model per seed, scored by a reward model, the best against the worst.
 
-    `reward_code` allows the reward model to run code of its own repository, at the pinned revision.
+    `reward_code` lets the reward model run code from its repository, at the pinned revision.
     """
 
     seeds: list[int]
@@ -53,7 +54,7 @@ class OnPolicyConfig:
 
 @dataclass(slots=True)
 class DataConfig:
-    """Preference pairs: made by the pocket world or by the model itself, read from files, or loaded from the hub."""
+    """Preference pairs: from the pocket world, sampled from the model, read from files, or loaded from the hub."""
 
     name: str
     source: str
@@ -84,16 +85,16 @@ DATA_KEYS: dict[str, tuple[str, ...]] = {
     "hub": ("path", "revision", "train_split", "test_split", "test_fraction", "limit"),
     "on_policy": ("path", "revision", "train_split", "test_split", "limit"),
 }
-"""What each source of pairs depends on, besides the limits and the treatment of bad rows."""
+"""The keys that each source of pairs reads, besides the length limits and `on_bad_rows`."""
 NO_EFFECT: dict[str, object] = {"train_split": "train"} | dict.fromkeys(
     ("test_fraction", *POCKET_DATA, "samples", "temperature"), 0
 )
-"""What a key holds where the source does not read it; null where nothing is said here."""
+"""The value of a key that the source does not read; null for keys not listed."""
 
 
 @dataclass(slots=True)
 class ReferenceConfig:
-    """How reference log-probs are computed."""
+    """How reference logps are computed."""
 
     dtype: str
     micro_batch_tokens: int
@@ -101,7 +102,7 @@ class ReferenceConfig:
 
 @dataclass(slots=True)
 class DynamicsConfig:
-    """Whose log-probs are followed: how many training pairs, and every how many steps (0: start and end only)."""
+    """Tracking of logps during training: how many training pairs, and every how many steps (0: start and end only)."""
 
     train_pairs: int
     every: int
@@ -119,7 +120,7 @@ class DecodingConfig:
 
 @dataclass(slots=True)
 class GenerateConfig:
-    """Which backend generates which sets."""
+    """The generation backend and the sets of completions to generate."""
 
     backend: str
     dtype: str
@@ -131,7 +132,7 @@ class GenerateConfig:
 
 @dataclass(slots=True)
 class PriceConfig:
-    """USD for a million tokens, and what the estimate before the first call expects of a reply."""
+    """Prices in USD per million tokens, and the reply length and speed assumed by the estimate before any call."""
 
     input_usd: float
     output_usd: float
@@ -142,10 +143,10 @@ class PriceConfig:
 
 @dataclass(slots=True)
 class EndpointConfig:
-    """An OpenAI-compatible endpoint, or its record alone (null).
+    """An OpenAI-compatible endpoint; with `base_url` null, only its recorded replies are used.
 
-    `pocket ARGUMENTS` and `vllm MODEL ARGUMENTS` start a judge for the length of the stage; `budget_usd` is the most
-    that judging one model may cost.
+    `pocket ARGUMENTS` and `vllm MODEL ARGUMENTS` start a judge for the duration of the stage; `budget_usd` is the
+    maximum cost of judging one model.
     """
 
     base_url: str | None
@@ -159,7 +160,7 @@ class EndpointConfig:
 
 @dataclass(slots=True)
 class JudgeConfig:
-    """Which protocols of eval/ judge which set of completions, the sentinel judged before them, where the judge is."""
+    """The protocols of eval/ by set of completions, the sentinel that is judged first, and the judge's endpoint."""
 
     benchmarks: dict[str, str]
     sentinel: str | None
@@ -169,7 +170,7 @@ class JudgeConfig:
 
 @dataclass(slots=True)
 class CalibrateJudgeConfig:
-    """Which judge is compared with which published annotations: how many pairs of a model, in one order or both."""
+    """Comparison of a judge with published annotations: how many pairs per model, in one order or both."""
 
     judge: JudgeConfig
     annotations: str
@@ -182,7 +183,7 @@ class CalibrateJudgeConfig:
 @dataclass(slots=True)
 class LaunchConfig:
     """How stages are run; nothing here changes a result. `gpus`: how many this machine must have (0: none needed);
-    `hang_seconds`: a step of several ranks that takes longer than that hangs."""
+    `hang_seconds`: a step of several ranks that takes longer counts as hung."""
 
     gpus: int
     ranks: int
@@ -192,7 +193,7 @@ class LaunchConfig:
 
 @dataclass(slots=True)
 class SizeConfig:
-    """What a Slurm job of one kind of stage asks for, of each of its nodes."""
+    """The resources that a Slurm job of one kind of stage requests, per node."""
 
     nodes: int
     gpus: int
@@ -203,7 +204,7 @@ class SizeConfig:
 
 @dataclass(slots=True)
 class ClusterConfig:
-    """Who runs the stages: `local` (this machine) or `slurm`, with the site's names and the sizes by kind of stage."""
+    """Where stages run: `local` (this machine) or `slurm`, with the site's names and the job size by kind of stage."""
 
     scheduler: str
     partition: str | None
@@ -216,7 +217,7 @@ class ClusterConfig:
 
 @dataclass(slots=True)
 class Config:
-    """Everything one row of the table depends on."""
+    """Everything that one row of the table depends on."""
 
     model: ModelConfig
     data: DataConfig
@@ -236,7 +237,7 @@ class Config:
 
 @dataclass(slots=True)
 class CheckpointConfig:
-    """A checkpoint that somebody else trained: its hub id and commit (null: not established, the newest is taken)."""
+    """A published checkpoint: its hub id and commit (null: unknown, the newest is used)."""
 
     path: str
     revision: str | None
@@ -244,9 +245,9 @@ class CheckpointConfig:
 
 @dataclass(slots=True)
 class TableSettingConfig:
-    """One setting (pair of columns) of the table: overrides that select it and the folder of its experiments.
+    """One setting (pair of columns) of the table: the overrides that select it and the folder of its experiments.
 
-    `released`, by row, are checkpoints that can take the place of training: rows=released.
+    `released` holds, by row, published checkpoints that replace training with rows=released.
     """
 
     label: str
@@ -257,9 +258,9 @@ class TableSettingConfig:
 
 @dataclass(slots=True)
 class RowConfig:
-    """One row: its label and how many seeds; `trained: false` is the SFT model itself.
+    """One row: its label and number of seeds; `trained: false` is the SFT model itself.
 
-    A row of a study is another row's experiment with overrides of its own.
+    A row of a study is the experiment of another row with additional overrides.
     """
 
     label: str
@@ -271,10 +272,10 @@ class RowConfig:
 
 @dataclass(slots=True)
 class TableConfig:
-    """Table 1 at one scale; with `add_new_objectives` a freshly registered loss gets a row of its own.
+    """Table 1 at one scale; with `add_new_objectives` every newly registered loss gets a row.
 
-    A `study` is a table with a figure of its own. With `sft_models` > 1 every row is trained on that many SFT models,
-    each with the row's seeds. `searches` are what recipes.sweep tries for a row, in Hydra's multirun grammar:
+    A `study` is a table with an additional figure. With `sft_models` > 1 every row is trained on that many SFT models,
+    each with the row's seeds. `searches` holds, by row, what recipes.sweep tries, in Hydra's multirun grammar:
     objective.beta=0.1,0.3
     """
 

@@ -1,1 +1,1 @@
-"""Preference data on its way in: file or hub dataset -> rows -> pairs of one shape -> checked pairs -> token ids."""
+"""Preference data: file or hub dataset -> rows -> pairs of one schema -> checked pairs -> token ids."""

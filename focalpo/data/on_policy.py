@@ -1,8 +1,9 @@
-"""Pairs of the model's own answers: the recipe of princeton-nlp/llama3-ultrafeedback-armorm (SimPO, v0.2 data).
+"""On-policy pairs: the recipe of princeton-nlp/llama3-ultrafeedback-armorm (SimPO, v0.2 data).
 
-    prompts -> one sample for each seed -> rated by a reward model -> the best against the worst of each prompt
+    prompts -> one sample per seed -> scored by a reward model -> best against worst answer of each prompt
 
-This file holds the two ends: which prompts, and which answers make a pair. Sampling and rating are stages of their own.
+This file holds the first and the last step: which prompts, and which answers make a pair. Sampling and scoring are
+separate stages.
 """
 
 import hashlib
@@ -16,18 +17,18 @@ SPLITS = ("train", "test")
 
 
 def hub_prompts(dataset: str, revision: str, splits: Sequence[str], limit: int | None) -> list[Prompt]:
-    """The different prompts of a data set's train and test split, sorted; a prompt of both is a test prompt.
+    """The distinct prompts of a dataset's train and test split, sorted; a prompt in both counts as test.
 
     Raises:
-        ValueError: when the data set cannot be had, or has no column `prompt` of texts.
+        ValueError: when the dataset cannot be loaded, or has no text column `prompt`.
     """
-    found: dict[str, str] = {}
+    split_of: dict[str, str] = {}
     for split, name in zip(SPLITS, splits, strict=True):
         for row in hub_rows(dataset, revision, name):
             if not isinstance(row.get("prompt"), str):
-                raise ValueError(f"{dataset} {name} has no column `prompt` of texts; name a data set that has one")
-            found[row["prompt"]] = split
-    prompts = {split: sorted(text for text, where in found.items() if where == split) for split in SPLITS}
+                raise ValueError(f"{dataset} {name} has no text column `prompt`; use a dataset that has one")
+            split_of[row["prompt"]] = split
+    prompts = {split: sorted(text for text, side in split_of.items() if side == split) for split in SPLITS}
     kept = {split: texts if limit is None else sample(texts, limit) for split, texts in prompts.items()}
     return [
         Prompt(hashlib.sha256(text.encode()).hexdigest(), split, [{"role": "user", "content": text}])
@@ -37,10 +38,10 @@ def hub_prompts(dataset: str, revision: str, splits: Sequence[str], limit: int |
 
 
 def best_against_worst(rated: Sequence[Rated], source: str) -> tuple[Split, Split]:
-    """A train and a test split with one pair a prompt: its highest rated answer against its lowest rated one.
+    """A train and a test split with one pair per prompt: the answer with the highest reward against the lowest.
 
-    Among equal rewards the earlier seed is taken, as argmax and argmin take it. Answers that are all the same make a
-    pair of two identical texts, which `validate` drops and counts.
+    Ties go to the earlier seed, as with argmax and argmin. If all answers are the same, the pair holds two identical
+    texts, which `validate` drops and counts.
     """
     answers: dict[str, list[Rated]] = {}
     for each in rated:

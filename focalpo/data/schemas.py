@@ -1,7 +1,7 @@
-"""Rows of any published layout -> pairs of one shape.
+"""Rows in any published layout -> pairs of one schema.
 
-A row is what a file or the hub holds (a dict of columns); a `Split` holds the pairs under their source row numbers, and
-the rows that could not become pairs. Row numbers count from 1, so that of a JSON-lines file is its line number.
+A row is a dict of columns, from a file or the hub. A `Split` holds the pairs by source row number, and the rows that
+could not be converted. Row numbers count from 1, so in a JSON-lines file they are line numbers.
 """
 
 import re
@@ -22,7 +22,7 @@ Parts = tuple[Messages, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One split on its way to training: pairs under their source row numbers; `bad` is problem -> source rows."""
+    """One split before validation: pairs by source row number; `bad` maps a problem to source rows."""
 
     source: str
     pairs: dict[int, Pair]
@@ -32,7 +32,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """A published layout: what its columns hold, and how one row becomes (prompt, chosen, rejected)."""
+    """A published layout: the kinds of value in its columns, and how a row becomes (prompt, chosen, rejected)."""
 
     name: str
     columns: dict[str, set[str]]
@@ -40,22 +40,22 @@ class Schema:
 
 
 class BadRow(Exception):
-    """This row cannot become a pair; its only argument is the problem."""
+    """A row cannot be converted to a pair; the only argument is the problem."""
 
 
 def prompt_key(prompt: Messages) -> tuple[tuple[str, str], ...]:
-    """What makes two prompts the same: roles and texts; outer white space is ignored, as chat templates strip it."""
+    """A key that is equal for equal prompts: roles and texts, without outer white space, which chat templates strip."""
     return tuple((message["role"], message["content"].strip()) for message in prompt)
 
 
 def convert(rows: list[dict], source: str, prefix: str) -> Split:
-    """Recognise the schema of `rows` and turn each into a pair.
+    """Recognise the schema of `rows` and convert each row to a pair.
 
-    A pair is named by its `prompt_id` where the data has one (a repeated one gets its row number behind it), else by
-    `prefix` and row number: names depend on the source alone.
+    The id of a pair is its `prompt_id` if the data has one (with the row number appended if repeated), else `prefix`
+    and row number; ids depend on the source alone.
 
     Raises:
-        ValueError: when the columns fit no schema.
+        ValueError: when the columns match no schema.
     """
     schema = recognise(rows, source)
     pairs: dict[int, Pair] = {}
@@ -76,28 +76,28 @@ def convert(rows: list[dict], source: str, prefix: str) -> Split:
 
 
 def recognise(rows: list[dict], source: str) -> Schema:
-    """The schema whose columns are there and hold what it expects, judged by the first value of each column.
+    """The schema whose columns exist and hold the expected kinds, judged by the first non-null value of each column.
 
     Raises:
-        ValueError: when none fits; the message lists the columns found and the schemas known.
+        ValueError: when none matches; the message lists the columns found and the known schemas.
     """
-    found = dict.fromkeys((column for row in rows for column in row), "empty")
+    kinds = dict.fromkeys((column for row in rows for column in row), "empty")
     for row in rows:
         for column, value in row.items():
-            if found[column] == "empty":
-                found[column] = kind(value)
+            if kinds[column] == "empty":
+                kinds[column] = kind(value)
     for schema in SCHEMAS:
-        # A prompt column that a schema would not read is never ignored: its pairs would have lost their prompt.
-        reads_prompt = ("prompt" in found) == ("prompt" in schema.columns)
-        if reads_prompt and all(found.get(column) in kinds for column, kinds in schema.columns.items()):
+        # A schema that does not read an existing prompt column is rejected: its pairs would lose the prompt.
+        reads_prompt = ("prompt" in kinds) == ("prompt" in schema.columns)
+        if reads_prompt and all(kinds.get(column) in expected for column, expected in schema.columns.items()):
             return schema
-    columns = ", ".join(f"{column} ({what})" for column, what in found.items())
+    columns = ", ".join(f"{column} ({what})" for column, what in kinds.items())
     known = "; ".join(f"[{schema.name}] {', '.join(schema.columns)}" for schema in SCHEMAS)
-    raise ValueError(f"{source}: columns {columns} fit no known schema; rename or convert them to one of: {known}")
+    raise ValueError(f"{source}: columns {columns} match no known schema; rename or convert them to one of: {known}")
 
 
 def kind(value: object) -> str:
-    """What a value is, in the words of the schema table."""
+    """The kind of a value, as named in the table of schemas."""
     if value is None:
         return "empty"
     if isinstance(value, str):
@@ -108,12 +108,12 @@ def kind(value: object) -> str:
 
 
 def from_strings(row: dict) -> Parts:
-    """prompt, chosen and rejected are plain texts."""
+    """Columns prompt, chosen and rejected are plain texts."""
     return ask(text(row, "prompt")), text(row, "chosen"), text(row, "rejected")
 
 
 def from_instruction(row: dict) -> Parts:
-    """An instruction with an optional input, Alpaca fashion; chosen and rejected are plain texts."""
+    """An instruction with an optional input, as in Alpaca; chosen and rejected are plain texts."""
     request = text(row, "instruction")
     if row.get("input"):
         request += "\n\n" + text(row, "input")
@@ -121,12 +121,12 @@ def from_instruction(row: dict) -> Parts:
 
 
 def from_dialogues(row: dict) -> Parts:
-    """chosen and rejected are whole dialogues that differ in the last turn only."""
+    """Columns chosen and rejected are whole dialogues that differ only in the last turn."""
     return same_prompt(messages(row, "chosen"), messages(row, "rejected"))
 
 
 def from_dialogues_with_prompt(row: dict) -> Parts:
-    """As `from_dialogues`; the prompt column repeats a user turn and is checked, the dialogues are believed."""
+    """As `from_dialogues`; the prompt column must repeat a user turn, and the prompt is taken from the dialogues."""
     prompt, chosen, rejected = from_dialogues(row)
     if ("user", text(row, "prompt").strip()) not in prompt_key(prompt):
         raise BadRow(DIFFERENT)
@@ -134,17 +134,17 @@ def from_dialogues_with_prompt(row: dict) -> Parts:
 
 
 def from_chat_prompt(row: dict) -> Parts:
-    """The prompt is a message list; a completion is a text or a list of one assistant message."""
+    """The prompt is a list of messages; a completion is a text or a list of one assistant message."""
     return messages(row, "prompt"), completion(row, "chosen"), completion(row, "rejected")
 
 
 def from_transcripts(row: dict) -> Parts:
-    """chosen and rejected are transcripts that differ in the last Assistant turn only (Anthropic/hh-rlhf)."""
+    """Columns chosen and rejected are transcripts that differ only in the last Assistant turn (Anthropic/hh-rlhf)."""
     return same_prompt(transcript(text(row, "chosen")), transcript(text(row, "rejected")))
 
 
 def from_judged(row: dict) -> Parts:
-    """AlpacaEval annotations: preference in [1, 2], above 1.5 when output_2 is the better one."""
+    """AlpacaEval annotations: preference in [1, 2], above 1.5 if output_2 is better."""
     prompt, first, second = ask(text(row, "instruction")), text(row, "output_1"), text(row, "output_2")
     preference: Any = row.get("preference")
     if kind(preference) != "number":
@@ -165,7 +165,7 @@ def text(row: dict, column: str) -> str:
 
 
 def messages(row: dict, column: str) -> Messages:
-    """The message list in a column, stripped to role and content (datasets carry name, tool_calls and more)."""
+    """The list of messages in a column, reduced to role and content (datasets add name, tool_calls and more)."""
     value = row.get(column)
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
         raise BadRow(MISSING)
@@ -173,7 +173,7 @@ def messages(row: dict, column: str) -> Messages:
 
 
 def completion(row: dict, column: str) -> str:
-    """The answer in a column that holds a text or one assistant message."""
+    """The answer in a column that holds a text or a list of one assistant message."""
     if isinstance(row.get(column), str):
         return row[column]
     before, answer = last_answer(messages(row, column))
@@ -183,29 +183,29 @@ def completion(row: dict, column: str) -> str:
 
 
 def ask(request: str) -> Messages:
-    """A prompt of one user turn."""
+    """A prompt that consists of one user turn."""
     return [{"role": "user", "content": request}]
 
 
 def transcript(dialogue: str) -> Messages:
-    """The turns of a dialogue written as blank line, speaker, colon, text."""
+    """The turns of a transcript: each is a blank line, the speaker, a colon and the text."""
     opening, *turns = re.split(r"\n\n(Human|Assistant):", dialogue)
     if opening.strip():
         raise BadRow(TURNS)
     roles = {"Human": "user", "Assistant": "assistant"}
     speakers, texts = turns[::2], turns[1::2]
-    return [{"role": roles[who], "content": said.strip()} for who, said in zip(speakers, texts, strict=True)]
+    return [{"role": roles[who], "content": turn.strip()} for who, turn in zip(speakers, texts, strict=True)]
 
 
 def last_answer(dialogue: Messages) -> tuple[Messages, str]:
-    """A dialogue as what came before, and the assistant's last words."""
+    """A dialogue split into the turns before its last answer, and that answer."""
     if not dialogue or dialogue[-1]["role"] != "assistant":
         raise BadRow(TURNS)
     return dialogue[:-1], dialogue[-1]["content"]
 
 
 def same_prompt(better: Messages, worse: Messages) -> Parts:
-    """Two dialogues that part at their last answer."""
+    """Two dialogues that differ only in their last answer, as (prompt, chosen, rejected)."""
     prompt, chosen = last_answer(better)
     other_prompt, rejected = last_answer(worse)
     if prompt_key(prompt) != prompt_key(other_prompt):

@@ -1,9 +1,10 @@
-"""The tokens contract: one renderer makes the ids that training, generation and judging see.
+"""The tokens contract: one renderer produces the token ids for training, generation and judging.
 
     messages --chat template--> text --tokenizer, no special tokens added--> ids, one BOS, prompt | response
 
-Checked for every example: exactly one BOS (where the tokenizer has one), the prompt's ids are an exact prefix of those
-of prompt + response, the response is not empty and ends its turn. The hash of the template travels with the weights.
+Checked for every example: exactly one BOS (if the tokenizer has one), the ids of the prompt are an exact prefix of
+those of prompt + response, the response is not empty and ends its turn. The hash of the template is saved with the
+weights.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from focalpo.stages.records import Demonstration, Messages, Pair
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A prompt and its branches, as token ids: the unit of packing (`branches["chosen"]`, `branches["rejected"]`)."""
+    """A prompt and its branches as token ids, the unit of packing (`branches["chosen"]`, `branches["rejected"]`)."""
 
     id: str
     prompt: list[int]
@@ -32,14 +33,14 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Longest prompt and longest prompt + response, in tokens. A longer response keeps its beginning."""
+    """Maximum lengths of prompt and of prompt + response, in tokens. A longer response is truncated at its end."""
 
     max_prompt_length: int
     max_length: int
 
 
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Twelve hex digits that name the chat template.
+    """Twelve hex digits that identify the chat template.
 
     Raises:
         ValueError: when the tokenizer has no chat template.
@@ -52,14 +53,14 @@ def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages]) -> list[list[int]]:
-    """Ids that a model is asked to continue, one BOS in front, for training and for generation alike."""
+    """Ids of prompts with one leading BOS and the generation prompt, the same for training and generation."""
     return _ids(tokenizer, [_text(tokenizer, prompt, add_generation_prompt=True) for prompt in prompts])
 
 
 def dialogue_ids(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages], answers: Sequence[str]
 ) -> list[list[int]]:
-    """Ids of prompts with their answers, one BOS in front: what a reward model reads."""
+    """Ids of prompts with their answers and one leading BOS: the input of a reward model."""
     turns = [[*p, {"role": "assistant", "content": a}] for p, a in zip(prompts, answers, strict=True)]
     return _ids(tokenizer, [_text(tokenizer, turn, add_generation_prompt=False) for turn in turns])
 
@@ -67,7 +68,7 @@ def dialogue_ids(
 def pair_trees(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], limits: Limits, stop_ids: Sequence[int]
 ) -> tuple[list[Tree], dict[str, str]]:
-    """Trees of the pairs that keep the contract, and for the others a reason by pair id."""
+    """Trees of the pairs that satisfy the contract, and for the others the reason by pair id."""
     answers = {"chosen": [pair.chosen for pair in pairs], "rejected": [pair.rejected for pair in pairs]}
     return _trees(tokenizer, [p.id for p in pairs], [p.prompt for p in pairs], answers, limits, stop_ids)
 
@@ -75,16 +76,16 @@ def pair_trees(
 def demonstration_trees(
     tokenizer: PreTrainedTokenizerBase, examples: Sequence[Demonstration], limits: Limits, stop_ids: Sequence[int]
 ) -> tuple[list[Tree], dict[str, str]]:
-    """Trees with the one branch "chosen": supervised fine-tuning is preference training without a rejected answer."""
+    """Trees with the single branch "chosen": supervised training is preference training without a rejected answer."""
     answers = {"chosen": [example.answer for example in examples]}
     return _trees(tokenizer, [e.id for e in examples], [e.prompt for e in examples], answers, limits, stop_ids)
 
 
 def with_mismatched(trees: Sequence[Tree]) -> list[Tree]:
-    """Trees whose one branch "mismatched" answers another prompt: the KL sample of KTO (arXiv 2402.01306, section 3.2).
+    """Trees with the single branch "mismatched", an answer to another prompt: KTO's KL sample (arXiv 2402.01306, 3.2).
 
-    The partner is the next tree of the data set, its chosen and rejected answers in turn, so that it does not depend on
-    the batch, the seed or the number of ranks, and its reference log-probs can be cached.
+    The answer is that of the next tree of the dataset, chosen and rejected in turn, so that it does not depend on the
+    batch, the seed or the number of ranks, and its reference logps can be cached.
     """
     following = [*trees[1:], *trees[:1]]
     sides = ("chosen", "rejected")
@@ -95,7 +96,7 @@ def with_mismatched(trees: Sequence[Tree]) -> list[Tree]:
 
 
 def write_trees(path: Path, trees: Sequence[Tree]) -> None:
-    """Write trees as parquet: id, prompt and one column of ids for each branch."""
+    """Write trees as parquet: id, prompt, and one column of ids per branch."""
     branches = list(trees[0].branches) if trees else []
     columns = {"id": pa.array([tree.id for tree in trees], pa.string())}
     columns["prompt"] = pa.array([tree.prompt for tree in trees], pa.list_(pa.int32()))
@@ -105,7 +106,7 @@ def write_trees(path: Path, trees: Sequence[Tree]) -> None:
 
 
 def read_trees(path: Path) -> list[Tree]:
-    """Read back what `write_trees` wrote."""
+    """Read trees written by `write_trees`."""
     rows = pq.read_table(path).to_pylist()
     return [Tree(row.pop("id"), row.pop("prompt"), row) for row in rows]
 
@@ -115,7 +116,7 @@ def _text(tokenizer: PreTrainedTokenizerBase, messages: Messages, add_generation
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of rendered text. Special tokens are never added by the tokenizer: templates may carry a BOS of their own."""
+    """Ids of rendered texts with one leading BOS, not added by the tokenizer because templates may include it."""
     if not texts:
         return []
     rows = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
@@ -150,7 +151,7 @@ def _trees(
 def _response(
     tokenizer: PreTrainedTokenizerBase, prompt: list[int], full: list[int], limits: Limits, stop_ids: Sequence[int]
 ) -> list[int]:
-    """The response's ids, cut after its last end of turn (templates may add a newline) and at the length limit."""
+    """Ids of the response up to its last stop token (templates may add a newline), truncated at the length limit."""
     if len(prompt) > limits.max_prompt_length:
         raise ValueError(f"prompt of {len(prompt)} tokens is longer than max_prompt_length={limits.max_prompt_length}")
     if full[: len(prompt)] != prompt:

@@ -1,7 +1,6 @@
-"""Two splits in, checked pairs out: all bad rows are found at once, then named (`error`) or counted (`drop`).
+"""Two splits in, checked pairs out: all bad rows are found at once, then reported (`error`) or counted (`drop`).
 
-A row that could not become a pair and a pair that nothing can be learned from end in the same report, under the row
-number of their source.
+Rows that could not be converted and pairs that cannot be trained on appear in the same report, by source row number.
 """
 
 from collections.abc import Set
@@ -17,7 +16,7 @@ EMPTY_TURN = "empty turn in the prompt"
 IDENTICAL = "identical chosen and rejected"
 DUPLICATE = "duplicate of an earlier pair"
 OVERLAP = "train prompt that is also in test"
-# The order of the report; a dropped row that has several problems is counted under the first of them.
+# The order of the report; a dropped row with several problems is counted under the first.
 KINDS = (
     schemas.MISSING,
     schemas.TURNS,
@@ -37,7 +36,7 @@ Found = dict[str, list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Pairs fit to train and test on; `dropped` counts rows by problem, `schemas` names each split's layout."""
+    """Valid train and test pairs; `dropped` counts rows by problem, `schemas` names the schema of each split."""
 
     train: list[Pair]
     test: list[Pair]
@@ -46,35 +45,35 @@ class Checked:
 
 
 def validate(train: Split, test: Split, on_bad_rows: Literal["error", "drop"]) -> Checked:
-    """Check both splits; a prompt in both is taken out of train, and ties are no fault: they are always dropped.
+    """Check both splits; a prompt in both is removed from train. Ties are not errors; they are always dropped.
 
     Raises:
-        ValueError: with `error`, when any row is bad: one line a problem, with row numbers; always, when a split has no
-            good pair left.
+        ValueError: with `error`, when any row is bad: one line per problem, with row numbers; in both modes, when a
+            split has no valid pair left.
     """
     if on_bad_rows not in ("error", "drop"):
         raise ValueError(f"on_bad_rows is {on_bad_rows!r}; set it to error or drop")
-    # A test prompt is held out even where its own row is dropped: mending that row must not leak it into train.
+    # A test prompt is held out even if its row is dropped: otherwise repairing that row later would leak it into train.
     held_out = {prompt_key(pair.prompt) for pair in test.pairs.values()}
     found = [(train, problems(train, held_out)), (test, problems(test, set()))]
     faults = [line for kind in KINDS if kind != schemas.TIE for line in described(kind, found)]
     if faults and on_bad_rows == "error":
-        raise ValueError("\n  ".join(["bad rows: mend them, or set on_bad_rows=drop", *faults]))
+        raise ValueError("\n  ".join(["bad rows: fix them, or set on_bad_rows=drop", *faults]))
     good_train, good_test = (good(split, bad) for split, bad in found)
     for name, split, kept in (("train", train, good_train), ("test", test, good_test)):
         if not kept:
             report = [line for kind in KINDS for line in described(kind, found)]
-            raise ValueError("\n  ".join([f"no good {name} pair in {split.source}: use other data", *report]))
+            raise ValueError("\n  ".join([f"no valid {name} pair in {split.source}: use other data", *report]))
     return Checked(good_train, good_test, dropped(found), {"train": train.schema, "test": test.schema})
 
 
 def problems(split: Split, held_out: Set[tuple]) -> Found:
-    """Every problem of a split as problem -> source rows; `held_out` are the prompts it may not contain."""
+    """Every problem of a split as problem -> source rows; `held_out` are prompts that it must not contain."""
     found = {kind: list(rows) for kind, rows in split.bad.items()}
     seen = set()
     for row, pair in split.pairs.items():
         prompt, chosen, rejected = prompt_key(pair.prompt), pair.chosen.strip(), pair.rejected.strip()
-        verdicts = {
+        checks = {
             schemas.TURNS: not alternates(pair.prompt),
             EMPTY: not chosen or not rejected,
             EMPTY_TURN: any(not content for role, content in prompt if role != "system"),
@@ -83,8 +82,8 @@ def problems(split: Split, held_out: Set[tuple]) -> Found:
             OVERLAP: prompt in held_out,
         }
         seen.add((prompt, pair.chosen, pair.rejected))
-        for kind, holds in verdicts.items():
-            if holds:
+        for kind, failed in checks.items():
+            if failed:
                 found.setdefault(kind, []).append(row)
     return found
 
@@ -97,27 +96,27 @@ def alternates(prompt: Messages) -> bool:
 
 
 def good(split: Split, found: Found) -> list[Pair]:
-    """The pairs of a split, in source order, that have no problem."""
+    """The pairs of a split that have no problem, in source order."""
     bad = {row for rows in found.values() for row in rows}
     return [pair for row, pair in split.pairs.items() if row not in bad]
 
 
 def dropped(found: list[tuple[Split, Found]]) -> dict[str, int]:
-    """How many rows each problem cost, each row counted once."""
+    """Number of rows dropped by problem; each row counts once, under its first problem."""
     counts: dict[str, int] = {}
     for _, bad in found:
         counted: set[int] = set()
         for kind in KINDS:
-            fresh = set(bad.get(kind, [])) - counted
-            if fresh:
-                counts[kind] = counts.get(kind, 0) + len(fresh)
-            counted |= fresh
+            uncounted = set(bad.get(kind, [])) - counted
+            if uncounted:
+                counts[kind] = counts.get(kind, 0) + len(uncounted)
+            counted |= uncounted
     return counts
 
 
 def described(kind: str, found: list[tuple[Split, Found]]) -> list[str]:
-    """The report's line on one problem: how many rows have it, and where the first of them are; none, no line."""
-    # Two splits cut from one source share its row numbers, so the line speaks of sources, not of splits.
+    """The report line of one problem, as a list of at most one: how many rows have it, and where the first ones are."""
+    # Two splits of one source share its row numbers, so the line names sources, not splits.
     rows_by_source: dict[str, list[int]] = {}
     for split, bad in found:
         rows_by_source.setdefault(split.source, []).extend(bad.get(kind, []))

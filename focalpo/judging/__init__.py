@@ -1,1 +1,1 @@
-"""Completions in, verdicts and scores with honest intervals out; no torch anywhere in this room."""
+"""Judging: completions in, verdicts out. Nothing here imports torch."""

@@ -1,8 +1,8 @@
-"""AlpacaEval 2.0: completions and reference answers in, one verdict per prompt out, by the alpaca_eval library itself.
+"""AlpacaEval 2.0: judges completions against reference answers with the alpaca_eval library, one verdict per prompt.
 
-The library makes the prompts, draws the order of the two outputs, reads the log-probs and turns a swapped verdict back;
-outputs that are equal get 1.5 unasked. Ours are the client that it calls, the files it sees, and what it may not do:
-write into its package, drop a row, print, or build a client for every call.
+The library builds the prompts, draws the order of the two outputs, reads the logprobs and flips a swapped verdict back;
+equal outputs get 1.5 without a request. This module provides the client that the library calls and the files that it
+reads, and keeps it from writing into its package, dropping rows, printing, or building a client for every call.
 """
 
 import logging
@@ -31,11 +31,11 @@ CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 def judge_alpaca(
     questions: Sequence[Question], completions: Sequence[Completion], protocol: AlpacaProtocol, endpoint: Endpoint
 ) -> list[AlpacaVerdict]:
-    """One verdict per question, in the order of the questions.
+    """Judge every completion against its reference; returns one verdict per question, in the order of the questions.
 
     Raises:
-        ValueError: when completions do not match the questions, a text would break the judge's prompt, the installed
-            alpaca_eval is not the protocol's, or judgements are missing (the rows are named).
+        ValueError: if the completions do not match the questions, a text would break the judge's prompt, the installed
+            alpaca_eval is not the protocol's version, or verdicts are missing (the error names the rows).
     """
     answers = in_benchmark_order(questions, completions, protocol.prompts)
     frame = pd.DataFrame(
@@ -51,7 +51,7 @@ def judge_alpaca(
     preferences = _annotate(frame, protocol, endpoint, causes)
     missing = [question.id for row, question in enumerate(questions) if row not in preferences]
     if missing:
-        raise ValueError(f"no verdict for {listed(missing)}; {causes[0] if causes else 'the library dropped them'}")
+        raise ValueError(f"no verdict for {listed(missing)}; {causes[0] if causes else 'alpaca_eval dropped them'}")
     return [
         AlpacaVerdict(question.id, row, preferences[row], len(question.reference), len(answers[row].text))
         for row, question in enumerate(questions)
@@ -59,12 +59,12 @@ def judge_alpaca(
 
 
 def _annotate(frame: pd.DataFrame, protocol: AlpacaProtocol, endpoint: Endpoint, causes: list[str]) -> dict[int, float]:
-    """Preferences by row; a row without a verdict is absent, and `causes` says why."""
+    """Preference of each row; rows without a verdict are absent, and their errors are appended to `causes`."""
     library = _library()
     if library.__version__ != protocol.library:
         raise ValueError(
-            f"alpaca_eval {library.__version__} is installed, the protocol is alpaca_eval {protocol.library}; "
-            f"pip install alpaca-eval=={protocol.library}"
+            f"alpaca_eval {library.__version__} is installed, but the protocol requires {protocol.library}; "
+            f"run pip install alpaca-eval=={protocol.library}"
         )
     with TemporaryDirectory() as folder:
         config = Path(folder) / "annotator.yaml"
@@ -73,7 +73,7 @@ def _annotate(frame: pd.DataFrame, protocol: AlpacaProtocol, endpoint: Endpoint,
             annotators_config=config, seed=0, caching_path=None, is_avoid_reannotations=False
         )
         (single,) = annotator.annotators.values()
-        client = _going_on(endpoint.client(partial(_no_preference, single)), causes)
+        client = _tolerant_client(endpoint.client(partial(_no_preference, single)), causes)
         rows = annotator.annotate_pairs(
             frame,
             chunksize=None,
@@ -83,23 +83,23 @@ def _annotate(frame: pd.DataFrame, protocol: AlpacaProtocol, endpoint: Endpoint,
     return {row["row"]: float(row["preference"]) for row in rows if pd.notna(row["preference"])}
 
 
-def _going_on(client: openai.OpenAI, causes: list[str]) -> object:
-    """The client as alpaca_eval uses it, except that a row that cannot be judged does not stop the other rows."""
+def _tolerant_client(client: openai.OpenAI, causes: list[str]) -> object:
+    """Wrap the client for alpaca_eval so that a row that cannot be judged does not stop the other rows."""
 
     def create(**request: object) -> object:
         try:
-            # As in arena_hard: `create` checks the types of what the library has made from its own config.
+            # `post`, as in arena_hard: `create` would only check the types of values from the library's own config.
             return client.post("/chat/completions", cast_to=ChatCompletion, body=request)
         except JudgeError as error:
             causes.append(str(error))
-            # At this sentence the library leaves the row empty and goes on; at any other error it stops.
+            # At this message the library leaves the row empty and continues; any other error stops it.
             raise openai.OpenAIError("Please try again with a different prompt.") from error
 
     return SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
 
 
 def _no_preference(single: Any, reply: dict) -> str | None:
-    """What keeps the library's own parser from finding a preference in a reply: check and score cannot disagree."""
+    """What is wrong with a reply, or None; asks the library's own parser, so that check and score cannot disagree."""
     choice = reply["choices"][0]
     text = choice["message"].get("content")
     completion = choice | {"text": text} if single.completion_key == "completions_all" else text
@@ -117,26 +117,29 @@ def _check_texts(questions: Sequence[Question], frame: pd.DataFrame) -> None:
     if broken:
         raise ValueError(
             f"{listed(broken)} contain {' or '.join(CHAT_TOKENS)}, which would end the judge's prompt early; "
-            "correct the stop tokens of the generation"
+            "fix the stop tokens of the generation"
         )
 
 
 @cache
 def _library() -> ModuleType:
-    """alpaca_eval, quiet: its import raises the root logger's level, its calls log to the root and draw bars."""
+    """Import alpaca_eval and silence it.
+
+    Its import raises the root logger's level; its calls log to the root logger and draw progress bars.
+    """
     level = logging.getLogger().level
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pkg_resources is deprecated, says pkg_resources
+        warnings.simplefilter("ignore")  # pkg_resources warns that it is deprecated
         import alpaca_eval
         from alpaca_eval.decoders import openai as decoder
     logging.getLogger().setLevel(level)
-    # Its modules call `logging.info` and `tqdm.tqdm` by these names; only what the names mean there is changed.
+    # Its modules call `logging.info` and `tqdm.tqdm` by these names; rebind the names in its modules only.
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "alpaca_eval" and getattr(module, "logging", None) is logging:
             vars(module)["logging"] = logging.getLogger("alpaca_eval")
     logging.getLogger("alpaca_eval").setLevel(logging.CRITICAL)
     for module in (alpaca_eval.utils, decoder):
         module.tqdm = SimpleNamespace(tqdm=lambda rows, **_: rows)
-    # For every call it would read a yaml file of clients and build them, 20 ms each: it gets the one that we have.
+    # For every call it would read a YAML file of clients and build them, 20 ms each; give it our client instead.
     alpaca_eval.utils.get_all_clients = lambda *_, client, **__: [client]
     return alpaca_eval

@@ -1,10 +1,10 @@
-"""Arena-Hard: completions and baseline answers in, two games per prompt out.
+"""Arena-Hard: judges completions against the baseline's answers, two games per prompt.
 
     game 1: A = baseline, B = model        game 2: A = model, B = baseline
     judge --> reply --regex--> label --protocol.verdicts--> (what A wins, battles it counts for) --> the model's result
 
-A reply without a label gets one second turn. Conflicting labels are no verdict: asked again, and in the end named as
-missing, never scored.
+A reply without a label gets one second turn. A reply with conflicting labels is not a verdict: the request is retried,
+and a game that still has no verdict is reported as missing, never scored.
 """
 
 import re
@@ -25,16 +25,16 @@ GAMES = (1, 2)
 def judge_arena(
     questions: Sequence[Question], completions: Sequence[Completion], protocol: ArenaProtocol, endpoint: Endpoint
 ) -> list[ArenaGame]:
-    """Both games of every question, in the order of the questions.
+    """Play both games of every question; returns the games in the order of the questions.
 
     Raises:
-        ValueError: when completions do not match the questions, or games have no verdict (they are named).
+        ValueError: if the completions do not match the questions, or games have no verdict (the error names them).
     """
     answers = in_benchmark_order(questions, completions, protocol.prompts)
     systems = {category: file.read_text().strip() for category, file in prompt_files(protocol).items()}
     # The first turn may end without a label, but not with two different ones.
-    first = endpoint.client(_check(protocol, may_be_open=True))
-    second = endpoint.client(_check(protocol, may_be_open=False))
+    first = endpoint.client(_check(protocol, label_optional=True))
+    second = endpoint.client(_check(protocol, label_optional=False))
     causes: list[str] = []
 
     def play(task: tuple[Question, Completion, int]) -> ArenaGame | None:
@@ -63,7 +63,7 @@ def judge_arena(
 
 
 def labels(text: str, protocol: ArenaProtocol) -> set[str]:
-    """The different verdict labels in a reply; in v2 the last one alone, in either kind of brackets."""
+    """The distinct verdict labels in a reply; in v2 only the last one, in single or double brackets."""
     if isinstance(protocol, ArenaTwoProtocol):
         found = ([m for m in re.findall(r, text.upper()) if m] for r in (protocol.regex, protocol.second_regex))
         last = next((matches[-1] for matches in found if matches), "")
@@ -77,27 +77,27 @@ def _verdict(first: openai.OpenAI, second: openai.OpenAI, messages: list[dict], 
     if not found:
         turns = [{"role": "assistant", "content": reply}, {"role": "user", "content": protocol.second_turn}]
         found = labels(_ask(second, [*messages, *turns], protocol), protocol)
-    (label,) = found  # the clients' checks let nothing else through
+    (label,) = found  # the clients' checks guarantee exactly one
     return label
 
 
 def _ask(client: openai.OpenAI, messages: list[dict], protocol: ArenaProtocol) -> str:
     settings = {"temperature": protocol.temperature, "max_tokens": protocol.max_tokens}
-    # Not `chat.completions.create`: it walks through the types of every field, a third of a call's cost.
+    # Not `chat.completions.create`: it validates the type of every field, which is a third of a call's cost.
     reply: Any = client.post(
         "/chat/completions", cast_to=object, body={"model": protocol.judge, "messages": messages, **settings}
     )
     return reply["choices"][0]["message"]["content"]
 
 
-def _check(protocol: ArenaProtocol, may_be_open: bool) -> Check:
+def _check(protocol: ArenaProtocol, label_optional: bool) -> Check:
     def check(reply: dict) -> str | None:
         text = reply["choices"][0]["message"].get("content")
         if not text:
-            return "an empty judgement"  # there is nothing that a second turn could continue
+            return "an empty judgement"  # a second turn would have nothing to continue
         found = labels(text, protocol)
         if len(found) > 1:
             return f"conflicting verdicts {', '.join(sorted(found))}"
-        return None if found or may_be_open else "no verdict in the reply"
+        return None if found or label_optional else "no verdict in the reply"
 
     return check

@@ -1,4 +1,4 @@
-"""A benchmark's files, from a given folder or from where they are published, and the questions in them.
+"""Fetches a benchmark's files, from a given folder or from their publisher, and reads the questions in them.
 
 protocol.files --copy or download, sha256 checked--> folder --> list[Question], in the benchmark's order
 """
@@ -21,12 +21,13 @@ GITHUB = "github.com/"
 
 
 def fetch(protocol: Protocol, given: Path | None, into: Path) -> None:
-    """Put the benchmark's files into a folder, each under its own base name.
+    """Put the benchmark's files into the folder `into`, each under its base name.
 
-    `given` is a folder of the user's with the files; with it nothing touches the network.
+    Args:
+        given: a folder of the user's that holds the files; if it is set, nothing touches the network.
 
     Raises:
-        ValueError: when a file cannot be had, or is not the one that the protocol names by its sha256.
+        ValueError: if a file is missing, cannot be downloaded, or does not have the protocol's sha256.
     """
     for file in protocol.files.values():
         name = Path(file.path).name
@@ -47,10 +48,10 @@ def fetch(protocol: Protocol, given: Path | None, into: Path) -> None:
 
 
 def read_questions(protocol: Protocol, folder: Path) -> list[Question]:
-    """The benchmark's questions with the baseline's answers.
+    """Read the benchmark's questions with the baseline's answers.
 
     Raises:
-        ValueError: when their number is not the protocol's, or a question has no answer of the baseline.
+        ValueError: if their number is not the protocol's, or the baseline has no answer to a question.
     """
     if isinstance(protocol, AlpacaProtocol):
         questions = _alpaca_questions(protocol, folder)
@@ -71,7 +72,7 @@ def _download(protocol: Protocol, path: str, into: Path) -> None:
         else:
             cached = hf_hub_download(protocol.source, path, repo_type="dataset", revision=protocol.revision)
             shutil.copyfile(cached, into)
-    except (OSError, HTTPException, httpx2.HTTPError) as error:  # a connection may also break in the middle of a file
+    except (OSError, HTTPException, httpx2.HTTPError) as error:  # the connection can also break in the middle of a file
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(
             f"{protocol.name}: cannot download {path} from {protocol.source} ({reason}); set judge.folder to a folder "
@@ -80,13 +81,13 @@ def _download(protocol: Protocol, path: str, into: Path) -> None:
 
 
 def _raw_endpoint() -> str:
-    """Where GitHub's files are fetched: a mirror may be named in the environment, as HF_ENDPOINT names the hub's."""
+    """Base URL of GitHub's raw files; GITHUB_RAW_ENDPOINT may name a mirror, as HF_ENDPOINT does for the Hub."""
     return os.environ.get("GITHUB_RAW_ENDPOINT", "https://raw.githubusercontent.com")
 
 
 def _alpaca_questions(protocol: AlpacaProtocol, folder: Path) -> list[Question]:
     rows = json.loads((folder / Path(protocol.files["questions"].path).name).read_text())
-    return [Question(str(index), _asked(row["instruction"]), row["output"]) for index, row in enumerate(rows)]
+    return [Question(str(index), _user_message(row["instruction"]), row["output"]) for index, row in enumerate(rows)]
 
 
 def _arena_questions(protocol: ArenaProtocol, folder: Path) -> list[Question]:
@@ -98,19 +99,20 @@ def _arena_questions(protocol: ArenaProtocol, folder: Path) -> list[Question]:
     missing = [_uid(row) for row in questions if _uid(row) not in answers]
     if missing:
         raise ValueError(
-            f"{protocol.name}: {protocol.baseline} has no answer to {missing[0]} and {len(missing) - 1} more"
+            f"{protocol.name}: {protocol.baseline} has no answer to {missing[0]} and {len(missing) - 1} more; get the "
+            f"file of revision {protocol.revision}"
         )
     return [
-        Question(_uid(row), _asked(row.get("prompt") or row["turns"][0]["content"]), answers[_uid(row)])
+        Question(_uid(row), _user_message(row.get("prompt") or row["turns"][0]["content"]), answers[_uid(row)])
         for row in questions
     ]
 
 
 def _arena_two_questions(protocol: ArenaTwoProtocol, folder: Path, rows: list[dict]) -> list[Question]:
     """Each question with the answer of its category's baseline."""
-    found = {row["category"] for row in rows}
-    if found != protocol.categories.keys():
-        raise ValueError(f"{protocol.name} has the categories {sorted(found)}, expected {sorted(protocol.categories)}")
+    present = {row["category"] for row in rows}
+    if present != protocol.categories.keys():
+        raise ValueError(f"{protocol.name} has categories {sorted(present)}, expected {sorted(protocol.categories)}")
     by_id = {}
     for name, category in protocol.categories.items():
         answers = read_json_lines(folder / Path(protocol.files[category.answers].path).name)
@@ -122,7 +124,7 @@ def _arena_two_questions(protocol: ArenaTwoProtocol, folder: Path, rows: list[di
             f"revision {protocol.revision}"
         )
     return [
-        Question(f"{row['category']}/{_uid(row)}", _asked(row["prompt"]), by_id[row["category"], _uid(row)])
+        Question(f"{row['category']}/{_uid(row)}", _user_message(row["prompt"]), by_id[row["category"], _uid(row)])
         for row in rows
     ]
 
@@ -132,7 +134,7 @@ def _uid(row: dict) -> str:
 
 
 def _arena_answer(row: dict) -> str:
-    """The answer in any of the layouts of model_answer files: plain, messages (2025) or choices (2024)."""
+    """The answer, from any layout of the model_answer files: plain, messages (2025) or choices (2024)."""
     if "answer" in row:
         return row["answer"]
     if "messages" in row:
@@ -141,5 +143,5 @@ def _arena_answer(row: dict) -> str:
     return row["choices"][0]["turns"][0]["content"]
 
 
-def _asked(text: str) -> list[dict[str, str]]:
+def _user_message(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]

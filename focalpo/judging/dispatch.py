@@ -1,4 +1,4 @@
-"""One door to both kinds of benchmark: completions and their questions in, the verdicts of the protocol's kind out."""
+"""One entry point for both kinds of benchmark: questions and completions in, verdicts of the protocol's kind out."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,10 @@ from focalpo.stages.records import AlpacaVerdict, ArenaGame, Completion, Questio
 def judge(
     questions: Sequence[Question], completions: Sequence[Completion], protocol: Protocol, endpoint: Endpoint
 ) -> list[AlpacaVerdict] | list[ArenaGame]:
-    """All verdicts of a benchmark, in the order of its questions.
+    """Judge all questions of a benchmark; returns the verdicts in the order of its questions.
 
     Raises:
-        ValueError: when completions do not match the questions, or verdicts are missing (they are named).
+        ValueError: if the completions do not match the questions, or verdicts are missing (the error names them).
     """
     if isinstance(protocol, AlpacaProtocol):
         return judge_alpaca(questions, completions, protocol, endpoint)

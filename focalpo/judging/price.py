@@ -1,4 +1,4 @@
-"""What judging costs: texts and prices in, an estimate before the first call; what was called in, what it came to.
+"""What judging costs: an estimate before the first call, and the actual cost of every attempt.
 
 expected(protocol, questions, completions, price) -> requests, tokens, USD, seconds      before the first call
 attempt_usd(request, outcome, reply, price) -> USD               after every attempt, and again from the record
@@ -16,22 +16,22 @@ from focalpo.stages.records import Completion, Question
 
 MILLION = 1_000_000
 CHARACTERS_PER_TOKEN = 4.8
-"""For estimates, as the bills of published AlpacaEval annotations have it; what is paid is counted by the server."""
+"""For estimates, from the bills of published AlpacaEval annotations; actual cost uses the server's token counts."""
 TOKENS_AROUND_A_MESSAGE = 16
-"""More than any chat template in use adds to a message; for the bound, not the estimate."""
+"""More than any chat template in use adds to a message; for the upper bound, not for the estimate."""
 LONGEST_REPLY = 4096
-"""Tokens, for the bound of a request that sets no `max_tokens`."""
+"""Tokens; the upper bound for a request that sets no `max_tokens`."""
 NOT_BILLED = ("HTTP ", "no connection", "the quota")
-"""How the outcomes begin of attempts for which no provider charges: it refused, or was never reached."""
+"""Prefixes of the outcomes that no provider bills: it refused the request, or was never reached."""
 
 
 class BudgetError(ValueError):
-    """The next call might cost more than what is left."""
+    """The next call may cost more than what is left of the budget."""
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """USD for a million tokens, and what the estimate expects of a reply: its tokens (at most) and seconds."""
+    """USD per million tokens, and what the estimate assumes about a reply: its tokens (at most) and seconds."""
 
     input_usd: float
     output_usd: float
@@ -48,7 +48,7 @@ FREE = Price(0.0, 0.0, 0, 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What judging one model takes if every request is answered at once, with nothing recorded yet."""
+    """What judging one model takes if every request succeeds at the first attempt and nothing is recorded yet."""
 
     requests: int
     input_tokens: int
@@ -80,27 +80,27 @@ def expected(
     price: Price,
     concurrency: int,
 ) -> Estimate:
-    """What a benchmark will take: one request per prompt that needs one, or two games; second attempts not counted."""
+    """Estimate a benchmark: one request per prompt that needs one, or two games per prompt; retries are not counted."""
     texts = {answer.id: answer.text for answer in completions}
     if isinstance(protocol, AlpacaProtocol):
         (annotator,) = annotator_config(protocol.annotator).values()
-        around, games = len(Path(annotator["prompt_template"]).read_text()), 1
-        most = annotator["completions_kwargs"].get("max_tokens", LONGEST_REPLY)
-        # An answer that is equal to the reference is a draw unasked.
-        asked = [question for question in questions if texts.get(question.id) != question.reference]
+        overhead, games = len(Path(annotator["prompt_template"]).read_text()), 1
+        max_tokens = annotator["completions_kwargs"].get("max_tokens", LONGEST_REPLY)
+        # An answer equal to the reference is a tie without a request.
+        judged = [question for question in questions if texts.get(question.id) != question.reference]
     else:
         longest = max(len(file.read_text()) for file in prompt_files(protocol).values())
-        around, games = longest + len(protocol.user_template), 2
-        most, asked = protocol.max_tokens, list(questions)
+        overhead, games = longest + len(protocol.user_template), 2
+        max_tokens, judged = protocol.max_tokens, list(questions)
     characters = [
-        around + len(question.prompt[-1]["content"]) + len(question.reference) + len(texts.get(question.id, ""))
-        for question in asked
+        overhead + len(question.prompt[-1]["content"]) + len(question.reference) + len(texts.get(question.id, ""))
+        for question in judged
     ]
-    return estimate(characters * games, min(price.reply_tokens, most), price, concurrency)
+    return estimate(characters * games, min(price.reply_tokens, max_tokens), price, concurrency)
 
 
 def estimate(characters: Sequence[int], reply_tokens: int, price: Price, concurrency: int) -> Estimate:
-    """The estimate for one request per entry of `characters`, its length, each answered with `reply_tokens`."""
+    """Estimate one request per entry of `characters` (the request's length), each answered with `reply_tokens`."""
     requests = len(characters)
     tokens = round(sum(characters) / CHARACTERS_PER_TOKEN), requests * reply_tokens
     seconds = requests * (price.seconds_per_request + reply_tokens * price.seconds_per_reply_token) / concurrency
@@ -108,9 +108,9 @@ def estimate(characters: Sequence[int], reply_tokens: int, price: Price, concurr
 
 
 def attempt_usd(request: dict, outcome: str, reply: Any, price: Price) -> float:
-    """What an attempt cost: the server's own token count; without one the bound, unless it is surely not billed.
+    """What an attempt cost, in USD: by the server's token counts, else the upper bound, unless it is known not to be billed.
 
-    A reply that came too late or broken off may have been billed: a cap that forgot it would be none.
+    A reply that came too late or broke off may have been billed; a budget that ignored it would not hold.
     """
     usage: Any = reply.get("usage") if isinstance(reply, dict) else None
     try:
@@ -120,14 +120,14 @@ def attempt_usd(request: dict, outcome: str, reply: Any, price: Price) -> float:
 
 
 def most_usd(request: dict, price: Price) -> float:
-    """No reply to the request costs more: a token of the text has at least one byte, the reply ends at `max_tokens`."""
+    """Upper bound of a request's cost, in USD: a token has at least one byte, and a reply ends at `max_tokens`."""
     texts = [str(message.get("content", "")) for message in request.get("messages", [])]
     tokens = sum(len(text.encode(errors="surrogatepass")) + TOKENS_AROUND_A_MESSAGE for text in texts)
     return price.usd(tokens, request.get("max_tokens") or LONGEST_REPLY)
 
 
 class Spending:
-    """What was spent so far, under a cap that holds whatever the calls in flight will cost; None: no cap."""
+    """The money spent so far, under a budget that also covers the calls in flight; None: no budget."""
 
     def __init__(self, price: Price, budget_usd: float | None) -> None:
         self.price, self.budget_usd = price, budget_usd
@@ -141,17 +141,17 @@ class Spending:
 
     @contextmanager
     def reserved(self, request: dict) -> Iterator[None]:
-        """Hold the most that a call can cost; waits for calls in flight where only they stand in the way.
+        """Reserve the most that a call can cost; waits for calls in flight if the budget may suffice once they end.
 
         Raises:
-            BudgetError: when the call does not fit into what is left and nothing in flight can give any back.
+            BudgetError: if the call does not fit into what is left and no call in flight can release any.
         """
         most = most_usd(request, self.price)
         with self._changed:
             while self.budget_usd is not None and self.usd + sum(self._in_flight) + most > self.budget_usd:
                 if not self._in_flight:
                     raise BudgetError(
-                        f"the budget of USD {self.budget_usd:.2f} is used up: USD {self.usd:.4f} are spent, the next "
+                        f"the budget of USD {self.budget_usd:.2f} is used up: USD {self.usd:.4f} spent, the next "
                         f"call may cost USD {most:.4f}"
                     )
                 self._changed.wait()

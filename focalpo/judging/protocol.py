@@ -1,8 +1,8 @@
-"""The measurement protocol as data: a benchmark yaml of eval/ in, one frozen record and its hash out.
+"""The measurement protocol as data: loads a benchmark YAML of eval/ into a frozen record, and hashes it.
 
     eval/NAME.yaml --> AlpacaProtocol | ArenaProtocol --> protocol_hash (of the values and of every file they name)
 
-Two numbers may be compared exactly when their protocol hashes agree.
+Two numbers are comparable exactly when their protocol hashes are equal.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ EVAL = ROOT / "eval"
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkFile:
-    """A file of a benchmark: where it lies in its source, and the sha256 it must have, None where it is made here."""
+    """A benchmark file: its path in the source and the sha256 that it must have (None: not checked, e.g. made here)."""
 
     path: str
     sha256: str | None
@@ -30,7 +30,7 @@ class BenchmarkFile:
 
 @dataclass(frozen=True, slots=True)
 class AlpacaProtocol:
-    """AlpacaEval: `prompts` comparisons with `baseline`, by the config `annotator` of alpaca_eval version `library`."""
+    """AlpacaEval: `prompts` comparisons with `baseline`, by config `annotator` of alpaca_eval version `library`."""
 
     name: str
     source: str
@@ -64,7 +64,7 @@ class ArenaProtocol:
 
 @dataclass(frozen=True, slots=True)
 class ArenaCategory:
-    """One kind of Arena-Hard question: its baseline, in which of `files` that answers, and the judge's prompt."""
+    """A category of Arena-Hard questions: its baseline, which of `files` has its answers, and the judge's prompt."""
 
     baseline: str
     answers: str
@@ -73,9 +73,9 @@ class ArenaCategory:
 
 @dataclass(frozen=True, slots=True)
 class ArenaTwoProtocol(ArenaProtocol):
-    """Arena-Hard v2: a baseline and a judge prompt for each category, a question's id being `category/uid`.
+    """Arena-Hard v2: one baseline and one judge prompt per category; a question's id is `category/uid`.
 
-    The last label of a reply counts, by `regex`, or where that finds none by `second_regex`.
+    The last label of a reply counts, matched by `regex` or, if that finds none, by `second_regex`.
     """
 
     second_regex: str
@@ -85,14 +85,14 @@ class ArenaTwoProtocol(ArenaProtocol):
 Protocol = AlpacaProtocol | ArenaProtocol
 KINDS: dict[str, type] = {"alpaca_eval": AlpacaProtocol, "arena_hard": ArenaProtocol, "arena_hard_2": ArenaTwoProtocol}
 SHOWN = ["answer_1", "answer_2", "question"]
-"""What an Arena-Hard user turn shows the judge."""
+"""The fields that an Arena-Hard user turn must show the judge."""
 
 
 def load_protocol(path: Path) -> Protocol:
-    """The benchmark that a yaml of eval/ defines; files it names are looked for beside it.
+    """Load the benchmark that a YAML of eval/ defines; the files that it names must be in the same folder.
 
     Raises:
-        ValueError: when a key is missing or unknown, a value is not of its kind, or a file it names does not exist.
+        ValueError: if a key is missing or unknown, a value has the wrong type, or a file that it names does not exist.
     """
     values = _read_yaml(path)
     kind = KINDS.get(values.pop("benchmark", None))
@@ -107,7 +107,7 @@ def load_protocol(path: Path) -> Protocol:
     try:
         values["files"] = {role: BenchmarkFile(**file) for role, file in values["files"].items()}
     except (AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: a file of 'files' has exactly the keys path and sha256 ({error})") from None
+        raise ValueError(f"{path}: each file of 'files' needs exactly the keys path and sha256 ({error})") from None
     if kind is AlpacaProtocol:
         values["annotator"] = _beside(path, values["annotator"])
     else:
@@ -115,32 +115,32 @@ def load_protocol(path: Path) -> Protocol:
         values["verdicts"] = _verdicts(path, values["verdicts"])
         _check_user_turn(path, values["user_template"])
     if kind is ArenaTwoProtocol:
-        values["categories"] = {name: _category(path, **found) for name, found in values["categories"].items()}
+        values["categories"] = {name: _category(path, **keys) for name, keys in values["categories"].items()}
     return kind(**values)
 
 
 def protocol_of(settings: dict) -> Protocol:
-    """The protocol that a stage's settings name."""
+    """Load the protocol that a stage's settings name."""
     return load_protocol(EVAL / f"{settings['protocol']}.yaml")
 
 
 def annotator_config(path: Path) -> dict:
-    """An annotator config in alpaca_eval's own format, its prompt template as an absolute path.
+    """Load an annotator config in alpaca_eval's own format, with its prompt template as an absolute path.
 
-    The template is a file beside the config, else one of the library's evaluators_configs. (The library takes a path
-    that it cannot find for the text of the prompt, and judges with that.)
+    The template is a file beside the config, else one of the library's evaluators_configs. (If the library cannot find
+    a path, it takes the path itself as the text of the prompt and judges with that.)
 
     Raises:
-        ValueError: when the file does not hold exactly one annotator, its template is nowhere, or there is no library.
+        ValueError: if the file does not hold exactly one annotator, or its template or alpaca_eval cannot be found.
     """
     config = _read_yaml(path)
     if len(config) != 1:
-        raise ValueError(f"{path} must hold one annotator, it holds {sorted(config)}; give each annotator its own file")
+        raise ValueError(f"{path} must hold one annotator, but holds {sorted(config)}; use one file per annotator")
     ((name, annotator),) = config.items()
     library = find_spec("alpaca_eval")  # found, not imported: the import takes seconds
     if library is None or library.origin is None:
         raise ValueError(
-            "alpaca_eval is not installed; pip install alpaca-eval, in the version of eval/alpaca_eval_2.yaml"
+            "alpaca_eval is not installed; pip install alpaca-eval in the version that eval/alpaca_eval_2.yaml names"
         )
     if not isinstance(annotator, dict) or "prompt_template" not in annotator:
         raise ValueError(f"{path}: {name} has no prompt_template; name a file beside it or one of alpaca_eval's")
@@ -148,14 +148,14 @@ def annotator_config(path: Path) -> dict:
     for folder in (path.parent, Path(library.origin).parent / "evaluators_configs"):
         if (folder / template).is_file():
             return {name: annotator | {"prompt_template": str((folder / template).resolve())}}
-    raise ValueError(f"{path}: prompt_template {template!r} is neither beside it nor in alpaca_eval; correct the name")
+    raise ValueError(f"{path}: prompt_template {template!r} is neither beside it nor in alpaca_eval; fix the name")
 
 
 def protocol_hash(protocol: Protocol) -> str:
-    """Sixteen hex digits over the protocol's values and the content of every file it names.
+    """Hash a protocol: sixteen hex digits over its values and the content of every file that it names.
 
-    Values, not bytes: a comment in a yaml is no protocol, and a protocol changed by `dataclasses.replace` (another
-    judge, another prompt file) is another one.
+    Values, not bytes: a comment in the YAML does not change the hash, while a protocol changed by `dataclasses.replace`
+    (another judge, another prompt file) has a different one.
     """
     if isinstance(protocol, AlpacaProtocol):
         config = annotator_config(protocol.annotator)
@@ -170,7 +170,7 @@ def protocol_hash(protocol: Protocol) -> str:
 
 
 def prompt_files(protocol: ArenaProtocol) -> dict[str, Path]:
-    """The judge's prompt by category; "" is the category of all questions where a benchmark has none."""
+    """The judge's prompt file by category; a benchmark without categories has the single category ""."""
     if isinstance(protocol, ArenaTwoProtocol):
         return {name: category.prompt_file for name, category in protocol.categories.items()}
     return {"": protocol.prompt_file}
@@ -181,7 +181,7 @@ def _category(path: Path, baseline: str, answers: str, prompt_file: str) -> Aren
 
 
 def _name(path: Path) -> str:
-    # By its name: the protocol does not change when the repository is moved.
+    # By name: moving the repository must not change the hash.
     return path.name
 
 
@@ -190,34 +190,34 @@ def _verdicts(path: Path, values: dict) -> dict[str, tuple[float, int]]:
         return {label: (float(wins), int(count)) for label, (wins, count) in values.items()}
     except (AttributeError, TypeError, ValueError):
         raise ValueError(
-            f"{path}: a label of 'verdicts' has [what A wins, battles it counts for], as in A>>B: [1, 3]"
+            f"{path}: a label of 'verdicts' needs [what A wins, battles it counts for], as in A>>B: [1, 3]"
         ) from None
 
 
 def _check_user_turn(path: Path, template: str) -> None:
-    # An answer that the judge is not shown would be judged all the same.
+    # A template that omits an answer would still give verdicts.
     try:
         found = sorted({name for _, name, _, _ in Formatter().parse(template) if name is not None})
     except ValueError as error:
-        raise ValueError(f"{path}: user_template has a lone brace ({error}); write it twice") from None
+        raise ValueError(f"{path}: user_template has an unmatched brace ({error}); double it") from None
     if found != SHOWN:
-        raise ValueError(f"{path}: user_template shows {found}, it must show {SHOWN}, each in braces")
+        raise ValueError(f"{path}: user_template shows {found}, but must show {SHOWN}, each in braces")
 
 
 def _beside(path: Path, name: str | None) -> Path:
-    named = path.parent / str(name)
-    if not named.is_file():
-        raise ValueError(f"{path} names {name!r}, which is not beside it; put the file there or correct the name")
-    return named
+    file = path.parent / str(name)
+    if not file.is_file():
+        raise ValueError(f"{path} names {name!r}, which is not beside it; put the file there or fix the name")
+    return file
 
 
 def _read_yaml(path: Path) -> dict:
     if not path.is_file():
-        raise ValueError(f"there is no file {path}; the benchmarks and annotators are in eval/")
+        raise ValueError(f"{path} does not exist; the benchmarks and annotators are in eval/")
     try:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold keys and values, it holds {type(values).__name__}")
+        raise ValueError(f"{path} must hold keys and values, but holds {type(values).__name__}")
     return values

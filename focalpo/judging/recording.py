@@ -1,7 +1,7 @@
-"""Every request to a judge and every reply, as JSON lines; a request that was answered well is answered from there.
+"""Records every judge request and reply as JSON lines; a request with a good reply is answered from the recording.
 
 A line holds the request's id, the attempt's outcome ("good" or what was wrong), the seconds it took, and both bodies:
-never a header, so never a key. One process writes a recording at a time.
+never a header, so never a key. One process at a time writes a recording.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ class Recording:
     """The recorded attempts of one endpoint, and the good reply to each request that has one.
 
     Raises:
-        ValueError: when a line of the file is no attempt; a torn last line, left by a kill, is dropped.
+        ValueError: if a line of the file is not an attempt; a torn last line, left by a kill, is dropped.
     """
 
     def __init__(self, path: Path, read_only: bool) -> None:
@@ -33,14 +33,14 @@ class Recording:
             _cut_torn_line(path)
 
     def reply(self, request_id: str) -> dict | None:
-        """The good reply recorded for this request."""
+        """The good reply recorded for this request, or None."""
         return self._replies.get(request_id)
 
     def add(self, request_id: str, request: dict, outcome: str, reply: dict | str, seconds: float) -> None:
-        """Append one attempt; a good one answers its request from now on."""
+        """Append one attempt; a good reply answers its request from now on."""
         attempt = {"id": request_id, "outcome": outcome, "seconds": round(seconds, 4)}
         line = json.dumps(attempt | {"request": request, "reply": reply}).encode() + b"\n"
-        assert self._file is not None, "a read-only recording is never added to"
+        assert self._file is not None, "a read-only recording cannot be extended"
         with self._lock:
             self._file.write(line)
             if outcome == GOOD:
@@ -54,15 +54,15 @@ class Recording:
 
 
 def request_id(request: dict) -> str:
-    """The name of a request: a hash of its body, whatever the order of its keys."""
+    """Identify a request by a hash of its body, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
 def read_attempts(path: Path) -> Iterator[dict]:
-    """Every recorded attempt, in the order in which they ended; a torn last line, left by a kill, is no attempt.
+    """Yield every recorded attempt in the order in which they ended; skips a torn last line, left by a kill.
 
     Raises:
-        ValueError: when a line of the file is no attempt.
+        ValueError: if a line of the file is not an attempt.
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -70,17 +70,17 @@ def read_attempts(path: Path) -> Iterator[dict]:
                 break
             try:
                 attempt = json.loads(line)
-                whole = {"id", "outcome", "request", "reply"} <= attempt.keys()
+                complete = {"id", "outcome", "request", "reply"} <= attempt.keys()
             except (ValueError, AttributeError):
-                whole = False
-            if not whole:
+                complete = False
+            if not complete:
                 raise ValueError(
-                    f"{path}, line {number} is no recorded attempt; delete that line, the rest stays valid"
+                    f"{path}, line {number} is not a recorded attempt; delete that line, the rest stays valid"
                 )
             yield attempt
 
 
 def _cut_torn_line(path: Path) -> None:
-    # Cut, not skipped: the next attempt would be glued to it.
+    # Truncated, not skipped: otherwise the next attempt would be appended to the torn line.
     with path.open("r+b") as file:
         file.truncate(file.read().rfind(b"\n") + 1)

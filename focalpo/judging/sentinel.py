@@ -1,10 +1,11 @@
-"""Is the judge still the one that it was? A fixed set of pairs, judged at the start of each run, against its record.
+"""Detects judge drift: judges a fixed set of pairs at the start of each run and compares with the first run's record.
 
     pairs of eval/ --the benchmark's own protocol--> results in [0, 1] --first run of this judge--> record
                                                                        --every later run-----> Drift from the record
 
-A protocol names its judge, a server decides what answers to that name: a model swapped behind an address, an alias that
-moved, another quantisation. None of that changes a protocol hash; all of it changes the verdicts on pairs that stay.
+A protocol names its judge, but the server decides which model has that name: the model behind an address may be
+swapped, an alias may move, the quantisation may change. None of that changes the protocol hash; all of it changes the
+verdicts on a fixed set of pairs.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from focalpo.stages.records import AlpacaVerdict, Completion, Question
 
 @dataclass(frozen=True, slots=True)
 class Sentinel:
-    """The pairs, the first answer as reference, and the share of changed verdicts from which a run is warned of."""
+    """The pairs, with the first answer as reference, and the share of changed verdicts above which a run warns."""
 
     questions: tuple[Question, ...]
     answers: tuple[Completion, ...]
@@ -33,7 +34,7 @@ class Sentinel:
 
     @property
     def hash(self) -> str:
-        """Eight hex digits: equal exactly when the pairs are."""
+        """Eight hex digits; equal exactly when the pairs are equal."""
         text = json.dumps([(pair.prompt, pair.reference, answer.text) for pair, answer in self._pairs()])
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -45,7 +46,8 @@ class Sentinel:
 class Drift:
     """How far a run's verdicts are from the recorded ones.
 
-    `changed`: share whose winner is another (a draw is one too); `moved`: mean absolute change of the result, 0 to 1.
+    `changed`: share of verdicts with a different winner, a tie being one too; `moved`: mean absolute change of the
+    result, in [0, 1].
     """
 
     verdicts: int
@@ -54,33 +56,33 @@ class Drift:
 
 
 def read_sentinel(path: Path) -> Sentinel:
-    """The sentinel that a yaml of eval/ defines.
+    """Read the sentinel that a YAML of eval/ defines.
 
     Raises:
-        ValueError: when it does not exist or a pair lacks a key.
+        ValueError: if the file does not exist or a key is missing.
     """
     if not path.is_file():
-        raise ValueError(f"there is no sentinel {path}; judge.sentinel is null or a file of eval/ without its .yaml")
+        raise ValueError(f"there is no sentinel {path}; set judge.sentinel to null or to a file of eval/ without .yaml")
     values = yaml.safe_load(path.read_text())
     try:
         rows = [(str(row["prompt"]), str(row["first"]), str(row["second"])) for row in values["pairs"]]
         most = float(values["most_changed"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path}: a sentinel has most_changed and pairs, each with prompt, first, second ({error})"
+            f"{path}: a sentinel needs most_changed and pairs, each with prompt, first, second ({error})"
         ) from None
-    asked = [[{"role": "user", "content": prompt}] for prompt, _, _ in rows]
-    questions = [Question(f"pair {n}", asked[n], first) for n, (_, first, _) in enumerate(rows)]
-    answers = [Completion(f"pair {n}", asked[n], second, 0, True) for n, (_, _, second) in enumerate(rows)]
+    prompts = [[{"role": "user", "content": prompt}] for prompt, _, _ in rows]
+    questions = [Question(f"pair {n}", prompts[n], first) for n, (_, first, _) in enumerate(rows)]
+    answers = [Completion(f"pair {n}", prompts[n], second, 0, True) for n, (_, _, second) in enumerate(rows)]
     return Sentinel(tuple(questions), tuple(answers), most)
 
 
 def judged(sentinel: Sentinel, protocol: Protocol, endpoint: Endpoint) -> dict[str, float]:
-    """The second answer's result in every pair, 0 to 1, by pair (AlpacaEval) or by pair and game (Arena-Hard)."""
-    # Arena-Hard v2 knows a question's prompt by its category: any of them will do here.
-    place = f"{next(iter(protocol.categories))}/" if isinstance(protocol, ArenaTwoProtocol) else ""
-    questions = [replace(question, id=place + question.id) for question in sentinel.questions]
-    answers = [replace(answer, id=place + answer.id) for answer in sentinel.answers]
+    """Judge the pairs: the second answer's result, 0 to 1, by pair (AlpacaEval) or by pair and game (Arena-Hard)."""
+    # Arena-Hard v2 finds the judge's prompt by the question's category; any category works here.
+    category = f"{next(iter(protocol.categories))}/" if isinstance(protocol, ArenaTwoProtocol) else ""
+    questions = [replace(question, id=category + question.id) for question in sentinel.questions]
+    answers = [replace(answer, id=category + answer.id) for answer in sentinel.answers]
     verdicts = judge(questions, answers, replace(protocol, prompts=len(questions)), endpoint)
     return dict(
         (verdict.id, verdict.preference - 1)
@@ -91,7 +93,7 @@ def judged(sentinel: Sentinel, protocol: Protocol, endpoint: Endpoint) -> dict[s
 
 
 def drift(recorded: Mapping[str, float], found: Mapping[str, float]) -> Drift:
-    """The distance of a run's results from the recorded ones; both hold the same pairs."""
+    """Compare a run's results with the recorded ones; both hold the same pairs."""
     assert recorded.keys() == found.keys()
     changed = sum(_winner(recorded[name]) != _winner(found[name]) for name in recorded)
     moved = sum(abs(recorded[name] - found[name]) for name in recorded)
@@ -99,14 +101,14 @@ def drift(recorded: Mapping[str, float], found: Mapping[str, float]) -> Drift:
 
 
 def recorded_or(path: Path, found: dict[str, float]) -> dict[str, float]:
-    """The record of a judge's first run; where there is none, `found` becomes it. Of two first runs one wins."""
+    """Return the record of a judge's first run; if there is none, `found` becomes it. Of two first runs, one wins."""
     if not path.exists():
         draft = path.with_name(f"{path.name}.{os.getpid()}")
         write_json(draft, found)
         try:
             os.link(draft, path)
         except FileExistsError:
-            pass  # the other process's results are the record now, and ours are compared with them
+            pass  # another process was first: its results are the record, and ours are compared with them
         finally:
             draft.unlink()
     return json.loads(path.read_text())

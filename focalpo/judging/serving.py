@@ -1,6 +1,6 @@
-"""The address of a judge; one that is started here runs on loopback for as long as the context is open, never longer.
+"""The address of a judge; a judge started here listens on loopback and stops when the context closes.
 
-http://HOST:PORT/v1                      somebody else's server: only its address
+http://HOST:PORT/v1                      a running server: only its address
 pocket --faults 429=0.1                  the pocket judge, with its own arguments
 vllm MODEL --max-logprobs 20 ...         vLLM's OpenAI server, with its own arguments
 """
@@ -23,13 +23,13 @@ from focalpo.judging.endpoint import Endpoint
 from focalpo.judging.price import Price
 
 START_SECONDS = {"pocket": 30, "vllm": 3600}
-"""A 70B judge loads for many minutes; one that cannot start ends by itself."""
+"""A 70B judge loads for many minutes; a server that cannot start exits by itself."""
 STOP_SECONDS = 30
 
 
 @contextlib.contextmanager
 def endpoint_of(settings: dict, records: Path) -> Iterator[Endpoint]:
-    """The endpoint that the plain values of `judge.endpoint` describe, recording into a file."""
+    """Open the endpoint that the plain values of `judge.endpoint` describe, recording into the file `records`."""
     others = {name: value for name, value in settings.items() if name not in ("base_url", "price")}
     with (
         address_of(settings["base_url"]) as address,
@@ -40,10 +40,10 @@ def endpoint_of(settings: dict, records: Path) -> Iterator[Endpoint]:
 
 @contextlib.contextmanager
 def address_of(base_url: str | None) -> Iterator[str | None]:
-    """The base URL of a judge, started here if `base_url` says so.
+    """Yield the base URL of a judge; starts the judge here if `base_url` is a `pocket` or `vllm` command.
 
     Raises:
-        ValueError: when the server does not start, with the last line that it said.
+        ValueError: if the server does not start; includes the last line of its log.
     """
     kind, *arguments = shlex.split(base_url or "") or [""]
     if kind not in START_SECONDS:
@@ -56,10 +56,10 @@ def address_of(base_url: str | None) -> Iterator[str | None]:
                 [sys.executable, "-m", "focalpo.processes.lifeline", str(os.getpid()), *command],
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # its own children stop with it, and Ctrl-C leaves stopping it to us
+                start_new_session=True,  # its children stop with it, and Ctrl-C does not reach it: we stop it
             )
             try:
-                yield _started(server, url_of, kind, Path(log.name))
+                yield _wait_until_ready(server, url_of, kind, Path(log.name))
             finally:
                 _stop(server)
 
@@ -89,7 +89,7 @@ def _vllm(arguments: list[str]) -> tuple[list[str], Callable[[], str | None]]:
     return ["vllm.entrypoints.openai.api_server", "--model", model, *rest, *ours], address
 
 
-def _started(server: subprocess.Popen, url_of: Callable[[], str | None], kind: str, log: Path) -> str:
+def _wait_until_ready(server: subprocess.Popen, url_of: Callable[[], str | None], kind: str, log: Path) -> str:
     deadline = time.monotonic() + START_SECONDS[kind]
     while True:
         ended = server.poll() is not None
@@ -97,16 +97,16 @@ def _started(server: subprocess.Popen, url_of: Callable[[], str | None], kind: s
         if url and not ended:
             return url
         if ended or time.monotonic() > deadline:
-            said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-            raise ValueError(f"the {kind} judge did not start: {said[-1] if said else 'it said nothing'}")
+            lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+            raise ValueError(f"the {kind} judge did not start: {lines[-1] if lines else 'its log is empty'}")
         time.sleep(0.01)
 
 
 def _stop(server: subprocess.Popen) -> None:
-    """End the server and every process that it has started: kindly, then not."""
-    for sign, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
+    """Stop the server and every process that it started: SIGTERM first, then SIGKILL."""
+    for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, sign)
+            os.killpg(server.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(seconds)
     assert server.poll() is not None

@@ -1,6 +1,6 @@
 """Arena-Hard's judge settings and system prompt as its authors publish them: fetched with the questions, never shipped.
 
-config/NAME.yaml --> must say what the protocol says        utils/judge_utils.py --> the system prompt, read and not run
+config/NAME.yaml --> must match the protocol        utils/judge_utils.py --> the system prompt, parsed but not executed
 """
 
 import ast
@@ -17,10 +17,10 @@ TEMPLATE_NAMES = {"{QUESTION}": "{question}", "{ANSWER_A}": "{answer_1}", "{ANSW
 
 
 def check_settings(protocol: ArenaProtocol, path: Path) -> None:
-    """Compare the protocol with the published settings of the benchmark.
+    """Check that the protocol matches the published settings of the benchmark.
 
     Raises:
-        ValueError: naming the first value that differs; the judge's name is the user's to choose and is not compared.
+        ValueError: names the first value that differs. The judge's name is the user's choice and is not compared.
     """
     published = yaml.safe_load(path.read_text())
     template = published["prompt_template"]
@@ -35,29 +35,29 @@ def check_settings(protocol: ArenaProtocol, path: Path) -> None:
     for value, (ours, theirs) in pairs.items():
         if ours != theirs:
             raise ValueError(
-                f"{protocol.name}: {value} is {ours!r}, {path.name} of the authors has {theirs!r}; correct it"
+                f"{protocol.name}: {value} is {ours!r}, the authors' {path.name} has {theirs!r}; fix the protocol"
             )
 
 
 def system_prompt(path: Path) -> str:
-    """The judge's system prompt, out of the authors' Python file.
+    """Read the judge's system prompt from the authors' Python file.
 
     Raises:
-        ValueError: when the file holds no such text.
+        ValueError: if the file does not define the prompt as a text.
     """
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [PROMPT]:
             text = ast.literal_eval(node.value)
             if isinstance(text, str) and text.strip():
                 return text
-    raise ValueError(f"{path} has no text {PROMPT}; get the file of the revision that the benchmark names")
+    raise ValueError(f"{path} does not define {PROMPT} as text; get the file of the revision that the benchmark names")
 
 
 def write_prompt(protocol: ArenaProtocol, folder: Path) -> None:
-    """Check the fetched settings and put the official system prompt beside them, where a benchmark fetches them.
+    """Check the fetched settings and write the official system prompt beside them, if the benchmark has these files.
 
     Raises:
-        ValueError: when the settings are not the protocol's, or there is no prompt.
+        ValueError: if the settings are not the protocol's, or the prompt is missing.
     """
     if "settings" in protocol.files:
         check_settings(protocol, folder / Path(protocol.files["settings"].path).name)
@@ -66,6 +66,6 @@ def write_prompt(protocol: ArenaProtocol, folder: Path) -> None:
 
 
 def with_prompt(protocol: ArenaProtocol, folder: Path) -> ArenaProtocol:
-    """The protocol with the prompt that `write_prompt` has put into the folder, if it has."""
+    """The protocol with the prompt that `write_prompt` wrote into the folder, if there is one."""
     prompt = folder / PROMPT_FILE
     return replace(protocol, prompt_file=prompt) if prompt.is_file() else protocol

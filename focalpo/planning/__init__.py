@@ -1,1 +1,1 @@
-"""A configuration in, the stages that make it and what they need out; nothing is started."""
+"""Plan the stages of a configuration and estimate what they need; nothing is started."""

@@ -1,7 +1,7 @@
-"""What each stage of a table needs under its configuration: operations, bytes, requests.
+"""Estimate what each stage of a table needs: operations, bytes, requests to the judge.
 
-focalpo/training/cost.py does the arithmetic, conf/sizes.yaml has the sizes. Nothing is measured here; a sealed stage
-says how many pairs it has kept.
+focalpo/training/cost.py does the arithmetic and conf/sizes.yaml has the sizes. Nothing is measured here; the only
+observed number is how many pairs a sealed stage kept.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from focalpo.training.cost import (
 
 @dataclass(slots=True)
 class Need:
-    """What one stage takes: operations, bytes of a rank and of the disk; requests to the judge, tokens and USD."""
+    """What one stage needs: operations, bytes per rank and on disk, and judge requests with their tokens and USD."""
 
     operations: float = 0.0
     memory: Memory | None = None
@@ -38,7 +38,7 @@ class Need:
 
 
 class Estimate:
-    """Needs of stages under one configuration."""
+    """Estimates what stages need under one configuration."""
 
     def __init__(self, config: Config, runs: Path) -> None:
         self.config, self.runs = config, runs
@@ -48,10 +48,10 @@ class Estimate:
         self.data = self.sizes["data"][config.data.name]
 
     def of(self, stage: Stage) -> Need:
-        """The stage's needs; stages that take seconds of one core count as nothing."""
-        of_kind = {"train": self._train, "sft": self._train, "reference": self._reference}
-        of_kind |= {"generate": self._generate, "judge": self._judge, "sample": self._sample, "reward": self._reward}
-        return of_kind[stage.kind](stage) if stage.kind in of_kind else Need()
+        """Estimate the stage's needs; stages that take seconds on one core count as zero."""
+        estimators = {"train": self._train, "sft": self._train, "reference": self._reference}
+        estimators |= {"generate": self._generate, "judge": self._judge, "sample": self._sample, "reward": self._reward}
+        return estimators[stage.kind](stage) if stage.kind in estimators else Need()
 
     def _pairs(self, stage: Stage, split: str = "train") -> int:
         if "count" in stage.settings.get("data", {}):
@@ -62,33 +62,33 @@ class Estimate:
         return self._given(split)
 
     def _given(self, split: str) -> int:
-        """Pairs of the data set, before any are dropped."""
+        """Pairs in the data set before any are dropped."""
         return min(self.data[split], self.config.data.limit or self.data[split])
 
     def _train(self, stage: Stage) -> Need:
-        settings, how = stage.settings["train"], stage.launch["train"]
+        settings, execution = stage.settings["train"], stage.launch["train"]
         answers = 1 if stage.kind == "sft" else 2
         tokens, predicted = self.data["prompt"] + answers * self.data["answer"], answers * self.data["answer"]
         pairs = self._pairs(stage) * settings["epochs"]
         if settings["max_steps"]:
             pairs = min(pairs, settings["max_steps"] * settings["global_batch"])
-        ranks, recompute, micro = stage.launch["ranks"], how["activation_checkpointing"], self.micro_batch(stage)
+        ranks, recompute, micro = stage.launch["ranks"], execution["activation_checkpointing"], self.micro_batch(stage)
         context = self.data["prompt"] + self.data["answer"] / 2
-        looks = self._looks(stage, pairs // settings["global_batch"])
+        scored = self._scored_pairs(stage, pairs // settings["global_batch"])
         lora = stage.settings.get("lora")
         adapters = self.shape.adapters(lora["rank"], lora["targets"]) if lora else 0
         memory = training_memory(
-            self.shape, micro, settings["dtype"], how["zero_stage"], ranks, recompute, self.device, adapters
+            self.shape, micro, settings["dtype"], execution["zero_stage"], ranks, recompute, self.device, adapters
         )
         return Need(
             training_operations(self.shape, Batch(pairs * tokens, pairs * predicted), context, recompute)
-            + forward_operations(self.shape, Batch(looks * tokens, looks * predicted), context),
+            + forward_operations(self.shape, Batch(scored * tokens, scored * predicted), context),
             memory,
             model_bytes(self.shape, settings["dtype"]),
         )
 
-    def _looks(self, stage: Stage, steps: int) -> int:
-        """Pairs scored on the way, for the ranking dynamics: at the first step, the last, and every so many."""
+    def _scored_pairs(self, stage: Stage, steps: int) -> int:
+        """Pairs scored for the ranking dynamics: at the start, at the end and every `dynamics.every` steps."""
         if "dynamics" not in stage.settings:
             return 0
         every = stage.settings["dynamics"]["every"]
@@ -96,7 +96,7 @@ class Estimate:
         return times * (stage.settings["dynamics"]["train_pairs"] + self._pairs(stage, "test"))
 
     def micro_batch(self, stage: Stage) -> Batch:
-        """The largest of a training stage: the budget, or a rank's whole share of the global batch if less."""
+        """A training stage's largest micro-batch: the token budget, or a rank's share of the global batch if less."""
         answers = (1 if stage.kind == "sft" else 2) * self.data["answer"]
         tokens = self.data["prompt"] + answers
         share = stage.settings["train"]["global_batch"] / stage.launch["ranks"] * tokens
@@ -124,7 +124,7 @@ class Estimate:
         return Need(forward_operations(self.shape, Batch(count, count), answer), self._weights(stage))
 
     def _weights(self, stage: Stage) -> Memory:
-        """What a GPU holds of a model that answers; vLLM fills the rest with its cache."""
+        """The weights that each GPU holds during generation; vLLM fills the rest of its memory with its cache."""
         shards = stage.launch.get("tensor_parallel", 1)
         return Memory(model_bytes(self.shape, stage.settings["dtype"]) / shards, 0, 0, 0, 0)
 
@@ -142,16 +142,16 @@ class Estimate:
             each, endpoint = self.sizes["judge"][name], self.config.judge.endpoint
             requests = each["requests"] * _prompts(self.config, name)
             need.requests += requests
-            if endpoint.api_key_env:  # tokens that somebody is paid for
+            if endpoint.api_key_env:  # a paid endpoint
                 need.tokens += requests * (each["prompt"] + each["reply"])
                 need.usd += Price(**plain(endpoint.price)).usd(requests * each["prompt"], requests * each["reply"])
         return need
 
 
 def ranks_of(stage: Stage) -> int:
-    """Processes with a GPU of their own that make the stage at once."""
-    how = stage.launch
-    return how.get("ranks", 1) * how.get("tensor_parallel", 1) * how.get("data_parallel", 1)
+    """The number of processes that run the stage in parallel, each with its own GPU."""
+    launch = stage.launch
+    return launch.get("ranks", 1) * launch.get("tensor_parallel", 1) * launch.get("data_parallel", 1)
 
 
 def _prompts(config: Config, benchmark: str) -> int:
@@ -159,15 +159,15 @@ def _prompts(config: Config, benchmark: str) -> int:
 
 
 def _shape(config: Config, sizes: dict) -> Shape:
-    made = config.model.architecture
-    if made is None:
+    architecture = config.model.architecture
+    if architecture is None:
         return _released(config.model.name, sizes)
-    heads = made.num_attention_heads
-    layers, vocabulary = made.num_hidden_layers, sizes["vocabularies"][config.model.tokenizer]
-    return Shape(layers, made.hidden_size, made.intermediate_size, heads, heads, vocabulary, tied=True)
+    heads = architecture.num_attention_heads
+    layers, vocabulary = architecture.num_hidden_layers, sizes["vocabularies"][config.model.tokenizer]
+    return Shape(layers, architecture.hidden_size, architecture.intermediate_size, heads, heads, vocabulary, tied=True)
 
 
 def _released(name: str, sizes: dict) -> Shape:
     if name not in sizes["models"]:
-        raise ValueError(f"conf/sizes.yaml has no shape of {name}; add it from the model's config.json")
+        raise ValueError(f"conf/sizes.yaml has no shape for {name}; add it from the model's config.json")
     return Shape(**sizes["models"][name])

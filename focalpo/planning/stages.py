@@ -1,10 +1,10 @@
-"""A configuration in, the stages that make it out. Pure: nothing is read but what keys are made of.
+"""Turn a configuration into the stages that produce its results. Pure: reads only what goes into stage keys.
 
     sft* -> pairs -> reference -> train -> generate -> judge -> report        benchmark -> generate, judge
-            pairs made of the model's own answers: prompts -> sample, one for each seed -> reward -> pairs
+            pairs from the model's own answers: prompts -> sample, one per seed -> reward -> pairs
 
-Each stage's settings are the slice of the configuration on which its outputs depend, so that rows, seeds and sweeps
-share whatever they have in common, and a change re-makes what depends on it and nothing else.
+Each stage's settings are the slice of the configuration that its outputs depend on. Rows, seeds and sweeps therefore
+share whatever they have in common, and a change re-runs what depends on it and nothing else.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Row:
 
 
 def row_stages(config: Config, name: str, trained: bool = True) -> Row:
-    """From a configuration to the judged answers of one model."""
+    """The stages that lead from a configuration to the judged answers of one model."""
     model = train_stage(config, name) if trained else sft_stage(config)
     benchmarks = {name: benchmark_stage(config, name) for name in config.judge.benchmarks}
     label = f"{name}-s{config.seed}"
@@ -63,7 +63,7 @@ def row_stages(config: Config, name: str, trained: bool = True) -> Row:
 
 
 def train_stage(config: Config, name: str) -> Stage:
-    """Preference training of one seed, with the reference log-probs that its objective declares it needs."""
+    """Preference training with one seed, and the reference log-probs if its objective declares that it needs them."""
     objective = objective_of(plain(config.objective))
     inputs = _model_input(config) | {"pairs": pairs_stage(config)}
     if objective.needs_reference:
@@ -88,7 +88,7 @@ def train_stage(config: Config, name: str) -> Stage:
 
 
 def reference_stage(config: Config, branches: tuple[str, ...]) -> Stage:
-    """The frozen model's log-probs of the named branches of every training pair: computed once for all objectives."""
+    """The frozen model's log-probs of the named branches of every training pair, computed once for all objectives."""
     return Stage(
         "reference",
         f"{config.data.name}-{'-'.join(branches)}",
@@ -99,7 +99,7 @@ def reference_stage(config: Config, branches: tuple[str, ...]) -> Stage:
 
 
 def pairs_stage(config: Config) -> Stage:
-    """Preference pairs, checked and tokenised for the model."""
+    """Preference pairs, validated and tokenised for the model."""
     limits = {name: getattr(config.data, name) for name in ("on_bad_rows", "max_prompt_length", "max_length")}
     sampler = _backend(config) if config.data.source == "pocket_instruct" else {}
     return Stage(
@@ -112,11 +112,11 @@ def pairs_stage(config: Config) -> Stage:
 
 
 def reward_stage(config: Config) -> Stage:
-    """The model's own answers to the data's prompts, one for each seed, with a reward model's scores."""
-    data, made = config.data, config.data.on_policy
-    assert made is not None
+    """The model's own answers to the data's prompts, one per seed, scored by a reward model."""
+    data, on_policy = config.data, config.data.on_policy
+    assert on_policy is not None
     prompts = Stage("prompts", data.name, settings={name: getattr(data, name) for name in DATA_KEYS["on_policy"]})
-    decoding = {name: getattr(made, name) for name in ("temperature", "top_p", "max_new_tokens")}
+    decoding = {name: getattr(on_policy, name) for name in ("temperature", "top_p", "max_new_tokens")}
     samples = {
         f"seed-{seed}": Stage(
             "sample",
@@ -131,20 +131,20 @@ def reward_stage(config: Config) -> Stage:
             inputs=_model_input(config) | {"prompts": prompts},
             launch=_generator(config),
         )
-        for seed in made.seeds
+        for seed in on_policy.seeds
     }
-    reward = {"path": made.reward_model, "revision": made.reward_revision, "dtype": made.reward_dtype}
+    reward = {"path": on_policy.reward_model, "revision": on_policy.reward_revision, "dtype": on_policy.reward_dtype}
     return Stage(
         "reward",
         f"{config.model.name}-{data.name}",
-        settings={"reward": reward | {"own_code": made.reward_code}, "seeds": list(made.seeds)},
+        settings={"reward": reward | {"own_code": on_policy.reward_code}, "seeds": list(on_policy.seeds)},
         inputs={"prompts": prompts} | samples,
         launch=_launch(config) | {"batch_tokens": config.reference.micro_batch_tokens},
     )
 
 
 def sft_stage(config: Config) -> Stage | None:
-    """The last phase of the SFT model's training; None when a released model is used as it is."""
+    """The last phase of supervised fine-tuning; None when a released model is used as it is."""
     stage = None
     for phase_name, phase in config.model.phases.items():
         settings, execution = _split(plain(phase.train))
@@ -170,17 +170,17 @@ def sft_stage(config: Config) -> Stage | None:
 
 
 def benchmark_stage(config: Config, name: str) -> Stage:
-    """The benchmark's questions and reference answers: fetched, taken from a folder, or made by the pocket world."""
+    """The benchmark's questions and reference answers: downloaded, read from a folder, or from the pocket world."""
     launch = {"folder": config.judge.folder, "track": plain(config.track)}
     return Stage("benchmark", name, settings=_protocol(config, name), launch=launch)
 
 
 Place = tuple[str, str, str]
-"""Where a run stands in a table: setting, row, and seed, "2" or, where there are several SFT models, "3.2"."""
+"""The place of a run in a table: setting, row and seed. The seed is "2", or "3.2" if there are several SFT models."""
 
 
 def report_stage(table: TableConfig, rows: dict[Place, Row], command: Sequence[str] = ()) -> Stage:
-    """The table over the judged rows; `command` are the arguments of `recipes.reproduce` that asked for it."""
+    """The report on the judged rows; `command` holds the arguments of `recipes.reproduce` that requested it."""
     inputs = {}
     for (setting, row, seed), stages in rows.items():
         inputs[f"{setting}/{row}/{seed}/judge"] = stages.judge
@@ -197,29 +197,29 @@ def report_stage(table: TableConfig, rows: dict[Place, Row], command: Sequence[s
 
 
 def sweep_stage(scale: str, points: list[tuple[str, str, list[str], Stage | None]]) -> Stage:
-    """The results of a search over (setting, row, overrides, its training): None where training failed."""
-    tried = [{"setting": setting, "row": row, "overrides": told} for setting, row, told, _ in points]
+    """The results of a search over points (setting, row, overrides, training stage or None where training failed)."""
+    tried = [{"setting": setting, "row": row, "overrides": overrides} for setting, row, overrides, _ in points]
     trained = {str(number): stage for number, (_, _, _, stage) in enumerate(points) if stage is not None}
     return Stage("sweep", scale, settings={"points": tried}, inputs=trained)
 
 
 def table_rows(table: TableConfig, configs: dict[tuple[str, str], Config]) -> dict[Place, Row]:
-    """Every row, seed and setting of the table from one configuration per (setting, row)."""
-    found = {}
+    """Every row, seed and setting of the table, from one configuration per (setting, row)."""
+    rows = {}
     for (setting, name), config in configs.items():
         row = table.rows[name]
-        # The SFT model is the same in both settings wherever their configurations agree: one name, one stage.
+        # Where the configurations of both settings agree, their SFT model is the same: one name, one stage.
         label = f"{setting}-{name}" if row.trained or table.settings[setting].released else name
         for model in range(config.model.seed, config.model.seed + table.sft_models):
             for seed in range(config.seed, config.seed + row.seeds):
                 place = str(seed) if table.sft_models == 1 else f"{model}.{seed}"
-                chosen = replace(config, seed=seed, model=replace(config.model, seed=model))
-                found[setting, name, place] = row_stages(chosen, label, row.trained)
-    return found
+                seeded = replace(config, seed=seed, model=replace(config.model, seed=model))
+                rows[setting, name, place] = row_stages(seeded, label, row.trained)
+    return rows
 
 
 def in_order(goals: list[Stage]) -> list[Stage]:
-    """The goals and everything they need, each once, inputs before what uses them."""
+    """The goals and everything they need, each stage once and after its inputs."""
     ordered: dict[str, Stage] = {}
 
     def visit(stage: Stage) -> None:
@@ -248,14 +248,14 @@ def _source(config: Config, from_hub: bool = True) -> dict:
     return {
         "path": model.path if from_hub else None,
         "revision": model.revision if from_hub else None,
-        # The text, not the name of its file: an edited template is another stage.
+        # The text, not the file name: an edited template makes a different stage.
         "chat_template": (CONF.parent / model.chat_template).read_text() if model.chat_template else None,
         "stop_tokens": model.stop_tokens,
     }
 
 
 def _backend(config: Config) -> dict:
-    """Hugging Face draws the random numbers of a batch at once, so which rows share one decides what they say."""
+    """Hugging Face draws the random numbers of a whole batch at once, so samples depend on which rows share a batch."""
     generate = config.generate
     batch = {"max_batch_tokens": generate.max_batch_tokens} if generate.backend == "hf" else {}
     return {"backend": generate.backend} | batch
@@ -263,17 +263,17 @@ def _backend(config: Config) -> dict:
 
 def _data(config: Config) -> dict:
     data = config.data
-    if data.source == "on_policy":  # what it depends on are stages of its own
+    if data.source == "on_policy":  # its dependencies are separate stages
         return {"source": data.source}
     values = {"source": data.source} | {name: getattr(data, name) for name in DATA_KEYS[data.source]}
     if data.source == "file":
-        # The content, not the name, is what results depend on: an edited file is another stage, a moved one the same.
+        # Results depend on the content, not the path: an edited file makes a different stage, a moved one does not.
         values |= {f"{name}_sha256": _content(values.pop(name)) for name in FILES}
     return values
 
 
 def _files(config: Config) -> dict:
-    """Where the data's files lie, for whoever reads them."""
+    """The paths of the data's files, for the stages that read them."""
     return {"files": {name: getattr(config.data, name) for name in FILES}} if config.data.source == "file" else {}
 
 

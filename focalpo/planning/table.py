@@ -1,6 +1,6 @@
-"""From a command line to a table's configurations and stages; nothing is started.
+"""Turn a command line into a table's configurations and stages; nothing is started.
 
-table=NAME settings=A,B rows=A,B seeds=N and any override, as every command about a table takes them
+Every command about a table takes table=NAME settings=A,B rows=A,B seeds=N and any override.
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ RELEASED = "released"
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What a command line asks for: the table, the configuration and the stages of its rows, and the report."""
+    """What a command line requests: the table, the configurations and stages of its rows, and the report."""
 
     table: TableConfig
     configs: dict[tuple[str, str], Config]
@@ -35,7 +35,7 @@ class Planned:
 
 
 def planned(arguments: list[str]) -> Planned:
-    """Compose everything, start nothing."""
+    """Compose the requested table and plan its stages; start nothing."""
     own, overrides = split_arguments(arguments)
     table = with_rows(compose_table(own.get("table", "pocket")), own)
     configs = compose_rows(table, overrides)
@@ -44,24 +44,24 @@ def planned(arguments: list[str]) -> Planned:
 
 
 def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
-    """The command line's own `table=`, `settings=`, `rows=`, `seeds=`, and the overrides for Hydra."""
+    """Split a command line into `table=`, `settings=`, `rows=`, `seeds=` and the overrides for Hydra."""
     pairs = [(argument.partition("=")[0], argument) for argument in arguments]
     own = {name: argument.partition("=")[2] for name, argument in pairs if name in OWN}
     return own, [argument for name, argument in pairs if name not in OWN]
 
 
 def with_rows(table: TableConfig, own: dict[str, str]) -> TableConfig:
-    """The table with new objectives added, cut down to the settings, rows and seeds asked for.
+    """The table with new objectives added, restricted to the requested settings, rows and seeds.
 
     Raises:
-        ValueError: for a setting or row that does not exist, or seeds that are no number.
+        ValueError: when a setting or row does not exist, or `seeds` is not a number.
     """
     if "settings" in own:
         chosen = own["settings"].split(",")
         unknown = [name for name in chosen if name not in table.settings]
         if unknown:
             raise ValueError(
-                f"settings={own['settings']}: there is no setting {unknown[0]!r}; there are {', '.join(table.settings)}"
+                f"settings={own['settings']}: unknown setting {unknown[0]!r}; choose from {', '.join(table.settings)}"
             )
         table = replace(table, settings={name: table.settings[name] for name in chosen})
     rows = dict(table.rows)
@@ -77,7 +77,7 @@ def with_rows(table: TableConfig, own: dict[str, str]) -> TableConfig:
         known = new | rows
         unknown = [name for name in names if name not in known]
         if unknown:
-            raise ValueError(f"rows={own['rows']}: there is no row {unknown[0]!r}; there are {', '.join(known)}")
+            raise ValueError(f"rows={own['rows']}: unknown row {unknown[0]!r}; choose from {', '.join(known)}")
         rows = {name: known[name] for name in names}
     if "seeds" in own:
         if not own["seeds"].isdecimal() or int(own["seeds"]) < 1:
@@ -89,7 +89,7 @@ def with_rows(table: TableConfig, own: dict[str, str]) -> TableConfig:
 
 
 def released_rows(table: TableConfig) -> dict[str, RowConfig]:
-    """The rows that somebody else has trained in every setting: judged as they are published.
+    """The rows that have a released checkpoint in every setting; these are judged as published, not trained.
 
     Raises:
         ValueError: when the table names no such checkpoints.
@@ -97,23 +97,23 @@ def released_rows(table: TableConfig) -> dict[str, RowConfig]:
     columns = table.settings.values()
     rows = {name: row for name, row in table.rows.items() if all(name in column.released for column in columns)}
     if not rows:
-        raise ValueError(f"rows={RELEASED}: the {table.scale} table names no released checkpoints; leave it out")
+        raise ValueError(f"rows={RELEASED}: the {table.scale} table names no released checkpoints; remove it")
     return {name: replace(row, label=f"{row.label} (released)", trained=False) for name, row in rows.items()}
 
 
 def compose_rows(table: TableConfig, overrides: list[str]) -> dict[tuple[str, str], Config]:
-    """One configuration for every setting and row: its experiment file, or a new objective with its defaults."""
+    """One configuration per setting and row: its experiment file, or a new objective with its defaults."""
     configs = {}
     for setting, column in table.settings.items():
         for row, values in table.rows.items():
             name = values.experiment or row
             experiment = f"{column.experiments}/{name}"
             if (CONF / "experiment" / f"{experiment}.yaml").is_file():
-                which = [f"experiment={experiment}"]
+                selected = [f"experiment={experiment}"]
             else:
-                which = [f"objective={name}"] if values.trained else []
+                selected = [f"objective={name}"] if values.trained else []
             if column.released:
                 checkpoint = column.released[row]
-                which += [f"model.path={checkpoint.path}", f"model.revision={checkpoint.revision or 'null'}"]
-            configs[setting, row] = compose([*column.overrides, *which, *values.overrides, *overrides])
+                selected += [f"model.path={checkpoint.path}", f"model.revision={checkpoint.revision or 'null'}"]
+            configs[setting, row] = compose([*column.overrides, *selected, *values.overrides, *overrides])
     return configs

@@ -1,1 +1,1 @@
-"""A small world where the truth is known: tasks, writers, data sets and a judge, all checkable by code."""
+"""The pocket world: tasks, writers, data sets and a judge, small and with a known truth that code can check."""

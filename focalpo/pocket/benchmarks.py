@@ -1,9 +1,9 @@
-"""The pocket benchmarks: held-out tasks in, files in the formats of AlpacaEval and Arena-Hard out.
+"""The pocket benchmarks: writes held-out tasks in the file formats of AlpacaEval and Arena-Hard.
 
     alpaca_eval   alpaca_eval.json, df_gamed.csv, instruction_difficulty.csv     all kinds of task
-    arena_hard    question.jsonl, baseline.jsonl                                 the harder kinds
+    arena_hard    question.jsonl, baseline.jsonl                                 the harder kinds of task
 
-Reference answers are the good writer's. The seed is fixed: it belongs to the measurement, not to a run.
+The good writer gives the reference answers. The seed is fixed: it belongs to the measurement, not to a run.
 """
 
 import csv
@@ -23,7 +23,7 @@ BENCHMARK_SEED = 20250106
 ROWS = MappingProxyType({"alpaca_eval": 400, "arena_hard": 200})
 REFERENCE = "pocket_reference"
 
-# Kinds with a single word have 52 prompts each, and what is held out cannot be learnt from: take few.
+# Kinds with a single word have only 52 prompts each, and training cannot use the held-out ones: take few.
 ALPACA_WEIGHTS = {
     name: weight * (1 if name in ("spell", "spellback", "letters") else 4) for name, weight in WEIGHTS.items()
 }
@@ -35,11 +35,11 @@ GAMED = (
     Writer("concise", corrupt=0, corruptions=0, opener=0, ending=0, rambles=(1, 0, 0, 0)),
 )
 DRAFTS = 8
-"""Answers per writer from which the difficulty of an instruction is computed."""
+"""Answers per writer used to compute the difficulty of an instruction."""
 
 
 def benchmark_tasks(seed: int = BENCHMARK_SEED) -> dict[str, list[Task]]:
-    """The held-out tasks of both benchmarks, in file order; no prompt occurs twice."""
+    """Draw the held-out tasks of both benchmarks, in file order; no prompt occurs twice."""
     alpaca = draw_tasks(ROWS["alpaca_eval"], f"alpaca eval {seed}", weights=ALPACA_WEIGHTS)
     taken = frozenset(task.prompt for task in alpaca)
     arena = draw_tasks(ROWS["arena_hard"], f"arena hard {seed}", taken, ARENA_WEIGHTS)
@@ -47,7 +47,7 @@ def benchmark_tasks(seed: int = BENCHMARK_SEED) -> dict[str, list[Task]]:
 
 
 def benchmark_prompts(seed: int = BENCHMARK_SEED) -> frozenset[str]:
-    """The prompts that no training set may hold."""
+    """The prompts that a training set must not contain."""
     return frozenset(task.prompt for tasks in benchmark_tasks(seed).values() for task in tasks)
 
 
@@ -55,13 +55,13 @@ def write_benchmark(kind: str, folder: Path, seed: int = BENCHMARK_SEED, rows: i
     """Write the files of `alpaca_eval` or `arena_hard` into an existing folder: all rows, or the first `rows`.
 
     Raises:
-        ValueError: when the kind is unknown or has fewer rows.
+        ValueError: if the kind is unknown or `rows` is out of its range.
     """
     if kind not in ROWS:
-        raise ValueError(f"{kind!r} is no pocket benchmark; choose one of {', '.join(ROWS)}")
+        raise ValueError(f"{kind!r} is not a pocket benchmark; choose one of {', '.join(ROWS)}")
     rows = ROWS[kind] if rows is None else rows
     if not 2 <= rows <= ROWS[kind]:
-        raise ValueError(f"the pocket {kind} has 2 to {ROWS[kind]} rows, {rows} were asked for; change the number")
+        raise ValueError(f"the pocket {kind} can have 2 to {ROWS[kind]} rows, got rows={rows}; change it")
     tasks = benchmark_tasks(seed)[kind][:rows]
     references = [_reference(task, seed) for task in tasks]
     write_files = _write_alpaca_eval if kind == "alpaca_eval" else _write_arena_hard
@@ -82,10 +82,10 @@ def _write_alpaca_eval(folder: Path, tasks: list[Task], references: list[str], s
 
 
 def _difficulty(tasks: list[Task], references: list[str], seed: int) -> list[float]:
-    """How much easier than row 0 an instruction's reference is to beat, in log-odds.
+    """How much easier an instruction's reference is to beat than row 0's, in log-odds.
 
     The least-squares row effects of log-odds[model, row] = model + row, over 32 drafts by the four writers. (Upstream
-    fits the same table by logistic regression, for want of the judge's log-odds; its row 0 is 0 too.)
+    fits the same table by logistic regression, because it lacks the judge's log-odds; its row 0 is 0 too.)
     """
     means = []
     for task, reference in zip(tasks, references, strict=True):
@@ -98,7 +98,7 @@ def _difficulty(tasks: list[Task], references: list[str], seed: int) -> list[flo
 def _gamed_rows(
     writer: Writer, tasks: list[Task], references: list[str], difficulty: list[float], seed: int
 ) -> list[dict]:
-    """The reference rewritten at another length and judged against itself: what length alone does to the judge."""
+    """The reference, rewritten at another length, against itself: shows the effect of length alone on the judge."""
     answers = []
     for task, reference in zip(tasks, references, strict=True):
         kept = tuple(token for token in reference.split() if token in CONTENT)
@@ -134,7 +134,7 @@ def _write_arena_hard(folder: Path, tasks: list[Task], references: list[str], se
 
 
 def _reference(task: Task, seed: int) -> str:
-    # A stream per prompt: the answer does not depend on how many rows are written.
+    # One random stream per prompt: the answer does not depend on how many rows are written.
     return write(task, WRITERS["good"], random.Random(f"pocket reference {seed} {task.prompt}"))
 
 

@@ -1,8 +1,7 @@
-"""The pocket data sets: seeds in; demonstrations and preference pairs out. (Benchmark files: benchmarks.py.)
+"""The pocket data sets: draws demonstrations and preference pairs from seeds. (Benchmark files: benchmarks.py.)
 
-Every function is a pure function of its arguments. Tasks, writers, rating noise and label flips have random streams of
-their own, so that changing the label-noise dial changes the flips and nothing else: the pairs flipped at 0.1 are among
-those flipped at 0.2.
+Every function is pure. Tasks, writers, rating noise and label flips have separate random streams, so that changing the
+label noise changes the flips and nothing else: the pairs flipped at 0.1 are among those flipped at 0.2.
 """
 
 import random
@@ -13,16 +12,16 @@ from focalpo.stages.records import Completion, Demonstration, Messages, Pair
 
 SFT_MIX = {"weak": 7, "mid": 9, "good": 4}
 RATING_NOISE = 0.3
-"""Standard deviation of the rater's error, in units of the gold reward; 0.3 is the judge's temperature too."""
+"""Standard deviation of the rater's error, in units of the gold reward; 0.3 is also the judge's temperature."""
 
 
 def as_messages(prompt: str) -> Messages:
-    """One prompt of the pocket world as a chat of one user turn."""
+    """Wrap a prompt of the pocket world in a chat of one user turn."""
     return [{"role": "user", "content": prompt}]
 
 
 def pretraining_demonstrations(count: int, seed: int, exclude: frozenset[str] = frozenset()) -> list[Demonstration]:
-    """Clean bare answers, which teach the skills before the sloppy demonstrations teach the manners."""
+    """Demonstrations with bare, correct answers, which teach the skills before the sloppy ones teach the style."""
     tasks = draw_tasks(count, f"pretraining {seed}", exclude)
     return [
         Demonstration(f"pretraining-{seed}-{index}", as_messages(task.prompt), " ".join(task.core))
@@ -31,7 +30,7 @@ def pretraining_demonstrations(count: int, seed: int, exclude: frozenset[str] = 
 
 
 def sft_demonstrations(count: int, seed: int, exclude: frozenset[str] = frozenset()) -> list[Demonstration]:
-    """Sloppy demonstrations by the weak, mid and good writers in proportion 7 : 9 : 4."""
+    """Sloppy demonstrations by the weak, mid and good writers, in the proportion 7 : 9 : 4."""
     tasks = draw_tasks(count, f"sft {seed}", exclude)
     rng = random.Random(f"pocket sft writers {seed}")
     writers = rng.choices([WRITERS[name] for name in SFT_MIX], list(SFT_MIX.values()), k=count)
@@ -42,17 +41,17 @@ def sft_demonstrations(count: int, seed: int, exclude: frozenset[str] = frozense
 
 
 def preference_tasks(count: int, seed: int, exclude: frozenset[str] = frozenset()) -> list[Task]:
-    """The prompts of the preference pairs; both settings use them: off-policy pairs here, samples of the SFT model."""
+    """The prompts of the preference pairs, for both settings: off-policy pairs here, and samples of the SFT model."""
     return draw_tasks(count, f"preferences {seed}", exclude)
 
 
 def base_pairs(count: int, seed: int, label_noise: float, exclude: frozenset[str] = frozenset()) -> list[Pair]:
-    """Off-policy pairs: of four writers' answers the best by a noisy rating, against a random other.
+    """Off-policy pairs: the best of four writers' answers by a noisy rating, against a random other one.
 
-    Prompts whose two texts are identical are dropped, so that fewer than `count` pairs come back.
+    Prompts whose two texts are identical are dropped, so that fewer than `count` pairs may be returned.
 
     Raises:
-        ValueError: when `label_noise` is not a probability.
+        ValueError: if `label_noise` is not a probability.
     """
     writing, rating, picking = (random.Random(f"pocket pairs {stream} {seed}") for stream in ("write", "rate", "pick"))
     candidates = []
@@ -66,13 +65,13 @@ def base_pairs(count: int, seed: int, label_noise: float, exclude: frozenset[str
 
 
 def rate_samples(samples: list[list[Completion]], seed: int, label_noise: float) -> list[Pair]:
-    """On-policy pairs: of several completions per prompt the best against the worst by a noisy rating.
+    """On-policy pairs: the best of several completions per prompt against the worst, by a noisy rating.
 
-    `samples` is `[prompts][completions]`; a pair takes the id of its prompt's first completion. Prompts whose two texts
+    `samples` is `[prompts][completions]`; a pair has the id of its prompt's first completion. Prompts whose two texts
     are identical are dropped.
 
     Raises:
-        ValueError: when `label_noise` is not a probability or a prompt has fewer than two completions.
+        ValueError: if `label_noise` is not a probability or a prompt has fewer than two completions.
     """
     rating = random.Random(f"pocket samples rate {seed}")
     candidates = []
@@ -88,7 +87,7 @@ def rate_samples(samples: list[list[Completion]], seed: int, label_noise: float)
 
 
 Answer = tuple[str, bool]
-"""The text of an answer and whether it was finished."""
+"""The text of an answer, and whether it is finished."""
 
 
 def _rating(prompt: str, answer: str, finished: bool, rng: random.Random) -> float:
@@ -96,13 +95,13 @@ def _rating(prompt: str, answer: str, finished: bool, rng: random.Random) -> flo
 
 
 def _label(candidates: list[tuple[str, str, Answer, Answer]], seed: int, label_noise: float) -> list[Pair]:
-    """Turn (id, prompt, better, worse) by rating into pairs: flip at random, drop equal texts, check the label."""
+    """Turn (id, prompt, better, worse) by rating into pairs: flip at random, drop equal texts, mark wrong labels."""
     if not 0 <= label_noise <= 1:
         raise ValueError(f"label_noise must be in [0, 1], got {label_noise}")
     rng = random.Random(f"pocket flips {seed}")
     pairs = []
     for id_, prompt, chosen, rejected in candidates:
-        # Drawn for every candidate and compared with the dial: the dial moves no other draw.
+        # Drawn for every candidate, so that the label noise changes no other draw.
         if rng.random() < label_noise:
             chosen, rejected = rejected, chosen
         if chosen[0] == rejected[0]:

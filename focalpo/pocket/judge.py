@@ -1,9 +1,9 @@
-"""The pocket judge: two answers to a pocket prompt in, a preference out, over the protocols of the real judges.
+"""The pocket judge: two answers to a pocket prompt in, a preference out, through the protocols of the real judges.
 
     text of the request -> prompt and both answers -> log-odds from the gold reward and the lengths -> reply
 
-The judge reads text only: an answer that was cut off looks like any other, so both count as finished. It imports no
-torch and starts in about 0.1 s:
+The judge reads text only: an answer that was cut off looks like any other, so both count as finished. It does not
+import torch and starts in about 0.1 s:
 
     python -m focalpo.pocket.judge --port 0 --ready-file judge.url
 """
@@ -22,16 +22,16 @@ from focalpo.pocket.world import gold_reward
 
 MODEL = "pocket-judge"
 TEMPERATURE = 0.3
-"""Units of gold reward that make one unit of log-odds."""
+"""Gold reward per unit of log-odds."""
 LENGTH_BIAS = 0.02
-"""Log-odds per extra word. The gold reward forgives five filler words: padding up to them wins for nothing."""
+"""Log-odds per extra word. The gold reward allows five filler words, so padding up to five wins at no cost."""
 VERDICT_NOISE = 0.5
-"""Standard deviation, in log-odds, of the Arena-Hard verdicts: the two games of a prompt agree nearly, not always."""
+"""Standard deviation, in log-odds, of the Arena-Hard verdicts: a prompt's two games agree nearly, but not always."""
 SLIGHTLY, MUCH = 0.4, 2.0
 """Log-odds from which a verdict is `>` and `>>`: probabilities 0.60 and 0.88."""
 GARBAGE = "The weather is lovely today."
 BACKGROUND = {"Both": -21.0, "The": -22.0, "Neither": -23.0}
-"""Log-probabilities of the tokens nobody asked for, which fill the places of `top_logprobs`."""
+"""Log-probabilities of the tokens that fill the remaining places of `top_logprobs`."""
 
 ALPACA_EVAL = (  # the published annotator prompt, then our own eval/pocket_alpaca_eval.txt
     re.compile(
@@ -56,10 +56,10 @@ ARENA_HARD = re.compile(
 def log_odds(prompt: str, answer_a: str, answer_b: str, finished_a: bool = True, finished_b: bool = True) -> float:
     """Log-odds that `answer_a` is preferred: Bradley-Terry on the gold reward plus a bias for length.
 
-    (gold_a - gold_b) / 0.3 + 0.02 (words_a - words_b); the bias is the flaw that length control is there to correct.
+    (gold_a - gold_b) / 0.3 + 0.02 (words_a - words_b); the bias is the flaw that length control corrects.
 
     Raises:
-        ValueError: when `prompt` is not a prompt of the pocket world.
+        ValueError: if `prompt` is not a prompt of the pocket world.
     """
     gold = gold_reward(prompt, answer_a, finished_a) - gold_reward(prompt, answer_b, finished_b)
     words = len(answer_a.split()) - len(answer_b.split())
@@ -82,10 +82,10 @@ def verdict(odds: float) -> str:
 def complete(request: dict[str, Any], garbage: bool = False) -> dict[str, Any]:
     """Answer one chat-completion request; a pure function, so that equal requests get equal replies.
 
-    With `garbage` the reply has the right shape but holds no verdict.
+    With `garbage`, the reply has the right shape but no verdict.
 
     Raises:
-        ValueError: when the request has no messages, or they hold no comparison of two answers to a pocket prompt.
+        ValueError: if the request has no messages, or they hold no comparison of two answers to a pocket prompt.
     """
     text = _message_text(request)
     if found := next(filter(None, (pattern.search(text) for pattern in ALPACA_EVAL)), None):
@@ -94,7 +94,7 @@ def complete(request: dict[str, Any], garbage: bool = False) -> dict[str, Any]:
         content = max(likelihoods, key=likelihoods.__getitem__)
     elif found := ARENA_HARD.search(text):
         odds = log_odds(found["prompt"], found["first"], found["second"])
-        # Seeded by the first turn: a judge that is asked to go on does not change its mind.
+        # Seeded by the first turn only, so that a second turn does not change the verdict.
         first_turn = _message_text({"messages": request["messages"][:2]})
         label = verdict(odds + random.Random(first_turn).gauss(0, VERDICT_NOISE))
         likelihoods = {}
@@ -114,7 +114,7 @@ def _message_text(request: dict[str, Any]) -> str:
 
 
 def _completion(request: dict[str, Any], text: str, content: str, likelihoods: dict[str, float]) -> dict[str, Any]:
-    """The reply in OpenAI's shape; `likelihoods` are the log-probabilities of `m` and `M` as first token, if any."""
+    """The reply in OpenAI's format; `likelihoods` are the log-probabilities of `m` and `M` as first token, if any."""
     first = content.split(" ")[0]
     ranked = sorted((BACKGROUND | {first: -1e-3} | likelihoods).items(), key=lambda item: -item[1])
     tokens = [{"token": token, "bytes": list(token.encode()), "logprob": logprob} for token, logprob in ranked]
@@ -124,7 +124,7 @@ def _completion(request: dict[str, Any], text: str, content: str, likelihoods: d
     return {
         "id": f"chatcmpl-{hashlib.sha256(text.encode()).hexdigest()[:24]}",
         "object": "chat.completion",
-        "created": 0,  # a clock would make equal requests differ
+        "created": 0,  # with a clock, replies to equal requests would differ
         "model": request.get("model", MODEL),
         "choices": [
             {
@@ -149,18 +149,18 @@ def _log_sigmoid(x: float) -> float:
 
 class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line instead of the usage text."""
+        """Print one line instead of the usage text."""
         self.exit(2, f"{self.prog}: {message}\n")
 
 
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
-        raise ArgumentTypeError(f"{text!r} is no port; give 0 (any free port) to 65535")
+        raise ArgumentTypeError(f"{text!r} is not a port; use 0 (any free port) to 65535")
     return int(text)
 
 
 def main() -> None:
-    """Serve until interrupted; the ready file receives the base URL once requests are welcome."""
+    """Serve until interrupted; the ready file receives the base URL once the server accepts requests."""
     parser = _Parser(prog="focalpo.pocket.judge", allow_abbrev=False)
     parser.add_argument("--port", type=_port, default=0, help="0 takes any free port")
     parser.add_argument("--ready-file", type=Path, help="receives the base URL once the server listens")
@@ -175,9 +175,9 @@ def main() -> None:
         parser.error(f"--port {chosen.port}: {error.strerror}; stop the other server or use --port 0")
     if chosen.ready_file:
         try:
-            _write_whole(chosen.ready_file, server.url)
+            _write_atomically(chosen.ready_file, server.url)
         except OSError as error:
-            parser.error(f"--ready-file {chosen.ready_file}: {error.strerror}; give a file in an existing folder")
+            parser.error(f"--ready-file {chosen.ready_file}: {error.strerror}; use a file in an existing folder")
     print(server.url, flush=True)
     try:
         server.serve_forever()
@@ -185,8 +185,8 @@ def main() -> None:
         server.server_close()
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """Write and rename, so that whoever waits for the file never reads half of it."""
+def _write_atomically(path: Path, text: str) -> None:
+    """Write and rename, so that a process that waits for the file never reads half of it."""
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     draft.write_text(text)
     draft.replace(path)

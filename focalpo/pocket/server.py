@@ -1,6 +1,6 @@
-"""A loopback HTTP server in OpenAI's dialect: JSON request in, `complete(request)` out, with faults on demand.
+"""A loopback HTTP server with OpenAI's API: JSON request in, `complete(request)` out, with faults on demand.
 
-Standard library only. It knows nothing of the pocket world: `complete` is the judge.
+Standard library only. It does not depend on the pocket world: `complete` is the judge.
 """
 
 import itertools
@@ -21,10 +21,10 @@ FAULT_KINDS = ("429", "500", "garbage", "truncated", "slow")
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """How often requests go wrong, by kind; which ones is a pure function of the seed and the request's number.
+    """How often requests fail, by kind; which ones fail is a pure function of the seed and the request's number.
 
-    `429` and `500` are HTTP errors, `garbage` is a well-formed reply without a verdict, `truncated` half of a good
-    reply's JSON, `slow` a good reply after 2 seconds.
+    `429` and `500` are HTTP errors, `garbage` is a well-formed reply without a verdict, `truncated` is half of a good
+    reply's JSON, `slow` is a good reply after 2 seconds.
     """
 
     rates: tuple[tuple[str, float], ...] = ()
@@ -32,10 +32,10 @@ class Faults:
 
     @classmethod
     def parse(cls, text: str, seed: int) -> "Faults":
-        """Read a dial such as `429=0.1,500=0.1,garbage=0.1,slow=0.05`; the empty text means no faults.
+        """Parse a setting such as `429=0.1,500=0.1,garbage=0.1,slow=0.05`; the empty text means no faults.
 
         Raises:
-            ValueError: for an unknown kind, a share that is not a probability, or shares that exceed 1 together.
+            ValueError: for an unknown kind, a share that is not a probability, or shares whose sum exceeds 1.
         """
         rates = {}
         for item in filter(None, text.split(",")):
@@ -45,13 +45,14 @@ class Faults:
             except ValueError:
                 rates[kind] = -1.0
             if kind not in FAULT_KINDS or not 0 <= rates[kind] <= 1:
-                raise ValueError(f"{item!r} is no fault; write KIND=SHARE, KIND of {', '.join(FAULT_KINDS)}, SHARE 0-1")
+                kinds = ", ".join(FAULT_KINDS)
+                raise ValueError(f"{item!r} is not a fault; write KIND=SHARE, with KIND of {kinds} and SHARE in [0, 1]")
         if sum(rates.values()) > 1 + 1e-9:
-            raise ValueError(f"the shares of {text!r} exceed 1 together; lower them")
+            raise ValueError(f"the sum of the shares of {text!r} exceeds 1; lower them")
         return cls(tuple(rates.items()), seed)
 
     def strike(self, number: int) -> str | None:
-        """The fault that hits request `number`, if any."""
+        """The fault of request `number`, or None."""
         draw = random.Random(f"pocket fault {self.seed} {number}").random()
         for kind, share in self.rates:
             draw -= share
@@ -64,7 +65,7 @@ class Server(ThreadingHTTPServer):
     """Serves `complete` on a loopback port, one thread per connection.
 
     Raises:
-        OSError: when the port is taken.
+        OSError: if the port is taken.
     """
 
     daemon_threads = True
@@ -76,17 +77,17 @@ class Server(ThreadingHTTPServer):
         super().__init__((HOST, port), _Handler)
 
     def server_bind(self) -> None:
-        """Bind without HTTPServer's look-up of the host's full name, which can hang for seconds without a resolver."""
+        """Bind without HTTPServer's lookup of the host's full name, which can hang for seconds without a resolver."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = HOST, self.server_address[1]
 
     @property
     def url(self) -> str:
-        """The base URL a client is given."""
+        """The base URL for clients."""
         return f"http://{HOST}:{self.server_port}/v1"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Stay quiet when a client hangs up, as impatient clients do on purpose; a traceback for all else."""
+        """Ignore a client that hangs up, as one with a short timeout does on purpose; print a traceback otherwise."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -95,11 +96,11 @@ class _Handler(BaseHTTPRequestHandler):
     server: Server
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    wbufsize = -1  # head and body leave in one packet
+    wbufsize = -1  # head and body are sent in one packet
 
     def do_GET(self) -> None:
         if self.path != "/v1/models":
-            return self._fail(404, f"no such path: GET {self.path}; there is /v1/models")
+            return self._fail(404, f"no such path: GET {self.path}; use /v1/models")
         card = {"id": self.server.model, "object": "model", "created": 0, "owned_by": "focalpo"}
         self._reply(200, {"object": "list", "data": [card]})
 
@@ -110,12 +111,12 @@ class _Handler(BaseHTTPRequestHandler):
             return self._fail(411, "the request needs a Content-Length")
         body = self.rfile.read(int(length))
         if self.path != "/v1/chat/completions":
-            return self._fail(404, f"no such path: POST {self.path}; there is /v1/chat/completions")
+            return self._fail(404, f"no such path: POST {self.path}; use /v1/chat/completions")
         fault = self.server.faults.strike(next(self.server.numbers))
         if fault == "429":
             return self._fail(429, "rate limit reached; retry after a moment", {"retry-after-ms": "20"})
         if fault == "500":
-            return self._fail(500, "the judge stumbled; retry")
+            return self._fail(500, "internal error of the judge; retry")
         if fault == "slow":
             time.sleep(SLOW_SECONDS)
         try:
@@ -140,4 +141,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class's name)
-        """Say nothing: thousands of judgements are normal."""
+        """Log nothing: thousands of judgements are normal."""

@@ -1,7 +1,7 @@
 """The pocket tokenizer: one id per word of the pocket world, with a chat template.
 
 A chat is `<bos><user> prompt <asst> answer <eos>`. The template writes the only <bos>; calling the tokenizer on text
-adds nothing.
+adds no special tokens.
 """
 
 from tokenizers import Tokenizer

@@ -1,8 +1,8 @@
-"""The pocket world: seeds in, chat prompts out; a prompt and any answer in, the true reward out.
+"""The pocket world: draws chat prompts from seeds, and computes the true reward of any answer to a prompt.
 
 All text is word-level tokens joined by single spaces. A token is either content (a word, letter or number of the
-lexicon) or filler (everything else), and no template holds a content token: this is what makes `parse` exact and lets
-the reward ignore politeness when it compares an answer with the truth. Standard library only: the judge starts fast.
+lexicon) or filler (everything else), and no template holds a content token: this makes `parse` exact and lets the
+reward ignore politeness when it compares an answer with the truth. Standard library only: the judge starts fast.
 """
 
 import random
@@ -41,7 +41,7 @@ Groups = tuple[tuple[str, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One instruction and the content tokens of its only right answer."""
+    """One instruction and the content tokens of its only correct answer."""
 
     kind: str
     prompt: str
@@ -50,7 +50,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of task: two wordings (`*` holds a run of content), how to draw the runs, what they ask for."""
+    """One kind of task: two wordings (`*` stands for a run of content), how to draw the runs, and how to solve them."""
 
     weight: int
     templates: tuple[str, str]
@@ -166,7 +166,7 @@ _KIND_OF_TEMPLATE = {template: name for name, kind in KINDS.items() for template
 
 
 def vocabulary() -> list[str]:
-    """Every word-level token a prompt or a writer's answer can hold, content first; without the special tokens."""
+    """Every word-level token that a prompt or a writer's answer can hold, content first; without special tokens."""
     texts = [*_KIND_OF_TEMPLATE, *OPENERS, *RAMBLES, *ENDINGS]
     filler = sorted({token for text in texts for token in text.split()} - {"*"})
     return [*WORDS, *LETTERS, *NUMBERS, *filler]
@@ -176,7 +176,7 @@ def parse(prompt: str) -> Task:
     """Recover the task and its true answer from the prompt's text alone.
 
     Raises:
-        ValueError: when the text is not a prompt of the pocket world.
+        ValueError: if the text is not a prompt of the pocket world.
     """
     runs = [(is_content, tuple(run)) for is_content, run in groupby(prompt.split(), CONTENT.__contains__)]
     template = " ".join("*" if is_content else " ".join(run) for is_content, run in runs)
@@ -189,13 +189,13 @@ def parse(prompt: str) -> Task:
 def draw_tasks(
     count: int, seed: int | str, exclude: frozenset[str] = frozenset(), weights: Mapping[str, int] = WEIGHTS
 ) -> list[Task]:
-    """Draw tasks, kinds in proportion to `weights`; never a prompt of `exclude`.
+    """Draw tasks, with kinds in proportion to `weights`; never a prompt of `exclude`.
 
-    A prompt repeats only when 16 fresh draws of its kind were all taken: kinds with one word have 52 prompts, and
-    keeping their share of a large training set matters more than never repeating one.
+    A prompt repeats only if 16 fresh draws of its kind were all taken: kinds with one word have 52 prompts, and keeping
+    their share of a large training set matters more than avoiding repeats.
 
     Raises:
-        ValueError: when `exclude` leaves no prompt of a kind to draw.
+        ValueError: if `exclude` leaves no prompt of a kind to draw.
     """
     rng = random.Random(f"pocket tasks {seed}")
     names, shares = list(weights), list(weights.values())
@@ -221,10 +221,10 @@ def _draw_prompt(name: str, rng: random.Random) -> str:
 
 
 def gold_reward(prompt: str, answer: str, finished: bool) -> float:
-    """The true worth of an answer, about -1 to 2.4; filler never counts for or against being right.
+    """The true reward of an answer, about -1 to 2.4; filler does not affect whether the content is right.
 
-    1 when the content is exactly right + similarity of the content in [0, 1] - 0.05 per filler token beyond 5
-    + 0.25 for an opener + 0.15 for a final mark - 0.5 when the answer was cut off (`finished` False).
+    1 if the content is exactly right + similarity of the content in [0, 1] - 0.05 per filler token beyond 5
+    + 0.25 for an opener + 0.15 for a final mark - 0.5 if the answer was cut off (`finished` False).
     """
     truth = parse(prompt).core
     tokens = answer.split()
@@ -241,7 +241,7 @@ def gold_reward(prompt: str, answer: str, finished: bool) -> float:
 
 
 def is_correct(prompt: str, answer: str, finished: bool) -> bool:
-    """Whether the answer's content is exactly the truth and the answer came to its end."""
+    """Whether the answer's content is exactly the truth and the answer is finished."""
     return finished and _content(answer.split()) == parse(prompt).core
 
 

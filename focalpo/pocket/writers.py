@@ -1,6 +1,6 @@
 """Four writers of different skill: a task in, the text of an answer out.
 
-The three sloppy ones write the demonstrations that fine-tuning imitates; all four compete in the off-policy pairs.
+The three sloppy ones write the demonstrations for supervised fine-tuning; all four compete in the off-policy pairs.
 """
 
 import random
@@ -20,7 +20,7 @@ from focalpo.pocket.world import (
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Habits of one writer.
+    """The habits of one writer.
 
     `corrupt` is the probability of a wrong answer, `corruptions` the most edits it may hold, `opener` and `ending` the
     probabilities of a polite start and a final mark, `rambles` the probabilities of 0, 1, 2 and 3 rambling phrases.
@@ -58,7 +58,7 @@ def write(task: Task, writer: Writer, rng: random.Random) -> str:
 
 
 def _corrupted(core: tuple[str, ...], most: int, rng: random.Random) -> tuple[str, ...]:
-    """Make 1 to `most` edits, drawn again when they cancel out or hit equal neighbours: the result is always wrong."""
+    """Make 1 to `most` edits, redrawn if they cancel out or change nothing: the result is always wrong."""
     while True:
         wrong = core
         for _ in range(rng.randint(1, most)):
@@ -68,7 +68,7 @@ def _corrupted(core: tuple[str, ...], most: int, rng: random.Random) -> tuple[st
 
 
 def _edited(core: tuple[str, ...], rng: random.Random) -> tuple[str, ...]:
-    """Replace, insert, drop or swap one token; an answer of one token is never emptied."""
+    """Replace, insert, drop or swap one token; a one-token answer is never emptied."""
     at = rng.randrange(len(core))
     token = rng.choice(next(family for family in (WORDS, LETTERS, NUMBERS) if core[at] in family))
     edits = [(*core[:at], token, *core[at + 1 :]), (*core[:at], token, *core[at:])]

@@ -1,1 +1,1 @@
-"""Processes: one that ends with another, one that holds an object, memory, quiet libraries."""
+"""Process utilities: exit with a parent, an object in a worker process, memory, and quiet libraries."""

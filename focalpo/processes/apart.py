@@ -1,6 +1,6 @@
-"""An object in a process of its own: made there, asked there, and gone with all the memory that it held.
+"""An object that lives in its own worker process, whose exit frees all the memory that the object held.
 
-Several of them work at the same time: ask each, then hear each.
+Several workers run concurrently: call `ask` on each, then `hear` on each.
 """
 
 import contextlib
@@ -16,67 +16,68 @@ from typing import Any
 from focalpo.processes.lifeline import end_with
 
 PATIENCE = 60.0
-"""Seconds for a process to end by itself."""
+"""Seconds to wait for a worker to exit by itself."""
 
 
 class Apart:
-    """What `make(*arguments)` gives, in a new process whose environment has these variables too.
+    """The object that `make(*arguments)` returns, in a new process with `environment` added to its variables.
 
-    `hear` once before the first question: it returns when the object is made.
+    Call `hear` once before the first `ask`: it returns when the object exists.
     """
 
     def __init__(self, environment: Mapping[str, str], make: Callable, *arguments: object) -> None:
         spawn = get_context("spawn")
-        self.pipe, theirs = spawn.Pipe()
-        self.process = spawn.Process(target=_serve, args=(theirs, os.getpid(), dict(environment), make, arguments))
+        self.pipe, worker_end = spawn.Pipe()
+        self.process = spawn.Process(target=_serve, args=(worker_end, os.getpid(), dict(environment), make, arguments))
         self.process.start()
-        theirs.close()  # the process's own is the only one left: its death closes the pipe
+        worker_end.close()  # only the worker's copy is left, so the worker's death closes the pipe
 
     def __enter__(self) -> "Apart":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.pipe.close()
-        # After an error nobody waits for what is still being computed there.
+        # After an error there is no point in waiting for a running computation.
         self.process.join(PATIENCE if kind is None else 0)
         self.process.kill()
         self.process.join()
 
     def ask(self, method: str, *arguments: object) -> None:
-        """Call a method of the object, and do not wait for it."""
-        with contextlib.suppress(BrokenPipeError):  # it has died, which `hear` will tell
+        """Call a method of the object without waiting for the result."""
+        with contextlib.suppress(BrokenPipeError):  # the worker has died; `hear` reports it
             self.pipe.send((method, arguments))
 
     def hear(self) -> Any:
-        """What the call returned.
+        """Wait for the last call and return its result.
 
         Raises:
-            ValueError: when the process has died; and what the call itself raised, which ends the process too.
+            ValueError: when the worker has died. An exception of the call itself is raised here, too; the worker has
+                then exited.
         """
         try:
-            returned, error = self.pipe.recv()
+            result, error = self.pipe.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
             raise ValueError(
-                f"a process died with code {self.process.exitcode}, after what it printed above; run again"
+                f"a worker process exited with code {self.process.exitcode}; see its output above, then run again"
             ) from None
         if error is not None:
             raise error
-        return returned
+        return result
 
 
-def _serve(pipe: Connection, maker: int, environment: dict[str, str], make: Callable, arguments: tuple) -> None:
-    end_with(maker)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; whoever made this process ends it
+def _serve(pipe: Connection, parent: int, environment: dict[str, str], make: Callable, arguments: tuple) -> None:
+    end_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this worker
     os.environ.update(environment)
     try:
-        made = make(*arguments)
+        served = make(*arguments)
         pipe.send((None, None))
-        while (asked := _next(pipe)) is not None:
-            method, arguments = asked
-            pipe.send((getattr(made, method)(*arguments), None))
-    except (ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: torch's of a GPU that is full
-        error.add_note(traceback.format_exc())  # a pipe carries no traceback
+        while (call := _next(pipe)) is not None:
+            method, arguments = call
+            pipe.send((getattr(served, method)(*arguments), None))
+    except (ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: what torch raises when a GPU is full
+        error.add_note(traceback.format_exc())  # a traceback is not pickled
         pipe.send((None, error))
 
 

@@ -1,6 +1,6 @@
-"""Processes that end with another one, whichever way it ends: nothing is left behind after a kill.
+"""Processes that exit when another process exits, for whatever reason: a kill leaves no orphans.
 
-python -m focalpo.processes.lifeline PID MODULE ARGUMENTS...      run a module that ends with the process PID
+python -m focalpo.processes.lifeline PID MODULE ARGUMENTS...      run a module that exits with the process PID
 """
 
 import os
@@ -12,7 +12,7 @@ import threading
 
 
 def end_with(pid: int) -> None:
-    """From now on, end this process as soon as process `pid` has ended."""
+    """From now on, exit as soon as process `pid` has exited."""
     try:
         other = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -22,9 +22,9 @@ def end_with(pid: int) -> None:
 
 def _wait_and_end(other: int) -> None:
     poll = select.poll()
-    poll.register(other, select.POLLIN)  # readable when the process has ended
+    poll.register(other, select.POLLIN)  # readable once the process has exited
     poll.poll()
-    if os.getpgrp() == os.getpid():  # a server that was started apart from its maker: its own children go with it
+    if os.getpgrp() == os.getpid():  # a server in its own process group: its children end with it
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
 

@@ -1,16 +1,19 @@
-"""The memory of a process: how much it has held, and that it keeps what it frees."""
+"""Process memory: the peak resident size, and a malloc setting that keeps freed blocks."""
 
 import ctypes
 import os
 from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-LARGEST_KEPT = 32 << 20  # bytes; the most that glibc allows, and larger holes would hardly be filled again
+LARGEST_KEPT = 32 << 20  # bytes; the most that glibc allows, and larger gaps would rarely be reused
 
 
 def keep_freed() -> None:
-    """Let malloc keep what is freed, for the next step asks for the same blocks: given back, they would be mapped anew
-    and zeroed page by page, each time. Who sets malloc's own variables has decided otherwise, and is left alone."""
+    """Make malloc keep freed blocks, because the next step allocates the same sizes.
+
+    Blocks returned to the system would be mapped and zeroed again, page by page, at every step. If the user sets
+    malloc's own environment variables (MALLOC_*), nothing is changed.
+    """
     if not any(name.startswith("MALLOC_") for name in os.environ):
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
@@ -18,9 +21,9 @@ def keep_freed() -> None:
 
 
 def resident_peak() -> int:
-    """Bytes of this process's resident set at its largest so far.
+    """Peak resident set of this process so far, in bytes.
 
-    Not getrusage: its maximum begins with what the parent held when it started this process.
+    Not from getrusage: its maximum starts at the parent's size when this process was started.
     """
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024

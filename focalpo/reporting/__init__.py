@@ -1,1 +1,1 @@
-"""From sealed stage folders to the table: numbers with intervals, their text in four formats, figures. No torch."""
+"""The report of a table run from sealed stage folders: numbers with intervals, four text formats, figures. No torch."""

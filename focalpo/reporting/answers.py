@@ -1,8 +1,8 @@
-"""What the models answered and how it was judged, as small scripts that the report's page loads when asked.
+"""The models' answers and their judgements as small scripts, which the report's page loads on demand.
 
     answers/<setting>-questions.js     answers/<setting>-<row>.js      answers("<name>", {benchmark: [...]});
 
-Scripts, not JSON: a page opened from disk may load the first and may not fetch the second.
+Scripts instead of JSON: a page opened from disk may load a script but may not fetch JSON.
 """
 
 import json
@@ -18,10 +18,10 @@ BENCHMARKS = ("alpaca_eval", "arena_hard")
 
 
 def write_answers(run: TableRun, folder: Path) -> None:
-    """Write the questions of every setting and the first seed's judged answers of every row."""
+    """Write the questions of every setting, and every row's judged answers of its first seed."""
     folder.mkdir(exist_ok=True)
     for setting in run.settings:
-        questions = {name: _questions(found) for name in BENCHMARKS if (found := run.benchmark(setting, name))}
+        questions = {name: _questions(path) for name in BENCHMARKS if (path := run.benchmark(setting, name))}
         if questions:
             _write(folder, f"{setting}-questions", questions)
         for row in run.rows:
@@ -32,22 +32,22 @@ def write_answers(run: TableRun, folder: Path) -> None:
 
 
 def judged_answers(judge: Path, generate: Path) -> dict[str, list[dict]]:
-    """One run's answers by benchmark, in the order of the questions; `score` is its share of the win, 0 to 1."""
+    """One run's answers by benchmark, in question order; `score` is an answer's share of the win, 0 to 1."""
     verdicts = read_records(judge / "alpaca_eval.parquet", AlpacaVerdict)
     games = read_records(judge / "arena_hard.parquet", ArenaGame)
     alpaca: list[dict] = [{"score": _alpaca(verdict)} for verdict in verdicts]
     arena: list[dict] = [
         {"score": _arena(pair), "games": [game.verdict for game in pair]}
-        for pair in (games[place : place + 2] for place in range(0, len(games), 2))
+        for pair in (games[first : first + 2] for first in range(0, len(games), 2))
     ]
-    found = {}
+    judged = {}
     for name, scores in zip(BENCHMARKS, (alpaca, arena), strict=True):
         answers = read_records(generate / f"{name}.parquet", Completion)
-        found[name] = [
+        judged[name] = [
             {"text": answer.text, "tokens": answer.tokens, "finished": answer.finished} | score
             for answer, score in zip(answers, scores, strict=True)
         ]
-    return found
+    return judged
 
 
 def _alpaca(verdict: AlpacaVerdict) -> float:

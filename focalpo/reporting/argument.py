@@ -1,4 +1,4 @@
-"""The paper's argument in pictures: gradient weights, margins by starting rank, what happens to both likelihoods."""
+"""The paper's argument in figures: gradient weights, margins by starting rank, the change of both likelihoods."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ from focalpo.stages.rankings import Change
 
 GAMMAS = (0.05, 0.1, 0.25, 0.5, 1.0)
 COLOURS = (SKY, BLUE, GREEN, ORANGE, RED)
-COLUMNS = 5  # panels in a line of small multiples
+COLUMNS = 5  # panels per line of small multiples
 
 
 def gradient_figure(path: Path) -> None:
-    """Loss and gradient weight against p: FocalPO by both readings of its factor, and focal loss, against DPO."""
+    """Plot loss and gradient weight against p: FocalPO in both readings of its factor, and focal loss, beside DPO."""
     p = np.linspace(0.001, 0.999, 999)
     u = np.log(p / (1 - p))
     figure, ((loss, both), (detached, foil)) = plt.subplots(2, 2, figsize=(10, 7.5), layout="constrained")
@@ -45,12 +45,15 @@ def gradient_figure(path: Path) -> None:
 
 
 def margins_figure(changes: Mapping[str, Sequence[Change]], path: Path) -> None:
-    """Reward margins at the end of held-out pairs that started right and wrong, `changes[row label]` one per seed."""
+    """Plot the final reward margins of held-out pairs that started right and wrong.
+
+    `changes[row label]` holds one `Change` per seed.
+    """
     figure, panels = _panels(changes, same_heights=False)
     margins = {
         row: (np.concatenate([c.margin for c in found]), _started_right(found)) for row, found in changes.items()
     }
-    # What most rows need: the few that run far away pile up at the ends instead of squeezing all others.
+    # The axis fits most rows: the few with extreme margins pile up in the end bins instead of squeezing all others.
     low, high = np.median([np.percentile(margin, [1, 99]) for margin, _ in margins.values()], axis=0)
     bins = np.linspace(1.5 * min(low, -1.0), 1.5 * max(high, 1.0), 40)
     for (row, (margin, right)), axes in zip(margins.items(), panels, strict=True):
@@ -62,13 +65,13 @@ def margins_figure(changes: Mapping[str, Sequence[Change]], path: Path) -> None:
         axes.set_title(row, fontsize=8)
         axes.set_yticks([])
         axes.tick_params(labelsize=7)
-    figure.supxlabel("margin D at the end, nats (the ends hold what lies beyond); lines: means", fontsize=8)
+    figure.supxlabel("final margin D, nats (the end bins include all values beyond them); lines: means", fontsize=8)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8)
     save(figure, path)
 
 
 def displacement_figure(curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], path: Path) -> None:
-    """Log-prob of chosen and rejected answers over training, change since the first steps: `curves[row][setting]`."""
+    """Plot the log-prob of chosen and rejected answers as change since the first steps, `curves[row][setting]`."""
     figure, panels = _panels(curves, same_heights=True)
     settings = list(dict.fromkeys(setting for found in curves.values() for setting in found))
     for (row, found), axes in zip(curves.items(), panels, strict=True):
@@ -92,7 +95,7 @@ def displacement_figure(curves: Mapping[str, Mapping[str, Mapping[str, Sequence[
 
 
 def smoothed(values: Array, width: int = 5) -> Array:
-    """Running mean; at both ends over what there is."""
+    """Running mean; at both ends the window covers only existing values."""
     kernel = np.ones(min(width, len(values)))
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
@@ -102,7 +105,7 @@ def _started_right(found: Sequence[Change]) -> np.ndarray:
 
 
 def _panels(rows: Mapping[str, object], same_heights: bool) -> tuple[Figure, list[Axes]]:
-    """A panel per row, all with the same x axis and, if asked, the same y axis."""
+    """One panel per row; all share the x axis and, with `same_heights`, the y axis."""
     lines = -(-len(rows) // COLUMNS)
     columns = min(len(rows), COLUMNS)
     size = (11, 1.2 + 1.7 * lines)

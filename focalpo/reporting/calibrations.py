@@ -1,4 +1,4 @@
-"""A judge's calibration as text for people and as CSV: one line per model, one over all of them."""
+"""A judge's calibration as text and as CSV: one line per model, and one over all models."""
 
 import csv
 import io
@@ -25,14 +25,14 @@ HEADINGS = {
 }
 RANKED = {"spearman_win_rate": ("win_rate_published", "win_rate"), "spearman_lc": ("lc_published", "lc")}
 NOTES = (
-    "agreement: pairs with the published winner, a draw counted half. longer wins: pairs that the longer answer wins.",
-    "first shown: points that being shown first is worth, 0 is fair. consistent: same winner in both orders.",
-    "LC shift: this judge's length-controlled win rate minus the published one. It is stated here, never applied.",
+    "agreement: pairs with the published winner; a tie counts half. longer wins: pairs that the longer answer wins.",
+    "first shown: points gained by being shown first, 0 is fair. consistent: same winner in both orders.",
+    "LC shift: this judge's length-controlled win rate minus the published one. It is reported, never applied.",
 )
 
 
 def summary(found: Sequence[Calibration]) -> dict[str, float | None]:
-    """Every column's mean over the models that have it, the pairs' sum, and the rank correlations over models."""
+    """Each column's mean over the models that have it, the total of pairs, and the rank correlations over models."""
     rows = [values(row) for row in found]
     means = {name: _mean([row[name] for row in rows]) for name in HEADINGS}
     ranked: dict[str, float | None] = {}
@@ -43,15 +43,15 @@ def summary(found: Sequence[Calibration]) -> dict[str, float | None]:
 
 
 def values(row: Calibration) -> dict[str, float | None]:
-    """A model's numbers by column."""
+    """One model's numbers by column."""
     return {name: value for name, value in asdict(row).items() if name != "model"} | {"lc_shift": row.lc_shift}
 
 
 def as_text(title: str, found: Sequence[Calibration]) -> str:
-    """The table, the rank correlations and what the columns mean."""
+    """Format the table, the rank correlations and the meaning of the columns."""
     over_all = summary(found)
     lines = [["", *HEADINGS.values()]]
-    lines += [[row.model, *_shown(values(row))] for row in found] + [[ALL, *_shown(over_all)]]
+    lines += [[row.model, *_formatted(values(row))] for row in found] + [[ALL, *_formatted(over_all)]]
     ranks = ", ".join(
         f"{of} {'- (too few models, or no LC)' if over_all[name] is None else format(over_all[name], '.3f')}"
         for name, of in (("spearman_win_rate", "WR"), ("spearman_lc", "LC"))
@@ -60,7 +60,7 @@ def as_text(title: str, found: Sequence[Calibration]) -> str:
 
 
 def as_csv(found: Sequence[Calibration]) -> str:
-    """Every number at full precision; empty where there is none."""
+    """Format every number at full precision; a missing number is empty."""
     names = [field.name for field in fields(Calibration) if field.name != "model"]
     columns = [*names, "lc_shift", *RANKED]
     out = io.StringIO()
@@ -81,10 +81,10 @@ def _known(numbers: Sequence[float | None]) -> list[float]:
     return [number for number in numbers if number is not None]
 
 
-def _shown(row: dict[str, float | None]) -> list[str]:
-    found = []
+def _formatted(row: dict[str, float | None]) -> list[str]:
+    texts = []
     for name in HEADINGS:
         number = row[name]
         text = "-" if number is None else f"{number:.0f}" if name == "pairs" else f"{number:.1f}"
-        found.append(f"+{text}" if name in ("lc_shift", "position_bias") and number and number > 0 else text)
-    return found
+        texts.append(f"+{text}" if name in ("lc_shift", "position_bias") and number and number > 0 else text)
+    return texts

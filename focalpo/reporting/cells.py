@@ -1,4 +1,4 @@
-"""The numbers of the table: verdicts of sealed judge stages in, cells with intervals and paired differences out."""
+"""The table's numbers: scores with intervals and paired differences, from the verdicts of sealed judge stages."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +26,7 @@ from focalpo.stages.records import AlpacaVerdict, ArenaGame, read_records
 
 BENCHMARKS = {"ae2_lc": "alpaca_eval", "ae2_wr": "alpaca_eval", "arena_hard": "arena_hard"}
 EXTRAS = {
-    "arena_styled": "hard prompts, style equal",
+    "arena_styled": "hard prompts, style-controlled",
     "greedy_success": "greedy success %",
     "tokens": "tokens",
     "unfinished": "unfinished %",
@@ -35,7 +35,7 @@ EXTRAS = {
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The sealed folders of one model: a row at one seed."""
+    """One model, a row at one seed: its sealed judge folder and the facts reported beside its scores."""
 
     seed: str
     judge: Path
@@ -44,7 +44,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class RowSpec:
-    """A row to be reported: its runs in the order of their seeds, empty when it did not run."""
+    """A row to report: its runs in the order of their seeds; empty when it did not run."""
 
     name: str
     label: str
@@ -56,8 +56,8 @@ class RowSpec:
 class Cell:
     """A score with its interval, and its paired difference to the row that the table compares with.
 
-    `se` is the bootstrap's standard error in points, `library_se` what the benchmark's own code would print, meaned
-    over runs; `verdict` is empty where there is no number of the paper's to compare with.
+    `se` is the bootstrap standard error in points; `library_se` is what the benchmark's own code would print, averaged
+    over runs; `verdict` is empty where there is no comparable number of the paper.
     """
 
     value: float
@@ -77,7 +77,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class RowResult:
-    """A row's cells by column, what is reported beside them (means over runs), and the paper's numbers."""
+    """A row's cells by column, its extra columns (means over runs), and the paper's numbers."""
 
     name: str
     label: str
@@ -88,7 +88,7 @@ class RowResult:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The whole table: rows by setting, setting labels, and what every reader must know."""
+    """The whole table: rows by setting, setting labels, notes and warnings."""
 
     title: str
     settings: dict[str, str]
@@ -104,13 +104,13 @@ class Results:
 
     @property
     def compared(self) -> int:
-        """How many differences the table makes: the family that Holm's correction is over."""
+        """Number of differences in the table, which is the family size of Holm's correction."""
         return sum(
             cell.difference is not None for rows in self.rows.values() for row in rows for cell in row.cells.values()
         )
 
     def extras(self, setting: str) -> dict[str, str]:
-        """Titles of the extra columns that any row of the setting has, by name."""
+        """Titles, by name, of the extra columns that at least one row of the setting has."""
         rows = self.rows[setting]
         return {name: title for name, title in EXTRAS.items() if any(name in row.extras for row in rows)}
 
@@ -123,9 +123,9 @@ class _Score:
 
 
 def setting_rows(specs: Sequence[RowSpec], gamed: Path | None, compare_with: str) -> list[RowResult]:
-    """All rows of one setting, p-values not yet corrected.
+    """Compute all rows of one setting; p-values are not yet corrected.
 
-    `gamed` is the benchmark's df_gamed.csv; None only where no row has a run.
+    `gamed` is the benchmark's df_gamed.csv; it is None only where no row has a run.
     """
     scores = {spec.name: _scores(spec.runs, gamed) for spec in specs if spec.runs and gamed}
     rows = []
@@ -138,8 +138,10 @@ def setting_rows(specs: Sequence[RowSpec], gamed: Path | None, compare_with: str
 
 
 def holm_corrected(settings: Mapping[str, list[RowResult]]) -> dict[str, list[RowResult]]:
-    """The rows of every setting with p-values corrected over all differences of the table, rows by columns by settings:
-    whoever looks at all of them finds one that is not there 5 times in 100, not 5 in each column."""
+    """Correct the p-values over all differences of the table: rows by columns by settings.
+
+    A reader of the whole table then finds a difference that does not exist 5 times in 100, not 5 times per column.
+    """
     compared = [
         (setting, row.name, column)
         for setting, rows in settings.items()
@@ -188,7 +190,7 @@ def _cell(score: _Score, base: _Score | None) -> Cell:
     cell = replace(cell, se=bootstrap_error(metric), library_se=score.library_se)
     if base is None:
         return cell
-    same = score.seeds == base.seeds  # data order and sampling are then shared run by run
+    same = score.seeds == base.seeds  # matching runs then share data order and sampling
     difference, p = paired_difference(metric, base.metric, same)
     return replace(cell, difference=difference, p=p, detectable=detectable_difference(metric, base.metric, same))
 

@@ -1,4 +1,4 @@
-"""The NeurIPS paper checklist, filled from the manifests of a table run; what they do not say is said so."""
+"""The NeurIPS paper checklist, filled from the manifests of a table run; gaps are stated as gaps."""
 
 from focalpo.reporting.cells import Results
 from focalpo.reporting.provenance import Chain, commits
@@ -6,32 +6,32 @@ from focalpo.reporting.table_run import TableRun
 
 
 def checklist(run: TableRun, results: Results, stages: Chain) -> str:
-    """Markdown: each question of the checklist with its answer and where the answer is found."""
+    """Return the checklist as Markdown: each question with its answer and where the answer is found."""
     seeds = sorted({len(run.seeds(setting, row, "judge")) for setting in run.settings for row in run.rows} - {0})
     prompts = sorted({cell.prompts for rows in results.rows.values() for row in rows for cell in row.cells.values()})
     where = ", ".join(name[:12] for name in commits(stages))
     items = [
-        ("Claims", "yes", "README says what the table shows and what it does not; all its numbers are this report's."),
-        ("Limitations", "yes", "docs/limits.md: what could not be established about the paper, what was not measured."),
-        ("Theory and proofs", "yes", "Derived gradients are marked so; tests compare them with autograd."),
+        ("Claims", "yes", "README says what the table shows and does not show; all its numbers are from this report."),
+        ("Limitations", "yes", "docs/limits.md: what is not established about the paper, and what was not measured."),
+        ("Theory and proofs", "yes", "Derived gradients are marked as derived; tests compare them with autograd."),
         ("Reproducibility", "yes", f"{len(stages)} sealed stages, each with settings, inputs and sha256 of outputs; "
          "`make why CELL=...` prints the commands of any cell."),
-        ("Open data and code", "yes", f"Apache-2.0; commits {where}. Data are made here or fetched by sha256."),
+        ("Open data and code", "yes", f"Apache-2.0; commits {where}. Data are generated or fetched by sha256."),
         ("Experimental details", "yes", _training(stages)),
-        ("Statistical significance", "yes", f"{_list(seeds)} seeds a row, {_list(prompts)} prompts; 95% bootstrap "
+        ("Statistical significance", "yes", f"{_list(seeds)} seeds per row, {_list(prompts)} prompts; 95% bootstrap "
          "intervals over prompts crossed with seeds, paired differences, Holm's correction over the table."),
         ("Compute resources", "yes", _compute(stages)),
-        ("Code of ethics", "yes", "No people, no personal data."),
+        ("Code of ethics", "yes", "No human subjects, no personal data."),
         ("Broader impacts", "not applicable", "A reproduction of a published training method; no model is released."),
         ("Safeguards", "not applicable", "No model or scraped data is released."),
         ("Licences of assets", "yes", "docs/protocol.md lists data sets, models and benchmarks with their licences."),
         ("New assets", "yes", "Each stage folder holds its manifest, each exported model a card."),
         ("Crowdsourcing, human subjects", "not applicable", "None."),
         ("Approvals (IRB)", "not applicable", "None needed."),
-        ("Use of LLMs", "yes", f"As judges only: {_judges(stages)}. What was asked and answered is recorded."),
+        ("Use of LLMs", "yes", f"As judges only: {_judges(stages)}. Every request and reply is recorded."),
     ]  # fmt: skip
     lines = [f"{place}. **{name}: {answer}.** {why}" for place, (name, answer, why) in enumerate(items, start=1)]
-    return f"# Reproducibility checklist\n\n{results.title}. Written from its manifests.\n\n" + "\n".join(lines) + "\n"
+    return f"# Reproducibility checklist\n\n{results.title}. Made from its manifests.\n\n" + "\n".join(lines) + "\n"
 
 
 def _training(stages: Chain) -> str:
@@ -41,8 +41,8 @@ def _training(stages: Chain) -> str:
     rates = sorted({settings["train"]["learning_rate"] for settings in trained if "train" in settings})
     losses = sorted({settings["objective"]["name"] for settings in trained if "objective" in settings})
     return (
-        f"{len(trained)} preference runs with {', '.join(losses)}; learning rates {_list(rates)}. All values stand in "
-        "conf/ with where they come from, and resolved in every manifest. How they were chosen: docs/limits.md."
+        f"{len(trained)} preference runs with {', '.join(losses)}; learning rates {_list(rates)}. All values are in "
+        "conf/ with their sources, and resolved in every manifest. How they were chosen: docs/limits.md."
     )
 
 
@@ -53,8 +53,8 @@ def _compute(stages: Chain) -> str:
         hours[kind] = hours.get(kind, 0.0) + manifest["seconds"] / 3600
     machines = {f"{m['hardware']['cores']} cores, GPUs: {m['hardware']['gpus']}" for m in stages.values()}
     parts = ", ".join(f"{kind} {spent:.2f}" for kind, spent in hours.items())
-    spent_where = f"{sum(hours.values()):.2f} stage-hours ({parts}) on {'; '.join(sorted(machines))}"
-    return f"{spent_where}. Sweeps before it were not counted."
+    total = f"{sum(hours.values()):.2f} stage-hours ({parts}) on {'; '.join(sorted(machines))}"
+    return f"{total}. Earlier sweeps are not counted."
 
 
 def _judges(stages: Chain) -> str:
@@ -64,7 +64,7 @@ def _judges(stages: Chain) -> str:
         if title.startswith("judge/")
         for values in manifest["settings"].get("protocols", {}).values()
     }
-    return f"protocols {', '.join(sorted(protocols))} in eval/" if protocols else "none was asked"
+    return f"protocols {', '.join(sorted(protocols))} in eval/" if protocols else "none was used"
 
 
 def _list(values: list) -> str:

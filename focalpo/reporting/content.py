@@ -1,4 +1,4 @@
-"""From a table run and its results to all that a report shows: pictures, curves, judge statistics, all stages."""
+"""Everything that a report shows, from a table run and its results: figures, curves, judge statistics, stages."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ Changes = Mapping[str, Mapping[str, list[Change]]]
 
 @dataclass(frozen=True, slots=True)
 class Plate:
-    """A figure before it is drawn: where it is written is given to `drawn`."""
+    """A figure before it is drawn; `drawn` draws it to the path that it receives."""
 
     name: str
     title: str
@@ -33,7 +33,7 @@ class Plate:
 
 
 def draw(run: TableRun, results: Results, folder: Path) -> list[Picture]:
-    """Draw the figures of the run, each as PNG and SVG, and hand them back with their texts."""
+    """Draw the figures of the run as PNG and SVG, and return them with their titles and captions."""
     pictures = []
     for plate in _plates(run, results):
         plate.drawn(folder / plate.name)
@@ -42,8 +42,7 @@ def draw(run: TableRun, results: Results, folder: Path) -> list[Picture]:
 
 
 def content_of(run: TableRun, results: Results, pictures: list[Picture], stages: Chain) -> Content:
-    """All that the report shows."""
-    made_by = commits(stages)
+    """Collect everything that the report shows."""
     origins: dict[str, dict[str, Origin]] = {}
     judges: dict[str, dict[str, JudgeStatistics]] = {}
     for setting in run.settings:
@@ -59,10 +58,11 @@ def content_of(run: TableRun, results: Results, pictures: list[Picture], stages:
         judges[setting] = {row: found for row, found in statistics.items() if found is not None}
     seeds = sorted({len(origin.seeds) for found in origins.values() for origin in found.values()})
     per_row = " to ".join(map(str, dict.fromkeys([*seeds[:1], *seeds[-1:]])))
+    made_by = ", ".join(name[:12] for name in commits(stages))
     finished = max((manifest["finished"] for manifest in stages.values()), default="never")
     summary = (
-        f"{finding(results)} {len(run.settings)} settings, {len(run.rows)} rows, {per_row} seeds a row; "
-        f"{len(stages)} stages, the last finished {finished}; commits {', '.join(name[:12] for name in made_by)}."
+        f"{finding(results)} {len(run.settings)} settings, {len(run.rows)} rows, {per_row} seeds per row; "
+        f"{len(stages)} stages, the last finished {finished}; commits {made_by}."
     )
     curves = {
         setting: {row: curve for row in run.rows if (curve := _curves(run, setting, row))} for setting in run.settings
@@ -75,8 +75,8 @@ def _curves(run: TableRun, setting: str, row: str) -> dict[str, list[float]]:
 
 
 def _plates(run: TableRun, results: Results) -> list[Plate]:
-    """The figures that the run's artifacts can give; a study's own comes first."""
-    if run.table["study"] == "noise":  # its many settings are one figure, and too many for those of Table 1
+    """The figures that the run's stage folders allow; a study's own figure comes first."""
+    if run.table["study"] == "noise":  # its many settings fit one figure, but are too many for those of Table 1
         return [Plate(*NOISE, lambda path: noise_figure(run, results, path))]
     own = [Plate(*GAMMA, lambda path: gamma_figure(run, results, path))] if run.table["study"] == "gamma" else []
     plates = [
@@ -125,51 +125,52 @@ def _gradient() -> Plate:
 TABLE = (
     "table1",
     "Every cell with its interval",
-    "Points are scores, lines 95% intervals; the dotted line is the row that the table compares with, crosses are the "
-    "paper's numbers where they are known. FocalPO in red.",
+    "Points are scores, lines are 95% intervals; the dotted line is the row that the table compares with, crosses are "
+    "the paper's numbers where they are known. FocalPO is red.",
 )
 LENGTH = (
     "length",
     "Win rate against length",
-    "Raw win rate (ring) and length-controlled win rate (dot) of each row over the mean length of its answers. A long "
-    "line between them: length moved the judge.",
+    "Raw win rate (ring) and length-controlled win rate (dot) of each row against the mean length of its answers. A "
+    "long line between them shows that length influenced the judge.",
 )
 GRADIENT = (
     "gradient",
-    "How hard a pair pulls",
+    "How strongly each pair is weighted",
     "Loss and gradient weight against p, the model's belief in the label. FocalPO gives less weight to pairs ranked "
     "wrong (small p), focal loss more. With the factor differentiated the weight is negative below p = e^(-1/gamma): "
-    "such pairs are pushed further the wrong way. Calculated, no data.",
+    "such pairs are pushed further in the wrong direction. Computed from the formulas, without data.",
 )
 DYNAMICS = (
     "dynamics",
     "Pairs ranked right and wrong, before and after",
-    "Held-out pairs by whether the model ranks chosen above rejected (summed log-prob) at the start and at the end, "
-    "means over seeds. The paper's premise is the grey part: wrong pairs that stay wrong.",
+    "Held-out pairs, grouped by whether the model ranks chosen above rejected (summed log-prob) at the start and at "
+    "the end, means over seeds. The paper's premise is the grey part: wrong pairs that stay wrong.",
 )
 MARGINS = (
     "margins",
     "Reward margins at the end",
-    "Margin D of held-out pairs over all seeds, by whether the SFT model ranked them right. Pairs beyond the axis are "
-    "in its last bars.",
+    "Margin D of held-out pairs over all seeds, grouped by whether the SFT model ranked them right. Pairs beyond the "
+    "axis are counted in its end bars.",
 )
 DISPLACEMENT = (
     "displacement",
-    "What happens to both likelihoods",
-    "Log-prob of chosen (solid) and rejected (dashed) answers over training, change since the first steps, batch means "
-    "over all seeds. Below the line a solid curve is likelihood displacement: the preferred answer became less likely.",
+    "How both likelihoods change",
+    "Log-prob of chosen (solid) and rejected (dashed) answers during training as change since the first steps, batch "
+    "means over all seeds. A solid curve below the line is likelihood displacement: the preferred answer became less "
+    "likely.",
 )
 GAMMA = (
     "gamma",
     "FocalPO's gamma, its two readings, and DPO rescaled to match",
-    "Above: win rate, margin, log-prob of chosen and ranking accuracy on held-out data, a tick per seed. Below: why "
-    "the differentiated form collapses. Its loss goes to 0 at both ends and never exceeds 1/(gamma e), so with few "
-    "wrong labels no finite margin is best and all margins run away; triangles mark where training can rest.",
+    "Above: win rate, margin, log-prob of chosen and ranking accuracy on held-out data, one tick per seed. Below: "
+    "why the differentiated form collapses. Its loss goes to 0 at both ends and never exceeds 1/(gamma e), so with few "
+    "wrong labels no finite margin is best and all margins diverge; triangles mark the finite minima.",
 )
 NOISE = (
     "noise",
     "FocalPO minus DPO against label noise",
-    "Above: paired differences with 95% intervals, prompts and runs resampled. Below: margins of training pairs whose "
-    "label is true or false, and how many false labels are memorised; bars are 1.96 standard errors over runs, which "
-    "share three SFT models.",
+    "Above: paired differences with 95% intervals, prompts and runs resampled. Below: margins of training pairs with "
+    "true and with false labels, and how many false labels are memorised; bars are 1.96 standard errors over runs, "
+    "which share three SFT models.",
 )

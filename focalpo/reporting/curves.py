@@ -1,4 +1,4 @@
-"""Training curves of a row: metrics.jsonl of its seeds in, one short series per metric out (means over seeds)."""
+"""Training curves of a row: one short series per metric, means over the metrics.jsonl of its seeds."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +11,9 @@ POINTS = 60
 
 
 def training_curves(folders: Sequence[Path], points: int = POINTS) -> dict[str, list[float]]:
-    """Series by metric, and `step`: each point is the mean over the seeds and over a window of steps.
+    """Series by metric, and `step`; each point is the mean over the seeds and over a window of steps.
 
-    A single step sees one global batch: windows make its noise small enough to look at.
+    A single step sees one global batch; the windows average out its noise.
     """
     runs = [read_json_lines(folder / "metrics.jsonl") for folder in folders if (folder / "metrics.jsonl").is_file()]
     if not runs or not all(runs):
@@ -27,5 +27,5 @@ def training_curves(folders: Sequence[Path], points: int = POINTS) -> dict[str, 
 
 
 def _short(value: float) -> float:
-    """Five digits: what a plot can show, in a page that should stay small."""
+    """Round to five digits: as many as a plot can show, so that the page stays small."""
     return float(f"{value:.5g}")

@@ -1,4 +1,4 @@
-"""The report for reading elsewhere: the page's content as Markdown and as LaTeX with booktabs."""
+"""The report's content outside the page: as Markdown, and as LaTeX with booktabs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,16 +11,16 @@ from focalpo.stages.metrics import COLUMNS, NONE
 
 
 def as_markdown_report(content: Content) -> str:
-    """The whole report in Markdown; figures are the files beside it."""
+    """The whole report in Markdown; its figures are files beside it."""
     blocks = [f"# {content.results.title}", content.summary]
     blocks += ["## Table", as_markdown(content.results).strip(), "## Figures"]
     blocks += [f"### {p.title}\n\n![{p.title}](figures/{p.name}.png)\n\n{p.caption}" for p in content.pictures]
-    blocks.append("## What the judge did")
+    blocks.append("## Judge statistics")
     for setting, found in content.judges.items():
         lines = ["| " + " | ".join(cells) + " |" for cells in _judge_rows(content, setting, found)]
         rule = "|" + " --- |" * (len(TITLES) + 1)
         blocks.append("\n".join([content.results.settings[setting], "", lines[0], rule, *lines[1:]]))
-    blocks.append("## To make one cell again")
+    blocks.append("## Reproduce one cell")
     for setting, origins in content.origins.items():
         for row, origin in origins.items():
             blocks.append(f"{content.results.settings[setting]}, {row}: `{origin.commands[-1]}`")
@@ -28,7 +28,7 @@ def as_markdown_report(content: Content) -> str:
 
 
 def as_latex_report(content: Content) -> str:
-    """The same as LaTeX: tables in booktabs style and figures as floats, to be \\input into a paper."""
+    """The whole report in LaTeX: booktabs tables and floating figures, to be \\input into a paper."""
     blocks = [f"% {content.results.title}\n% \\usepackage{{booktabs,graphicx}}", tex(content.summary)]
     if content.results.warnings:
         items = "\n".join(f"\\item {tex(line)}" for line in content.results.warnings)
@@ -41,7 +41,7 @@ def as_latex_report(content: Content) -> str:
         head, *rows = (" & ".join(map(tex, cells)) + " \\\\" for cells in _judge_rows(content, setting, found))
         body = [f"\\begin{{tabular}}{{l{'r' * len(TITLES)}}}", "\\toprule", head, "\\midrule", *rows]
         table = "\n".join([*body, "\\bottomrule", "\\end{tabular}"])
-        blocks.append(_float("table*", table, f"What the judge did, {content.results.settings[setting]}"))
+        blocks.append(_float("table*", table, f"Judge statistics, {content.results.settings[setting]}"))
     blocks += [tex(note) for note in content.results.notes]
     return "\n\n".join(blocks) + "\n"
 
@@ -57,7 +57,7 @@ def _judge_rows(content: Content, setting: str, found: Mapping[str, JudgeStatist
 
 
 def as_summary(results: Results) -> str:
-    """The table on a dozen lines of Markdown, all settings side by side: value and half-width of its 95% interval.
+    """The table in a dozen lines of Markdown, settings side by side: values with half-widths of their 95% intervals.
 
     A star marks a difference to the compared row with p < .05 after Holm's correction.
     """
@@ -76,7 +76,7 @@ def as_summary(results: Results) -> str:
 
 
 def _long_summary(results: Results) -> str:
-    """The same for many settings: a line per setting and row."""
+    """The same for many settings: one line per setting and row."""
     lines = [["", "", *COLUMNS.values()], ["---", "---"] + ["---:"] * len(COLUMNS)]
     for setting, rows in results.rows.items():
         for row in rows:

@@ -1,4 +1,4 @@
-"""The figures of every table run: the table as intervals, rankings before and after, win rate against length."""
+"""The figures of every table run: scores with intervals, rankings before and after, win rate against length."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from focalpo.reporting.cells import Results
 from focalpo.stages.metrics import COLUMNS
 
-# Colours that stay apart for colour-blind readers and in print (Okabe and Ito 2008).
+# Colours that colour-blind readers can tell apart, also in print (Okabe and Ito 2008).
 BLUE, ORANGE, GREEN, SKY, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#999999"
 GROUPS = {
     "right_right": ("right, stays right", GREEN),
@@ -24,7 +24,7 @@ GROUPS = {
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write `<path>.png` and `<path>.svg`, the same bytes for the same numbers, and close the figure."""
+    """Write `<path>.png` and `<path>.svg`, identical bytes for identical numbers, and close the figure."""
     with matplotlib.rc_context({"svg.hashsalt": "focalpo"}):
         figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
     figure.savefig(path.with_suffix(".png"), dpi=150)
@@ -32,7 +32,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def table_figure(results: Results, path: Path) -> None:
-    """Every cell of the table as a point with its 95% interval, one panel per setting and column."""
+    """Plot every cell of the table as a point with its 95% interval, one panel per setting and column."""
     settings = list(results.rows)
     height = 1.2 + 0.28 * max(len(rows) for rows in results.rows.values())
     figure, grid = plt.subplots(
@@ -55,7 +55,10 @@ def table_figure(results: Results, path: Path) -> None:
 def dynamics_figure(
     groups: Mapping[str, Mapping[str, Mapping[str, float]]], labels: Mapping[str, str], path: Path
 ) -> None:
-    """The paper's question: shares of held-out pairs by ranking at start and end, `groups[setting][row][group]`."""
+    """Plot the shares of held-out pairs by ranking at the start and the end, which is the paper's question.
+
+    Shares are `groups[setting][row][group]`.
+    """
     settings = list(groups)
     height = 1.4 + 0.28 * max(1, *map(len, groups.values()))
     figure, grid = plt.subplots(1, len(settings), figsize=(11, height), squeeze=False, layout="constrained")
@@ -77,7 +80,7 @@ def dynamics_figure(
 
 
 def length_figure(results: Results, path: Path) -> None:
-    """Win rate against answer length: raw as a ring, length-controlled as a dot, joined."""
+    """Plot win rate against answer length: raw as a ring, length-controlled as a dot, connected by a line."""
     figure, grid = plt.subplots(1, len(results.rows), figsize=(11, 5), squeeze=False, sharey=True, layout="constrained")
     for (setting, rows), axes in zip(results.rows.items(), grid[0], strict=True):
         shown = [row for row in rows if row.cells and "tokens" in row.extras]
@@ -96,7 +99,7 @@ def length_figure(results: Results, path: Path) -> None:
 
 
 def _labels_beside(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    """Name points in a column right of the panel, in the order of their heights, so that no two names overlap."""
+    """Label points in a column right of the panel, in the order of their heights, so that no two labels overlap."""
     for place, (label, x, y) in enumerate(sorted(points, key=lambda point: point[2])):
         axes.annotate(
             label,
@@ -127,7 +130,7 @@ def _intervals(axes: Axes, results: Results, setting: str, column: str) -> None:
 
 
 def rows_axis(axes: Axes, labels: Sequence[str]) -> None:
-    """One line per row of the table, the first at the top."""
+    """Give each row of the table one line of the y axis, the first at the top."""
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="x", labelsize=8)

@@ -1,4 +1,4 @@
-"""What the judge did, row by row: requests, draws, how often the two games of a prompt agree, which place it likes."""
+"""Judge statistics per row: requests, ties, agreement between the two games of a prompt, position bias."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,23 +18,23 @@ class JudgeStatistics:
     retried: int
     failed: int
     draws: float
-    """AlpacaEval preferences between 1.45 and 1.55: the judge could not say."""
+    """AlpacaEval preferences between 1.45 and 1.55: the judge had no clear preference."""
     agree: float
-    """Arena-Hard prompts whose two games, with the answers swapped, name the same winner or both draw."""
+    """Arena-Hard prompts whose two games, with the answers swapped, have the same winner or are both ties."""
     strong: float
-    """Arena-Hard games decided by `>>`, which weigh three times."""
+    """Arena-Hard games decided by `>>`, which count three times."""
     first_place: float
-    """Points that the model gains in the game that shows it first against the game that shows it second."""
+    """Points that the model gains in the game that shows it first over the game that shows it second."""
     model_length: float
     reference_length: float
-    """Characters of the model's and the reference's answer, mean."""
+    """Mean characters of the model's and of the reference's answer."""
 
 
 TITLES = {
     "calls": "calls",
     "retried": "retried",
     "failed": "failed",
-    "draws": "AlpacaEval draws %",
+    "draws": "AlpacaEval ties %",
     "agree": "Arena games agree %",
     "strong": "Arena strong verdicts %",
     "first_place": "Arena first-place gain",
@@ -44,7 +44,7 @@ TITLES = {
 
 
 def judge_statistics(run: TableRun, setting: str, row: str) -> JudgeStatistics | None:
-    """The statistics of a row; None when it was not judged."""
+    """Compute the statistics of a row; None when it was not judged."""
     folders = list(run.seeds(setting, row, "judge").values())
     if not folders:
         return None
@@ -68,5 +68,5 @@ def judge_statistics(run: TableRun, setting: str, row: str) -> JudgeStatistics |
 
 
 def _results(games: Sequence[ArenaGame]) -> np.ndarray:
-    """The model's results, [prompts, games]."""
+    """The model's results, `[prompts, games]`."""
     return np.array([game.result for game in games]).reshape(-1, 2)

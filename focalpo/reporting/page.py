@@ -1,6 +1,6 @@
-"""The report as one page: what is known about a table run in, one HTML file out that needs nothing else to be read.
+"""The report as one self-contained HTML page.
 
-Numbers and figures are in the page; only the answers, which are many, lie beside it and are loaded when looked at.
+Numbers and figures are in the page; only the answers, which are many, are files beside it, loaded on demand.
 """
 
 import json
@@ -21,7 +21,7 @@ WEB = Path(__file__).parent / "web"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a row of a setting comes from: its seeds, its judge stages and the commands that make it again."""
+    """Where a row of a setting comes from: its seeds, its judge stages and the commands that reproduce it."""
 
     seeds: list[str]
     stages: list[str]
@@ -30,7 +30,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A figure of the report: its file's name, a title, what to see in it, and the SVG itself."""
+    """A figure of the report: its file name, title, caption and the SVG itself."""
 
     name: str
     title: str
@@ -40,7 +40,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """All that a report shows; by setting and row where both are keys."""
+    """Everything that a report shows; nested mappings are keyed by setting, then row."""
 
     results: Results
     summary: str
@@ -52,7 +52,7 @@ class Content:
 
 
 def page(content: Content) -> str:
-    """The HTML page."""
+    """Render the HTML page."""
     results = content.results
     options = "".join(
         f'<option value="{escape(name)}">{escape(label)}</option>' for name, label in results.settings.items()
@@ -69,8 +69,8 @@ def page(content: Content) -> str:
         judges="".join(_judges(results, setting, found) for setting, found in content.judges.items()),
         stages=_stages(content.stages),
         setting_options=options,
-        footer=f"{len(content.stages)} sealed stages stand behind this page.",
-        data=_data(content).replace("</", "<\\/"),  # the end of a script is looked for even inside JSON
+        footer=f"{len(content.stages)} sealed stages are the source of this page.",
+        data=_data(content).replace("</", "<\\/"),  # browsers end a script at this tag even inside JSON
     )
 
 
@@ -80,8 +80,8 @@ def _data(content: Content) -> str:
         setting: [_row(row, content.origins[setting].get(row.name, Origin([], [], []))) for row in found]
         for setting, found in results.rows.items()
     }
-    kept = ("commit", "finished", "seconds", "inputs", "outputs", "settings")
-    stages = {title: {name: manifest[name] for name in kept} for title, manifest in content.stages.items()}
+    fields = ("commit", "finished", "seconds", "inputs", "outputs", "settings")
+    stages = {title: {name: manifest[name] for name in fields} for title, manifest in content.stages.items()}
     values = {
         "settings": results.settings,
         "columns": COLUMNS,
@@ -92,7 +92,7 @@ def _data(content: Content) -> str:
         "curves": content.curves,
         "stages": stages,
     }
-    # NaN is no JSON; a number that is not known is null.
+    # NaN is not valid JSON; an unknown number is null.
     return json.dumps(_without_nan(values), allow_nan=False, separators=(",", ":"))
 
 
@@ -111,7 +111,7 @@ def _without_nan(value):
 
 def _warnings(warnings: Sequence[str]) -> str:
     if not warnings:
-        return '<p class="quiet">No stage warned of anything.</p>'
+        return '<p class="quiet">No stage reported a warning.</p>'
     lines = "".join(f"<li>{escape(line)}</li>" for line in warnings)
     return f'<section class="warnings" aria-label="Warnings"><h2>Warnings</h2><ul>{lines}</ul></section>'
 
@@ -142,10 +142,10 @@ def _cell(results: Results, setting: str, row: RowResult, column: str) -> str:
     if cell is None:
         return f"<td>{NONE}{known}</td>"
     place = f"{setting}/{row.name}/{column}"
-    opens = f"Where {cell.value:.1f} comes from: {row.label}, {COLUMNS[column]}"
+    tooltip = f"Where {cell.value:.1f} comes from: {row.label}, {COLUMNS[column]}"
     return (
         f'<td data-value="{cell.value}"><button type="button" class="cell" data-cell="{escape(place)}" '
-        f'title="{escape(opens)}">{cell.value:.1f}</button> <small>[{cell.low:.1f}, {cell.high:.1f}]</small>'
+        f'title="{escape(tooltip)}">{cell.value:.1f}</button> <small>[{cell.low:.1f}, {cell.high:.1f}]</small>'
         f"{_compared(cell, results)}{known}{_verdict(cell)}</td>"
     )
 
@@ -154,7 +154,7 @@ def _compared(cell: Cell, results: Results) -> str:
     if cell.difference is None:
         return ""
     found = cell.difference
-    return f"<small>{found.value:+.1f} to {escape(results.compare_label)}, p={p_text(cell.p_holm)}</small>"
+    return f"<small>{found.value:+.1f} vs {escape(results.compare_label)}, p={p_text(cell.p_holm)}</small>"
 
 
 def _verdict(cell: Cell) -> str:
@@ -174,7 +174,7 @@ def _figure(picture: Picture) -> str:
 
 
 def _inline(picture: Picture) -> str:
-    """The SVG without its XML head; ids get the figure's name, since several figures share one page."""
+    """The SVG without its XML header; ids get the figure's name as prefix, since several figures share one page."""
     svg = picture.svg[picture.svg.index("<svg") :]
     for mark in ('id="', 'href="#', "url(#"):
         svg = svg.replace(mark, f"{mark}{picture.name}-")
@@ -202,7 +202,7 @@ def _short(value: float) -> str:
 
 
 def _stages(stages: Chain) -> str:
-    """How many stages of each kind there are, and how long they took."""
+    """Table of the number of stages of each kind and the time that they took."""
     kinds: dict[str, list[float]] = {}
     for title, manifest in stages.items():
         kinds.setdefault(title.partition("/")[0], []).append(manifest["seconds"])
@@ -212,5 +212,5 @@ def _stages(stages: Chain) -> str:
     )
     return (
         '<table><thead><tr><th scope="col">Kind</th><th scope="col">stages</th>'
-        f'<th scope="col">minutes, summed</th></tr></thead><tbody>{body}</tbody></table>'
+        f'<th scope="col">total minutes</th></tr></thead><tbody>{body}</tbody></table>'
     )

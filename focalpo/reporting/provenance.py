@@ -1,4 +1,4 @@
-"""The chain behind a number: the manifest of every stage that went into it, and the commands that make it again."""
+"""The chain behind a number: the manifest of every stage that it depends on, and the commands that reproduce it."""
 
 import shlex
 from collections.abc import Iterable
@@ -8,11 +8,11 @@ from focalpo.reporting.table_run import TableRun
 from focalpo.stages.folder import Job, read_manifest
 
 Chain = dict[str, dict]
-"""Manifests by the stage's title, inputs before what uses them."""
+"""Manifests by stage title; inputs come before the stages that use them."""
 
 
 def chain(folders: Iterable[Path]) -> Chain:
-    """The manifests of sealed folders and of everything they were made from, each once, inputs first.
+    """Collect the manifests of sealed folders and of everything that they were made from, each once, inputs first.
 
     Raises:
         ValueError: when a folder of the chain is missing or not sealed.
@@ -32,37 +32,41 @@ def chain(folders: Iterable[Path]) -> Chain:
 
 
 def warnings_of(stages: Chain) -> list[str]:
-    """What stages warned of, each line once with the first stage that said it and how many more did."""
-    said: dict[str, list[str]] = {}
+    """The stages' warnings, each once, with the first stage that gave it and the number of others."""
+    sources: dict[str, list[str]] = {}
     for title, manifest in stages.items():
         for warning in manifest["facts"].get("warnings", []):
-            said.setdefault(str(warning), []).append(title)
-    return [f"{text} ({who[0]}{f' and {len(who) - 1} more' if len(who) > 1 else ''})" for text, who in said.items()]
+            sources.setdefault(str(warning), []).append(title)
+    return [
+        f"{text} ({titles[0]}{f' and {len(titles) - 1} more' if len(titles) > 1 else ''})"
+        for text, titles in sources.items()
+    ]
 
 
 def commits(stages: Chain) -> list[str]:
-    """The commits that made the stages, the one of the last stage first."""
+    """The commits that made the stages, that of the last stage first."""
     return list(dict.fromkeys(manifest["commit"] for manifest in reversed(stages.values())))
 
 
 def commands(run: TableRun, setting: str, row: str, commit: str) -> list[str]:
-    """The command lines that make one row of one setting again, with the row it is compared with.
+    """The command lines that reproduce one row of one setting, together with the row it is compared with.
 
-    `commit` is the report's: what was sealed before it has the same keys there. Unknown or changed code has none.
+    `commit` is the report's: stages sealed before it have the same keys there. No commit is checked out when it is
+    unknown or the code was changed.
     """
-    kept = [a for a in run.command if a.partition("=")[0] not in ("table", "settings", "rows", "runs")]
+    overrides = [a for a in run.command if a.partition("=")[0] not in ("table", "settings", "rows", "runs")]
     rows = dict.fromkeys([run.table["compare_with"], row]) if run.table["compare_with"] in run.rows else [row]
     table = [f"table={run.name}", f"settings={setting}", f"rows={','.join(rows)}"]
     checkout = [f"git checkout {commit}"] if commit != "unknown" and "+" not in commit else []
     return [
         *checkout,
         _setup(run, setting, row),
-        f".venv/bin/python -m recipes.reproduce {shlex.join([*table, *kept])}",
+        f".venv/bin/python -m recipes.reproduce {shlex.join([*table, *overrides])}",
     ]
 
 
 def _setup(run: TableRun, setting: str, row: str) -> str:
-    """The command that makes the environment, with the extras that the row's stages were asked to use."""
+    """The command that sets up the environment, with the extras that the row's stages use."""
     generated, trained, judged = (
         [Job.read(folder) for folder in run.seeds(setting, row, kind).values()]
         for kind in ("generate", "train", "judge")

@@ -16,11 +16,11 @@ from focalpo.stages.metrics import COLUMNS
 from focalpo.stages.rankings import Change
 
 Changes = Mapping[str, Mapping[str, Sequence[Change]]]
-"""What training did, by setting and row, one `Change` per seed."""
+"""Effect of training by setting and row, one `Change` per seed."""
 
 
 def gamma_figure(run: TableRun, results: Results, path: Path) -> None:
-    """Win rate, margins and likelihoods over gamma and its controls, and why large gammas collapse."""
+    """Plot win rate, margins and likelihoods over gamma and its controls, and why large gammas collapse."""
     changes = _changes(run, "test")
     figure = plt.figure(figsize=(12, 8.5), layout="constrained")
     top, bottom = figure.subfigures(2, 1)
@@ -61,7 +61,7 @@ def gamma_figure(run: TableRun, results: Results, path: Path) -> None:
 
 
 def _why(panels: Sequence[Axes]) -> None:
-    """The expected loss of a pair against its margin when some labels are wrong: where is its minimum?"""
+    """Plot the expected loss of a pair against its margin when some labels are wrong, and mark its minimum."""
     u = np.linspace(-8, 20, 600)
     for wrong, axes in zip((0.0, 0.1, 0.4), panels, strict=True):
         for gamma, colour in zip((0.0, 0.05, 0.1, 0.25, 0.5), ("black", *COLOURS), strict=False):
@@ -71,12 +71,12 @@ def _why(panels: Sequence[Axes]) -> None:
                 axes.plot([best], [float(expected_loss(np.array([best]), gamma, wrong)[0])], "v", color=colour)
         axes.set_ylim(0, 2.2)
         axes.set_title(f"expected loss, {wrong:.0%} of labels wrong", fontsize=9)
-        axes.set_xlabel("u = beta x margin; triangles: where training can rest", fontsize=8)
+        axes.set_xlabel("u = beta x margin; triangles: finite minima", fontsize=8)
     panels[0].legend(fontsize=8)
 
 
 def noise_figure(run: TableRun, results: Results, path: Path) -> None:
-    """FocalPO minus DPO in win rate, and the margins of truly and falsely labelled training pairs, against noise."""
+    """Plot FocalPO minus DPO in win rate, and margins of training pairs with true and false labels, against noise."""
     families: dict[str, list[str]] = {}
     for setting in run.settings:
         families.setdefault(setting.rpartition("_")[0], []).append(setting)
@@ -106,10 +106,10 @@ def noise_figure(run: TableRun, results: Results, path: Path) -> None:
         points = [(_noise(s), [_right_at_end(f) - _right_at_end(d) for d, f in _pairs(changes[s])]) for s in settings]
         last.errorbar(*_mean_and_error(points), fmt="o-", color=colour, label=family, capsize=3)
     last.axhline(0, color="black", linewidth=0.8)
-    last.set_title("falsely labelled pairs that end as their label says,\nFocalPO minus DPO", fontsize=9)
+    last.set_title("falsely labelled pairs ranked as labelled at the end,\nFocalPO minus DPO", fontsize=9)
     last.set_ylabel("points", fontsize=8)
     for axes in grid.flat:
-        axes.set_xlabel("labels flipped % (the rater errs besides)", fontsize=8)
+        axes.set_xlabel("labels flipped % (on top of the rater's own errors)", fontsize=8)
         axes.tick_params(labelsize=8)
         axes.grid(linewidth=0.3)
     save(figure, path)
@@ -136,18 +136,18 @@ def _differences(axes: Axes, rows: Sequence[tuple[float, RowResult]], column: st
 
 
 def _pairs(changes: Mapping[str, Sequence[Change]]) -> list[tuple[Change, Change]]:
-    """DPO and FocalPO of the same seed on the same SFT model; none where a run is missing and places would shift."""
+    """DPO and FocalPO runs of the same seed and SFT model; empty when a run is missing, since places would shift."""
     dpo, focalpo = changes["dpo"], changes["focalpo"]
     return list(zip(dpo, focalpo, strict=True)) if len(dpo) == len(focalpo) else []
 
 
 def _split(found: Sequence[Change], wrong: bool) -> list[float]:
-    """The mean margin of pairs whose label is false, or true, one per run."""
+    """Mean margin, one per run, of the pairs whose label is false (`wrong`) or true."""
     return [float(np.mean(c.margin[c.mislabelled.astype(bool) == wrong])) for c in found]
 
 
 def _right_at_end(found: Change) -> float:
-    """Percent of the falsely labelled pairs that the policy ranks as the false label says."""
+    """Percent of the falsely labelled pairs that the policy ranks as their false label says."""
     return 100 * float(np.mean(found.ranked_right("end")[found.mislabelled.astype(bool)]))
 
 

@@ -1,4 +1,4 @@
-"""Arena-Hard v2's official number: sealed judge and generate stages in, scores with style held equal out."""
+"""Arena-Hard v2's official number: style-controlled scores from sealed judge and generate stages."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,11 +12,11 @@ from focalpo.scoring.style_control import Played, style_controlled, style_differ
 from focalpo.stages.records import ArenaGame, Completion, Question, read_records
 
 CATEGORY = "hard_prompt"
-"""Upstream controls style on the hard prompts; creative writing is scored as it stands."""
+"""Upstream controls style on the hard prompts only; creative writing is scored without style control."""
 
 
 def with_styled(results: Results, run: TableRun, setting: str) -> Results:
-    """The results with another column for a setting: the score of hard prompts, style held equal."""
+    """Add a column to the results of a setting: the style-controlled score on hard prompts."""
     folders = {
         row: list(zip(*(run.seeds(setting, row, kind).values() for kind in ("judge", "generate")), strict=True))
         for row in run.rows
@@ -32,10 +32,14 @@ def with_styled(results: Results, run: TableRun, setting: str) -> Results:
 
 
 def styled_scores(rows: Mapping[str, Sequence[tuple[Path, Path]]], benchmark: Path) -> dict[str, float]:
-    """Percent by row, the mean over its runs, all runs in one fit; `rows` holds (judge, generate) folders of each run.
+    """Style-controlled score of each row in percent, the mean over its runs; one fit covers all runs.
+
+    Args:
+        rows: the (judge, generate) folders of each run, by row.
+        benchmark: the sealed benchmark folder.
 
     Raises:
-        ValueError: when style alone decides, or a run won or lost every battle.
+        ValueError: when style alone determines the results, or a run won or lost every battle.
     """
     questions = {q.id: q for q in read_records(benchmark / "questions.parquet", Question) if q.id.startswith(CATEGORY)}
     played = {(row, place): _played(*run, questions) for row, runs in rows.items() for place, run in enumerate(runs)}
@@ -48,10 +52,10 @@ def _played(judge: Path, generate: Path, questions: Mapping[str, Question]) -> P
     answers = {
         completion.id: completion.text for completion in read_records(generate / "arena_hard.parquet", Completion)
     }
-    asked = list(dict.fromkeys(game.id for game in games))
+    ids = list(dict.fromkeys(game.id for game in games))
     results, weights = (
-        np.array([getattr(game, name) for game in games], dtype=float).reshape(len(asked), -1)
+        np.array([getattr(game, name) for game in games], dtype=float).reshape(len(ids), -1)
         for name in ("result", "weight")
     )
-    style = style_difference([answers[name] for name in asked], [questions[name].reference for name in asked])
+    style = style_difference([answers[name] for name in ids], [questions[name].reference for name in ids])
     return Played(results, weights, style)

@@ -1,4 +1,4 @@
-"""A table run as its readers see it: the report's folder in, the sealed folders behind every place of the table out."""
+"""A table run as the report reads it: the sealed folders behind every place of the table."""
 
 import os
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from focalpo.stages.records import PairState, read_records
 
 @dataclass(frozen=True, slots=True)
 class TableRun:
-    """What the report stage was asked for (`table`), by which `command`, and its inputs by name."""
+    """The table that a report stage shows, the command that requested it, and the stage's inputs by name."""
 
     path: Path
     table: dict
@@ -24,14 +24,14 @@ class TableRun:
 
     @staticmethod
     def read(report: Path) -> "TableRun":
-        """The run behind a report's folder, sealed or in the making; inputs are its neighbours under runs/."""
+        """Read the run behind a report's folder, sealed or in progress; inputs are its sibling folders under runs/."""
         job, runs = Job.read(report), report.resolve().parent.parent
         inputs = {name: runs / path.parent.name / path.name for name, path in job.inputs.items()}
         return TableRun(report, job.settings["table"], tuple(job.launch.get("command", ())), inputs)
 
     @property
     def name(self) -> str:
-        """The table's file in conf/table/."""
+        """Name of the table's file in conf/table/."""
         return self.table["study"] or self.table["scale"]
 
     @property
@@ -45,23 +45,25 @@ class TableRun:
         return {name: row["label"] for name, row in self.table["rows"].items()}
 
     def seeds(self, setting: str, row: str, kind: str) -> dict[str, Path]:
-        """The row's folders of a kind of stage by seed, in order; empty when the row did not run."""
+        """The row's folders of one kind of stage by seed, in seed order; empty when the row did not run."""
         parts = [(name.split("/"), path) for name, path in self.inputs.items()]
         mine = [(p[2], path) for p, path in parts if len(p) == 4 and (p[0], p[1], p[3]) == (setting, row, kind)]
         return dict(sorted(mine, key=lambda found: [int(part) for part in found[0].split(".")]))
 
     def benchmark(self, setting: str, name: str) -> Path | None:
-        """The folder of the setting's benchmark; None where no row of the setting was judged."""
+        """The folder of the setting's benchmark; None when no row of the setting was judged."""
         return self.inputs.get(f"benchmark/{setting}/{name}")
 
     def changes(self, setting: str, row: str, split: str) -> list[Change]:
-        """What training did to the pairs of a split, one per seed; empty for a row that was not trained."""
+        """Effect of training on the pairs of a split, one per seed; empty for a row that was not trained."""
         files = [folder / "dynamics.parquet" for folder in self.seeds(setting, row, "train").values()]
         return [change(read_records(file, PairState), split) for file in files]
 
     def results(self, paper: Mapping, rule: Rule, title: str, warnings: tuple[str, ...]) -> Results:
-        """The table's cells with intervals, differences and verdicts; `paper` holds published numbers by setting and
-        row. Notes are for the caller to add."""
+        """Compute the table's cells with intervals, differences and verdicts; the caller adds the notes.
+
+        `paper` holds published numbers by setting and row.
+        """
         rows, compare_with = {}, self.table["compare_with"]
         for setting in self.settings:
             specs = [
@@ -83,13 +85,13 @@ class TableRun:
 
 
 def newest_reports(runs: Path, name: str = "*") -> list[Path]:
-    """Sealed reports of the tables of that name, the one made last first."""
+    """Sealed reports of the tables with that name, newest first."""
     sealed = [path.parent for path in runs.glob(f"report/{name}-*/{MANIFEST}")]
     return sorted(sealed, key=lambda report: read_manifest(report)["finished"], reverse=True)
 
 
 def chosen_report(name: str = "pocket") -> Path:
-    """The report that FOCALPO_REPORT names, else the newest of that name in the checkout's runs/: for notebooks.
+    """The report that notebooks read: the one in FOCALPO_REPORT, else the newest of that name in the checkout's runs/.
 
     Raises:
         ValueError: when there is none.

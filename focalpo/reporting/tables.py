@@ -1,4 +1,4 @@
-"""The table as Markdown, CSV and LaTeX, all from the same cells; `terminal` has the one for a terminal."""
+"""The table as Markdown, CSV and LaTeX, all from the same cells; `terminal` formats it for a terminal."""
 
 import csv
 import io
@@ -8,7 +8,7 @@ from focalpo.reporting.blocks import Block, blocks
 from focalpo.reporting.cells import EXTRAS, Cell, Results, RowResult
 from focalpo.stages.metrics import COLUMNS, NONE
 
-# In one pass: an escape's own signs must not be escaped again.
+# One pass, because the characters of an escape must not be escaped again.
 TEX = str.maketrans(
     {sign: f"\\{sign}" for sign in "&%#_${}"}
     | {sign: f"${sign}$" for sign in "<>|"}
@@ -17,7 +17,7 @@ TEX = str.maketrans(
 
 
 def as_markdown(results: Results) -> str:
-    """The table for a README, with the paper's numbers where there are any."""
+    """Format the table for a README, with the paper's numbers where they exist."""
     parts = [f"**{results.title}**", *_warnings(results)]
     for setting, rows in results.rows.items():
         header = [results.settings[setting], *COLUMNS.values(), *results.extras(setting).values()]
@@ -31,7 +31,7 @@ def as_markdown(results: Results) -> str:
 
 
 def as_csv(results: Results) -> str:
-    """One line per setting, row and column, every number at full precision."""
+    """Format the table as one line per setting, row and column, every number at full precision."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     fields = [
@@ -67,7 +67,7 @@ def as_csv(results: Results) -> str:
 
 
 def as_latex(results: Results) -> str:
-    """The table with booktabs, value and half-width of its interval, for a paper."""
+    """Format the table for a paper with booktabs: each value with the half-width of its interval."""
     groups = list(results.rows)
     columns = "l" + "r" * (len(COLUMNS) * len(groups))
     top = " & ".join(f"\\multicolumn{{{len(COLUMNS)}}}{{c}}{{{tex(results.settings[group])}}}" for group in groups)
@@ -117,7 +117,7 @@ def _block_latex(block: Block, setting: str) -> str:
 
 
 def aligned(rows: list[list[str]]) -> str:
-    """Rows of text as columns, the first one to the left and the others to the right."""
+    """Align rows of text as columns, the first to the left and the others to the right."""
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
@@ -148,7 +148,7 @@ def _or_none(value: float | None) -> object:
 
 
 def tex(text: str) -> str:
-    """Text with LaTeX's special signs escaped."""
+    """Escape LaTeX's special characters."""
     return text.translate(TEX)
 
 

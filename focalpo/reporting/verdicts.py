@@ -1,4 +1,4 @@
-"""A cell and the paper's number in, one of three words out: reproduced, within noise, differs. The rule is data."""
+"""The verdict on a cell against the paper's number: reproduced, within noise or differs. The rule is data."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ REPRODUCED, NOISE, DIFFERS = "reproduced", "within noise", "differs"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How near is near (points), and the protocol under which each column may be compared with the paper at all."""
+    """The thresholds, in points and errors, and the protocol under which each column may be compared with the paper."""
 
     agree: float
     errors: float
@@ -24,7 +24,7 @@ class Rule:
 
 
 def read_rule(path: Path) -> Rule:
-    """The rule that eval/verdicts.yaml writes down.
+    """Read the rule from a file such as eval/verdicts.yaml.
 
     Raises:
         ValueError: when a key is missing or unknown.
@@ -32,17 +32,17 @@ def read_rule(path: Path) -> Rule:
     values = yaml.safe_load(path.read_text())
     names = {field.name for field in fields(Rule)}
     if values.keys() != names:
-        raise ValueError(f"{path} has the keys {sorted(values)}, it must have exactly {sorted(names)}")
+        raise ValueError(f"{path} has the keys {sorted(values)}, but must have exactly {sorted(names)}")
     return Rule(**values)
 
 
 def verdict(ours: float, standard_error: float, paper: float, rule: Rule) -> str:
-    """The word for a number and the paper's, both in percent.
+    """Compare our number with the paper's, both in percent.
 
     distance <= agree and noise <= resolve: reproduced; distance <= noise: within noise; else differs, with
     noise = errors * sqrt(2) * standard_error.
     """
-    # Half a unit of the 12th digit: 15.1 - 14.1 must not be more than 1.
+    # 1e-12 absorbs rounding: 15.1 - 14.1 must not exceed 1.
     distance, noise = abs(ours - paper) - 1e-12, rule.errors * math.sqrt(2) * standard_error
     if distance <= rule.agree and noise <= rule.resolve:
         return REPRODUCED
@@ -50,16 +50,16 @@ def verdict(ours: float, standard_error: float, paper: float, rule: Rule) -> str
 
 
 def protocols_of(judged: Sequence[Path]) -> dict[str, str]:
-    """The protocol of each column, where all judge stages of a row followed the same one."""
+    """The protocol of each column for which all judge stages of a row followed the same one."""
     runs = [read_manifest(path)["settings"]["protocols"] for path in judged]
     found = {column: {run[name]["protocol"] for run in runs} for column, name in BENCHMARKS.items()}
     return {column: names.pop() for column, names in found.items() if len(names) == 1}
 
 
 def with_verdicts(row: RowResult, protocols: Mapping[str, str], rule: Rule) -> RowResult:
-    """The row with a verdict in each cell that the paper has a number for, judged under the paper's own protocol.
+    """Add a verdict to each cell that was judged under the paper's protocol and has a number of the paper.
 
-    `protocols` says by column under which protocol the row was judged.
+    `protocols` gives, by column, the protocol under which the row was judged.
     """
     cells = dict(row.cells)
     for column, cell in row.cells.items():

@@ -1,1 +1,1 @@
-"""Stages are made: by workers on this machine, by ranks, by Slurm; with progress, locks and stops."""
+"""Run stages in local workers, in ranks or on Slurm, with progress, locks and clean stops."""

@@ -1,4 +1,4 @@
-"""What the command lines of the recipes share: compose, plan, make what is missing, show progress, explain errors."""
+"""Code that the recipes' command lines share: compose, plan, run missing stages, show progress, explain errors."""
 
 import json
 import signal
@@ -21,7 +21,7 @@ GOALS: dict[str, Callable[[Config], Stage]] = {
 
 
 def run_single(goal: str) -> None:
-    """Make one stage and everything it needs from the command line's overrides; print its facts."""
+    """Run one stage and everything it needs, configured by the command line's overrides, and print its facts."""
 
     def command() -> None:
         config = compose(sys.argv[1:])
@@ -36,11 +36,11 @@ def run_single(goal: str) -> None:
 
 
 def run_command(command: Callable[[], None]) -> None:
-    """Run a command; a user's mistake ends it with its explanation instead of a traceback."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that children are told
+    """Run a command; a user error ends it with an explanation instead of a traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that child processes are asked to stop
     try:
         command()
     except ValueError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped; sealed stages are kept, run the same command again to go on")
+        sys.exit("stopped; sealed stages are kept, run the same command again to resume")

@@ -1,4 +1,4 @@
-"""Make a stage in new processes: several ranks, or one that gives back the memory that it takes."""
+"""Run a stage in new processes: in several ranks, or in one process whose memory is freed when it exits."""
 
 import os
 import signal
@@ -14,15 +14,15 @@ STACKS = ".stacks"
 
 
 def in_new_processes(job: Job, ranks: int) -> None:
-    """Make a stage in a process of its own, or in several, and wait for them.
+    """Run a stage in one new process or in several, and wait for them.
 
     Raises:
-        ValueError: when it failed; `error.txt` says it too, and `log.txt` has all that was printed.
-        Stopped: when this process was asked to stop, once the stage has left; training saves first.
+        ValueError: when the stage fails; `error.txt` has the same message and `log.txt` has all output.
+        Stopped: when this process is asked to stop, after the stage has exited; training saves first.
     """
     import torch
 
-    threads = max(1, torch.get_num_threads() // ranks)  # this worker's share of the machine, and no other's
+    threads = max(1, torch.get_num_threads() // ranks)  # this worker's share of the machine
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     command = [sys.executable, *launcher, "-m", "focalpo.running.worker", str(job.path)]
     with explaining_disk_errors(job.path):
@@ -30,40 +30,40 @@ def in_new_processes(job: Job, ranks: int) -> None:
         job.write()
         log = job.path / "log.txt"
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "FOCALPO_MAKER": str(os.getpid())}
-        with stopping(job) as came, log.open("w") as file:
-            code = _run(command, file, environment, job, came)
-    if code and came:
+        with stopping(job) as signals, log.open("w") as file:
+            code = _run(command, file, environment, job, signals)
+    if code and signals:
         raise Stopped(LEFT)
     if code:
-        why = _why(job, log)
-        (job.path / ERROR).write_text(f"{why}\n")
-        raise ValueError(why)
+        reason = _failure_reason(job, log)
+        (job.path / ERROR).write_text(f"{reason}\n")
+        raise ValueError(reason)
 
 
-def _run(command: list[str], log: IO, environment: dict[str, str], job: Job, came: list[int]) -> int:
-    """Run a command to its end, in a session of its own: the terminal's Ctrl-C is for us, who ask it to save."""
-    started = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+def _run(command: list[str], log: IO, environment: dict[str, str], job: Job, signals: list[int]) -> int:
+    """Run a command to its end in a new session: the terminal's Ctrl-C reaches only us, and we ask it to save."""
+    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     try:
         while True:
             try:
-                return started.wait(1)
+                return process.wait(1)
             except subprocess.TimeoutExpired:
-                if came:  # again: a process that was only starting has taken the first one for an old run's
+                if signals:  # repeatedly: a process that is still starting deletes the first request as a leftover
                     ask_to_save(job.path)
     except Stopped:
-        os.killpg(started.pid, signal.SIGKILL)
-        started.wait()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
         raise
 
 
-def _why(job: Job, log: Path) -> str:
-    said = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
-    if said:
-        return said[-1].removeprefix("error: ")
+def _failure_reason(job: Job, log: Path) -> str:
+    errors = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
+    if errors:
+        return errors[-1].removeprefix("error: ")
     stacks = job.path / STACKS
     if any(stack.stat().st_size for stack in stacks.glob("*")):
         return (
-            f"a step took longer than launch.hang_seconds={job.launch['hang_seconds']:g}; {stacks} holds the stack of "
-            "each rank; the ranks were ended, run again to go on from the last checkpoint"
+            f"a step took longer than launch.hang_seconds={job.launch['hang_seconds']:g} and the ranks were killed; "
+            f"{stacks} holds the stack of each rank; run again to resume from the last checkpoint"
         )
     return f"{job.kind} failed, see the end of {log}"

@@ -1,4 +1,4 @@
-"""Out of memory, told with its numbers and with what to lower."""
+"""Explain out-of-memory errors: how much memory was used and which settings to lower."""
 
 import contextlib
 import re
@@ -10,16 +10,16 @@ from focalpo.processes.memory import resident_peak
 from focalpo.stages.folder import Job
 
 GIB = 1 << 30
-# What torch's allocator for CPUs says; for GPUs there is a class.
+# Messages of torch's CPU allocator; for GPUs there is an exception class.
 REFUSED = re.compile(r"can't allocate memory|not enough memory")
 
 
 @contextlib.contextmanager
 def explaining_out_of_memory(job: Job) -> Iterator[None]:
-    """Turn running out of memory into a user's error.
+    """Turn an out-of-memory error into a message for the user.
 
     Raises:
-        ValueError: instead of it.
+        ValueError: in place of the original error.
     """
     try:
         yield
@@ -48,4 +48,4 @@ def _what_to_lower(job: Job) -> str:
         lower.append("activations by train.activation_checkpointing=true")
     if launch.get("zero_stage", 3) < 3 and launch.get("ranks", 1) > 1:
         lower.append(f"states per rank by train.zero_stage=3 (it is {launch['zero_stage']})")
-    return "; or ".join([*lower, "take fewer launch.workers"])
+    return "; or ".join([*lower, "launch.workers"])

@@ -1,7 +1,7 @@
-"""Processes that make stages one after the other, and a pipe to each.
+"""Worker processes that run stages one after the other, with a pipe to each.
 
-Not the standard library's pool: what its workers share is guarded by named semaphores. A worker that is killed while it
-holds one leaves the others waiting for ever, and the names stay in shared memory when a group is killed at once.
+Not the standard library's pool, whose workers share state guarded by named semaphores: a worker that is killed while it
+holds one leaves the others waiting forever, and the names stay in shared memory when a whole process group is killed.
 """
 
 import contextlib
@@ -23,12 +23,12 @@ from focalpo.running.worker import make
 from focalpo.stages.folder import Folder, Stage, Stopped
 
 GRACE = 2.0
-"""Seconds for a stage to stop by itself when it is asked to."""
+"""Seconds that a stage has to stop by itself after it is asked to."""
 
 
 @dataclass
 class Worker:
-    """A process, our end of the pipe to it, and the stage that it makes, if any, with its folder."""
+    """A process, our end of the pipe to it, and the stage that it runs, if any, with the stage folder."""
 
     process: BaseProcess
     pipe: Connection
@@ -37,10 +37,10 @@ class Worker:
 
 
 class Pool:
-    """At most `size` processes, started when they are needed and kept until the pool is left.
+    """At most `size` worker processes, started on demand and kept until the pool is closed.
 
-    Left by an error or Ctrl-C, it asks its workers to stop. A training that takes steps saves first and is waited for,
-    unless Ctrl-C comes again; whatever else has not stopped after `GRACE` seconds is killed.
+    After an error or Ctrl-C, the pool asks its workers to stop. It waits for a training that has begun its steps to
+    save, unless Ctrl-C comes again; any other stage that has not stopped after `GRACE` seconds is killed.
     """
 
     def __init__(self, size: int) -> None:
@@ -53,7 +53,7 @@ class Pool:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             self._stop()
-        except KeyboardInterrupt:  # a second Ctrl-C is for who does not want to wait
+        except KeyboardInterrupt:  # a second Ctrl-C: the user does not want to wait
             for worker in self.workers:
                 worker.process.kill()
             raise
@@ -63,32 +63,32 @@ class Pool:
 
     @property
     def stages(self) -> list[Stage]:
-        """What is being made."""
+        """The stages that are running."""
         return [worker.stage for worker in self.workers if worker.stage]
 
     @property
     def free(self) -> int:
-        """How many more stages can be started."""
+        """The number of further stages that can be started."""
         return self.size - len(self.stages)
 
     def start(self, runs: Path, stage: Stage) -> None:
-        """Have a worker make a stage."""
+        """Start a stage in a worker."""
         self.workers = [worker for worker in self.workers if worker.stage or worker.process.is_alive()]
         worker = next((worker for worker in self.workers if not worker.stage), None) or self._new_worker()
         worker.stage, worker.folder = stage, Folder(runs, stage).path
-        with contextlib.suppress(BrokenPipeError):  # it has just died, which `finished` will tell
+        with contextlib.suppress(BrokenPipeError):  # it has just died; `finished` reports that
             worker.pipe.send((runs, stage))
 
     def finished(self, timeout: float | None) -> Iterator[tuple[Stage, float | str]]:
-        """Wait until stages come to an end: each with the seconds it took, or why it was not made."""
+        """Wait until stages end; yields each with the seconds it took, or with the reason why it failed."""
         ready = wait([worker.pipe for worker in self._busy()], timeout)
         for worker in [worker for worker in self.workers if worker.pipe in ready]:
-            assert worker.stage, "only pipes of workers that make something are waited for"
+            assert worker.stage, "only the pipes of busy workers are waited for"
             try:
                 outcome = worker.pipe.recv()
-            except (EOFError, ConnectionResetError):  # the latter when it died before it took the stage
+            except (EOFError, ConnectionResetError):  # the latter when it died before it read the stage
                 self.workers.remove(worker)
-                outcome = _death(worker)
+                outcome = _exit_reason(worker)
             stage, worker.stage = worker.stage, None
             yield stage, outcome
 
@@ -100,13 +100,14 @@ class Pool:
             list(self.finished(0.1))
             if time.monotonic() < deadline:
                 continue
-            # A signal is seen between two lines of Python: a product of matrices or a library's wait may take minutes.
+            # Python handles signals only between bytecodes; a matrix product or a library call may take minutes.
             for worker in self._busy():
                 if not saves(worker.folder):
                     worker.process.kill()
-            still = [f"{worker.stage.kind}/{worker.stage.name}" for worker in self._busy() if worker.stage]
-            if still and not announced:
-                print(f"waiting for {', '.join(still)} to save; Ctrl-C again ends at once", file=sys.stderr, flush=True)
+            saving = [f"{worker.stage.kind}/{worker.stage.name}" for worker in self._busy() if worker.stage]
+            if saving and not announced:
+                message = f"waiting for {', '.join(saving)} to save; press Ctrl-C again to stop at once"
+                print(message, file=sys.stderr, flush=True)
                 announced = True
 
     def _busy(self) -> list[Worker]:
@@ -115,20 +116,20 @@ class Pool:
     def _new_worker(self) -> Worker:
         spawn = get_context("spawn")
         ours, theirs = spawn.Pipe()
-        # Threads follow the pool's size, not how many are busy: a sum's last bits depend on the number of threads, and
-        # a stage must come out the same whether it is made first, alone, or again after a kill.
+        # The thread count depends on the pool's size, not on how many workers are busy: the last bits of a sum depend
+        # on the number of threads, and a stage must give the same result when run first, alone, or again after a kill.
         process = spawn.Process(target=_work, args=(theirs, os.getpid(), cores_each(self.size)))
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: it may start up without Python's handler
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C must not interrupt its startup
         process.start()
-        signal.signal(signal.SIGINT, before)
-        theirs.close()  # the worker's own is the only one left: its death closes the pipe
+        signal.signal(signal.SIGINT, previous)
+        theirs.close()  # leaves the worker's copy as the only one, so its death closes the pipe
         worker = Worker(process, ours)
         self.workers.append(worker)
         return worker
 
 
-def _work(pipe: Connection, maker: int, cores: int) -> None:
-    quiet_worker(maker, cores)
+def _work(pipe: Connection, parent: int, cores: int) -> None:
+    quiet_worker(parent, cores)
     while True:
         try:
             runs, stage = pipe.recv()
@@ -144,9 +145,9 @@ def _work(pipe: Connection, maker: int, cores: int) -> None:
         pipe.send(outcome)
 
 
-def _death(worker: Worker) -> str:
+def _exit_reason(worker: Worker) -> str:
     worker.pipe.close()
     worker.process.join()
     if worker.process.exitcode == -signal.SIGKILL:
         return "its worker was killed (out of memory?); lower launch.workers and run again"
-    return f"its worker ended with code {worker.process.exitcode}, after what it printed above; run again"
+    return f"its worker exited with code {worker.process.exitcode}; see its output above, then run again"

@@ -1,10 +1,11 @@
-"""Run stages in worker processes, inputs before what uses them, and show how far they are.
+"""Run stages in worker processes, each after its inputs, and show their progress.
 
-    [ 37/262] train/base-dpo-s1-0123456789ab  6.1 s                                      a line per finished stage
-    [###.................] 37/262  4:12 left                                             on a terminal, and below it
-      train/base-dpo-s2  80/122  27/s  0:02 left  loss 0.41  accuracy 0.72  0.9 GB         a live line per stage
+    [ 37/262] train/base-dpo-s1-0123456789ab  6.1 s                                      one line per finished stage
+    [###.................] 37/262  4:12 left                                             on a terminal, followed by
+      train/base-dpo-s2  80/122  27/s  0:02 left  loss 0.41  accuracy 0.72  0.9 GB         one live line per stage
 
-A stage that fails does not stop the others; what depends on it is left out, and all failures are told at the end.
+A stage that fails does not stop the others; stages that depend on it are skipped, and all failures are reported at the
+end.
 """
 
 import json
@@ -18,10 +19,10 @@ from focalpo.stages.folder import Folder, Stage
 
 
 def run_stages(runs: Path, stages: list[Stage], workers: int, silent: bool = False) -> int:
-    """Make the stages that are not sealed; returns how many were made. `silent`: only failures are told.
+    """Run the stages that are not sealed and return how many ran; `silent` reports only failures.
 
     Raises:
-        ValueError: when stages failed, one line each.
+        ValueError: when stages fail, with one line for each.
     """
     done = {stage.title for stage in stages if Folder(runs, stage).sealed}
     waiting = [stage for stage in stages if stage.title not in done]
@@ -35,7 +36,7 @@ def run_stages(runs: Path, stages: list[Stage], workers: int, silent: bool = Fal
                 waiting.remove(stage)
                 pool.start(runs, stage)
             if not pool.stages:
-                break  # what still waits needs a stage that failed
+                break  # every waiting stage needs a failed one
             for stage, outcome in pool.finished(timeout=0.5):
                 if isinstance(outcome, str):
                     failures[stage.title] = outcome
@@ -47,8 +48,8 @@ def run_stages(runs: Path, stages: list[Stage], workers: int, silent: bool = Fal
     display.close()
     assert failures or not waiting, "a stage's inputs must be among the stages"
     if failures:
-        left = f"\n{len(waiting)} stages that need them were not started" if waiting else ""
-        raise ValueError("\n".join(f"{title}: {why}" for title, why in failures.items()) + left)
+        skipped = f"\n{len(waiting)} stages that depend on them were not started" if waiting else ""
+        raise ValueError("\n".join(f"{title}: {reason}" for title, reason in failures.items()) + skipped)
     return len(done) - display.sealed
 
 
@@ -57,17 +58,17 @@ def _ready(waiting: list[Stage], done: set[str]) -> list[Stage]:
 
 
 class Display:
-    """Live lines on a terminal, a plain line per finished stage elsewhere, nothing at all when silent."""
+    """Shows live lines on a terminal, one plain line per finished stage elsewhere, and nothing when silent."""
 
     def __init__(self, runs: Path, total: int, sealed: int, silent: bool = False) -> None:
         self.runs, self.total, self.sealed, self.silent = runs, total, sealed, silent
         self.count = sealed
         self.started = time.monotonic()
-        self.since: dict[str, float] = {}  # when each stage was first seen to run
+        self.since: dict[str, float] = {}  # when each stage was first seen running
         self.live = sys.stdout.isatty() and not silent
         self.drawn = 0
         if sealed:
-            self.line(f"{sealed} of {total} stages are sealed already")
+            self.line(f"{sealed} of {total} stages are already sealed")
 
     def finished(self, stage: Stage, seconds: float) -> None:
         self.count += 1
@@ -92,20 +93,20 @@ class Display:
         sys.stdout.write(self._erased())
 
     def _erased(self) -> str:
-        """What takes the cursor back over the live lines and wipes them."""
+        """The control codes that move the cursor back over the live lines and clear them."""
         wipe = "\033[A\033[K" * (self.drawn - 1)
         text = "\r\033[K" + wipe if self.drawn else ""
         self.drawn = 0
         return text
 
     def _left(self) -> str:
-        made = self.count - self.sealed
-        if not made:
+        finished = self.count - self.sealed
+        if not finished:
             return ""
-        return f"  {clock((time.monotonic() - self.started) / made * (self.total - self.count))} left"
+        return f"  {clock((time.monotonic() - self.started) / finished * (self.total - self.count))} left"
 
     def _progress(self, stage: Stage) -> str:
-        """The stage's own word on how far it is, or for how long it has been running."""
+        """The progress that the stage reports, or else how long it has been running."""
         since = self.since.setdefault(stage.title, time.monotonic())
         try:
             state = json.loads((Folder(self.runs, stage).path / "progress.json").read_text())
@@ -119,7 +120,7 @@ class Display:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as minutes and seconds, with hours where there are any: 4:12, 1:04:12."""
+    """Format seconds as minutes and seconds, with hours if there are any: 4:12, 1:04:12."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 

@@ -1,4 +1,4 @@
-"""A stage that is asked to stop, by USR1 or TERM: a training that has begun saves first, all else ends at once."""
+"""Stop a stage on USR1 or TERM: a training that has begun its steps saves first, anything else ends at once."""
 
 import contextlib
 import os
@@ -14,36 +14,36 @@ LEFT = "asked to stop, run the same command again to resume"
 
 @contextlib.contextmanager
 def stopping(job: Job) -> Iterator[list[int]]:
-    """While open, USR1 and TERM stop the stage; yields the signals that have come.
+    """While the context is open, USR1 and TERM stop the stage; yields the list of signals received so far.
 
-    A training that takes steps saves and leaves. Everything else ends at once: its work is recorded as it goes, or soon
-    done again.
+    A training that has begun its steps saves and exits. Anything else ends at once: its work is recorded as it goes, or
+    is quick to repeat.
     """
-    came: list[int] = []
+    signals: list[int] = []
 
-    def asked(number: int, frame: object) -> None:
-        came.append(number)
+    def on_signal(number: int, frame: object) -> None:
+        signals.append(number)
         if not saves(job.path):
             raise Stopped(LEFT)
         ask_to_save(job.path)
 
     if int(os.environ.get("RANK", "0")) == 0:
-        for name in (STOP, SAVES):  # of a run that was killed
+        for name in (STOP, SAVES):  # left by a killed run
             (job.path / CHECKPOINTS / name).unlink(missing_ok=True)
-    before = {number: signal.signal(number, asked) for number in (signal.SIGUSR1, signal.SIGTERM)}
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGUSR1, signal.SIGTERM)}
     try:
-        yield came
+        yield signals
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 def saves(path: Path) -> bool:
-    """Whether the stage in this folder would save when it is asked to stop now."""
+    """Whether the stage in this folder would save if asked to stop now."""
     return (path / CHECKPOINTS / SAVES).exists()
 
 
 def ask_to_save(path: Path) -> None:
-    """A file, not a signal: every rank sees it, whoever started it."""
+    """Ask a training to save and exit. A file, unlike a signal, reaches every rank regardless of its launcher."""
     (path / CHECKPOINTS).mkdir(exist_ok=True)
     (path / CHECKPOINTS / STOP).touch()

@@ -1,8 +1,8 @@
-"""A table as Slurm jobs: rows that are alike become one array, what they wait for its dependency.
+"""Submit a table as Slurm jobs: similar stages become one array, and their inputs become its dependencies.
 
-stages that are neither sealed nor queued -> groups (kind, size, what they wait for) -> sbatch, in order
+stages that are neither sealed nor queued -> groups (kind, size, dependencies) -> sbatch, in order
 
-runs/.slurm/<job name>      the stage folders of an array, one a line: task n makes line n
+runs/.slurm/<job name>      the stage folders of an array, one per line: task n runs line n
 """
 
 import hashlib
@@ -24,7 +24,7 @@ TEMPLATES = {kind: "train" for kind in RANKED} | {"generate": "generate", "sampl
 
 @dataclass(slots=True)
 class Array:
-    """Stages of one kind that wait for the same arrays; `job` is its id once it is submitted."""
+    """Stages of one kind that wait for the same arrays; `job` is the Slurm job id, once submitted."""
 
     kind: str
     waits_for: tuple["Array", ...]
@@ -32,14 +32,14 @@ class Array:
     job: str = ""
 
     def mirrors(self, other: "Array") -> bool:
-        """Whether task n of this array needs task n of the other and no other task of it."""
-        there = [stage.key for stage in other.stages]
-        needed = [{stage.key for stage in mine.inputs.values()} & set(there) for mine in self.stages]
-        return needed == [{key} for key in there]
+        """Whether task n of this array needs task n of the other array and no other task of it."""
+        other_keys = [stage.key for stage in other.stages]
+        needed = [{need.key for need in stage.inputs.values()} & set(other_keys) for stage in self.stages]
+        return needed == [{key} for key in other_keys]
 
 
 def arrays(stages: list[Stage], done: set[str], queued: dict[str, str]) -> list[Array]:
-    """Group what is left to submit, in order; `done` are keys, `queued` maps keys to job ids."""
+    """Group the stages left to submit, in order; `done` holds keys, `queued` maps keys to job ids."""
     place: dict[str, Array] = {}
     found: dict[tuple, Array] = {}
     for stage in stages:
@@ -58,16 +58,16 @@ def arrays(stages: list[Stage], done: set[str], queued: dict[str, str]) -> list[
 
 
 def dependency(array: Array) -> str:
-    """The array's `--dependency`: row by row where the rows correspond, so that a row that fails stops only itself."""
+    """The array's `--dependency`: task by task where the tasks correspond, so that a failed row stops only itself."""
     kinds = [("aftercorr" if array.mirrors(other) else "afterok", other.job) for other in array.waits_for]
     return ",".join(f"{kind}:{job}" for kind, job in kinds)
 
 
 def submit(runs: Path, goal: Stage, cluster: ClusterConfig) -> str:
-    """Submit the goal's stage and what is missing for it; returns a line per array.
+    """Submit the goal and the missing stages that it needs; returns one line per array.
 
     Raises:
-        ValueError: when the sizes do not fit the ranks, or Slurm refuses a job.
+        ValueError: when the sizes do not match the ranks, or Slurm rejects a job.
     """
     runs = runs.absolute()
     stages = in_order([goal])
@@ -89,18 +89,18 @@ def submit(runs: Path, goal: Stage, cluster: ClusterConfig) -> str:
 def _check_size(array: Array, cluster: ClusterConfig) -> None:
     size, ranks = cluster.stages.get(array.kind), ranks_of(array.stages[0])
     if size is None:
-        raise ValueError(f"cluster.stages.{array.kind} is not set; give its sizes in conf/cluster")
+        raise ValueError(f"cluster.stages.{array.kind} is not set; set its size in conf/cluster")
     if size.gpus and size.nodes * size.gpus != ranks:
-        wanted = f"launch.ranks={ranks}"
+        required = f"launch.ranks={ranks}"
         if array.kind not in RANKED:
-            wanted = f"the {ranks} of generate.tensor_parallel x generate.data_parallel"
+            required = f"the {ranks} of generate.tensor_parallel x generate.data_parallel"
         raise ValueError(
-            f"cluster.stages.{array.kind}: {size.nodes} nodes x {size.gpus} GPUs are not {wanted}; change one of them"
+            f"cluster.stages.{array.kind}: {size.nodes} nodes x {size.gpus} GPUs do not match {required}; change one"
         )
 
 
 def _sbatch(array: Array, runs: Path, cluster: ClusterConfig) -> str:
-    folders = [_described(Folder(runs, stage)) for stage in array.stages]
+    folders = [_prepared(Folder(runs, stage)) for stage in array.stages]
     text = "".join(f"{folder}\n" for folder in folders)
     name = f"{array.kind}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     tasks = runs / ".slurm" / name
@@ -108,8 +108,8 @@ def _sbatch(array: Array, runs: Path, cluster: ClusterConfig) -> str:
     tasks.write_text(text)
     size = cluster.stages[array.kind]
     template = f"slurm/{TEMPLATES.get(array.kind, 'judge')}.sbatch"
-    words = [str(tasks), cluster.setup or "", *cluster.container]
-    command = ["sbatch", "--parsable", *_flags(array, size, cluster, tasks), template, *words]
+    arguments = [str(tasks), cluster.setup or "", *cluster.container]
+    command = ["sbatch", "--parsable", *_flags(array, size, cluster, tasks), template, *arguments]
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "FOCALPO_RANKS": str(array.stages[0].launch.get("ranks", 1)),
@@ -137,7 +137,7 @@ def _flags(array: Array, size: SizeConfig, cluster: ClusterConfig, tasks: Path) 
     return [f"--{name}={value}" for name, value in flags.items() if value is not None]
 
 
-def _described(folder: Folder) -> Path:
+def _prepared(folder: Folder) -> Path:
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.job.write()
     return folder.path
@@ -145,7 +145,7 @@ def _described(folder: Folder) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task of ours in Slurm's queue."""
+    """One of our tasks in Slurm's queue."""
 
     folder: Path
     job: str
@@ -158,7 +158,7 @@ class Task:
 
 
 def queue(runs: Path) -> list[Task]:
-    """Our tasks that are queued or running, by the stages they make."""
+    """Our tasks that are queued or running, each with its stage folder."""
     tasks = []
     for line in slurm(["squeue", "--me", "--array", "--noheader", "--format=%i|%T|%r|%j"]).splitlines():
         job, state, reason, name = line.split("|", 3)
@@ -170,15 +170,15 @@ def queue(runs: Path) -> list[Task]:
 
 
 def slurm(command: list[str], environment: dict[str, str] | None = None) -> str:
-    """What a Slurm command prints.
+    """Run a Slurm command and return its output.
 
     Raises:
-        ValueError: when it fails, or there is no Slurm here.
+        ValueError: when the command fails, or Slurm is not installed.
     """
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     except FileNotFoundError:
-        raise ValueError(f"{command[0]} is not here; run this on a login node of a Slurm cluster") from None
-    if ended.returncode:
-        raise ValueError(f"{command[0]} failed: {' '.join(ended.stderr.split())}")
-    return ended.stdout.strip()
+        raise ValueError(f"{command[0]} not found; run this on a login node of a Slurm cluster") from None
+    if result.returncode:
+        raise ValueError(f"{command[0]} failed: {' '.join(result.stderr.split())}")
+    return result.stdout.strip()

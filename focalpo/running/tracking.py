@@ -1,4 +1,4 @@
-"""The tracker of a stage that is being made."""
+"""The tracker of a running stage."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from focalpo.training.ranks import rank
 
 @contextlib.contextmanager
 def tracker_of(job: Job) -> Iterator[Tracker | None]:
-    """A tracker on rank 0, None on the others."""
+    """Open a tracker on rank 0; yields None on the other ranks."""
     tracker = Tracker(job, shaped(job.launch.get("track", {}), TrackSettings)) if rank() == 0 else None
     succeeded = False
     try:

@@ -1,9 +1,9 @@
-"""Make one stage: in this process, or in new ones. Whoever makes it, the folder says what it is.
+"""Run one stage, in this process or in new ones; the stage folder alone describes it.
 
-python -m focalpo.running.worker STAGE_FOLDER                  one process makes it
-torchrun ... -m focalpo.running.worker STAGE_FOLDER            several ranks make it; rank 0 holds the lock and seals
+python -m focalpo.running.worker STAGE_FOLDER                  in one process
+torchrun ... -m focalpo.running.worker STAGE_FOLDER            in several ranks; rank 0 holds the lock and seals
 
-USR1 and TERM ask it to leave: training saves first. It then ends with code 75: start it again to go on.
+USR1 and TERM ask it to stop: training saves first. It then exits with code 75; start it again to resume.
 """
 
 import importlib
@@ -23,11 +23,11 @@ from focalpo.stages.folder import ERROR, Damaged, Folder, Job, Stage, Stopped, e
 
 RANKED = ("sft", "reward", "reference", "train")
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h
-RANKS_WAIT = 60.0  # seconds for a lock: the other ranks wait too, and not for ever
+RANKS_WAIT = 60.0  # seconds to wait for a lock: the other ranks wait meanwhile, and not forever
 
 
 def make(runs: Path, stage: Stage) -> float:
-    """Make a stage unless it is sealed already; returns the seconds it took, 0 when there was nothing to do."""
+    """Run a stage unless it is already sealed; returns the seconds it took, 0 when there was nothing to do."""
     return _make(Folder(runs, stage))
 
 
@@ -45,7 +45,7 @@ def _make(folder: Folder, patience: float = 1.0) -> float:
 
 
 def repair(path: Path) -> None:
-    """Make an input again when it is not what its manifest says; it is never used as it is."""
+    """Run the stage of an input again when the input does not match its manifest; a damaged input is never used."""
     if _break_if_damaged(path):
         _make(Folder.at(path), math.inf)
 
@@ -56,19 +56,19 @@ def make_here(
     check: Callable[[Path], None] = repair,
     agree: Callable[[bool], object] = lambda go: None,
 ) -> float:
-    """Make a stage in this process and seal it.
+    """Run a stage in this process and seal it.
 
     Args:
-        patience: seconds to wait for another process that makes it.
-        check: what is done with each input before it is read.
-        agree: told, once the lock is ours and the inputs are sound, whether there is anything to make.
+        patience: seconds to wait for another process that runs the stage.
+        check: called with each input before it is read.
+        agree: called with whether there is anything to run, once we hold the lock and the inputs are intact.
 
     Raises:
-        ValueError: when it cannot be made; the folder's `error.txt` says it too.
+        ValueError: when the stage fails; the folder's `error.txt` has the same message.
         Stopped: when a signal asked for it.
     """
     with folder.being_made(patience) as job:
-        if folder.sealed:  # by whoever held the lock before us
+        if folder.sealed:  # by the previous holder of the lock
             agree(False)
             return 0.0
         (job.path / ERROR).unlink(missing_ok=True)
@@ -87,26 +87,26 @@ def make_here(
 
 
 def refuse_damaged(path: Path) -> None:
-    """As `repair`, for a job that is not made for its inputs' work: it has other GPUs, or ranks that wait.
+    """As `repair`, for a job that cannot run its inputs' stages: it has other GPUs, or other ranks wait for it.
 
     Raises:
-        ValueError: when the input is not what its manifest says; then it is unfinished from now on.
+        ValueError: when the input does not match its manifest; its seal is then broken.
     """
-    if why := _break_if_damaged(path):
-        raise ValueError(f"{why}; run the command that submitted this job again")
+    if damage := _break_if_damaged(path):
+        raise ValueError(f"{damage}; run the command that submitted this job again")
 
 
 def _trust(path: Path) -> None:
-    """For a process whose maker has looked at the input."""
+    """Skip the check, for a process whose parent has already checked the input."""
 
 
 def _break_if_damaged(path: Path) -> str | None:
-    """What is wrong with a folder, if anything; its seal is broken then."""
+    """Return what is wrong with a folder, if anything, after breaking its seal."""
     if not _damage(path):
         return None
     folder = Folder.at(path)
     with folder.being_made(math.inf):
-        damage = _damage(path)  # none any more when whoever held the lock before us has mended it
+        damage = _damage(path)  # None when the previous holder of the lock has repaired it
         if damage and folder.sealed:
             print(damage, file=sys.stderr)
             folder.break_seal()
@@ -122,13 +122,13 @@ def _damage(path: Path) -> str | None:
 
 
 def recipe(job: Job) -> dict:
-    """Call the recipe of the job's kind."""
+    """Call the recipe for the job's kind."""
     with explaining_disk_errors(job.path), explaining_out_of_memory(job), stopping(job):
         return _tracked(job, importlib.import_module(f"recipes.{job.kind}").make)
 
 
 def _tracked(job: Job, make: Callable[[Job], dict]) -> dict:
-    """Call `make`; the recipes of several ranks open their tracker themselves."""
+    """Call `make` with a tracker open; recipes that run in ranks open their tracker themselves."""
     if job.kind in RANKED:
         return make(job)
     from focalpo.running.tracking import tracker_of
@@ -141,24 +141,24 @@ def _tracked(job: Job, make: Callable[[Job], dict]) -> dict:
 
 
 def _keeps_memory(job: Job) -> bool:
-    """Whether the stage would hold what the next one needs: GPU memory and vLLM's caches go back with their process."""
+    """Whether the stage holds GPU memory or vLLM caches, which only the end of its process frees for the next one."""
     import torch
 
     return torch.cuda.is_available() or job.settings.get("backend") == "vllm"
 
 
 def main(path: Path) -> None:
-    """One process of a stage: the only one, or one rank of several."""
-    maker, ranked = os.environ.pop("FOCALPO_MAKER", None), "RANK" in os.environ
-    if maker:
-        end_with(int(maker))
+    """Run one process of a stage: the only one, or one of several ranks."""
+    parent, ranked = os.environ.pop("FOCALPO_MAKER", None), "RANK" in os.environ
+    if parent:
+        end_with(int(parent))
     if ranked:
         end_with(os.getppid())  # torchrun
     folder = Folder.at(path)
     job = folder.job
     quiet(int(os.environ.get("OMP_NUM_THREADS", cores_each(1))))
     check = repair
-    if maker:
+    if parent:
         check = _trust
     elif ranked or "SLURM_JOB_ID" in os.environ:
         check = refuse_damaged
@@ -176,7 +176,7 @@ def main(path: Path) -> None:
 
 
 def _agree(go: bool) -> bool:
-    """Whether rank 0 says that there is something to make: the others start nothing that it would not join."""
+    """Whether rank 0 has something to run: the other ranks must not start work that it would not join."""
     import torch
 
     from focalpo.training.engine import start_ranks
@@ -187,8 +187,8 @@ def _agree(go: bool) -> bool:
 
 
 def leave(code: int) -> None:
-    """End the process without the interpreter's shutdown: gloo's threads may still hold Python objects then, which
-    aborts it now and then after all work is done and on disk."""
+    """Exit without the interpreter's shutdown, which occasionally aborts after all work is done and on disk, because
+    gloo's threads still hold Python objects."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

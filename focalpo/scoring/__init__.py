@@ -1,1 +1,1 @@
-"""Verdicts in, numbers with intervals out: statistics, length and style control. No network."""
+"""Scoring: verdicts in, scores with intervals out; statistics, length control and style control. No network."""

@@ -1,9 +1,10 @@
-"""An AlpacaEval annotation file in, its scores out: for judgements that others made and published.
+"""Scores an AlpacaEval annotation file: for judgements that others made and published.
 
 annotations.json[.gz] --rows in the benchmark's order--> Annotations --> AnnotationScores
 
-Only five keys of a row are read, whatever else it holds and in whatever order: instruction, output_1 (the reference's),
-output_2 (the model's), generator_2, preference. A row without a preference is counted and named, never scored.
+Only these keys of a row are read, in any order and among any others: instruction, output_1 (the reference's), output_2
+(the model's), generator_2, generator_1 (optional), preference. A row without a preference is counted and reported,
+never scored.
 """
 
 import gzip
@@ -25,7 +26,7 @@ PAIR = ("instruction", "output_1", "output_2")
 
 @dataclass(frozen=True, slots=True)
 class Annotations:
-    """One model's judged rows: place in the benchmark, preference (NaN: missing), lengths in characters, [rows]."""
+    """One model's judged rows, [rows]: index in the benchmark, preference (NaN: missing), lengths in characters."""
 
     model: str
     reference: str
@@ -36,13 +37,13 @@ class Annotations:
 
     @property
     def missing(self) -> list[int]:
-        """Places of the rows without a preference."""
+        """Benchmark indices of the rows without a preference."""
         return [int(place) for place in self.place[np.isnan(self.preference)]]
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotationScores:
-    """What the library's leaderboard says of a model, in percent; `length_controlled` None without the gamed rows."""
+    """A model's scores as on the library's leaderboard, in percent; `length_controlled` is None without gamed rows."""
 
     win_rate: float
     standard_error: float
@@ -54,17 +55,18 @@ class AnnotationScores:
 def read_annotations(path: Path, instructions: Sequence[str] | None = None) -> Annotations:
     """Read one model's annotation file.
 
-    `instructions` are the benchmark's, in its order: with them rows may come in any order or be absent. Without them
-    the rows must be the whole benchmark's, in its order.
+    Args:
+        instructions: the benchmark's, in its order; with them, rows may come in any order or be absent. Without them,
+            the rows must be the whole benchmark's, in its order.
 
     Raises:
-        ValueError: when the file is no list of annotations of one model, or a row is no benchmark row.
+        ValueError: if the file is not a list of annotations of one model, or a row is not in the benchmark.
     """
     rows = annotation_rows(path, (*PAIR, "generator_2"))
     models = sorted({str(row["generator_2"]) for row in rows})
     references = sorted({str(row.get("generator_1")) for row in rows})
     if len(models) != 1 or len(references) != 1:
-        raise ValueError(f"{path} compares {models} with {references}; give each model and reference its own file")
+        raise ValueError(f"{path} compares {models} with {references}; use one file per model and reference")
     place = np.arange(len(rows)) if instructions is None else _places(path, rows, instructions)
     rows, place = [rows[i] for i in np.argsort(place)], np.sort(place)
     preference = np.array([preference_of(path, row) for row in rows])
@@ -73,10 +75,10 @@ def read_annotations(path: Path, instructions: Sequence[str] | None = None) -> A
 
 
 def score(found: Annotations, gamed: Gamed | None) -> AnnotationScores:
-    """The scores of the rows that were judged; of the model that is its own reference, LC is 50 by construction.
+    """Score the judged rows; for a model that is its own reference, LC is 50 by construction.
 
     Raises:
-        ValueError: when no row was judged, or rows are absent whose places in the benchmark are not known.
+        ValueError: if no row was judged, or the rows are not those of the gamed rows' benchmark.
     """
     judged = found.preference[~np.isnan(found.preference)]
     if not len(judged):
@@ -87,8 +89,8 @@ def score(found: Annotations, gamed: Gamed | None) -> AnnotationScores:
     elif gamed is not None:
         if found.place[-1] >= len(gamed.prompt_difficulty):
             raise ValueError(
-                f"{found.model} has {len(found.place)} rows, the gamed rows are of {len(gamed.prompt_difficulty)}; "
-                "take the df_gamed.csv of the same benchmark"
+                f"{found.model} has {len(found.place)} rows, the gamed rows have {len(gamed.prompt_difficulty)} "
+                "prompts; use the df_gamed.csv of the same benchmark"
             )
         mine = replace(gamed, prompt_difficulty=gamed.prompt_difficulty[found.place])
         lc = length_controlled(fit(found.preference, found.reference_length, found.model_length, mine), mine)
@@ -97,18 +99,18 @@ def score(found: Annotations, gamed: Gamed | None) -> AnnotationScores:
 
 
 def annotation_rows(path: Path, texts: Sequence[str]) -> list[dict]:
-    """The rows of an annotation file, gzipped or not, each with these keys as texts.
+    """Read the rows of an annotation file, gzipped or not; each row must hold the keys `texts` as strings.
 
     Raises:
-        ValueError: when it is no such file; rows that lack a text are named.
+        ValueError: if it is not an annotation file, or rows lack a text (the error names them).
     """
     try:
         content = path.read_bytes()
         rows = json.loads(gzip.decompress(content) if content.startswith(GZIP) else content)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}); give an alpaca_eval annotations file") from None
+        raise ValueError(f"{path} cannot be read as JSON ({error}); pass an alpaca_eval annotations file") from None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path} must hold a list of annotations; give an alpaca_eval annotations file")
+        raise ValueError(f"{path} must hold a list of annotations; pass an alpaca_eval annotations file")
     for key in texts:
         broken = [str(i) for i, row in enumerate(rows) if not isinstance(row.get(key), str)]
         if broken:
@@ -117,27 +119,27 @@ def annotation_rows(path: Path, texts: Sequence[str]) -> list[dict]:
 
 
 def _places(path: Path, rows: Sequence[dict], instructions: Sequence[str]) -> np.ndarray:
-    """The benchmark's row of every annotation; an instruction that is asked twice is taken in the order of the file."""
+    """The benchmark index of every annotation; a repeated instruction is matched in file order."""
     where: dict[str, list[int]] = {}
     for place, instruction in enumerate(instructions):
         where.setdefault(instruction, []).append(place)
-    asked = Counter(row["instruction"] for row in rows)
-    strays = [str(i) for i, r in enumerate(rows) if asked[r["instruction"]] > len(where.get(r["instruction"], ()))]
-    if strays:
+    times = Counter(row["instruction"] for row in rows)
+    unmatched = [str(i) for i, r in enumerate(rows) if times[r["instruction"]] > len(where.get(r["instruction"], ()))]
+    if unmatched:
         raise ValueError(
-            f"{path}: {listed(strays)} are not the benchmark's or there twice; take one annotation of each"
+            f"{path}: {listed(unmatched)} are not the benchmark's or occur twice; keep one annotation per instruction"
         )
     return np.array([where[row["instruction"]].pop(0) for row in rows])
 
 
 def preference_of(path: Path, row: dict) -> float:
-    """The row's preference, 1 for the reference to 2 for the model, 0 a draw; NaN when it was never judged.
+    """The row's preference, from 1 (reference wins) to 2 (model wins), 0 for a tie; NaN if it was never judged.
 
     Raises:
-        ValueError: when it is no preference.
+        ValueError: if it is not a preference.
     """
-    found = row.get("preference")
-    value = float("nan") if found in (None, "") else float(found)
+    raw = row.get("preference")
+    value = float("nan") if raw in (None, "") else float(raw)
     if np.isnan(value) or value == 0 or 1 <= value <= 2:
         return value
-    raise ValueError(f"{path}: preference {found} of {row['instruction'][:40]!r} is not in [1, 2]; annotate it again")
+    raise ValueError(f"{path}: preference {raw} of {row['instruction'][:40]!r} is not in [1, 2]; annotate it again")

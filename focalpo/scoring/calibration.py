@@ -1,9 +1,9 @@
-"""How a judge compares with a published one on the same pairs: two sets of preferences in, what sets them apart out.
+"""Compares a judge with a published one on the same pairs: two sets of preferences in, measures of difference out.
 
     published, judged [pairs]    the model's preference in [1, 2], as AlpacaEval writes it: 2 when the model wins
-    turned [pairs]               the same judge with the two answers' roles exchanged: it sees them in the other order
+    turned [pairs]               the same judge with the two answers' roles swapped: it sees them in the other order
 
-A win rate of another judge is on another scale. These numbers say how far, and in which direction, to read it.
+Another judge's win rate is on another scale. These numbers show how far, and in which direction, the scales differ.
 """
 
 import random
@@ -18,9 +18,9 @@ from focalpo.scoring.stats import Array, wins_of
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """One model's pairs under both judges; shares in percent, None where nothing can be said.
+    """One model's pairs under both judges; shares in percent, None where they are undefined.
 
-    `position_bias`: wins of the answer that is shown first, over both orders, minus 50; 0 is fair.
+    `position_bias`: wins of the answer that is shown first, over both orders, minus 50; 0 is no bias.
     `consistency`: pairs with the same winner in both orders. `longer`, `longer_published`: wins of the longer answer.
     """
 
@@ -38,38 +38,38 @@ class Calibration:
 
     @property
     def lc_shift(self) -> float | None:
-        """Points by which this judge's length-controlled win rate is above the published judge's."""
+        """This judge's length-controlled win rate minus the published judge's, in points."""
         return None if self.lc is None or self.lc_published is None else self.lc - self.lc_published
 
 
 def agreement(published: Array, judged: Array) -> float:
-    """Percent of pairs with the same winner; a draw agrees half with any winner, and wholly with a draw."""
+    """Percent of pairs with the same winner; a tie agrees half with any winner, and fully with a tie."""
     distance = np.abs(_winner(published) - _winner(judged))
     return float(100 * np.mean(1 - distance))
 
 
 def longer_wins(preference: Array, reference_length: Array, model_length: Array) -> float | None:
-    """Percent of pairs of unlike length that the longer answer wins, draws counted half; 50 is no bias in itself."""
-    unlike = reference_length != model_length
-    if not unlike.any():
+    """Percent of pairs of different lengths that the longer answer wins, ties counted half; 50 is no bias."""
+    differ = reference_length != model_length
+    if not differ.any():
         return None
     longer = np.where(model_length > reference_length, _winner(preference), 1 - _winner(preference))
-    return float(100 * longer[unlike].mean())
+    return float(100 * longer[differ].mean())
 
 
 def position_bias(judged: Array, turned: Array, model_shown_first: Array) -> float:
-    """Points that being shown first is worth: the mean share won by the first answer over both orders, minus 50.
+    """Advantage of being shown first, in points: the mean share won by the first answer over both orders, minus 50.
 
-    `turned` holds the reference's preference (it had the model's role), `model_shown_first` says who came first in
-    `judged`; in `turned` the other one did, the library draws the order from the instruction alone.
+    `turned` holds the reference's preference (it had the model's role). `model_shown_first` is for `judged`; in
+    `turned` the other answer came first, because the library draws the order from the instruction alone.
     """
-    first_then = np.where(model_shown_first, wins_of(judged), 1 - wins_of(judged))
-    first_now = np.where(model_shown_first, wins_of(turned), 1 - wins_of(turned))
-    return float(100 * ((first_then + first_now).mean() / 2 - 0.5))
+    first_judged = np.where(model_shown_first, wins_of(judged), 1 - wins_of(judged))
+    first_turned = np.where(model_shown_first, wins_of(turned), 1 - wins_of(turned))
+    return float(100 * ((first_judged + first_turned).mean() / 2 - 0.5))
 
 
 def consistency(judged: Array, turned: Array) -> float:
-    """Percent of pairs whose winner stays the same when the order is turned round; counted as in `agreement`."""
+    """Percent of pairs whose winner stays the same when the order is swapped; counted as in `agreement`."""
     return agreement(judged, 2 - wins_of(turned))
 
 
@@ -79,16 +79,16 @@ def spearman(published: Sequence[float], judged: Sequence[float]) -> float | Non
         return None
     ranks = np.array([pd.Series(list(scores)).rank().to_numpy() for scores in (published, judged)])
     if (ranks.std(axis=1) == 0).any():
-        return None  # all alike: there is no order to compare
+        return None  # all equal: there is no ranking to compare
     return float(np.corrcoef(ranks)[0, 1])
 
 
 def model_shown_first(instruction: str) -> bool:
-    """Whether alpaca_eval shows the second output first: its draw from the instruction, at its seed 0."""
-    # The library's own key, utils.random_seeded: a test holds this against the prompts that it sends.
+    """Whether alpaca_eval shows the second output first: its random draw from the instruction, with its seed 0."""
+    # The key of the library's utils.random_seeded; a test checks this against the prompts that it sends.
     return random.Random(f"is_switched_outputs{instruction}0").choices([False, True], k=1)[0]
 
 
 def _winner(preference: Array) -> Array:
-    """1 where the model wins, 0 where the reference does, 0.5 for a draw."""
+    """1 where the model wins, 0 where the reference does, 0.5 for a tie."""
     return (np.sign(wins_of(preference) - 0.5) + 1) / 2

@@ -1,11 +1,11 @@
-"""AlpacaEval's length-controlled win rate (Dubois et al. 2024, arXiv 2404.04475), the same to every printed digit.
+"""AlpacaEval's length-controlled win rate (Dubois et al. 2024, arXiv 2404.04475), equal to every printed digit.
 
     P(model wins prompt i) = sigmoid(theta + phi * tanh(d_i / sd(d)) + psi * difficulty_i)
     d = len(reference) - len(model), in characters
-    LC = 100 * mean_i sigmoid(theta + psi * difficulty_i)                                    the length term set to 0
+    LC = 100 * mean_i sigmoid(theta + psi * difficulty_i)                                    length term set to 0
 
-Fitted by L1-penalised logistic regression on soft labels together with "gamed" rows (the reference rewritten longer and
-shorter against itself), which teach phi what length alone does to the judge and carry no theta.
+Fitted by L1-penalised logistic regression on soft labels, together with "gamed" rows (the reference, rewritten longer
+and shorter, against itself), which teach phi the effect of length alone on the judge and have no theta.
 """
 
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ from sklearn.model_selection import GroupKFold
 
 from focalpo.scoring.stats import Array, wins_of
 
-GAMED_WEIGHT = 0.2 / 2  # a fifth of the weight of the model's own rows, over two gamed models
+GAMED_WEIGHT = 0.2 / 2  # a fifth of the weight of the model's own rows, split over two gamed models
 PENALTIES = np.logspace(-4, 4, 10)
 NEWTON_STEPS = 3
 SWEEPS = 25
-BLOCK = 256  # rounds whose terms are summed together: their [rounds, rows] arrays stay in the processor's cache
+BLOCK = 256  # rounds computed together: their [rounds, rows] arrays stay in the processor's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Gamed:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Coefficients (phi, psi, theta) and the inverse penalty C that cross-validation chose."""
+    """Coefficients (phi, psi, theta) and the inverse penalty C chosen by cross-validation."""
 
     phi: float
     psi: float
@@ -48,7 +48,7 @@ class Fit:
 
 
 def read_gamed(path: Path) -> Gamed:
-    """Read df_gamed.csv as the library publishes it; preferences in it are probabilities."""
+    """Read df_gamed.csv as the library publishes it; its preferences are probabilities."""
     table = pd.read_csv(path)
     prompts = table.drop_duplicates("index").sort_values("index")
     return Gamed(
@@ -60,17 +60,17 @@ def read_gamed(path: Path) -> Gamed:
 
 
 def fit(preference: Array, reference_length: Array, model_length: Array, gamed: Gamed) -> Fit:
-    """The library's fit for one run: preferences in [1, 2] and lengths in characters, [prompts], in benchmark order.
+    """Fit one run as the library does: preferences in [1, 2], lengths in characters, [prompts], in benchmark order.
 
-    liblinear and the order of rows are part of the definition: it stops early, an exact solver differs by up to 0.003.
-    A preference may be NaN: as in the library its row counts in sd(d) and in the score, but not in the fit.
+    liblinear and the row order are part of the definition: liblinear stops early, and an exact solver differs by up to
+    0.003. A preference may be NaN: as in the library, its row counts in sd(d) and in the score, but not in the fit.
 
     Raises:
-        ValueError: when there are not as many rows as difficulties, or no preference at all.
+        ValueError: if there are not as many rows as difficulties, or every preference is NaN.
     """
     if len(preference) != len(gamed.prompt_difficulty):
         raise ValueError(
-            f"{len(preference)} judged rows for {len(gamed.prompt_difficulty)} difficulties; give the rows of the "
+            f"{len(preference)} judged rows for {len(gamed.prompt_difficulty)} difficulties; pass the rows of the "
             "whole benchmark in its order, or the difficulties of the rows"
         )
     if np.isnan(preference).all():
@@ -85,9 +85,9 @@ def fit(preference: Array, reference_length: Array, model_length: Array, gamed: 
 
 
 def library_error(found: Fit, gamed: Gamed) -> float:
-    """What the library prints as the standard error of LC, in points.
+    """The standard error of LC as the library prints it, in points.
 
-    It is the spread of its predictions over prompts: how prompts differ in difficulty, not how sure the fit is.
+    It is the spread of the predictions over prompts: how much prompts differ in difficulty, not how certain the fit is.
     """
     won = _sigmoid(found.theta + found.psi * gamed.prompt_difficulty)
     return float(100 * won.std(ddof=1) / np.sqrt(len(won)))
@@ -102,10 +102,10 @@ class LengthControlled:
     """The length-controlled win rate as a metric that can be resampled: preferences and lengths [seeds, prompts].
 
     Every round is refitted: |b|_1 + C * log-loss over b = (phi, psi, theta) is convex with three unknowns, so three
-    proximal Newton steps from the full fit end within 0.0001 points of the optimum (one step, up to 0.6 away, would
-    not). liblinear itself stops up to 0.01 points before the optimum; a round's spread is about 1. What stays as in
-    the full fit: C, whose choice is not part of the spread, and the gamed rows, which are constants of the benchmark
-    as the difficulties are. float32 where [rounds, rows] arrays are; it costs less than 0.0001 points.
+    proximal Newton steps from the full fit end within 0.0001 points of the optimum (one step ends up to 0.6 away).
+    liblinear itself stops up to 0.01 points before the optimum; the spread over rounds is about 1 point. Kept from the
+    full fit: C, whose choice is not part of the spread, and the gamed rows, which are constants of the benchmark like
+    the difficulties. [rounds, rows] arrays are float32, which costs less than 0.0001 points.
     """
 
     def __init__(self, preference: Array, reference_length: Array, model_length: Array, gamed: Gamed) -> None:
@@ -121,8 +121,8 @@ class LengthControlled:
         counts = weights.astype(np.float32)
         columns = []
         for seed, found in enumerate(self.fits):
-            moved = self._refitted(seed, found, counts, own)
-            won = _sigmoid(moved[:, 1:].astype(np.float32) @ own.T)
+            coefficients = self._refitted(seed, found, counts, own)
+            won = _sigmoid(coefficients[:, 1:].astype(np.float32) @ own.T)
             columns.append(100 * (counts * won).sum(-1, dtype=float) / weights.sum(-1))
         return np.stack(columns, axis=-1)
 
@@ -131,21 +131,22 @@ class LengthControlled:
         blocks = [slice(first, first + BLOCK) for first in range(0, len(counts), BLOCK)]
         lengths = [_standardised(self._delta[seed], counts[block]) for block in blocks]
         wins = self._wins[seed].astype(np.float32)
-        moved = np.tile([found.phi, found.psi, found.theta], (len(counts), 1))
+        coefficients = np.tile([found.phi, found.psi, found.theta], (len(counts), 1))
         gradient, hessian = np.empty((len(counts), 3)), np.empty((len(counts), 3, 3))
         for _ in range(NEWTON_STEPS):
             for block, t in zip(blocks, lengths, strict=True):
-                b = moved[block].astype(np.float32)
+                b = coefficients[block].astype(np.float32)
                 gradient[block], hessian[block] = _own_terms(b, t, own, wins, counts[block])
                 gamed_gradient, gamed_hessian = _gamed_terms(b[:, :2], self.gamed)
                 gradient[block, :2] += gamed_gradient
                 hessian[block, :2, :2] += gamed_hessian
-            moved = _minimised(moved, found.inverse_penalty * gradient, found.inverse_penalty * hessian)
-        return moved
+            c = found.inverse_penalty
+            coefficients = _minimised(coefficients, c * gradient, c * hessian)
+        return coefficients
 
 
 def _standardised(delta: Array, counts: NDArray) -> NDArray:
-    """tanh(d / sd(d)) with the round's own standard deviation, [rounds, prompts]; all 0 where lengths do not vary."""
+    """tanh(d / sd(d)) with each round's own standard deviation, [rounds, prompts]; all 0 if lengths do not vary."""
     total = counts.sum(1, dtype=float)
     centred = delta - delta.mean()
     square = counts @ centred**2 - (counts @ centred) ** 2 / total
@@ -158,16 +159,16 @@ def _own_terms(b: NDArray, t: NDArray, own: NDArray, wins: NDArray, counts: NDAr
     q = _sigmoid(b[:, :1] * t + b[:, 1:] @ own.T)
     slope = counts * (q - wins)
     curve = counts * (q - q * q)
-    bent = curve * t
+    curve_t = curve * t
     hessian = np.empty((len(b), 3, 3))
-    hessian[:, 0, 0] = np.einsum("rp,rp->r", bent, t)
-    hessian[:, 0, 1:] = hessian[:, 1:, 0] = bent @ own
+    hessian[:, 0, 0] = np.einsum("rp,rp->r", curve_t, t)
+    hessian[:, 0, 1:] = hessian[:, 1:, 0] = curve_t @ own
     hessian[:, 1:, 1:] = (curve @ _products(own)).reshape(-1, 2, 2)
     return np.column_stack([np.einsum("rp,rp->r", slope, t), slope @ own]).astype(float), hessian
 
 
 def _gamed_terms(b: NDArray, gamed: Gamed) -> tuple[Array, Array]:
-    """The same of the gamed rows, which have no theta: [rounds, 2] and [rounds, 2, 2]."""
+    """Gradient [rounds, 2] and Hessian [rounds, 2, 2] of the gamed rows, which have no theta."""
     x = np.column_stack([gamed.length, gamed.difficulty]).astype(np.float32)
     q = _sigmoid(b @ x.T)
     slope = q - gamed.preference.astype(np.float32)
@@ -176,13 +177,13 @@ def _gamed_terms(b: NDArray, gamed: Gamed) -> tuple[Array, Array]:
 
 
 def _products(x: NDArray) -> NDArray:
-    """x x^T of every row, flat: [rows, features^2]."""
+    """x x^T of every row, flattened: [rows, features^2]."""
     return np.einsum("ni,nj->nij", x, x).reshape(len(x), -1)
 
 
 def _minimised(b: Array, gradient: Array, hessian: Array) -> Array:
     """argmin over x of gradient (x - b) + (x - b) hessian (x - b) / 2 + |x|_1 by coordinate descent, [rounds, 3]."""
-    # Rounds last: every operation then runs along memory.
+    # Rounds on the last axis, so that every operation runs over contiguous memory.
     start, g, h = (np.ascontiguousarray(np.moveaxis(array, 0, -1)) for array in (b, gradient, hessian))
     x = start.copy()
     for _ in range(SWEEPS):
@@ -193,23 +194,23 @@ def _minimised(b: Array, gradient: Array, hessian: Array) -> Array:
 
 
 def _rows(preference: Array, reference_length: Array, model_length: Array, gamed: Gamed) -> tuple[Array, Array, Array]:
-    """Features (length, difficulty, not gamed), soft labels and weights: the gamed rows first, as upstream has them."""
+    """Features (length, difficulty, not gamed), soft labels and weights; the gamed rows come first, as upstream."""
     delta = reference_length - model_length
     spread = delta.std(ddof=1)
     scaled = np.tanh(delta / spread) if spread > 0 else np.zeros_like(delta)
     own = np.column_stack([scaled, gamed.prompt_difficulty, np.ones_like(scaled)])
-    old = np.column_stack([gamed.length, gamed.difficulty, np.zeros_like(gamed.length)])
-    weight = np.concatenate([np.full(len(old), GAMED_WEIGHT), np.ones(len(own))])
-    return np.concatenate([old, own]), np.concatenate([gamed.preference, wins_of(preference)]), weight
+    gamed_rows = np.column_stack([gamed.length, gamed.difficulty, np.zeros_like(gamed.length)])
+    weight = np.concatenate([np.full(len(gamed_rows), GAMED_WEIGHT), np.ones(len(own))])
+    return np.concatenate([gamed_rows, own]), np.concatenate([gamed.preference, wins_of(preference)]), weight
 
 
 def _fitted(features: Array, target: Array, weight: Array, inverse_penalty: float) -> LogisticRegression:
     model = LogisticRegression(
         C=inverse_penalty, l1_ratio=1.0, solver="liblinear", fit_intercept=False, random_state=123
     )
-    labels = np.repeat([1, 0], len(features))  # soft labels: every row twice, once as a win and once as a loss
+    labels = np.repeat([1, 0], len(features))  # soft labels: every row once as a win and once as a loss
     weights = np.concatenate([weight * target, weight * (1 - target)])
-    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):  # checked once by `fit`
+    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):  # `fit` has checked them
         return model.fit(np.concatenate([features, features]), labels, weights)
 
 

@@ -1,10 +1,10 @@
-"""Scores with honest intervals. Verdicts of one row of the table over [seeds, prompts] in, intervals and p-values out.
+"""Scores with intervals: verdicts of one row of the table over [seeds, prompts] in, intervals and p-values out.
 
     metric.scores(weights [rounds, prompts]) -> [rounds, seeds]          a score for every resampling of the prompts
 
-The prompt is the unit of chance: both games of a prompt, and the answers of all seeds to it, are resampled together
-(a cluster bootstrap). Where a row has several training seeds, seeds are resampled too, crossed with the prompts, so
-that an interval covers both "other prompts" and "other seeds". numpy only.
+The prompt is the unit of resampling: both games of a prompt, and the answers of all seeds to it, are resampled together
+(a cluster bootstrap). If a row has several training seeds, seeds are resampled too, crossed with the prompts, so that
+an interval covers both "other prompts" and "other seeds". numpy only.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ SEED = 20250106
 
 
 class Metric(Protocol):
-    """A score that can be had for any weights of the prompts."""
+    """A score that can be computed for any weights of the prompts."""
 
     @property
     def seeds(self) -> int: ...
@@ -63,7 +63,7 @@ class Ratio:
 
 
 class Remembered:
-    """A metric that resamples itself once: its interval and all its differences read the same rounds."""
+    """Caches the resampled scores of a metric: its interval and all its differences use the same rounds."""
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
@@ -79,18 +79,18 @@ class Remembered:
 
 
 def win_rate(preferences: Array) -> Ratio:
-    """AlpacaEval's raw win rate from preferences in [1, 2], [seeds, prompts]."""
+    """AlpacaEval's raw win rate, from preferences in [1, 2], [seeds, prompts]."""
     wins = wins_of(preferences)
     return Ratio(wins, np.ones_like(wins))
 
 
 def wins_of(preferences: Array) -> Array:
-    """What the model wins, in [0, 1], from preferences in [1, 2]; 0, an old way to say draw, is half a win."""
+    """The model's wins in [0, 1], from preferences in [1, 2]; 0, an old code for a tie, is half a win."""
     return np.where(preferences == 0, 1.5, preferences) - 1
 
 
 def arena_score(results: Array, weights: Array) -> Ratio:
-    """Arena-Hard's score from the games' results and weights, both [seeds, prompts, games].
+    """Arena-Hard's score, from the games' results and weights, both [seeds, prompts, games].
 
     With one baseline the Bradley-Terry fit has this closed form: sum(k x) / sum(k).
     """
@@ -98,21 +98,21 @@ def arena_score(results: Array, weights: Array) -> Ratio:
 
 
 def discrete_win_rate(preferences: Array) -> float:
-    """Percent of wins plus half the draws of one run, each preference rounded to win, draw or loss first: [prompts]."""
+    """Percent of wins plus half the ties of one run, [prompts], each preference first rounded to win, tie or loss."""
     x = wins_of(preferences)
     return float(100 * np.mean(np.where(x == 0.5, 0.5, np.round(x))))
 
 
 def standard_error(preferences: Array) -> float:
-    """The library's standard error of the win rate of one run, in percent: [prompts]."""
+    """The library's standard error of the win rate of one run, [prompts], in percent."""
     x = wins_of(preferences)
     return float(100 * x.std(ddof=1) / np.sqrt(len(x)))
 
 
 def battle_error(results: Array, weights: Array) -> float:
-    """Arena-Hard's own idea of the standard error of one run, in percent: [prompts, games].
+    """Arena-Hard's own standard error of one run, [prompts, games], in percent.
 
-    Upstream resamples battles, a strong verdict being three; this is what that comes to in the limit of many rounds.
+    Upstream resamples battles, counting a strong verdict as three; this is its limit for many rounds.
     """
     n = weights.sum()
     mean = (weights * results).sum() / n
@@ -125,40 +125,41 @@ def value(metric: Metric) -> float:
 
 
 def seed_deviation(metric: Metric) -> float | None:
-    """Standard deviation of the score between seeds on the same prompts; None for a single seed."""
+    """Standard deviation of the score over seeds, on the same prompts; None for a single seed."""
     if metric.seeds < 2:
         return None
     return float(metric.scores(np.ones((1, metric.prompts)))[0].std(ddof=1))
 
 
 def bootstrap_error(metric: Metric) -> float:
-    """Standard error of the score, in points: its spread over the rounds, prompts (and seeds) resampled."""
+    """Standard error of the score, in points: its spread over rounds that resample prompts (and seeds)."""
     return float(_resampled(metric, stream=0).std(ddof=1))
 
 
 def interval(metric: Metric) -> Interval:
-    """The score with its bootstrap percentile interval over prompts and, where there are several, seeds."""
+    """The score with its bootstrap percentile interval over prompts and, if there are several, seeds."""
     drawn = _resampled(metric, stream=0)
     low, high = np.percentile(drawn, [2.5, 97.5])
     return Interval(value(metric), float(low), float(high))
 
 
 def paired_difference(a: Metric, b: Metric, same_seeds: bool) -> tuple[Interval, float]:
-    """a - b on the same resampled prompts, with the two-sided bootstrap p-value of "no difference".
+    """Interval of a - b on the same resampled prompts, and the two-sided bootstrap p-value of "no difference".
 
-    `same_seeds`: seed i of both shares data order and sampling, so that seeds are resampled as pairs as well.
+    Args:
+        same_seeds: seed i of both shares data order and sampling, so that seeds are resampled in pairs as well.
     """
     assert a.prompts == b.prompts and (not same_seeds or a.seeds == b.seeds)
     drawn = _resampled(a, stream=0) - _resampled(b, stream=0 if same_seeds else 1)
     low, high = np.percentile(drawn, [2.5, 97.5])
     tail = min(np.sum(drawn <= 0), np.sum(drawn >= 0))
-    # + 1: a bootstrap of that many rounds cannot say that p is 0 (Davison and Hinkley 1997, section 4.2).
+    # + 1: a bootstrap with finitely many rounds cannot show that p is 0 (Davison and Hinkley 1997, section 4.2).
     p = min(1.0, 2 * (tail + 1) / (len(drawn) + 1))
     return Interval(value(a) - value(b), float(low), float(high)), float(p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction for looking at several differences at once (Holm 1979)."""
+    """Holm's step-down correction for testing several differences at once (Holm 1979)."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     corrected, highest = [0.0] * len(p_values), 0.0
     for place, i in enumerate(order):
@@ -168,23 +169,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable_difference(a: Metric, b: Metric, same_seeds: bool) -> float:
-    """The smallest true difference, in points, that this many prompts and seeds would show 80 times in 100 at p < .05.
+    """The smallest true difference, in points, that this many prompts and seeds detect with 80% power at p < .05.
 
-    (1.96 + 0.84) standard deviations of the paired bootstrap difference.
+    It is (1.96 + 0.84) standard deviations of the paired bootstrap difference.
     """
     drawn = _resampled(a, stream=0) - _resampled(b, stream=0 if same_seeds else 1)
     return float((1.960 + 0.842) * drawn.std(ddof=1))
 
 
 def _resampled(metric: Metric, stream: int) -> Array:
-    """The score in every round, [rounds]; rows resampled with the same stream share their seeds' draws."""
+    """The score in every round, [rounds]; rows with the same stream share the draws of their seeds."""
     scores = metric.scores(prompt_weights(metric.prompts))
     return (scores * _seed_weights(metric.seeds, stream)).sum(-1)
 
 
 @lru_cache(maxsize=4)
 def prompt_weights(prompts: int) -> Array:
-    """How often each prompt is drawn in each round, [rounds, prompts]: the same for every row of a table."""
+    """How often each prompt is drawn in each round, [rounds, prompts]; the same for every row of a table."""
     draw = np.random.default_rng([SEED, prompts])
     return draw.multinomial(prompts, np.full(prompts, 1 / prompts), size=ROUNDS).astype(float)
 

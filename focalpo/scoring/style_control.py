@@ -1,13 +1,13 @@
-"""Arena-Hard's score with style held equal: games and both answers of every prompt in, a score for each model out.
+"""Arena-Hard's score with style control: games and both answers of every prompt in, one score per model out.
 
     logit P(model m wins a battle) = rating_m + sum_k style_k * z_k
     z = (length, headers, lists, bold) of the answer against the baseline's, standardised over all battles
-    score_m = 100 * sigmoid(rating_m)                                                   a battle between equal styles
+    score_m = 100 * sigmoid(rating_m)                                                   battle between equal styles
 
-One fit over all models, as upstream has it (lmarena/arena-hard-auto, show_result.py): what style is worth is the
-judge's habit, not the model's; whoever joins the table moves the others a little. A strong verdict is three battles,
-the likelihood is unpenalised, a tie is half a win. Upstream counts length in gpt-4o's tokens; here it is in characters,
-for the term is a ratio, (a - b) / (a + b), and needs no tokenizer. numpy only.
+One fit over all models, as upstream (lmarena/arena-hard-auto, show_result.py): the weight of style belongs to the
+judge, not to the model, so a model added to the table changes the others' scores a little. A strong verdict is three
+battles, the likelihood is unpenalised, a tie is half a win. Upstream counts length in gpt-4o's tokens; here it is in
+characters, because the term is a ratio, (a - b) / (a + b), and needs no tokenizer. numpy only.
 """
 
 import re
@@ -32,7 +32,7 @@ CLOSE = 1e-10
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """One model's games, [prompts, games], and the styles of its answers against the baseline's, [prompts, 4]."""
+    """One model's games, [prompts, games], and its answers' styles relative to the baseline's, [prompts, 4]."""
 
     results: Array
     weights: Array
@@ -40,8 +40,10 @@ class Played:
 
 
 def style_difference(answers: Sequence[str], baselines: Sequence[str]) -> Array:
-    """Length (a - b) / (a + b), and for headers, list items and bold text, per character and outside code,
-    (a - b) / (a + b + 1): [prompts, 4]."""
+    """Style of the answers relative to the baselines', [prompts, 4]: length, headers, list items and bold text.
+
+    Length is (a - b) / (a + b); the others, counted per character and outside code, are (a - b) / (a + b + 1).
+    """
     ours, theirs = (np.array([_counts(text) for text in texts], dtype=float) for texts in (answers, baselines))
     total = ours[:, 0] + theirs[:, 0]
     length = np.divide(ours[:, 0] - theirs[:, 0], total, out=np.zeros(len(total)), where=total > 0)
@@ -50,10 +52,10 @@ def style_difference(answers: Sequence[str], baselines: Sequence[str]) -> Array:
 
 
 def style_controlled(models: Mapping[Name, Played]) -> dict[Name, float]:
-    """Percent for each model; a style that never differs is left out of the fit.
+    """Score of each model with style control, in percent; a style that never differs is left out of the fit.
 
     Raises:
-        ValueError: when a rating has no finite optimum: a model that won or lost every battle, or a style that decides.
+        ValueError: if a rating has no finite optimum: a model won or lost every battle, or style alone decides.
     """
     counts = np.concatenate([model.weights.ravel() for model in models.values()])
     wins = np.concatenate([model.results.ravel() for model in models.values()])
@@ -62,8 +64,8 @@ def style_controlled(models: Mapping[Name, Played]) -> dict[Name, float]:
     mean = np.average(style, axis=0, weights=counts)
     spread = np.sqrt(counts @ (style - mean) ** 2 / (counts.sum() - 1))
     sizes = [model.results.size for model in models.values()]
-    who = np.repeat(np.eye(len(models)), sizes, axis=0)
-    ratings = _fitted(np.column_stack([who, (style - mean) / spread]), wins, counts)[: len(models)]
+    one_hot = np.repeat(np.eye(len(models)), sizes, axis=0)
+    ratings = _fitted(np.column_stack([one_hot, (style - mean) / spread]), wins, counts)[: len(models)]
     return dict(zip(models, 100 / (1 + np.exp(-ratings)), strict=True))
 
 
@@ -73,7 +75,7 @@ def _counts(text: str) -> list[int]:
 
 
 def _fitted(x: Array, wins: Array, counts: Array) -> Array:
-    """Newton on the log-likelihood sum counts * (wins log q + (1 - wins) log (1 - q)), q = sigmoid(x b)."""
+    """Newton's method on the log-likelihood sum counts * (wins log q + (1 - wins) log (1 - q)), q = sigmoid(x b)."""
     b = np.zeros(x.shape[1])
     for _ in range(STEPS):
         q = 1 / (1 + np.exp(-np.clip(x @ b, -30, 30)))
@@ -83,6 +85,6 @@ def _fitted(x: Array, wins: Array, counts: Array) -> Array:
         if np.abs(step).max() < CLOSE:
             return b
     raise ValueError(
-        "style control has no finite ratings: a model won or lost every battle, or style alone decides; give the score "
-        "without style control"
+        "style control has no finite ratings: a model won or lost every battle, or style alone decides; report the "
+        "score without style control"
     )

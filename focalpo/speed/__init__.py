@@ -1,1 +1,1 @@
-"""How fast training is, and that every speed-up leaves the numbers alone: workloads in, measurements out."""
+"""Measures training speed, and checks that no speed-up changes a number: workloads in, measurements out."""

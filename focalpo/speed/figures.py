@@ -1,4 +1,4 @@
-"""The figure of how cost grows: one panel for each quantity that was varied."""
+"""The figure of how cost grows: one panel per varied quantity."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73")
 
 
 def growth_figure(rows: Sequence[Mapping], path: Path) -> None:
-    """Pairs per second, and memory where measured, against every quantity varied; ZeRO's stages share a panel."""
+    """Plot pairs per second, and memory where measured, against each varied quantity; ZeRO stages share a panel."""
     panels: dict[str, dict[str, list[Mapping]]] = {}
     for row in rows:
         stage, _, axis = row["axis"].rpartition(" ") if row["axis"].startswith("ZeRO") else ("", "", row["axis"])

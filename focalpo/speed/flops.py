@@ -1,7 +1,7 @@
-"""Useful floating-point operations of training on trees, and how many a matrix product reaches on this machine.
+"""Useful floating-point operations of training on trees, and the rate of a matrix product on this machine.
 
-Useful: each prompt once, real tokens only, nothing computed a second time. A share of the machine's rate made of them
-falls with padding, repeated prompts, recomputation and everything that is not a matrix product.
+Useful: each prompt once, real tokens only, nothing computed twice. As a share of the machine's rate, useful operations
+fall with padding, repeated prompts, recomputation and everything that is not a matrix product.
 """
 
 import time
@@ -18,7 +18,7 @@ TRIALS = 5
 
 
 def useful_flops(shape: Shape, trees: Sequence[Tree]) -> float:
-    """Operations of one forward and backward pass over the trees."""
+    """Useful operations of one forward and backward pass over the trees."""
     lengths = [(len(tree.prompt), [len(response) for response in tree.branches.values()]) for tree in trees]
     predicted = sum(sum(responses) for _, responses in lengths)
     tokens = predicted + sum(prompt for prompt, _ in lengths)
@@ -27,12 +27,12 @@ def useful_flops(shape: Shape, trees: Sequence[Tree]) -> float:
 
 
 def _keys_seen(prompt: int, responses: list[int]) -> int:
-    """Pairs (query, key): causal within prompt and response, and every response token with every prompt token."""
+    """Count (query, key) pairs: causal within prompt and response, and every response token with every prompt token."""
     return prompt * (prompt + 1) // 2 + sum(r * prompt + r * (r + 1) // 2 for r in responses)
 
 
 def matmul_rate(dtype: str, device: torch.device) -> float:
-    """Operations per second of a large square product: the best of several trials, for a ceiling is asked for."""
+    """Operations per second of a large square product: the best of several trials, since it serves as a ceiling."""
     side = SIDE[device.type]
     a, b = (torch.randn(side, side, device=device, dtype=DTYPES[dtype]) for _ in range(2))
     a @ b

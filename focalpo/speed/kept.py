@@ -1,4 +1,4 @@
-"""A measurement's result: kept from before, or made now by a process of its own."""
+"""The result of a measurement: read if it is on disk, else measured in a separate process."""
 
 import json
 import os
@@ -13,26 +13,26 @@ from focalpo.stages.folder import write_json
 
 
 def measured(folder: Path, measurement: Measurement) -> dict:
-    """The measurement's result, kept or made now by a process of its own.
+    """Return the measurement's result; if it is not on disk, measure it in a separate process.
 
     Raises:
-        ValueError: when the process fails; its output is in a log beside the result.
+        ValueError: when the process fails; its output is in a log file beside the result.
     """
-    place = folder / measurement.name.replace("/", "-").replace(" ", "_")
-    result, task, log = (place.with_name(place.name + end) for end in (".json", ".task.json", ".log"))
+    stem = folder / measurement.name.replace("/", "-").replace(" ", "_")
+    result, task, log = (stem.with_name(stem.name + end) for end in (".json", ".task.json", ".log"))
     if not result.is_file():
-        write(measurement.workload, workload := place.with_name(place.name + ".workload.json"))
+        write(measurement.workload, workload := stem.with_name(stem.name + ".workload.json"))
         paths = {"workload": str(workload), "result": str(result)}
         if measurement.reference:
             name = measurement.reference.replace("/", "-").replace(" ", "_")
             paths["reference"] = str(folder / f"{name}.json")
         write_json(task, {"what": measurement.what, **measurement.fields, **paths})
-        many = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={measurement.ranks}"]
-        command = [sys.executable, *(many if measurement.ranks > 1 else []), "-m", "focalpo.speed.run", str(task)]
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={measurement.ranks}"]
+        command = [sys.executable, *(launcher if measurement.ranks > 1 else []), "-m", "focalpo.speed.run", str(task)]
         environment = os.environ | {"OMP_NUM_THREADS": str(cores_each(measurement.ranks))}
         with log.open("w") as file:
             failed = subprocess.run(command, stdout=file, stderr=file, env=environment).returncode
         if failed:
-            said = log.read_text().strip().splitlines()[-1:]
-            raise ValueError(": ".join([f"{measurement.name} failed, see the end of {log}", *said]))
+            last_line = log.read_text().strip().splitlines()[-1:]
+            raise ValueError(": ".join([f"{measurement.name} failed, see the end of {log}", *last_line]))
     return json.loads(result.read_text())

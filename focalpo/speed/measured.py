@@ -1,4 +1,4 @@
-"""What a timed run says of itself, and how it is read off a process."""
+"""What a timed run reports, and how it is measured in its process."""
 
 import time
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from focalpo.training.ranks import device
 
 @dataclass(slots=True)
 class Measured:
-    """One process's run: seconds of each step after the first, memory at its peak, the first step's loss, and what a
-    matrix product reached just before."""
+    """One process's run: seconds of each step after the first, peak memory, the first step's loss, and the rate of a
+    matrix product measured just before."""
 
     seconds: list[float]
     peak_bytes: int
@@ -22,7 +22,7 @@ class Measured:
 
 
 class Stopwatch:
-    """Times steps; stands where the training loop wants a tracker."""
+    """Times steps; takes the place of the training loop's tracker."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -39,7 +39,7 @@ class Stopwatch:
         self._last = now
 
     def progress(self, done: int, total: int, **metrics: float) -> None:
-        """Nothing: a timed run shows none."""
+        """Do nothing: a timed run shows no progress."""
 
     @staticmethod
     def _now() -> float:
@@ -48,7 +48,7 @@ class Stopwatch:
 
 
 def peak_bytes() -> int:
-    """The most memory that the run ever held: the GPU's allocator's, or the process's resident set on a CPU."""
+    """Peak memory of the run: of the GPU allocator, or of the process's resident set on a CPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resident_peak()

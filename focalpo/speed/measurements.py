@@ -1,6 +1,6 @@
-"""What the benchmark measures: a configuration in, the processes to be run out, in the order that is fair to all.
+"""What the benchmark measures: a configuration in, the processes to run out, in a fair order.
 
-Contenders take turns (A B C A B C ...), so that a machine that slows down or wakes up does so for everyone.
+Contenders take turns (A B C A B C ...), so that a change of the machine's speed affects all of them alike.
 """
 
 import random
@@ -14,7 +14,7 @@ from focalpo.training.settings import TrainSettings
 
 OURS = "ours"
 EVERYTHING = Switches()
-# The ablation runs on the first lengths; each variant is the whole engine but for one thing.
+# The ablation runs on the first distribution of lengths; each variant is the whole engine without one speed-up.
 VARIANTS = {
     "without packing": Switches(packing=False),
     "without shared prompts": Switches(share_prompts=False),
@@ -28,7 +28,7 @@ TripleLengths = list[tuple[int, int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One process: `what` focalpo/speed/run.py does, with which workload; `reference` names the measurement that made
+    """One process: `what` focalpo/speed/run.py runs, on which workload; `reference` names the measurement that computes
     its reference log-probs."""
 
     name: str
@@ -40,7 +40,7 @@ class Measurement:
 
 
 def measurements(config: BenchSettings, real: TripleLengths) -> list[Measurement]:
-    """Every process of the parts asked for; a reference comes before what reads it."""
+    """All processes of the requested parts; a reference comes before the measurements that read it."""
     parts = {"peers": peers, "ablations": ablations, "growth": growth}
     found = [m for part in config.parts if part in parts for m in parts[part](config, real)]
     return list({measurement.name: measurement for measurement in found}.values())
@@ -57,12 +57,12 @@ def workloads(config: BenchSettings, real: TripleLengths) -> dict[str, Workload]
     if real:
         if len(real) < pairs:
             raise ValueError(f"pairs_file has {len(real)} pairs that are short enough, {pairs} are needed; lower steps")
-        drawn["real"] = random.Random(config.seed).sample(real, pairs)  # neighbours in a file may share their prompt
+        drawn["real"] = random.Random(config.seed).sample(real, pairs)  # neighbours in a file may share a prompt
     return {name: Workload(config.shape, each, config.train, config.steps, config.seed) for name, each in drawn.items()}
 
 
 def peers(config: BenchSettings, real: TripleLengths) -> Iterator[Measurement]:
-    """This engine and TRL's settings, on every distribution of lengths."""
+    """This engine and each of TRL's settings, on every distribution of lengths."""
     for lengths, workload in workloads(config, real).items():
         reference = f"reference/{lengths}"
         yield Measurement(reference, "reference", workload)
@@ -74,7 +74,7 @@ def peers(config: BenchSettings, real: TripleLengths) -> Iterator[Measurement]:
 
 
 def ablations(config: BenchSettings, real: TripleLengths) -> Iterator[Measurement]:
-    """The engine with each speed-up off, and whether a number changed."""
+    """The engine with each speed-up switched off, and whether a number changes."""
     lengths, workload = next(iter(workloads(config, real).items()))
     reference = f"reference/{lengths}"
     yield Measurement(reference, "reference", workload)
@@ -91,7 +91,7 @@ def ablations(config: BenchSettings, real: TripleLengths) -> Iterator[Measuremen
 
 
 def growth(config: BenchSettings, real: TripleLengths) -> Iterator[Measurement]:
-    """One quantity at a time, on a smaller model; all sequences of one length, a quarter of it the prompt."""
+    """Vary one quantity at a time on a smaller model; all sequences have one length, a quarter of it the prompt."""
     axes = config.growth
     base = _even(config, axes.shape, length=1024, pairs=8)
     for length in axes.sequence_lengths:
@@ -128,6 +128,6 @@ def _with(workload: Workload, **changes: object) -> Workload:
 
 
 def lengths_of(rows: Sequence[tuple[int, int, int]], scale: float, longest: int) -> TripleLengths:
-    """Real lengths, scaled like the drawn ones; pairs that would be longer than `longest` are left out."""
+    """Real lengths, scaled like the drawn ones; pairs longer than `longest` are left out."""
     fitting = [row for row in rows if row[0] + max(row[1:]) <= longest]
     return [tuple(max(1, round(count * scale)) for count in row) for row in fitting]  # type: ignore[misc]

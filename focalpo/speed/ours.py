@@ -1,4 +1,4 @@
-"""A workload through this project's engine, timed; and the proof that no switch changes a number."""
+"""A timed workload on this project's engine, and the check that no switch changes a number."""
 
 import tempfile
 from pathlib import Path
@@ -20,13 +20,13 @@ Reference = dict[str, list[float]]
 
 
 def reference(workload: Workload) -> Reference:
-    """Log-probs of the workload's pairs under another random model, in the order in which they are trained on."""
+    """Log-probs of the workload's pairs under another random model, in training order."""
     policy = PackedPolicy(new_model(workload.shape, workload.seed + 1, workload.train.dtype)).to(device()).eval()
     return score(policy, trees_of(workload), ("chosen", "rejected"), workload.train.micro_batch_tokens)
 
 
 def measure(workload: Workload, cached: Reference, switches: Switches) -> Measured:
-    """Train through the workload with DPO and time its steps."""
+    """Train on the workload with DPO and time the steps."""
     start_ranks()
     rate = matmul_rate(workload.train.dtype, device())
     model = new_model(workload.shape, workload.seed, workload.train.dtype)

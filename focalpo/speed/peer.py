@@ -1,4 +1,4 @@
-"""The same workload through TRL's DPOTrainer, timed: the trainer that users would otherwise pick."""
+"""The same timed workload on TRL's DPOTrainer, the trainer that users would otherwise choose."""
 
 import tempfile
 
@@ -18,7 +18,7 @@ from focalpo.training.ranks import device
 
 
 class _OnTokenIds(DPOTrainer):
-    """DPOTrainer on rows that are token ids already and, where asked for, hold their reference log-probs."""
+    """DPOTrainer on rows that already are token ids and, if configured, hold their reference log-probs."""
 
     def _prepare_dataset(self, dataset, *_):
         return dataset
@@ -40,7 +40,7 @@ class _Timer(TrainerCallback):
 
 
 def measure(workload: Workload, cached: Reference, settings: PeerSettings) -> Measured:
-    """Train through the workload with TRL's DPO and time its steps; fp32 weights, autocast where dtype is bfloat16."""
+    """Train on the workload with TRL's DPO and time the steps; fp32 weights, autocast when dtype is bfloat16."""
     if settings.keeps_memory:
         keep_freed()
     rate = matmul_rate(workload.train.dtype, device())
@@ -93,7 +93,7 @@ def _columns(workload: Workload, cached: Reference, with_reference: bool) -> dic
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer that knows the special tokens and nothing else: TRL wants one, for padding."""
+    """A tokenizer with nothing but the special tokens, which TRL needs for padding."""
     words = models.WordLevel({"<pad>": 0, "<bos>": 1, "<eos>": 2}, unk_token="<pad>")
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(words), pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"

@@ -1,4 +1,4 @@
-"""How even the planner deals pairs, and what dealing costs, at numbers of ranks that this machine does not have."""
+"""How evenly the planner deals pairs, and what dealing costs, at more ranks than this machine has."""
 
 import time
 from collections.abc import Sequence
@@ -8,16 +8,19 @@ from statistics import fmean
 from focalpo.speed.switches import deal_in_order
 from focalpo.training.packing import deal
 
-# The shortest that a step could last: a model of 8B parameters on H100s that do nothing but dense bf16 products.
+# The shortest possible step: a model of 8B parameters on H100s that do nothing but dense bf16 products.
 PARAMETERS = 8e9
 PEAK_RATE = 989e12
 
 
 @dataclass(slots=True)
 class Dealt:
-    """`pairs` over `ranks`, means over global batches: the tokens that ranks wait for over those they compute (1 is
-    even), for the planner, for dealing in order, and at best, as a pair is never split; and planning's share of the
-    shortest step that an 8B model could make of these tokens on so many H100s."""
+    """How evenly `pairs` are dealt over `ranks`, means over global batches.
+
+    `planner`, `in_order` and `bound` are the tokens that ranks wait for over those they compute (1 is even): for the
+    planner, for dealing in order, and at best, since a pair is never split. `share_of_step` is planning's share of the
+    shortest possible step of an 8B model on these tokens with one H100 per rank.
+    """
 
     ranks: int
     pairs: int
@@ -28,7 +31,7 @@ class Dealt:
 
 
 def dealt(batches: Sequence[Sequence[int]], ranks: int, budget: int) -> Dealt:
-    """Deal global batches, given as the pairs' tokens."""
+    """Deal global batches, each given as the token counts of its pairs."""
     started = time.perf_counter()
     hands = [deal(batch, ranks, budget) for batch in batches]
     seconds = time.perf_counter() - started
@@ -44,6 +47,6 @@ def dealt(batches: Sequence[Sequence[int]], ranks: int, budget: int) -> Dealt:
 
 
 def imbalance(costs: Sequence[int], hands: Sequence[Sequence[Sequence[int]]]) -> float:
-    """The largest load of each micro-step, summed, over the mean load of a rank: 1 when no rank waits for another."""
+    """Sum of the largest load of each micro-step over the mean load of a rank: 1 when no rank waits for another."""
     loads = [[sum(costs[item] for item in share) for share in hand] for hand in hands]
     return sum(max(step) for step in zip(*loads, strict=True)) * len(hands) / sum(costs)

@@ -1,6 +1,6 @@
-"""The rate of training steps on this machine, beside what the plan's arithmetic says of the same steps.
+"""The rate of training steps on this machine, beside the plan's estimate of the same steps.
 
-A process measures one rank: what ranks spend on waiting for each other is not counted.
+A process measures one rank; the time that ranks wait for each other is not counted.
 """
 
 import os
@@ -24,20 +24,20 @@ from focalpo.training.packing import pack
 from focalpo.training.settings import TrainSettings
 
 BRANCHES = ("chosen", "rejected")
-SECONDS = 3.0  # of timed steps, which are at least
+SECONDS = 3.0  # of timed steps, at least LEAST_STEPS of them
 LEAST_STEPS = 3
 
 What = tuple[Shape, int, int, int, TrainSettings]
 
 
 def measure_side_by_side(count: int, what: What) -> list[dict]:
-    """Measure in so many processes, each with its share of the cores, which start their timed steps together."""
+    """Measure in `count` processes, each with its share of the cores, which start their timed steps together."""
     spawn = get_context("spawn")
     together, pipes = spawn.Barrier(count), []
     for _ in range(count):
         ours, theirs = spawn.Pipe(duplex=False)
-        known = (theirs, together, os.getpid(), cores_each(count), what)
-        spawn.Process(target=_beside_others, args=known, daemon=True).start()
+        arguments = (theirs, together, os.getpid(), cores_each(count), what)
+        spawn.Process(target=_beside_others, args=arguments, daemon=True).start()
         theirs.close()
         pipes.append(ours)
     measured: list[dict] = []
@@ -46,8 +46,8 @@ def measure_side_by_side(count: int, what: What) -> list[dict]:
             ready = wait(pipes)
             measured += [pipe.recv() for pipe in pipes if pipe in ready]
             pipes = [pipe for pipe in pipes if pipe not in ready]
-    except EOFError:  # the others wait for it, and end with this process
-        raise ValueError("a process died while it measured (out of memory?); lower launch.workers") from None
+    except EOFError:  # the others wait for it at the barrier, and end with this process
+        raise ValueError("a measuring process died (out of memory?); lower launch.workers") from None
     return measured
 
 
@@ -64,9 +64,9 @@ def measure(
     settings: TrainSettings,
     ready: Callable[[], object] = lambda: None,
 ) -> dict:
-    """Peak bytes and seconds of a step on `trees` pairs of random tokens, beside what the plan's arithmetic says.
+    """Measure peak bytes and seconds of a step on `trees` pairs of random tokens, beside the plan's estimates.
 
-    The first step allocates and makes Adam's moments: it is not timed, and `ready` is called after it.
+    The first step allocates memory and Adam's moments: it is not timed, and `ready` is called after it.
     """
     start_ranks()
     batch = Batch(trees * (prompt + 2 * answer), trees * 2 * answer)

@@ -1,6 +1,6 @@
-"""One measurement of the benchmark, in a process of its own: python -m focalpo.speed.run TASK.json
+"""One measurement of the benchmark in a separate process: python -m focalpo.speed.run TASK.json
 
-A task names what to do, the workload, and where the result goes; with several ranks, rank 0 writes it.
+A task names what to run, the workload, and where the result goes; with several ranks, rank 0 writes it.
 """
 
 import json
@@ -36,23 +36,25 @@ def trl(workload: Workload, task: dict) -> dict:
 
 
 def exactness(workload: Workload, task: dict) -> dict:
-    """How far losses and gradients are from those with every speed-up on: the largest difference, gradients' relative
-    to the largest gradient."""
+    """Largest difference of losses and gradients from those with every speed-up on.
+
+    The differences of gradients are relative to the largest gradient.
+    """
     losses, gradients = ours.gradients(workload, _cached(task), Switches())
     largest = max(float(gradient.abs().max()) for gradient in gradients)
-    found = {}
+    differences = {}
     for name, switches in task["variants"].items():
         others, theirs = ours.gradients(workload, _cached(task), Switches(**switches))
         apart = max(float((a - b).abs().max()) for a, b in zip(gradients, theirs, strict=True))
-        found[name] = {"loss": float((losses - others).abs().max()), "gradient": apart / largest}
-    return found
+        differences[name] = {"loss": float((losses - others).abs().max()), "gradient": apart / largest}
+    return differences
 
 
 WHAT = {"reference": reference, "ours": engine, "trl": trl, "exactness": exactness}
 
 
 def main(path: Path) -> None:
-    """Do the task; its result appears complete or not at all."""
+    """Run the task; its result file appears complete or not at all."""
     quiet(cores_each(int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
     task = json.loads(path.read_text())
     result = WHAT[task["what"]](read(Path(task["workload"])), task)

@@ -1,7 +1,7 @@
-"""Each speed-up of the engine, switched off: how training goes without it.
+"""Switches that turn off the engine's speed-ups one by one.
 
-What a switch leaves out is made up for in the plainest way that peers use, on the same engine, so that an ablation
-shows the worth of that one idea.
+A speed-up that is off is replaced by the plainest method that peers use, on the same engine, so that an ablation shows
+the value of that one idea.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.packing import Batcher, MicroBatch, pack, tree_cost
 
 FILLER = 0
-WHOLE = 1 << 62  # logits: one chunk, whatever the micro-batch
+WHOLE = 1 << 62  # logits: one chunk for any micro-batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Switches:
 
 
 def batcher_of(switches: Switches, budget: int) -> Batcher:
-    """The batcher with what is switched off left out."""
+    """The batcher without the speed-ups that are switched off."""
     batcher = Batcher(budget)
     if not switches.share_prompts:
         batcher = replace(batcher, pack=partial(pack, share_prompts=False))
@@ -44,13 +44,13 @@ def batcher_of(switches: Switches, budget: int) -> Batcher:
 
 
 def policy_of(model: PreTrainedModel, frozen: PreTrainedModel | None, switches: Switches) -> PackedPolicy:
-    """The policy; with a frozen model, one that runs it before every forward of its own."""
+    """The policy; with a frozen model, the policy runs it before each of its own forwards."""
     chunk = None if switches.chunked_head else WHOLE
     return PackedPolicy(model, chunk) if frozen is None else BesideReference(model, PackedPolicy(frozen), chunk)
 
 
 class BesideReference(PackedPolicy):
-    """A policy whose every forward costs one of the frozen model too, as where reference log-probs are not kept."""
+    """A policy that also runs the frozen model in every forward, as when reference log-probs are not cached."""
 
     def __init__(self, model: PreTrainedModel, frozen: PackedPolicy, chunk_logits: int | None) -> None:
         super().__init__(model, chunk_logits)
@@ -63,7 +63,7 @@ class BesideReference(PackedPolicy):
 
 
 def pack_padded(trees: Sequence[Tree], branches: tuple[str, ...]) -> MicroBatch:
-    """Pack with every tree filled up to the longest one's tokens; no label lies on the filler."""
+    """Pack with every tree padded to the tokens of the longest one; no label is on the padding."""
     longest = max(tree_cost(tree, branches) for tree in trees)
     last = branches[-1]
     filled = [
@@ -78,7 +78,7 @@ def pack_padded(trees: Sequence[Tree], branches: tuple[str, ...]) -> MicroBatch:
 
 
 def deal_in_order(costs: Sequence[int], ranks: int, budget: int) -> list[list[list[int]]]:
-    """Deal items as they come, to ranks in turn, so many to each micro-batch that even the longest ones would fit."""
+    """Deal items in their order to ranks in turn; micro-batches are so small that even the longest items would fit."""
     assert len(costs) % ranks == 0
     each = max(1, budget // max(costs))
     hands = [list(range(rank, len(costs), ranks)) for rank in range(ranks)]

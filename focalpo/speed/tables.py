@@ -1,4 +1,4 @@
-"""From results to tables and a figure: medians of the repeats, and every factor against a row of the same run."""
+"""Tables of the results: medians of the repeats, and every factor against a row of the same run."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,8 @@ Row = dict[str, object]
 
 
 def rates(measured: Sequence[dict], workload: Workload, ceiling: float) -> Row:
-    """Medians over repeats: pairs and response tokens per second, peak memory, and useful operations as a share of what
-    a matrix product reaches."""
+    """Medians over repeats: pairs and response tokens per second, peak memory, and useful operations as a share of the
+    rate of a matrix product."""
     train = trees_of(workload)[workload.train.global_batch :]
     seconds = median(sum(each["seconds"]) for each in measured)
     return {
@@ -30,12 +30,12 @@ def rates(measured: Sequence[dict], workload: Workload, ceiling: float) -> Row:
 
 
 def ceiling_of(results: Results, dtype: str, plan: Sequence[Measurement]) -> float:
-    """The best rate of a matrix product in that dtype, of all processes of this run."""
+    """The best rate of a matrix product in `dtype` over all processes of this run."""
     return max(results[m.name]["matmul_rate"] for m in plan if m.workload.train.dtype == dtype and _timed(m))
 
 
 def grouped(plan: Sequence[Measurement]) -> dict[tuple[str, str], list[Measurement]]:
-    """Repeats of one contender on one kind of lengths; growth points stand alone."""
+    """Group the repeats of one contender on one distribution of lengths; points of growth are not grouped."""
     found: dict[tuple[str, str], list[Measurement]] = {}
     for m in filter(_timed, plan):
         first, second, *_ = m.name.split("/")
@@ -45,7 +45,7 @@ def grouped(plan: Sequence[Measurement]) -> dict[tuple[str, str], list[Measureme
 
 
 def comparison(plan: Sequence[Measurement], results: Results) -> list[Row]:
-    """Each contender on each kind of lengths, and how much faster this engine is."""
+    """One row per contender and distribution of lengths, with how much faster this engine is."""
     rows = []
     for (lengths, contender), repeats in grouped(plan).items():
         if lengths == "ablation":
@@ -67,7 +67,7 @@ def _memory(ours: Row, row: Row) -> str:
 
 
 def ablation(plan: Sequence[Measurement], results: Results) -> list[Row]:
-    """Each speed-up off: how much slower, how much more memory, and the largest change of a loss and of a gradient."""
+    """One row per speed-up switched off: speed, memory, and the largest change of a loss and of a gradient."""
     rows: list[Row] = []
     for (lengths, variant), repeats in grouped(plan).items():
         if lengths != "ablation":
@@ -83,7 +83,7 @@ def ablation(plan: Sequence[Measurement], results: Results) -> list[Row]:
 
 
 def growth(plan: Sequence[Measurement], results: Results, objectives: Sequence[int]) -> list[Row]:
-    """One row for each point of each axis; objectives share a reference, whose time and a training's are measured."""
+    """One row per point of each axis; several objectives share one reference, and both times are measured."""
     rows: list[Row] = []
     points = [m for m in plan if m.name.startswith("growth/") and _timed(m)]
     for m in points:
@@ -94,25 +94,25 @@ def growth(plan: Sequence[Measurement], results: Results, objectives: Sequence[i
         rows.append({"axis": axis, "value": int(value), "GB above model states": above} | row)
     shared = next((m for m in points if m.name.startswith("growth/pairs per batch/")), None)
     if shared is not None:
-        once = (
+        reference = (
             results[f"{shared.name}/reference"]["seconds"] * shared.workload.train.global_batch / shared.workload.pairs
         )
         step = median(results[shared.name]["seconds"])
         for count in objectives:
-            rate = count * shared.workload.train.global_batch / (once + count * step)
+            rate = count * shared.workload.train.global_batch / (reference + count * step)
             rows.append({"axis": "objectives on one reference", "value": count, "pairs/s": rate})
     return rows
 
 
 def planner(plans: Sequence[Dealt]) -> list[Row]:
-    """How even global batches are dealt."""
+    """One row per plan: how evenly global batches are dealt."""
     return [asdict(plan) for plan in plans]
 
 
 def text(rows: Sequence[Row]) -> str:
-    """Rows as aligned columns."""
+    """Format rows as aligned columns."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [names] + [[_shown(row.get(name, "")) for name in names] for row in rows]
+    cells = [names] + [[_formatted(row.get(name, "")) for name in names] for row in rows]
     widths = [max(len(values[place]) for values in cells) for place in range(len(names))]
     left = [isinstance(rows[0].get(name), str) for name in names]
 
@@ -133,7 +133,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
         writer.writerows(rows)
 
 
-def _shown(value: object) -> str:
+def _formatted(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4f}" if value < 10 else f"{value:.0f}"
     return str(value)

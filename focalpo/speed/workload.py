@@ -1,7 +1,7 @@
-"""What both engines are given to train: the same random weights, the same pairs in the same order, the same reference.
+"""The workload that both engines train on: the same random weights, pairs, order of pairs and reference.
 
-Token ids are drawn at random, because speed depends on lengths alone; the lengths are drawn from a named distribution
-or are those of real pairs.
+Token ids are random, because speed depends on lengths alone; the lengths are drawn from a named distribution or are
+those of real pairs.
 """
 
 import json
@@ -21,12 +21,12 @@ from focalpo.training.settings import TrainSettings
 from focalpo.training.steps import global_batch_at
 
 SPECIAL = 3  # ids below are pad, bos and eos
-SHORTEST = 4  # tokens; real prompts and responses have a template's worth of them at least
+SHORTEST = 4  # tokens; real prompts and responses have at least those of the template
 
 
 @dataclass(slots=True)
 class Workload:
-    """One training run to be timed: `steps` are timed after one that is not."""
+    """One training run to time: `steps` are timed, after one that is not."""
 
     shape: Shape
     lengths: list[tuple[int, int, int]]
@@ -40,7 +40,7 @@ class Workload:
 
 
 def draw(lengths: Lengths, pairs: int, scale: float, seed: int) -> list[tuple[int, int, int]]:
-    """Lengths in tokens (prompt, chosen, rejected) of so many pairs, `scale` times as long as the distribution says."""
+    """Draw the lengths in tokens (prompt, chosen, rejected) of `pairs` pairs, scaled by `scale`."""
     rng = np.random.default_rng(seed)
     longest = int(lengths.longest * scale)
 
@@ -57,7 +57,7 @@ def draw(lengths: Lengths, pairs: int, scale: float, seed: int) -> list[tuple[in
 
 
 def trees_of(workload: Workload) -> list[Tree]:
-    """The workload's pairs as trees of random tokens, in the order in which they are trained on."""
+    """The workload's pairs as trees of random tokens, in training order."""
     rng = np.random.default_rng(workload.seed)
 
     def ids(count: int) -> list[int]:
@@ -70,7 +70,7 @@ def trees_of(workload: Workload) -> list[Tree]:
 
 
 def shuffled(items: Sequence, global_batch: int, seed: int) -> list:
-    """The items so placed that the engine's own permutation of the first epoch puts them back in their order."""
+    """Place the items so that the engine's own permutation of the first epoch restores their order."""
     steps = len(items) // global_batch
     order = [place for step in range(steps) for place in global_batch_at(step, len(items), global_batch, seed)]
     placed = list(items)
@@ -80,7 +80,7 @@ def shuffled(items: Sequence, global_batch: int, seed: int) -> list:
 
 
 def new_model(shape: Shape, seed: int, dtype: str) -> PreTrainedModel:
-    """Random weights, the same for the same seed, made where they will live."""
+    """Make a model with random weights, equal for equal seeds, directly on its device."""
     torch.manual_seed(seed)
     config = AutoConfig.for_model(
         **asdict(shape),

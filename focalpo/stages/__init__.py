@@ -1,1 +1,1 @@
-"""The ground floor: stages and their sealed folders, the records in them, where results come from."""
+"""The lowest layer: stages and their sealed folders, the records in them, and the provenance of results."""

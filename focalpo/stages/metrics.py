@@ -1,18 +1,18 @@
-"""Names of numbers for readers: the table's columns, and every metric that training writes to metrics.jsonl and W&B.
+"""Display names: the table's columns, and every metric that training writes to metrics.jsonl and W&B.
 
-A metric that is not here is refused by a test: give it a line, and report and dashboard show it.
+A test fails for a metric that is missing here: add a line for it, and the report and the dashboard show it.
 """
 
 from dataclasses import dataclass
 
 COLUMNS = {"ae2_lc": "AlpacaEval LC", "ae2_wr": "AlpacaEval WR", "arena_hard": "Arena-Hard WR"}
 NONE = "-"
-"""How a table shows a number that does not exist or is not known."""
+"""What a table shows for a number that does not exist or is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """How readers see a metric; means are over the global batch."""
+    """The display title and chart panel of a metric; means are over the global batch."""
 
     title: str
     panel: str
@@ -33,5 +33,5 @@ METRICS = {
 
 
 def title(name: str) -> str:
-    """The metric's title; its own name when it is not known here."""
+    """The metric's title, or its name if it is not listed here."""
     return METRICS[name].title if name in METRICS else name

@@ -1,4 +1,4 @@
-"""Where a result comes from: the commit, the packages and the machine, as every manifest has them."""
+"""Provenance of a result: the commit, the packages and the machine, as recorded in every manifest."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-"""The checkout: conf/, eval/ and slurm/ are read from there."""
+"""The checkout; conf/, eval/ and slurm/ are read from it."""
 PACKAGES = (
     "torch",
     "transformers",
@@ -36,16 +36,16 @@ def commit() -> str:
 @cache
 def packages() -> dict[str, str]:
     """Versions of the installed packages that can change a number."""
-    found = {}
+    versions = {}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions
 
 
 @cache
 def hardware() -> dict[str, str | int]:
-    """Machine facts that a reader of the manifest wants; GPUs by name when the driver lists them."""
+    """Machine facts for the manifest; GPUs by name if the driver lists them."""
     gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     names = [line.split(":", 1)[1].strip() for p in gpus for line in p.read_text().splitlines() if "Model" in line]
     return {"machine": platform.machine(), "cores": os.cpu_count() or 0, "gpus": ", ".join(names) or "none"}

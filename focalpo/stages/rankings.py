@@ -1,4 +1,4 @@
-"""What training did to each pair: reward margin, rankings, and the four groups of right and wrong at start and end.
+"""What training changed in each pair: reward margin, rankings, and the four groups of right and wrong at start and end.
 
     states at step 0 and at the end --> Change (arrays over pairs) --> shares
 
@@ -16,7 +16,7 @@ from focalpo.stages.records import PairState
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The same pairs at start and end, as arrays `[pairs]`; log-probs in nats, summed over response tokens."""
+    """The same pairs at the start and end of training, as arrays `[pairs]`; logps in nats, summed over the response."""
 
     start_chosen: np.ndarray
     start_rejected: np.ndarray
@@ -28,11 +28,11 @@ class Change:
 
     @property
     def margin(self) -> np.ndarray:
-        """D = log pi/ref(chosen) - log pi/ref(rejected): the start is the reference. No beta in it."""
+        """D = log pi/ref(chosen) - log pi/ref(rejected), `[pairs]`; no beta, the reference is the policy at start."""
         return (self.end_chosen - self.start_chosen) - (self.end_rejected - self.start_rejected)
 
     def ranked_right(self, when: str, per_token: bool = False) -> np.ndarray:
-        """Whether the pair is ranked right at "start" or "end"."""
+        """Whether each pair is ranked right at "start" or "end". `[pairs]`."""
         chosen, rejected = (getattr(self, f"{when}_{side}") for side in ("chosen", "rejected"))
         if per_token:
             chosen, rejected = chosen / self.chosen_length, rejected / self.rejected_length
@@ -40,11 +40,11 @@ class Change:
 
 
 def change(states: Sequence[PairState], split: str) -> Change:
-    """The first and last look at the pairs of a split."""
-    mine = [state for state in states if state.split == split]
-    steps = [state.step for state in mine]
-    start = {state.id: state for state in mine if state.step == min(steps)}
-    end = {state.id: state for state in mine if state.step == max(steps)}
+    """The pairs of a split at their first and last recorded step."""
+    selected = [state for state in states if state.split == split]
+    steps = [state.step for state in selected]
+    start = {state.id: state for state in selected if state.step == min(steps)}
+    end = {state.id: state for state in selected if state.step == max(steps)}
     ids = sorted(start.keys() & end.keys())
 
     def column(table: dict[str, PairState], name: str) -> np.ndarray:
@@ -62,7 +62,7 @@ def change(states: Sequence[PairState], split: str) -> Change:
 
 
 def groups(found: Change, per_token: bool = False) -> dict[str, float]:
-    """Shares of the pairs ranked right or wrong at start and end; they sum to 1."""
+    """Fractions of the pairs ranked right or wrong at start and end, such as `right_wrong`; they sum to 1."""
     before, after = found.ranked_right("start", per_token), found.ranked_right("end", per_token)
     return {
         "right_right": float(np.mean(before & after)),
@@ -73,7 +73,7 @@ def groups(found: Change, per_token: bool = False) -> dict[str, float]:
 
 
 def accuracies(found: Change) -> dict[str, float]:
-    """Reward accuracy, and ranking accuracy at start and end by both definitions."""
+    """Reward accuracy, mean margin, and ranking accuracy at start and end by both definitions."""
     return {
         "reward_accuracy": float(np.mean(found.margin > 0)),
         "ranking_accuracy_start": float(np.mean(found.ranked_right("start"))),

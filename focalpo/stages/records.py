@@ -1,7 +1,7 @@
-"""What crosses a wall between rooms: small frozen records, and their files (JSON lines, parquet).
+"""Records exchanged between packages: small frozen dataclasses, and their files (JSON lines, parquet).
 
-Every record is flat enough for one parquet row; a prompt is a list of chat messages
-`[{"role": "user", "content": "..."}]` whose last message is the user's.
+Every record fits one parquet row. A prompt is a list of chat messages `[{"role": "user", "content": "..."}]` that ends
+with a user message.
 """
 
 import json
@@ -31,7 +31,7 @@ class Demonstration:
 class Pair:
     """One preference: `chosen` was preferred to `rejected` as the answer to `prompt`.
 
-    `mislabelled` is known only where the truth is (the pocket world): True when the label contradicts the gold reward.
+    `mislabelled` is known only where the gold reward is (the pocket world): True when the label contradicts it.
     """
 
     id: str
@@ -43,7 +43,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt to make a pair for, and the split (train, test) that the pair will belong to."""
+    """A prompt to build a pair from, and the split (train, test) of that pair."""
 
     id: str
     split: str
@@ -52,7 +52,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Rated:
-    """One sampled answer to a prompt and the reward model's score of it."""
+    """One sampled answer to a prompt, with the reward model's score."""
 
     id: str
     split: str
@@ -64,7 +64,7 @@ class Rated:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One benchmark prompt with the reference answer a model is compared with."""
+    """One benchmark prompt with the reference answer that a model is compared with."""
 
     id: str
     prompt: Messages
@@ -73,7 +73,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One generated answer; `finished` is False when it was cut at the token limit."""
+    """One generated answer; `finished` is False if it was truncated at the token limit."""
 
     id: str
     prompt: Messages
@@ -86,8 +86,8 @@ class Completion:
 class AlpacaVerdict:
     """AlpacaEval's verdict on one prompt.
 
-    `preference` is in [1, 2], 2 when the model is better than the reference; lengths are in characters; `index` is the
-    row of the benchmark, by which the instruction difficulty is looked up.
+    `preference` is in [1, 2]; 2 means that the model is better than the reference. Lengths are in characters. `index`
+    is the row of the benchmark, which selects the instruction difficulty.
     """
 
     id: str
@@ -99,7 +99,7 @@ class AlpacaVerdict:
 
 @dataclass(frozen=True, slots=True)
 class ArenaGame:
-    """One of a prompt's two Arena-Hard games: `result` is the model's (0, 0.5, 1), `weight` 3 for a `>>` verdict."""
+    """One of a prompt's two Arena-Hard games; `result` is the model's (0, 0.5, 1), `weight` is 3 for a `>>` verdict."""
 
     id: str
     game: int
@@ -110,7 +110,7 @@ class ArenaGame:
 
 @dataclass(frozen=True, slots=True)
 class PairState:
-    """The policy's log-probs of one pair after `step` optimizer steps: summed over response tokens, nats."""
+    """The policy's logps of one pair after `step` optimizer steps, in nats, summed over response tokens."""
 
     step: int
     split: str
@@ -128,32 +128,33 @@ def write_records(path: Path, records: Iterable[Any]) -> None:
 
 
 def read_records(path: Path, kind: Callable[..., Record]) -> list[Record]:
-    """Read back what `write_records` wrote.
+    """Read records written by `write_records`.
 
     Raises:
-        ValueError: when the file's columns are not the fields of `kind`.
+        ValueError: when the file's columns do not match the fields of `kind`.
     """
     table = pq.read_table(path)
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # a dataclass of this file
     if table.column_names != names:
-        raise ValueError(f"{path} has columns {table.column_names}, expected {names}; delete its stage and run again")
+        columns = table.column_names
+        raise ValueError(f"{path} has columns {columns}, expected {names}; delete its stage folder and run again")
     return [kind(**row) for row in table.to_pylist()]
 
 
 def append_json(path: Path, row: dict) -> None:
-    """Append one JSON line; a reader that meets a torn last line may drop it."""
+    """Append one JSON line; readers may drop a truncated last line."""
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
 
 
 def read_json_lines(path: Path) -> list[dict]:
-    """All complete lines of a JSON-lines file; the torn last line that a kill leaves behind is dropped."""
-    # Not `splitlines`: JSON may hold U+2028 and its like as they are, and published questions do.
+    """All complete rows of a JSON-lines file; a last line truncated by a kill is dropped."""
+    # Not `splitlines`: JSON strings may contain raw U+2028 and similar line separators, and published questions do.
     *complete, _ = path.read_text().split("\n")
     return [json.loads(line) for line in complete]
 
 
 def listed(ids: Sequence[str]) -> str:
-    """Ids as an error message shows them: how many, and the first twenty."""
+    """Ids as an error message shows them: the count and the first twenty."""
     shown = ", ".join(ids[:MOST_LISTED])
     return f"{len(ids)} rows ({shown}{', ...' if len(ids) > MOST_LISTED else ''})"

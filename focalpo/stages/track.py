@@ -1,7 +1,7 @@
-"""Metrics to `metrics.jsonl` always, to Weights & Biases when asked, and a progress file that anyone may read.
+"""Tracking: metrics always go to `metrics.jsonl`, optionally to Weights & Biases; progress goes to a JSON file.
 
-No prompt, completion or key ever passes through here: values are numbers, settings are a stage's own. Every stage is
-one W&B run, whose id is the stage's key: a stage that goes on after a kill or a requeue goes on in the same run.
+No prompt, completion or API key passes through this module: values are numbers, settings are the stage's own. Every
+stage is one W&B run whose id contains the stage's key, so a stage resumed after a kill or a requeue continues that run.
 """
 
 import json
@@ -17,7 +17,7 @@ from focalpo.stages.folder import Job, write_json
 from focalpo.stages.origin import commit
 from focalpo.stages.records import append_json, read_json_lines
 
-# What a stage's folder is to W&B, so that its lineage reads dataset -> reference -> checkpoint -> ... -> table.
+# The W&B artifact type of a stage folder, so that its lineage reads dataset -> reference -> checkpoint -> ... -> table.
 ARTIFACT_TYPES = {
     "benchmark": "dataset",
     "pairs": "dataset",
@@ -32,7 +32,7 @@ ARTIFACT_TYPES = {
 
 @dataclass(slots=True)
 class TrackSettings:
-    """`wandb`: off, offline or online; online without WANDB_API_KEY falls back to offline, never to a prompt."""
+    """W&B mode and project; `online` without WANDB_API_KEY falls back to `offline` instead of prompting for a key."""
 
     wandb: str = "off"
     project: str = "focalpo"
@@ -43,69 +43,69 @@ class TrackSettings:
 
 
 class Tracker:
-    """Writes the metrics and the progress of one stage; only rank 0 has one that writes."""
+    """Writes the metrics and the progress of one stage; only rank 0 has one."""
 
     def __init__(self, job: Job, settings: TrackSettings) -> None:
         self.job = job
         self.metrics = job.path / "metrics.jsonl"
-        self.started = self.told = time.monotonic()
+        self.started = self.reported = time.monotonic()
         self.dashboard = Dashboard(job, settings) if settings.wandb != "off" else None
 
     def log(self, step: int, **values: float) -> None:
-        """Record metrics of a step."""
+        """Record the metrics of a step."""
         append_json(self.metrics, {"step": step, **values})
         if self.dashboard is not None:
             self.dashboard.log({"step": step, **values})
 
     def progress(self, done: int, total: int, **values: float) -> None:
-        """Tell how far the stage is, at most twice a second and at its end; done and total in the stage's own unit."""
+        """Report progress, at most twice a second and at the end; `done` and `total` are in the stage's own unit."""
         now = time.monotonic()
-        if now - self.told < 0.5 and done < total:
+        if now - self.reported < 0.5 and done < total:
             return
-        self.told = now
+        self.reported = now
         memory = resident_peak() / 2**30
         state = {"done": done, "total": total, "seconds": now - self.started, "memory_gb": memory, **values}
         write_json(self.job.path / "progress.json", state)
 
     def resume_at(self, step: int) -> None:
-        """Drop the metrics of steps that a resumed run will take again."""
+        """Drop the metrics of steps after `step`, which a resumed run repeats."""
         if not self.metrics.is_file():
             return
         kept = [json.dumps(row) + "\n" for row in read_json_lines(self.metrics) if row["step"] <= step]
         partial = self.metrics.with_name(f".{self.metrics.name}")
         partial.write_text("".join(kept))
-        partial.replace(self.metrics)  # a kill here loses none of them
+        partial.replace(self.metrics)  # atomic: a kill here loses no metric
 
     def summary(self, facts: dict) -> None:
-        """The stage's facts, for the W&B run's summary; its manifest holds them anyway."""
+        """Copy the stage's facts to the summary of the W&B run; the manifest holds them in any case."""
         if self.dashboard is not None:
             self.dashboard.summary(facts)
 
     def close(self, succeeded: bool = True) -> None:
-        """Finish the W&B run, if any; a stage that succeeded leaves its artifact there."""
+        """Finish the W&B run, if any; a stage that succeeded logs its artifact first."""
         if self.dashboard is not None:
             self.dashboard.close(self.job, succeeded)
 
 
 class Dashboard:
-    """A stage's W&B run. When W&B is absent or fails it says so once, in the log, and the stage goes on without it."""
+    """The W&B run of a stage; if W&B is missing or fails, it logs one line and the stage continues without it."""
 
     def __init__(self, job: Job, settings: TrackSettings) -> None:
         self.run: Any = None
         self._attempt(lambda: self._open(job, settings))
 
     def log(self, values: dict[str, float]) -> None:
-        """One row of history; `step` is a value like others, so that steps taken again after a kill are no error."""
+        """Log one row of history; `step` is an ordinary value, so repeating steps after a kill is not an error."""
         if self.run is not None:
             self._attempt(lambda: self.run.log(values))
 
     def summary(self, facts: dict) -> None:
-        """Facts of the whole stage."""
+        """Add facts about the whole stage to the run's summary."""
         if self.run is not None:
             self._attempt(lambda: self.run.summary.update(facts))
 
     def close(self, job: Job, succeeded: bool) -> None:
-        """Log what the stage made, when it made it, and end the run."""
+        """Log the stage's artifact if it succeeded, and finish the run."""
         if self.run is not None and succeeded:
             self._attempt(lambda: self.run.log_artifact(_artifact(job)))
         if self.run is not None:
@@ -129,41 +129,41 @@ class Dashboard:
             settings=wandb.Settings(silent=True, console="off", x_stats_sampling_interval=5),
         )
         self.run.define_metric("*", step_metric="step")
-        if mode == "online":  # offline W&B refuses it; there the inputs stand in the config alone
+        if mode == "online":  # offline W&B refuses it; the inputs are then only in the config
             for path in job.inputs.values():
                 self.run.use_artifact(_artifact(Job.read(path)))
 
     def _attempt(self, call: Callable[[], object]) -> None:
         try:
             call()
-        except Exception as error:  # whatever W&B raises (network, disk, its own service): it never stops a stage
-            print(f"W&B failed and is left out from here: {type(error).__name__}: {error}", file=sys.stderr)
+        except Exception as error:  # whatever W&B raises (network, disk, its service), it must not stop a stage
+            print(f"W&B failed and is disabled from here on: {type(error).__name__}: {error}", file=sys.stderr)
             self.run = None
 
 
 def run_id(job: Job) -> str:
-    """W&B's id of the stage's run."""
+    """The id of the stage's W&B run."""
     return f"{job.kind}-{job.key}"
 
 
 def group_of(job: Job) -> str:
-    """Seeds of one row share a group."""
+    """The W&B group of the run: the seeds of one row share a group."""
     return job.name.rpartition("-s")[0] or job.name
 
 
 def tags_of(job: Job) -> list[str]:
-    """What runs are filtered by: the kind of stage and, for training, the loss."""
+    """Tags to filter runs by: the kind of stage and, for training, the loss."""
     objective = job.settings.get("objective", {}).get("name")
     return [job.kind, *([objective] if objective else [])]
 
 
 def lineage_of(job: Job) -> dict[str, str]:
-    """The artifacts that the stage reads, by input name."""
+    """Names of the W&B artifacts that the stage reads, by input name."""
     return {name: f"{path.parent.name}-{path.name.rpartition('-')[2]}" for name, path in job.inputs.items()}
 
 
 def _artifact(job: Job):
-    """The stage as an artifact: what it is, not its bytes, which stay in its folder."""
+    """The stage as a W&B artifact: its description only; the files stay in the stage folder."""
     import wandb
 
     artifact = wandb.Artifact(f"{job.kind}-{job.key}", ARTIFACT_TYPES.get(job.kind, job.kind))

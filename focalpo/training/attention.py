@@ -1,9 +1,9 @@
-"""Attention over packed trees, registered with transformers so that any of its causal LMs runs unchanged.
+"""Attention over packed trees, registered with transformers so that its causal LMs run unchanged.
 
-A segment's queries see the keys of its prefix (the prompt; nothing for the prompt itself) and, causally, of itself.
-In half precision on a GPU all segments are one call of torch's variable-length attention. Anywhere else blocks of like
-size share one padded `scaled_dot_product_attention` call: pocket-sized trees cost a call per micro-batch, long segments
-waste nothing.
+A segment's queries see the keys of its prefix (the prompt; empty for the prompt itself) and, causally, its own keys.
+In half precision on a GPU, one call of torch's variable-length attention computes all segments. Everywhere else, blocks
+of similar size share one padded `scaled_dot_product_attention` call: a micro-batch of pocket-sized trees costs one
+call, and long segments waste nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,17 +17,17 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 NAME = "packed_trees"
-# A tree of at most so many tokens is one block: its branches' view of each other is masked, not left out, which costs
-# less than gathering its prompt's keys once more for each branch.
+# A tree of at most this many tokens is one block. A mask hides its branches from each other, which costs less than
+# gathering the prompt's keys again for each branch.
 SMALL_TREE = 128
-# Padding a group may add, in cells (queries x keys): a call of attention costs about as much as 2^15 of them on a CPU.
+# Padding that a group may add, in cells (queries x keys): on a CPU an attention call costs about as much as 2^15 cells.
 SMALL_GROUP = 1 << 15
 WASTE = 1.25
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Query rows [start, end) with prefix rows [prefix_start, prefix_end) of the packed row."""
+    """Query rows [start, end) and prefix rows [prefix_start, prefix_end) of the packed row."""
 
     start: int
     end: int
@@ -45,8 +45,8 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Blocks padded to one shape: `queries` [n, q] and `keys` [n, k] rows, `visible` [n, 1, q, k] (None: causal), which
-    of the n * q results are real (`results`), and to which packed row each of those goes (`rows`)."""
+    """Blocks padded to one shape: row numbers of `queries` [n, q] and `keys` [n, k], the mask `visible` [n, 1, q, k]
+    (None: causal), which of the n * q results are not padding (`results`), and the packed row of each (`rows`)."""
 
     queries: Tensor
     keys: Tensor
@@ -57,8 +57,8 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
-    """All segments for variable-length attention: `key_rows` [K] of the packed row, one segment's prefix and self after
-    the other's, and where each segment's queries and keys start, [segments + 1]."""
+    """All segments for variable-length attention: `key_rows` [K] of the packed row, each segment's prefix and own rows
+    in turn, and where each segment's queries and keys start, [segments + 1]."""
 
     key_rows: Tensor
     query_starts: Tensor
@@ -68,9 +68,9 @@ class Ragged:
 
 
 class Layout:
-    """Where the segments of every tree lie; they tile the packed row in order, prompts first.
+    """Positions of the segments of every tree; they tile the packed row in order, prompts first.
 
-    What a kernel wants is made when the first layer asks for it, on the layout's device, and shared by the others.
+    The first layer that needs a kernel's inputs builds them on the layout's device; the other layers share them.
     """
 
     def __init__(self, trees: Sequence[Sequence[Segment]], device: torch.device | str = "cpu") -> None:
@@ -81,12 +81,12 @@ class Layout:
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
-        """For `scaled_dot_product_attention`: blocks of like size, padded."""
-        return tuple(_pad(group, self.device) for group in _alike(_blocks(self.trees)))
+        """Inputs of `scaled_dot_product_attention`: blocks of similar size, padded."""
+        return tuple(_pad(group, self.device) for group in _group_by_size(_blocks(self.trees)))
 
     @cached_property
     def ragged(self) -> Ragged:
-        """For variable-length attention."""
+        """Inputs of variable-length attention."""
         segments = [segment for tree in self.trees for segment in tree]
         rows = [np.arange(*span) for s in segments for span in ((s.prefix_start, s.prefix_end), (s.start, s.end))]
         queries, keys = [s.queries for s in segments], [s.keys for s in segments]
@@ -99,7 +99,7 @@ Block = Sequence[Segment]
 
 
 def _blocks(trees: Sequence[Sequence[Segment]]) -> list[Block]:
-    """What is computed at once: a small tree as a whole, under a mask; a large one segment by segment."""
+    """Units of computation: a small tree as a whole, under a mask; a large tree segment by segment."""
     whole = [sum(segment.queries for segment in tree) <= SMALL_TREE for tree in trees]
     return [
         block for tree, small in zip(trees, whole, strict=True) for block in ([tree] if small else [[s] for s in tree])
@@ -107,13 +107,13 @@ def _blocks(trees: Sequence[Sequence[Segment]]) -> list[Block]:
 
 
 def _size(block: Block) -> tuple[int, int]:
-    """Keys and queries of a block: the first segment's prefix, and all of its rows."""
+    """Number of keys (the first segment's prefix and all rows) and of queries (all rows) of a block."""
     queries = sum(segment.queries for segment in block)
     return block[0].keys - block[0].queries + queries, queries
 
 
-def _alike(blocks: Sequence[Block]) -> list[list[Block]]:
-    """Groups whose padded size stays near their real size, longest keys first."""
+def _group_by_size(blocks: Sequence[Block]) -> list[list[Block]]:
+    """Group blocks, longest keys first, so that the padded size of a group stays near its real size."""
     groups: list[list[Block]] = []
     width = depth = cells = 0
     for block in sorted(blocks, key=lambda block: (*(-n for n in _size(block)), block[0].start)):
@@ -144,7 +144,7 @@ def _pad(group: list[Block], device: torch.device | str) -> Group:
     k = keys[:, None, :]
     prefix = (k >= prefix_start[..., None]) & (k < prefix_end[..., None])
     visible = prefix | ((k >= start[..., None]) & (k <= queries[..., None]))
-    visible |= ~real[..., None]  # a padded query sees anything: one that saw nothing would breed NaN
+    visible |= ~real[..., None]  # a padded query sees every key: with none, its softmax would be NaN
     plain = len(group) == 1 and len(group[0]) == 1 and group[0][0].keys == group[0][0].queries
     arrays = (queries, keys.clip(min=0), visible[:, None], np.flatnonzero(real), queries[real])
     on_device = [torch.from_numpy(array).to(device) for array in arrays]
@@ -172,7 +172,7 @@ def _attend_ragged(query: Tensor, key: Tensor, value: Tensor, scaling: float, la
 
     # window (-1, 0): causal, aligned to the bottom right, so that a branch's first token sees its whole prompt.
     ragged = layout.ragged
-    return varlen_attn(  # type: ignore[return-value]  # a tuple only when asked for more
+    return varlen_attn(  # type: ignore[return-value]  # a tuple if more is requested
         query.transpose(0, 1),
         key.transpose(0, 1)[ragged.key_rows],
         value.transpose(0, 1)[ragged.key_rows],
@@ -211,16 +211,16 @@ Attend = Callable[[Tensor, Tensor, Tensor, float, Layout], Tensor]
 
 
 def kernel_for(device_type: str, dtype: torch.dtype) -> Attend:
-    """What attends: torch's variable-length attention is flash attention, which knows neither a CPU nor fp32."""
+    """Return the kernel: torch's variable-length attention is flash attention, without support for CPUs or fp32."""
     half = dtype in (torch.bfloat16, torch.float16)
     return _attend_ragged if half and device_type == "cuda" else _attend_grouped
 
 
 def _gather(states: Tensor, rows: Tensor) -> Tensor:
-    """[heads, T, d] at rows [n, r] -> [n, heads, r, d]. index_select: its backward is far cheaper than indexing's."""
+    """[heads, T, d] at rows [n, r] -> [n, heads, r, d]; the backward of index_select is far cheaper than indexing's."""
     heads, _, width = states.shape
     return states.index_select(1, rows.flatten()).view(heads, *rows.shape, width).transpose(0, 1)
 
 
-# Registered without a mask function: transformers then builds no mask at all for this attention.
+# Registered without a mask function, so that transformers builds no mask for this attention.
 AttentionInterface.register(NAME, packed_attention)

@@ -1,11 +1,11 @@
-"""Saving and resuming a run on any number of ranks, and exporting its weights as an ordinary Hugging Face folder.
+"""Save and resume a run on any number of ranks, and export its weights as an ordinary Hugging Face folder.
 
 .checkpoints/step-000040/   part-<rank>-<n>.safetensors   complete (written last: step, run, sha256 of every part)
-.checkpoints/stop           whoever makes this file asks the run to save and leave
-.checkpoints/saves          there while the run would do so
+.checkpoints/stop           create this file to ask the run to save and exit
+.checkpoints/saves          exists while the run would do so
 
-One format for all layouts: fp32 weights and Adam's two moments of every trained parameter, whole and by name. Ranks
-share the writing; the ranks that resume may be fewer or more, and of another ZeRO stage. Nothing is pickled.
+One format for all layouts: fp32 weights and Adam's two moments of every trained parameter, unpartitioned and by name.
+Ranks share the writing; a run may resume on fewer or more ranks and in another ZeRO stage. Nothing is pickled.
 """
 
 import contextlib
@@ -29,17 +29,17 @@ from focalpo.training.ranks import alive, at_rest, barrier, device, gather, rank
 
 COMPLETE = "complete"
 MOMENTS = ("exp_avg", "exp_avg_sq")
-PART_BYTES = 1 << 31  # what a rank holds in host memory before it writes a part
+PART_BYTES = 1 << 31  # a rank writes a part once it holds more than this in host memory
 
 
 def fingerprint(*what: object) -> str:
-    """Tells runs apart: only the run that saved a checkpoint may go on from it."""
+    """Return a hash that identifies a run: only the run that saved a checkpoint may resume from it."""
     return hashlib.sha256(repr(what).encode()).hexdigest()
 
 
 @contextlib.contextmanager
 def saving(folder: Path) -> Iterator[None]:
-    """While open, whoever asks the run to stop knows that it saves first: the file `saves` says so."""
+    """While open, keep the file `saves`, which shows that the run saves first when it is asked to stop."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SAVES).touch()
     try:
@@ -49,16 +49,16 @@ def saving(folder: Path) -> Iterator[None]:
 
 
 def leave_if_asked(engine, folder: Path, step: int, run: str, saved: int) -> None:
-    """Leave the run when somebody wants it to stop; every rank must call it.
+    """Save and leave the run if it was asked to stop; every rank must call it.
 
     Args:
-        step: optimizer steps taken; what a global batch has added to the gradients since is computed again.
-        saved: the step that the run was resumed at; nothing is written when it is still there.
+        step: optimizer steps taken; gradients accumulated since then are recomputed after resuming.
+        saved: the step that the run resumed from; if it equals `step`, nothing is written.
 
     Raises:
         Stopped: when the run was asked to stop, after saving.
     """
-    # Summed: ranks may see the file at different moments and must leave at the same step.
+    # Summed over ranks: they may see the file at different moments and must leave at the same step.
     if sum_over_ranks(torch.tensor(float((folder / STOP).exists()), device=device())) > 0:
         if step == saved:
             raise Stopped(f"asked to stop after step {step}, run the same command again to resume")
@@ -67,11 +67,11 @@ def leave_if_asked(engine, folder: Path, step: int, run: str, saved: int) -> Non
 
 
 def save(engine, folder: Path, step: int, run: str) -> None:
-    """Save weights and optimizer after `step` steps of `run` (anything that tells runs apart); older checkpoints go
-    once this one is complete. The data order needs no saving: it is a function of the step."""
+    """Save weights and optimizer after `step` steps of `run` (any string that identifies it), then delete older
+    checkpoints. The data order is not saved: it is a function of the step."""
     path = folder / f"step-{step:06d}"
     if rank() == 0:
-        shutil.rmtree(path, ignore_errors=True)  # what a kill in the middle of saving has left
+        shutil.rmtree(path, ignore_errors=True)  # left by a run that was killed while saving
         path.mkdir(parents=True)
     barrier()
     hashes = {part.name: file_hash(part) for part in _write_parts(engine, path)}
@@ -85,16 +85,16 @@ def save(engine, folder: Path, step: int, run: str) -> None:
 
 
 def resume(engine, folder: Path, run: str) -> int:
-    """Load the newest checkpoint that is complete and intact and return its step, or 0 where there is none.
+    """Load the newest complete, intact checkpoint and return its step, or 0 if there is none.
 
     Raises:
-        ValueError: when the checkpoint is of another run.
+        ValueError: when the checkpoint belongs to another run.
     """
     for path in sorted((complete.parent for complete in folder.glob(f"step-*/{COMPLETE}")), reverse=True):
         saved = json.loads((path / COMPLETE).read_text())
         if saved["run"] != run:
             raise ValueError(f"{path} was saved by a run with other settings; delete {folder} and run again")
-        # Ranks share the reading as they shared the writing.
+        # Ranks share the reading, as they shared the writing.
         mine = sorted(saved["files"])[rank() :: world()]
         broken = [name for name in mine if not _intact(path / name, saved["files"][name])]
         broken = [name for names in gather(broken) for name in names]
@@ -116,14 +116,14 @@ def _intact(part: Path, expected: str) -> bool:
 
 
 def _write_parts(engine, path: Path) -> Iterator[Path]:
-    """This rank's share of the state, by name, a part at a time."""
+    """Write this rank's share of the state by name, one part at a time."""
     share: dict[str, Tensor] = {}
     size = number = 0
     loads = [0] * world()
     for name, parameter in _trained(engine):
         owner = loads.index(min(loads))
         for kind in ("weights", *MOMENTS):
-            whole = _whole(engine, parameter, None if kind == "weights" else kind)  # every rank takes part
+            whole = _whole(engine, parameter, None if kind == "weights" else kind)  # collective: every rank takes part
             loads[owner] += whole.numel()
             if owner == rank():
                 share[f"{kind}.{name}"] = whole.detach().cpu().contiguous()
@@ -139,12 +139,12 @@ def _write_parts(engine, path: Path) -> Iterator[Path]:
 def _write(tensors: dict[str, Tensor], path: Path) -> Path:
     save_file(tensors, path)
     with path.open("rb") as file:
-        os.fsync(file.fileno())  # the older checkpoint goes next: this one must survive the machine
+        os.fsync(file.fileno())  # the older checkpoint is deleted next, so this one must survive a crash
     return path
 
 
 def _load(engine, path: Path, parts: list[str], step: int) -> None:
-    _begin_moments(engine, step)
+    _init_moments(engine, step)
     parameters = dict(_trained(engine))
     for part in parts:
         with safe_open(path / part, "pt") as tensors:
@@ -159,12 +159,12 @@ def _trained(engine) -> Iterator[tuple[str, torch.nn.Parameter]]:
 
 
 def _plain(engine) -> bool:
-    """Whether the optimizer works on the parameters themselves (ZeRO-0), without copies of its own."""
+    """Whether the optimizer updates the parameters themselves (ZeRO-0) instead of its own copies."""
     return engine.optimizer is engine.basic_optimizer
 
 
 def _whole(engine, parameter: torch.nn.Parameter, moment: str | None) -> Tensor:
-    """The fp32 weights of a parameter, or one of its moments, gathered from all ranks."""
+    """Gather the fp32 weights of a parameter, or one of its moments, from all ranks."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     if _plain(engine):
@@ -175,7 +175,7 @@ def _whole(engine, parameter: torch.nn.Parameter, moment: str | None) -> Tensor:
 
 @torch.no_grad()
 def _put(engine, parameter: torch.nn.Parameter, value: Tensor, moment: str | None) -> None:
-    """Give every rank its share of what `_whole` returned; the model's own weights follow the fp32 ones."""
+    """Give every rank its share of what `_whole` returned, and set the model's own weights from the fp32 ones."""
     if engine.zero_optimization_stage() == 3:
         _put_partition(parameter, value, moment)
     elif _plain(engine):
@@ -201,15 +201,15 @@ def _put_partition(parameter: torch.nn.Parameter, value: Tensor, moment: str | N
         parameter.data.copy_(value)
 
 
-def _begin_moments(engine, step: int) -> None:
-    """Adam's state as after `step` steps, moments still zero: torch makes it at the first step, we need it now."""
+def _init_moments(engine, step: int) -> None:
+    """Create Adam's state as after `step` steps, with zero moments: torch creates it only at the first step."""
     optimizer = engine.basic_optimizer
     if engine.zero_optimization_stage() == 3:
         flat = engine.optimizer.fp32_partitioned_groups_flat
     else:
         flat = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for parameter in flat:
-        # A fused step counts on the GPU, any other on the CPU, as torch does it.
+        # As in torch, a fused optimizer counts its steps on the GPU, any other on the CPU.
         device = parameter.device if optimizer.defaults["fused"] else "cpu"
         moments = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
         optimizer.state[parameter] = {"step": torch.tensor(float(step), device=device), **moments}
@@ -218,8 +218,8 @@ def _begin_moments(engine, step: int) -> None:
 
 
 def export(engine, tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig, folder: Path, card: str) -> None:
-    """Write weights (safetensors), tokenizer, model card and the chat template's hash: a folder that
-    `AutoModelForCausalLM.from_pretrained` loads. Every rank must call it; rank 0 writes."""
+    """Write a folder that `AutoModelForCausalLM.from_pretrained` loads: weights (safetensors), tokenizer, model card
+    and the chat template's hash. Every rank must call it; rank 0 writes."""
     at_rest()
     policy = engine.module
     prefix = "model."
@@ -238,7 +238,7 @@ def export(engine, tokenizer: PreTrainedTokenizerBase, generation: GenerationCon
 
 
 def model_card(title: str, settings: dict, start: str) -> str:
-    """A model card that says how the weights were made."""
+    """Return a model card that documents how the weights were made."""
     described = json.dumps(settings, indent=1, sort_keys=True)
     return f"""---
 library_name: transformers
@@ -252,5 +252,5 @@ Started from `{start}` and trained by the FocalPO reproduction with:
 {described}
 ```
 
-Torch {torch.__version__}. How it was measured, and what it may be used for, is in the run's manifest and report.
+Torch {torch.__version__}. The run's manifest and report say how the model was evaluated and what it may be used for.
 """

@@ -1,9 +1,9 @@
-"""What a stage will need, by arithmetic alone: memory of a rank by part, floating-point operations, disk, requests.
+"""Estimate what a stage needs, by arithmetic alone: memory of a rank by part, floating-point operations, disk.
 
     shape of a model, sizes of a batch -> Memory (bytes of one rank), operations -> seconds, given a measured rate
 
 Counted for Llama-like models: grouped-query attention, gated MLP, RMS norms. `recipes/calibrate.py` measures a step and
-holds these figures against it.
+compares it with these estimates.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ class Shape:
         return self.body + (1 if self.tied else 2) * self.vocabulary * self.hidden
 
     def adapters(self, rank: int, targets: Sequence[str]) -> int:
-        """Parameters of low-rank adapters: two matrices beside each of these linear modules of a block."""
+        """Parameters of low-rank adapters: two matrices for each of these linear modules in every layer."""
         both_sides = {name: 2 * self.hidden for name in ("q_proj", "o_proj")}
         both_sides |= {name: self.hidden + self.kv for name in ("k_proj", "v_proj")}
         both_sides |= {name: self.hidden + self.intermediate for name in ("gate_proj", "up_proj", "down_proj")}
@@ -56,7 +56,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The micro-batch that a rank holds at once: its tokens, and how many of them are predicted (response tokens)."""
+    """A micro-batch of one rank: its tokens, and how many of them are predicted (response tokens)."""
 
     tokens: int
     predicted: int
@@ -64,7 +64,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of one rank at the peak of a step, by part."""
+    """Peak memory of one rank in a step, bytes, by part."""
 
     parameters: float
     gradients: float
@@ -87,12 +87,17 @@ def training_memory(
     device: str,
     adapters: int = 0,
 ) -> Memory:
-    """Memory of one rank at the peak of a training step, which is the backward pass of the head: all activations are
-    still there and the gradients and Adam's moments of earlier steps stay. `adapters`: parameters beside the model's
-    that are trained in their place; only they have gradients and moments."""
+    """Estimate the memory of one rank at the peak of a training step.
+
+    The peak is in the backward pass of the head: all activations are still allocated, as are the gradients and Adam's
+    moments of earlier steps.
+
+    Args:
+        adapters: parameters added to the model and trained instead of its own; only they have gradients and moments.
+    """
     size, count, trained = BYTES[dtype], shape.parameters + adapters, adapters or shape.parameters
-    master = 4 * trained if dtype == "bfloat16" or zero_stage else 0  # fp32 weights beside those of the model
-    # What ZeRO-3 has gathered while in use: the largest module, and the next one fetched ahead.
+    master = 4 * trained if dtype == "bfloat16" or zero_stage else 0  # fp32 weights in addition to the model's
+    # ZeRO-3 gathers modules while they are in use: at most the largest one and the prefetched next one.
     gathered = 2 * size * shape.vocabulary * shape.hidden if zero_stage == 3 and ranks > 1 else 0
     return Memory(
         parameters=size * count / (ranks if zero_stage == 3 else 1) + gathered,
@@ -104,9 +109,9 @@ def training_memory(
 
 
 def _activations(shape: Shape, batch: Batch, size: int, activation_checkpointing: bool) -> float:
-    """What the layers keep for their backward pass.
+    """Bytes that the layers keep for their backward pass.
 
-    A token keeps in each layer 3 rows of `hidden` for either norm (its input, the normed row, the product with the
+    Each token keeps in each layer 3 rows of `hidden` per norm (its input, the normed row, the product with the
     weight), 3 around the attention (queries, its output twice: before and after joining the branches), keys and values,
     and 4 rows of `intermediate` (gate, its SiLU, up, their product).
     """
@@ -117,30 +122,33 @@ def _activations(shape: Shape, batch: Batch, size: int, activation_checkpointing
 
 
 def _head(shape: Shape, batch: Batch, chunk: int) -> float:
-    """Logits in fp32, which become their own gradient: a micro-batch's where they are kept for backward, else one
-    chunk's; and for a chunk what logsumexp computes on the way, or the gradient in low precision, which is less."""
+    """Bytes of the fp32 logits, overwritten by their gradient: all of a micro-batch if they are kept for backward, else
+    one chunk. One more chunk holds logsumexp's intermediates; the gradient in low precision needs less."""
     logits = batch.predicted * shape.vocabulary
     of_chunk = batch.predicted * min(shape.vocabulary, words_at_once(batch.predicted, chunk))
     return 4 * (logits if logits <= KEPT_LOGITS else of_chunk) + 4 * of_chunk
 
 
 def forward_operations(shape: Shape, batch: Batch, context: float) -> float:
-    """Floating-point operations of one forward pass's matrix products, 2 for a multiply-add; `context`: tokens that a
-    token attends to, on average."""
+    """Count the floating-point operations of a forward pass's matrix products, 2 per multiply-add.
+
+    Args:
+        context: average number of tokens that a token attends to.
+    """
     attention = 4 * shape.layers * shape.hidden * context * batch.tokens
     return 2 * shape.matrices * batch.tokens + attention + 2 * shape.hidden * shape.vocabulary * batch.predicted
 
 
 def training_operations(shape: Shape, batch: Batch, context: float, activation_checkpointing: bool) -> float:
-    """Forward and backward (twice the forward), and the forward once more where activations are recomputed."""
+    """Count forward and backward (twice the forward), and another forward where activations are recomputed."""
     return (4 if activation_checkpointing else 3) * forward_operations(shape, batch, context)
 
 
 def model_bytes(shape: Shape, dtype: str) -> int:
-    """An exported model on the disk."""
+    """Size of an exported model on disk."""
     return BYTES[dtype] * shape.parameters
 
 
 def checkpoint_bytes(shape: Shape) -> int:
-    """A checkpoint on the disk: fp32 weights and two moments. While one is written the one before is still there."""
+    """Size of a checkpoint on disk: fp32 weights and two moments. During a save, the previous one still exists."""
     return 12 * shape.parameters

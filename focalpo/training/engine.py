@@ -1,10 +1,10 @@
-"""The training loop: DeepSpeed for 1..n ranks, ZeRO 0-3, CPU or GPU. It knows no loss by name.
+"""The training loop: DeepSpeed on 1..n ranks, ZeRO 0-3, CPU or GPU, independent of the loss.
 
     order -> global batch -> deal -> micro-batches -> logps -> objective -> backward ... -> one optimizer step
 
-The global batch is the scientific quantity: the gradient is the mean over its pairs, whatever the number of ranks and
-micro-steps, to the rounding of train.dtype, in which DeepSpeed adds gradients up. Data order and learning rate are pure
-functions of the step, so a resumed run needs no more than the step.
+The global batch is the scientific quantity: the gradient is the mean over its pairs for any number of ranks and
+micro-steps, up to the rounding of train.dtype, in which DeepSpeed accumulates gradients. Data order and learning rate
+are pure functions of the step, so a resumed run needs only the step.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from focalpo.training.watch import Watch
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """What is trained on: trees, their reference log-probs by branch in the same order (empty when the objective needs
+    """Training data: trees, their reference log-probs by branch in the same order (empty when the objective needs
     none), and the trees of the mismatched branch for objectives that estimate a KL."""
 
     trees: Sequence[Tree]
@@ -44,7 +44,7 @@ class Examples:
 
 
 class Follower(Protocol):
-    """Who is told of every step: a stage's tracker, or a benchmark's stopwatch."""
+    """Receives every step: a stage's tracker or a benchmark's stopwatch."""
 
     def resume_at(self, step: int) -> None: ...
 
@@ -54,7 +54,7 @@ class Follower(Protocol):
 
 
 def start_ranks() -> None:
-    """Join the process group that the launcher described, or make a group of one."""
+    """Join the process group that the launcher described, or create a group of one."""
     if torch.distributed.is_initialized():
         return
     if not torch.cuda.is_available():
@@ -62,27 +62,27 @@ def start_ranks() -> None:
         keep_freed()
     import deepspeed
 
-    # Without a GPU DeepSpeed would compile a shared-memory collective at run time (a C++ compiler, half a minute, files
-    # left in /dev/shm); gloo does the same work.
+    # Without a GPU, DeepSpeed would compile a shared-memory collective at run time, which needs a C++ compiler and half
+    # a minute and leaves files in /dev/shm; gloo does the same work.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.utils.logger.setLevel(logging.WARNING)  # its INFO repeats the configuration on every start
+    deepspeed.utils.logger.setLevel(logging.WARNING)  # INFO prints the configuration on every start
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if "MASTER_ADDR" not in os.environ:
-        # A store inside the process: a group of one needs no port, so nothing can already be listening on it.
+        # An in-process store: a group of one needs no port, so it cannot fail because a port is in use.
         torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
-        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it even then
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed reads it even then
     if torch.cuda.is_available():
         torch.cuda.set_device(device())
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 
 def deepspeed_config(settings: TrainSettings) -> dict:
-    """The DeepSpeed configuration. Batch sizes are ours: every call of the engine is one micro-batch of one."""
+    """Return the DeepSpeed configuration. We do the batching: each engine call is one micro-batch of size one."""
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": 0.0 if _plain_gradients(settings) else settings.max_grad_norm,
-        # DeepSpeed's plain bf16 optimizer hides its fp32 weights from checkpoints; stage 1 is the same arithmetic.
+        # DeepSpeed's plain bf16 optimizer hides its fp32 weights from checkpoints; stage 1 computes the same.
         "zero_optimization": {"stage": settings.zero_stage or int(settings.dtype == "bfloat16")},
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": settings.dtype == "bfloat16"},
@@ -91,20 +91,20 @@ def deepspeed_config(settings: TrainSettings) -> dict:
 
 
 def _plain_gradients(settings: TrainSettings) -> bool:
-    """Whether gradients are the parameters' own, so that we clip them: DeepSpeed would not tell their norm."""
+    """Whether gradients are in the parameters' `.grad`, so that we clip them: DeepSpeed would not report their norm."""
     return settings.zero_stage == 0 and settings.dtype == "float32"
 
 
 @contextlib.contextmanager
 def partitioned_loading(settings: TrainSettings) -> Iterator[None]:
-    """While open, `from_pretrained` splits weights over the ranks as it reads them (ZeRO-3), so that no host ever holds
+    """While open, `from_pretrained` partitions weights over the ranks as it reads them (ZeRO-3), so that no host holds
     a whole model per rank."""
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
     if settings.zero_stage != 3:
         yield
         return
-    holder = HfDeepSpeedConfig(deepspeed_config(settings))  # transformers holds it weakly: it must stay in scope
+    holder = HfDeepSpeedConfig(deepspeed_config(settings))  # transformers keeps a weak reference only
     try:
         yield
     finally:
@@ -120,7 +120,7 @@ def open_engine(policy: PackedPolicy, settings: TrainSettings):
         policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     use_kernels(policy.model, settings.kernels)
     policy.train()
-    # torch's own fused AdamW: DeepSpeed's is compiled at run time and wants nvcc.
+    # torch's fused AdamW: DeepSpeed's is compiled at run time and needs nvcc.
     optimizer = torch.optim.AdamW(
         [parameter for parameter in policy.parameters() if parameter.requires_grad],
         lr=settings.learning_rate,
@@ -130,7 +130,7 @@ def open_engine(policy: PackedPolicy, settings: TrainSettings):
     )
     engine = deepspeed.initialize(model=policy, optimizer=optimizer, config=deepspeed_config(settings))[0]
     if world() == 1 and _plain_gradients(settings):
-        engine.enable_backward_allreduce = False  # it would copy every gradient there and back to sum it with nothing
+        engine.enable_backward_allreduce = False  # it would copy every gradient for an all-reduce of one rank
     return engine
 
 
@@ -145,17 +145,17 @@ def train(
     watch: Watch | None = None,
     batcher: Batcher | None = None,
 ) -> None:
-    """Train to the end, from the newest complete checkpoint if there is one; `watch` sees the policy at every step.
+    """Train to the end, resuming from the newest complete checkpoint if any; `watch` sees the policy at every step.
 
     Raises:
-        ValueError: when the loss or the gradient is not finite; the last checkpoint is then still good.
-        Stopped: when somebody asked for it; the run is saved.
+        ValueError: when the loss or the gradient is not finite; the last checkpoint is still good.
+        Stopped: when the run was asked to stop; it is saved first.
     """
     steps = steps_of(len(examples.trees), settings)
     batcher = batcher or Batcher(settings.micro_batch_tokens)
-    # How it is computed may differ when it goes on: other ranks, another ZeRO stage, smaller micro-batches.
-    what = {name: value for name, value in asdict(settings).items() if name not in EXECUTION}
-    run = checkpoint.fingerprint(objective, [tree.id for tree in examples.trees], what, seed)
+    # A resumed run may be computed differently: other ranks, another ZeRO stage, smaller micro-batches.
+    fixed = {name: value for name, value in asdict(settings).items() if name not in EXECUTION}
+    run = checkpoint.fingerprint(objective, [tree.id for tree in examples.trees], fixed, seed)
     start = checkpoint.resume(engine, checkpoints, run)
     if tracker is not None:
         tracker.resume_at(start)
@@ -164,12 +164,12 @@ def train(
         checkpoint.leave_if_asked(engine, checkpoints, step, run, saved=start)
 
     def look(step: int) -> None:
-        def followed(micro: MicroBatch) -> Tensor:
+        def stoppable(micro: MicroBatch) -> Tensor:
             leave_if_asked(step)
             return engine(micro)
 
         if watch is not None:
-            watch.look(followed, step, steps)
+            watch.look(stoppable, step, steps)
 
     with checkpoint.saving(checkpoints):
         look(start)
@@ -185,7 +185,7 @@ def train(
                 raise ValueError(nonfinite.describe(seen, examples.trees, examples.reference, step, checkpoints.parent))
             clipped = _clip(engine, settings)
             engine.step()
-            # DeepSpeed tells its norm after the step: the weights may be spoiled by now, but nothing of them is saved.
+            # DeepSpeed reports its norm after the step: the weights may already be bad, but they are not saved.
             norm = float(engine.get_global_grad_norm() if clipped is None else clipped)
             if not math.isfinite(norm):
                 raise ValueError(nonfinite.describe(seen, examples.trees, examples.reference, step, checkpoints.parent))
@@ -202,14 +202,14 @@ def train(
 def _accumulate(
     engine, objective, items: list[int], examples: Examples, batcher: Batcher, leave_if_asked: Callable[[], None]
 ):
-    """Gradients of one global batch; the means of its metrics over all ranks, and what this rank has seen of it."""
+    """Accumulate one global batch's gradients; return its metrics' means over all ranks and what this rank computed."""
     branches = objective.branches
     means = _batch_means(engine, objective, items, examples, batcher)
     sums: dict[str, Tensor] = {}
     seen: list[nonfinite.Seen] = []
     trees = [examples.trees[item] for item in items]
     for share, micro, last in batcher.micro_batches(trees, branches, world(), rank()):
-        if world() == 1:  # several ranks agree on it once a step
+        if world() == 1:  # several ranks agree on stopping once per step
             leave_if_asked()
         mine = [items[place] for place in share]
         logps = engine(micro.to(device()))
@@ -217,7 +217,7 @@ def _accumulate(
         loss = objective(batch)
         seen.append((mine, logps.detach(), loss.loss.detach()))
         engine.set_gradient_accumulation_boundary(last)
-        # DeepSpeed averages over ranks; times world / global batch makes the whole a mean over the global batch.
+        # DeepSpeed averages over ranks; the factor world / global batch makes the sum a mean over the global batch.
         engine.backward(loss.loss.sum() * (world() / len(items)))
         for name, value in _metrics(batch, loss).items():
             sums[name] = sums.get(name, 0.0) + value
@@ -226,16 +226,16 @@ def _accumulate(
 
 
 def _clip(engine, settings: TrainSettings) -> Tensor | None:
-    """Clip plain gradients and return their norm before; None where DeepSpeed holds them and clips in its step."""
+    """Clip plain gradients and return their norm before clipping; None if DeepSpeed clips them in its step."""
     if not _plain_gradients(settings):
         return None
     return torch.nn.utils.clip_grad_norm_(engine.module.parameters(), settings.max_grad_norm)
 
 
 def _batch_means(engine, objective, items: list[int], examples: Examples, batcher: Batcher) -> dict[str, Tensor]:
-    """Means over the global batch that the objective wants before any gradient is taken (KTO's KL, SFT's length)."""
+    """Compute the means over the global batch that the objective needs beforehand (KTO's KL, SFT's length)."""
     branches = objective.batch_branches
-    if not branches:  # lengths alone are known to every rank
+    if not branches:  # only lengths are needed, which every rank knows
         terms = objective.batch_terms(Logps({}, {}, _lengths(objective.branches, items, examples.trees), {}))
         return {name: value.mean() for name, value in terms.items()}
     sources = examples.mismatched
@@ -267,9 +267,9 @@ def _lengths(branches, items, trees) -> dict[str, Tensor]:
 
 
 def _metrics(batch: Logps, loss) -> dict[str, Tensor]:
-    """Sums over the micro-batch's pairs, to be divided by the global batch."""
+    """Sum the metrics over the micro-batch's pairs; the caller divides by the global batch."""
     metrics = {"loss": loss.loss} | {f"logps_{branch}": logps for branch, logps in batch.policy.items()}
-    if "rejected" in batch.policy:  # else there is nothing to be right about
+    if "rejected" in batch.policy:  # without it there is no ranking
         margin = loss.chosen_reward - loss.rejected_reward
         metrics["reward_chosen"], metrics["reward_rejected"] = loss.chosen_reward, loss.rejected_reward
         metrics["reward_margin"], metrics["reward_accuracy"] = margin, (margin > 0).float()

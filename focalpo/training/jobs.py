@@ -1,4 +1,4 @@
-"""What a stage's job says of its model and of its training, as this package's classes."""
+"""Convert a stage's job into this package's classes: its model source and its training settings."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from focalpo.training.settings import TrainSettings
 
 
 def source_of(job: Job) -> ModelSource:
-    """The model that the job's input stage made, else the released one that its settings name."""
+    """Return the model made by the job's input stage, else the released one named in its settings."""
     named = job.settings["model"]
     stops = tuple(named["stop_tokens"])
     if "model" in job.inputs:
@@ -19,13 +19,13 @@ def source_of(job: Job) -> ModelSource:
 
 
 def unpinned(source: ModelSource) -> list[str]:
-    """A warning when a released model has no pinned revision, with the commit that the hub gave for it."""
+    """Return a warning if a released model has no pinned revision; it names the commit that the hub resolved."""
     if source.revision or Path(source.path).is_dir():
         return []
-    commit = Path(hf_hub_download(source.path, "config.json")).parent.name  # of the cache: snapshots/COMMIT/config.json
-    return [f"{source.path}: no revision is pinned, its commit {commit} was used"]
+    commit = Path(hf_hub_download(source.path, "config.json")).parent.name  # in the cache: snapshots/COMMIT/config.json
+    return [f"{source.path}: no revision is pinned; commit {commit} was used"]
 
 
 def train_settings_of(job: Job) -> TrainSettings:
-    """The job's training settings, those of its key and those of its execution."""
+    """Return the job's training settings: those in its key and those of its execution."""
     return TrainSettings(**job.settings["train"], **job.launch["train"])

@@ -1,6 +1,6 @@
-"""Which kernels compute what lies between matrix products: transformers' own, compiled ones, or Liger's.
+"""Kernels for the operations between matrix products: transformers' own, compiled ones, or Liger's.
 
-Attention and the head are ours in any case. No choice changes a result beyond rounding.
+Attention and the head are always ours. No choice changes a result beyond rounding.
 """
 
 from importlib.util import find_spec
@@ -10,10 +10,10 @@ from transformers import PreTrainedModel
 
 
 def use_kernels(model: PreTrainedModel, kernels: str) -> None:
-    """Give the model's norms and gated activations the kernels asked for.
+    """Install the chosen kernels for the model's norms and gated activations.
 
     Raises:
-        ValueError: for Liger's without a GPU or its package.
+        ValueError: when Liger is chosen without a GPU or its package.
     """
     if kernels == "compiled":
         _compile(model)
@@ -22,7 +22,7 @@ def use_kernels(model: PreTrainedModel, kernels: str) -> None:
 
 
 def _compile(model: PreTrainedModel) -> None:
-    # Module by module, for any number of tokens: attention's shapes change with every micro-batch.
+    # Per module, leaving out attention, whose shapes change with every micro-batch; dynamic: for any number of tokens.
     for layer in model.base_model.layers:
         for module in (layer.input_layernorm, layer.post_attention_layernorm, layer.mlp):
             module.compile(dynamic=True)
@@ -35,7 +35,7 @@ def _use_liger(model: PreTrainedModel) -> None:
         raise ValueError("train.kernels=liger needs its package: make setup EXTRAS=dev,liger, or use compiled")
     from liger_kernel.transformers.monkey_patch import _apply_liger_kernel_to_instance
 
-    # Its head would build what ours never builds; its rotation would replace transformers' for every model there is.
+    # Its head would build logits that ours avoids; its rotary embedding would patch transformers for every model.
     _apply_liger_kernel_to_instance(
         model=model, rms_norm=True, swiglu=True, rope=False, cross_entropy=False, fused_linear_cross_entropy=False
     )

@@ -1,7 +1,7 @@
-"""Sequence log-probs of a micro-batch, of whose logits at most 256 MiB are ever kept.
+"""Compute the sequence log-probs of a micro-batch, keeping at most 256 MiB of logits.
 
-Only rows that predict a response token reach the head, a chunk of the vocabulary at a time, in fp32; where there are
-many logits, backward computes them again.
+Only rows that predict a response token reach the head, one chunk of the vocabulary at a time, in fp32; if there are
+too many logits to keep, backward recomputes them.
 """
 
 from collections.abc import Iterator
@@ -24,14 +24,18 @@ class PackedPolicy(nn.Module):
     and ranks with different numbers of rows still make the same collective calls.
 
     Raises:
-        ValueError: for architectures whose logits are not `lm_head(hidden)`, and windows shorter than `longest`.
+        ValueError: for architectures whose logits are not `lm_head(hidden)`, and for sequences longer than the model's
+            sliding window.
     """
 
     def __init__(self, model: PreTrainedModel, chunk_logits: int | None = None) -> None:
         super().__init__()
         for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
             if getattr(model.config, name, None) is not None:
-                raise ValueError(f"{model.config.model_type} rescales its logits ({name}); packed training lacks that")
+                raise ValueError(
+                    f"{model.config.model_type} rescales its logits ({name}), which packed training does not support; "
+                    "choose another model"
+                )
         model.set_attn_implementation(NAME)
         self.model = model
         self.window = getattr(model.config, "sliding_window", None)
@@ -39,7 +43,7 @@ class PackedPolicy(nn.Module):
         head.forward = MethodType(_chunked(chunk_logits), head)
 
     def forward(self, batch: MicroBatch) -> Tensor:
-        """Summed log-probs, nats, fp32: [trees, branches]."""
+        """Return the summed log-probs, nats, fp32: [trees, branches]."""
         longest = int(batch.positions.max()) + 1 if self.window else 0
         if self.window and longest > self.window:
             raise ValueError(f"a sequence of {longest} tokens exceeds the model's sliding window of {self.window}")
@@ -56,17 +60,17 @@ def _chunked(chunk_logits: int | None):
     def forward(head: nn.Linear, rows: Tensor, labels: Tensor) -> Tensor:
         """log softmax(rows @ W^T)[labels], fp32: rows [R, hidden], labels [R] -> [R]."""
         limit = CHUNK_LOGITS[rows.device.type] if chunk_logits is None else chunk_logits
-        most = KEPT_LOGITS if chunk_logits is None else chunk_logits
-        keep = torch.is_grad_enabled() and len(rows) * head.out_features <= most
+        max_kept = KEPT_LOGITS if chunk_logits is None else chunk_logits
+        keep = torch.is_grad_enabled() and len(rows) * head.out_features <= max_kept
         return _TokenLogps.apply(rows, head.weight, head.bias, labels, words_at_once(len(rows), limit), keep)
 
     return forward
 
 
 class _TokenLogps(torch.autograd.Function):
-    """Log-probs of labels, a chunk of the vocabulary at a time: the head's weight is read once, and its gradient is
-    one product over all rows. Few logits are kept for backward, which turns them into their gradient in place; of many
-    each chunk's are computed again, so that none outlives its turn."""
+    """Log-probs of labels, one chunk of the vocabulary at a time: the head's weight is read once, and its gradient is
+    one product over all rows. Kept logits become their own gradient in place in backward; otherwise backward recomputes
+    them chunk by chunk, so that only one chunk exists at a time."""
 
     @staticmethod
     def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, words: int, keep: bool):
@@ -87,20 +91,20 @@ class _TokenLogps(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, bias, labels, norms = ctx.saved_tensors
         grad = grad[:, None]
-        grad_rows = torch.zeros_like(rows, dtype=torch.float32)  # a sum over chunks: low precision would lose the small
-        wants_weight, wants_bias = ctx.needs_input_grad[1:3]
-        grad_weight = torch.empty_like(weight) if wants_weight else None
-        grad_bias = torch.empty_like(bias) if wants_bias else None
+        grad_rows = torch.zeros_like(rows, dtype=torch.float32)  # sum over chunks: low precision would lose small terms
+        needs_weight, needs_bias = ctx.needs_input_grad[1:3]
+        grad_weight = torch.empty_like(weight) if needs_weight else None
+        grad_bias = torch.empty_like(bias) if needs_bias else None
         for chunk in _chunks(len(weight), ctx.words):
             logits = ctx.kept.pop(0) if ctx.kept else _logits(rows, weight, bias, chunk)
             # d logp / d logits = onehot(label) - softmax(logits)
             column, inside = _place(labels, chunk)
-            wanted = logits.sub_(norms).exp_().mul_(-grad).scatter_add_(-1, column, grad * inside).to(weight.dtype)
-            grad_rows += wanted @ weight[chunk]
+            grad_logits = logits.sub_(norms).exp_().mul_(-grad).scatter_add_(-1, column, grad * inside).to(weight.dtype)
+            grad_rows += grad_logits @ weight[chunk]
             if grad_weight is not None:
-                torch.mm(wanted.T, rows, out=grad_weight[chunk])
+                torch.mm(grad_logits.T, rows, out=grad_weight[chunk])
             if grad_bias is not None:
-                torch.sum(wanted, 0, out=grad_bias[chunk])
+                torch.sum(grad_logits, 0, out=grad_bias[chunk])
         return grad_rows.to(rows.dtype), grad_weight, grad_bias, None, None, None
 
 
@@ -113,6 +117,6 @@ def _logits(rows: Tensor, weight: Tensor, bias: Tensor | None, chunk: slice) -> 
 
 
 def _place(labels: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
-    """Each label's column within the chunk (0 where it has none) and whether it has one: both [R, 1]."""
+    """Each label's column within the chunk (0 if it is outside) and whether it is inside: both [R, 1]."""
     inside = (labels >= chunk.start) & (labels < chunk.stop)
     return ((labels - chunk.start) * inside)[:, None], inside[:, None]

@@ -1,9 +1,9 @@
-"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) through peft: the same objectives on far fewer weights.
+"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) through peft: the same objectives, far fewer trained weights.
 
-    W x  ->  W x + (alpha / rank) B A x        B = 0 at the start, so that step 0 is the reference, adapter or not
+    W x  ->  W x + (alpha / rank) B A x        B = 0 at the start, so that the policy is the reference at step 0
 
-The reference is the model with its adapters off, which is the model it was before: its log-probs are the reference
-stage's, as for any other run. What is exported has the adapters merged in and needs no peft to be loaded.
+The reference is the model with its adapters off, which is the original model: its log-probs come from the reference
+stage, as in any other run. The exported model has the adapters merged and loads without peft.
 """
 
 import torch
@@ -13,10 +13,10 @@ from focalpo.training.settings import LoraSettings
 
 
 def add_adapters(model: PreTrainedModel, settings: LoraSettings, seed: int):
-    """Put adapters into the model, in place, and freeze everything else; returns peft's handle on them.
+    """Add adapters to the model in place, freeze everything else, and return peft's handle on them.
 
     Raises:
-        ValueError: when peft is not installed, or a target names no module of the model.
+        ValueError: when peft is not installed, or a target is not a module of the model.
     """
     try:
         from peft import LoraConfig, LoraModel
@@ -29,7 +29,7 @@ def add_adapters(model: PreTrainedModel, settings: LoraSettings, seed: int):
             f"lora.targets: {model.config.model_type} has no module {', '.join(missing)}; correct the name"
         )
     torch.manual_seed(seed)
-    # No dropout: a policy that drops is not the reference at step 0.
+    # No dropout: with it, the policy is not the reference at step 0.
     config = LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha, target_modules=settings.targets, lora_dropout=0.0, bias="none"
     )
@@ -37,5 +37,5 @@ def add_adapters(model: PreTrainedModel, settings: LoraSettings, seed: int):
 
 
 def merge(adapters) -> None:
-    """Add the adapters into the weights they sit beside, in place, and take them out: an ordinary model is left."""
+    """Merge the adapters into the model's weights in place and remove them, which leaves an ordinary model."""
     adapters.merge_and_unload()

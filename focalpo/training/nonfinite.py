@@ -1,4 +1,4 @@
-"""When a loss or gradient is not finite: which pairs it was, and the global batch in a file for whoever looks at it."""
+"""Diagnose a loss or gradient that is not finite: name the pairs and write the global batch to a file."""
 
 import math
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ Seen = tuple[list[int], Tensor, Tensor]
 def describe(
     seen: Sequence[Seen], trees: Sequence[Tree], reference: dict[str, list[float]], step: int, folder: Path
 ) -> str:
-    """Write the batch to `folder/not_finite.json` and say which pairs are at fault, or that it is the gradient where
-    every loss is finite; every rank must call it."""
+    """Write the batch to `folder/not_finite.json` and return a message that names the pairs at fault, or the gradient
+    if every loss is finite; every rank must call it."""
     mine = [
         {"item": item, "loss": loss, "logps": row}
         for items, logps, losses in seen
@@ -39,9 +39,9 @@ def describe(
     if not bad:
         return (
             f"gradient is not finite at step {step}, though the losses of all {len(pairs)} pairs are; {folder / DUMP} "
-            "holds the batch; mend or drop the pair at fault, or lower train.learning_rate"
+            "holds the batch; fix or drop the pair at fault, or lower train.learning_rate"
         )
     return (
         f"loss is not finite at step {step}, pairs {', '.join(bad[:8])} ({len(bad)} of {len(pairs)}); {folder / DUMP} "
-        "holds the batch; mend or drop these pairs, or lower train.learning_rate"
+        "holds the batch; fix or drop these pairs, or lower train.learning_rate"
     )

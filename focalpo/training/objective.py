@@ -1,10 +1,10 @@
-"""The losses: sequence log-probs of one batch of pairs go in, one loss and two implicit rewards per pair come out.
+"""The losses: from the sequence log-probs of a batch of pairs, one loss and two implicit rewards per pair.
 
-All is pure: no model, no config, no process group. A new loss is one class under `@objective`; the command line, the
-validation, the tests and the tables find it in `OBJECTIVES`. In the equations:
+Everything is pure: no model, no config, no process group. A new loss is one class under `@objective`; the command line,
+the validation, the tests and the tables find it in `OBJECTIVES`. In the equations:
 
     lp   log-prob of a response y under the policy, summed over its |y| tokens, in nats; w chosen, l rejected
-    r    the objective's implicit reward, for DPO and its kin beta (lp - lp_ref)
+    r    the objective's implicit reward, for DPO and its variants beta (lp - lp_ref)
     D    the margin (lp_w - lp_ref_w) - (lp_l - lp_ref_l), so that beta D = r_w - r_l;  sig  the sigmoid
 """
 
@@ -43,10 +43,10 @@ class Logps:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """The loss of each pair, and what the objective itself takes for the reward of each response."""
+    """The loss of each pair, and the objective's own implicit reward of each response."""
 
     loss: Tensor  # [pairs]
-    chosen_reward: Tensor  # [pairs], the objective's own implicit reward, detached
+    chosen_reward: Tensor  # [pairs], detached
     rejected_reward: Tensor  # [pairs]
 
 
@@ -55,22 +55,22 @@ def scored(loss: Tensor, chosen: Tensor, rejected: Tensor) -> Loss:
 
 
 class Objective:
-    """What every loss declares; construction raises one ValueError that names every option out of range."""
+    """Base class of every loss; the constructor raises one ValueError that names every option out of range."""
 
     __slots__ = ()
     name: ClassVar[str]
-    label: ClassVar[str]  # as in the paper's Table 1; the class's name unless it says otherwise
+    label: ClassVar[str]  # as in the paper's Table 1; by default the class's name
     equation: ClassVar[str]
     source: ClassVar[str]  # paper, equation, and how well it is known: read, remembered, derived, second-hand
     needs_reference: ClassVar[bool] = True
     branches: ClassVar[tuple[str, ...]] = ("chosen", "rejected")  # evaluated with gradient
-    batch_branches: ClassVar[tuple[str, ...]] = ()  # evaluated without, over the whole global batch beforehand
+    batch_branches: ClassVar[tuple[str, ...]] = ()  # evaluated without, over the whole global batch, beforehand
 
     def __call__(self, logps: Logps) -> Loss:
         raise NotImplementedError
 
     def batch_terms(self, logps: Logps) -> dict[str, Tensor]:
-        """Terms `[pairs]` whose mean over the global batch `__call__` finds in `logps.means`."""
+        """Return terms `[pairs]`; `__call__` receives their means over the global batch in `logps.means`."""
         return {}
 
     def problems(self) -> list[str]:
@@ -85,7 +85,7 @@ class Objective:
 
 @dataclass_transform(frozen_default=True)
 def objective(name: str) -> Callable[[type], type]:
-    """Register a loss under `name` as a frozen dataclass, whose slots refuse options that do not exist."""
+    """Register a loss under `name` as a frozen dataclass; its slots reject options that do not exist."""
     assert name not in OBJECTIVES, f"two losses are called {name}"
 
     def register(cls: Any) -> type:
@@ -98,10 +98,10 @@ def objective(name: str) -> Callable[[type], type]:
 
 @objective("focalpo")
 class FocalPO(Objective):
-    """DPO in which a pair ranked wrongly (small p) counts less.
+    """DPO that gives a lower weight to pairs ranked wrongly (small p).
 
-    Whether the paper differentiates p^gamma is not known; `detach_factor` is the other reading. Differentiated, the
-    gradient changes sign below p = e^(-1/gamma): the margin of such a pair is pushed further the wrong way.
+    It is not known whether the paper differentiates p^gamma; `detach_factor` is the other reading. If differentiated,
+    the gradient changes sign below p = e^(-1/gamma): it pushes the margin of such a pair further the wrong way.
     """
 
     equation = "-p^gamma log p, p = sig(beta D)"
@@ -116,13 +116,13 @@ class FocalPO(Objective):
         # training starts at p = 1/2, where the gradient's factor 1 + gamma ln p is 0 at gamma = 1/ln 2
         if self.gamma >= 1 / math.log(2) and not (self.detach_factor or self.allow_sign_flip):
             consequence = "must be below 1/ln 2 = 1.4427, or the first step lowers every margin"
-            remedy = "set objective.detach_factor=true, or objective.allow_sign_flip=true to see it happen"
+            remedy = "set objective.detach_factor=true, or objective.allow_sign_flip=true to allow it"
             found.append(f"objective.gamma={self.gamma!r} {consequence}; {remedy}")
         return found
 
     def __call__(self, logps: Logps) -> Loss:
         chosen, rejected = self.beta * logps.ratio("chosen"), self.beta * logps.ratio("rejected")
-        logp = logsigmoid(chosen - rejected)  # p itself would underflow, and its log with it
+        logp = logsigmoid(chosen - rejected)  # in log space, since p would underflow
         factor = torch.exp(self.gamma * (logp.detach() if self.detach_factor else logp))  # p^gamma
         return scored(-factor * logp, chosen, rejected)
 
@@ -133,7 +133,7 @@ class Focal(Objective):
     equation = "-(1-p)^gamma log p, p = sig(beta D)"
     source = "Lin et al. 2017, arXiv 1708.02002, Eq. 4, on DPO's p (remembered)"
     beta: Positive = 0.01
-    gamma: NotNegative = 0.05  # as FocalPO's, whose mirror image this is: it lifts the pairs ranked wrongly
+    gamma: NotNegative = 0.05  # as in FocalPO; this loss, its mirror image, gives pairs ranked wrongly more weight
 
     def __call__(self, logps: Logps) -> Loss:
         chosen, rejected = self.beta * logps.ratio("chosen"), self.beta * logps.ratio("rejected")
@@ -155,10 +155,10 @@ class DPO(Objective):
 @objective("rdpo")
 class RDPO(Objective):
     label = "R-DPO"
-    equation = "-log sig(beta D + alpha (|w| - |l|))"  # longer chosen: less left to learn; r = DPO's + alpha |y|
+    equation = "-log sig(beta D + alpha (|w| - |l|))"  # a longer chosen leaves less to learn; r = DPO's + alpha |y|
     source = "Park et al. 2024, arXiv 2403.19159 (form second-hand; sign derived from a reward penalised by alpha |y|)"
     beta: Positive = 0.01
-    alpha: NotNegative = 0.05  # the smallest of SimPO's range: already 5 nats for 100 tokens
+    alpha: NotNegative = 0.05  # the lower end of SimPO's range: already 5 nats per 100 tokens
 
     def __call__(self, logps: Logps) -> Loss:
         chosen = self.beta * logps.ratio("chosen") + self.alpha * logps.length["chosen"]
@@ -170,8 +170,8 @@ class RDPO(Objective):
 class IPO(Objective):
     equation = "(D - 1/(2 tau))^2"
     source = "Azar et al. 2023, arXiv 2310.12036, Eq. 17 (remembered, cross-checked with TRL; tau from SimPO's range)"
-    tau: Positive = 0.01  # belongs to its normalisation: aims at 50 nats a response, or at 50 a token, out of reach
-    normalisation: TokenMeanOrSum = "sum"  # of the log-probs in D; as printed. TRL: token_mean
+    tau: Positive = 0.01  # depends on normalisation: the target is 50 nats per response, or an unreachable 50 per token
+    normalisation: TokenMeanOrSum = "sum"  # of the log-probs in D; as in the paper. TRL: token_mean
 
     def __call__(self, logps: Logps) -> Loss:
         chosen, rejected = logps.ratio("chosen"), logps.ratio("rejected")
@@ -194,7 +194,7 @@ class KTO(Objective):
 
     def __call__(self, logps: Logps) -> Loss:
         chosen, rejected = self.beta * logps.ratio("chosen"), self.beta * logps.ratio("rejected")
-        z = logps.means["kl"].detach().clamp(min=0)  # a KL is never negative, its estimate may be
+        z = logps.means["kl"].detach().clamp(min=0)  # a KL is never negative, but its estimate may be
         # sig(-x) for 1 - sig(x): the subtraction would round every small loss to 0
         loss = self.chosen_weight * torch.sigmoid(z - chosen) + self.rejected_weight * torch.sigmoid(rejected - z)
         return scored(loss, chosen, rejected)
@@ -216,8 +216,8 @@ class SimPO(Objective):
 class Imitation(Objective):
     """Losses that imitate the chosen response (`sft` in the equations), without a reference.
 
-    The papers add the summed -lp_w; by its length, hundreds of tokens, that outweighs the ranking term, and trainers of
-    the time averaged over tokens. So the default divides by the MEAN |w|: exactly the token mean of the global batch.
+    The papers add the summed -lp_w, which over hundreds of tokens outweighs the ranking term; trainers of the time
+    averaged over tokens. The default therefore divides by the MEAN |w|: exactly the token mean of the global batch.
     """
 
     __slots__ = ()
@@ -256,8 +256,8 @@ class CPO(Imitation):
 
 def log_odds(mean_logp: Tensor) -> Tensor:
     """log p/(1-p) of p = exp(mean_logp), `[pairs]`."""
-    a = mean_logp.clamp(max=-torch.finfo(mean_logp.dtype).eps)  # p that rounds to 1 has no odds: the nearest p below
-    return a - torch.log(-torch.expm1(a))  # expm1, as 1 - exp(a) loses its digits exactly where p nears 1
+    a = mean_logp.clamp(max=-torch.finfo(mean_logp.dtype).eps)  # p that rounds to 1 has no odds: use the next p below
+    return a - torch.log(-torch.expm1(a))  # expm1, since 1 - exp(a) loses precision as p nears 1
 
 
 @objective("orpo")

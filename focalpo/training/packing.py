@@ -4,8 +4,8 @@
     positions  each branch continues its own prompt's positions
     attention  a branch sees its prompt and itself, causally: one segment = (query rows, key rows)
 
-The planner deals the pairs of a global batch to ranks and micro-steps; but for rounding (see `engine`), the gradient
-does not depend on the deal.
+The planner deals the pairs of a global batch to ranks and micro-steps; up to rounding (see `engine`), the gradient
+does not depend on how they are dealt.
 """
 
 import heapq
@@ -61,7 +61,7 @@ def pack(trees: Sequence[Tree], branches: tuple[str, ...], share_prompts: bool =
             response = tree.branches[branch]
             first = len(tokens)
             segments[-1].append(Segment(first, first + len(response), start, end))
-            # Response token t is predicted one row earlier; the first one by the prompt's last row, which all share.
+            # Response token t is predicted one row earlier, the first one by the last row of the shared prompt.
             predictors += [end - 1, *range(first, first + len(response) - 1)]
             tokens += response
             positions += range(len(tree.prompt), len(tree.prompt) + len(response))
@@ -87,15 +87,15 @@ def _pack_repeated(trees: Sequence[Tree], branches: tuple[str, ...]) -> MicroBat
 
 
 def tree_cost(tree: Tree, branches: tuple[str, ...]) -> int:
-    """Tokens the tree adds to a micro-batch."""
+    """Number of tokens that the tree adds to a micro-batch."""
     return len(tree.prompt) + sum(len(tree.branches[branch]) for branch in branches)
 
 
 def deal(costs: Sequence[int], ranks: int, budget: int) -> list[list[list[int]]]:
     """Deal the items of one global batch: `deal(...)[rank][micro_step]` lists item numbers.
 
-    Every rank gets the same number of micro-steps, none of them empty, none above `budget` tokens unless a single item
-    is, all of them as even as greedy longest-first dealing makes them (Graham 1969: within 4/3 of the best).
+    Every rank gets the same number of micro-steps, none of them empty, and none above `budget` tokens unless a single
+    item is. Greedy longest-first dealing balances them (Graham 1969: within 4/3 of the optimum).
 
     Raises:
         ValueError: when there are fewer items than ranks.
@@ -124,8 +124,8 @@ def _longest_first(costs: Sequence[int], count: int) -> list[tuple[int, list[int
 
 @dataclass(frozen=True, slots=True)
 class Batcher:
-    """How a global batch becomes a rank's micro-batches of at most `budget` tokens. Only the benchmark, which shows
-    what each part is worth and that none changes a result, has reason to pack or deal otherwise."""
+    """Splits a global batch into a rank's micro-batches of at most `budget` tokens. Only the benchmark replaces `pack`
+    and `deal`, to measure what each one gains and to check that neither changes a result."""
 
     budget: int
     pack: Callable[[Sequence[Tree], tuple[str, ...]], MicroBatch] = pack
@@ -134,7 +134,7 @@ class Batcher:
     def micro_batches(
         self, trees: Sequence[Tree], branches: tuple[str, ...], ranks: int, rank: int
     ) -> Iterator[tuple[list[int], MicroBatch, bool]]:
-        """The rank's micro-batches: which of the trees, these packed, and whether it is the last one."""
+        """Yield the rank's micro-batches: indices of the trees, the packed trees, and whether it is the last one."""
         shares = self.deal([tree_cost(tree, branches) for tree in trees], ranks, self.budget)[rank]
         for place, share in enumerate(shares, 1):
             yield share, self.pack([trees[item] for item in share], branches), place == len(shares)

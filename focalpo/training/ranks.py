@@ -1,6 +1,6 @@
-"""The process group: who am I, how many are we, and sums over all of us. One process is a group of one.
+"""The process group: rank, world size and collectives. A single process is a group of one.
 
-A rank that waits for another one for ever is found by time: `watch` once, then `alive` at every step.
+A rank that hangs is detected by a timeout: call `watch` once, then `alive` at every step.
 """
 
 import faulthandler
@@ -28,7 +28,7 @@ def device() -> torch.device:
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """Elementwise sum over ranks; the input is left alone."""
+    """Elementwise sum over ranks; the input is not modified."""
     total = values.detach().clone()
     if world() > 1:
         dist.all_reduce(total)
@@ -36,7 +36,7 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
 
 
 def gather(value: object) -> list:
-    """Every rank's value, by rank, on every rank."""
+    """Return every rank's value, in rank order, on every rank."""
     if world() == 1:
         return [value]
     values: list = [None] * world()
@@ -49,25 +49,25 @@ def barrier() -> None:
         dist.barrier()
 
 
-_patience: tuple[float, IO] | None = None
+_timeout: tuple[float, IO] | None = None
 
 
 def watch(seconds: float, folder: Path) -> None:
-    """From the first `alive` on, end this process when the next one is later than that, and write the stack of each of
-    its threads to `folder/stacks-rank-<n>.txt`. Every rank waits for the one that hangs, so all of them write theirs.
+    """End this process when an `alive` is followed by no other within `seconds`, after writing the stacks of all its
+    threads to `folder/stacks-rank-<n>.txt`. Every rank waits for the one that hangs, so all of them write theirs.
     """
-    global _patience
-    _patience = seconds, (folder / f"stacks-rank-{os.environ.get('RANK', '0')}.txt").open("w")
+    global _timeout
+    _timeout = seconds, (folder / f"stacks-rank-{os.environ.get('RANK', '0')}.txt").open("w")
 
 
 def alive() -> None:
-    """This rank goes on."""
-    if _patience is not None:
-        seconds, file = _patience
+    """Report that this rank makes progress, which restarts its timeout."""
+    if _timeout is not None:
+        seconds, file = _timeout
         faulthandler.dump_traceback_later(seconds, file=file, exit=True)
 
 
 def at_rest() -> None:
-    """What follows takes its time: nobody is watched until the next `alive`."""
-    if _patience is not None:
+    """Suspend the timeout until the next `alive`, before work that may take long."""
+    if _timeout is not None:
         faulthandler.cancel_dump_traceback_later()

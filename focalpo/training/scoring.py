@@ -1,4 +1,4 @@
-"""Log-probs of many trees without gradient: the reference cache and the dynamics read them."""
+"""Compute log-probs of many trees without gradient, for the reference cache and the dynamics."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,7 +9,7 @@ from focalpo.data.tokens import Tree
 from focalpo.training.packing import Batcher, MicroBatch
 from focalpo.training.ranks import alive, device, gather, rank, world
 
-# Trees dealt together: enough to balance, few enough that progress is seen and plans stay cheap.
+# Trees dealt together: enough to balance the load, few enough to show progress and keep planning cheap.
 BLOCK = 1024
 
 
@@ -21,11 +21,11 @@ def score(
     micro_batch_tokens: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, list[float]]:
-    """Summed log-probs (nats) of every branch, in the order of `trees`, on every rank: branch -> [trees]."""
+    """Return summed log-probs (nats) of every branch, in the order of `trees`, on every rank: branch -> [trees]."""
     rows: list[tuple[int, list[float]]] = []
     for first in range(0, len(trees), BLOCK):
         block = trees[first : first + BLOCK]
-        # Every rank must make the same number of calls under ZeRO-3, so a block smaller than the group is repeated.
+        # Under ZeRO-3 every rank must make the same number of calls, so a block smaller than the group is repeated.
         repeated = list(block) * -(-world() // len(block))
         for share, micro, _ in Batcher(micro_batch_tokens).micro_batches(repeated, branches, world(), rank()):
             alive()

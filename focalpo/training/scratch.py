@@ -1,4 +1,4 @@
-"""Models and tokenizers made here, for where no released one is wanted: the pocket world, and your own small files."""
+"""Create models and tokenizers from scratch, where no released one is used: the pocket world and small user files."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ TEMPLATE = (
 
 
 def new_model(shape: Architecture, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
-    """A freshly initialised Llama with tied embeddings for the tokenizer, fp32."""
+    """Create a randomly initialised fp32 Llama with tied embeddings for the tokenizer."""
     torch.manual_seed(seed)
     config = AutoConfig.for_model(
         "llama",
@@ -38,7 +38,7 @@ def new_model(shape: Architecture, tokenizer: PreTrainedTokenizerBase, seed: int
 
 
 def bpe_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerBase:
-    """A byte-level BPE of at most 4,096 tokens learned from the texts, with a plain chat template of role tags."""
+    """Train a byte-level BPE of at most 4,096 tokens on the texts, with a plain chat template of role tags."""
     special = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
     roles = ["<system>", "<user>", "<assistant>"]
     tokenizer = Tokenizer(models.BPE())

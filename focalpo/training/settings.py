@@ -1,5 +1,7 @@
-"""What a configuration says of training, and constants that reckoning needs beside the loop. Classes are not frozen,
-since they are part of the schema. Imports nothing of ours and no torch: every command reads a configuration, few train.
+"""Training settings of a configuration, and constants that the cost estimates share with the training loop.
+
+Classes are not frozen, since they are part of the schema. Imports neither torch nor other modules of the project: every
+command reads a configuration, few train.
 """
 
 from dataclasses import dataclass
@@ -8,20 +10,20 @@ KERNELS = ("plain", "compiled", "liger")
 # How to compute, not what: these settings change no result beyond rounding.
 EXECUTION = ("zero_stage", "activation_checkpointing", "micro_batch_tokens", "checkpoint_every", "kernels")
 # Logits of one chunk: on a GPU 256 MiB of fp32, enough to keep its matrix units busy; on a CPU 16 MiB, which stay in
-# its last cache and below the size that malloc maps, zeroes and unmaps anew at every call.
+# the last-level cache and below the size that malloc maps, zeroes and unmaps at every call.
 CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26}
-# Logits that a micro-batch keeps for its backward pass, 256 MiB of fp32; where there are more, none is kept.
+# Logits that a micro-batch may keep for its backward pass, 256 MiB of fp32; if it has more, none is kept.
 KEPT_LOGITS = 1 << 26
 
 
 def words_at_once(rows: int, chunk_logits: int) -> int:
-    """How much of the vocabulary a chunk of so many logits takes; in eights, for a GPU's matrix units want it even."""
+    """Vocabulary entries of a chunk of `chunk_logits` logits; a multiple of 8, which suits a GPU's matrix units."""
     return max(8, chunk_logits // max(1, rows) // 8 * 8)
 
 
 @dataclass(slots=True)
 class TrainSettings:
-    """Everything about optimisation that changes the weights, and what does not: the last five, EXECUTION."""
+    """Optimisation settings: those that change the weights, and the last five (EXECUTION), which do not."""
 
     learning_rate: float
     global_batch: int
@@ -39,7 +41,7 @@ class TrainSettings:
     kernels: str = "plain"
 
     def problems(self) -> list[str]:
-        """What is wrong with the values, each with its remedy."""
+        """Return what is wrong with the values, each with its remedy."""
         checks = {
             f"train.learning_rate={self.learning_rate} must be > 0": self.learning_rate > 0,
             f"train.global_batch={self.global_batch} must be >= 1 pairs": self.global_batch >= 1,
@@ -79,9 +81,9 @@ class LoraSettings:
     targets: list[str]
 
     def problems(self) -> list[str]:
-        """What is wrong with the values, each with its remedy."""
+        """Return what is wrong with the values, each with its remedy."""
         checks = {
-            f"lora.rank={self.rank} must be >= 1; for no adapters leave lora out": self.rank >= 1,
+            f"lora.rank={self.rank} must be >= 1; leave lora out to train without adapters": self.rank >= 1,
             f"lora.alpha={self.alpha} must be > 0": self.alpha > 0,
             "lora.targets must name modules, for example [q_proj, v_proj]": bool(self.targets),
         }

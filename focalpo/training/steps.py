@@ -1,6 +1,6 @@
-"""How long a run is, which pairs a step sees and how fast it learns: pure functions of the settings and the step.
+"""Number of steps, pairs of a step and learning rate: pure functions of the settings and the step.
 
-A resumed run therefore needs no more than the step, and no state of a sampler or a scheduler.
+A resumed run therefore needs only the step, and no state of a sampler or a scheduler.
 """
 
 import math
@@ -11,7 +11,7 @@ from focalpo.training.settings import TrainSettings
 
 
 def steps_of(pairs: int, settings: TrainSettings) -> int:
-    """Optimizer steps of a run; the last, incomplete global batch of each epoch is left out.
+    """Number of optimizer steps of a run; the last, incomplete global batch of each epoch is dropped.
 
     Raises:
         ValueError: when there are fewer pairs than one global batch.
@@ -23,14 +23,14 @@ def steps_of(pairs: int, settings: TrainSettings) -> int:
 
 
 def global_batch_at(step: int, pairs: int, global_batch: int, seed: int) -> list[int]:
-    """The pairs of a step: a permutation for each epoch, drawn from (seed, epoch) alone."""
+    """Indices of the pairs of a step: one permutation per epoch, drawn from (seed, epoch) alone."""
     epoch, place = divmod(step, pairs // global_batch)
     draw = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     return torch.randperm(pairs, generator=draw)[place * global_batch : (place + 1) * global_batch].tolist()
 
 
 def learning_rate_at(step: int, steps: int, settings: TrainSettings) -> float:
-    """Linear warm-up from 0, then cosine to 0, as in transformers' schedule that the paper's family of recipes uses."""
+    """Linear warm-up from 0, then cosine to 0: transformers' schedule, used by the paper's family of recipes."""
     warmup = math.ceil(steps * settings.warmup_ratio)
     if step < warmup:
         return settings.learning_rate * step / warmup

@@ -1,4 +1,4 @@
-"""Looks at the policy while it trains: the log-probs of some training pairs and of all held-out pairs."""
+"""Record the policy during training: the log-probs of some training pairs and of all held-out pairs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ BRANCHES = ("chosen", "rejected")
 
 
 class Watch:
-    """Keeps a `PairState` per pair at the first step, at the last and every so many steps (0: only first and last)."""
+    """Records a `PairState` per pair at the first and last step and every `every` steps (0: first and last only)."""
 
     def __init__(
         self,
@@ -32,10 +32,10 @@ class Watch:
         self.states: list[PairState] = []
 
     def look(self, engine, step: int, steps: int) -> None:
-        """Record the policy after `step` of `steps` when it is time; every rank must call it."""
+        """Record the policy after `step` of `steps` steps, if a record is due; every rank must call it."""
         if step not in (0, steps) and not (self.every and step % self.every == 0):
             return
-        if step and not self.states and self.file.is_file():  # a resumed run keeps what it saw before
+        if step and not self.states and self.file.is_file():  # a resumed run keeps its earlier records
             self.states = [state for state in read_records(self.file, PairState) if state.step < step]
         for split, trees in self.splits.items():
             logps = score(engine, trees, BRANCHES, self.micro_batch_tokens)
@@ -56,5 +56,5 @@ class Watch:
             write_records(self.file, self.states)
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Accuracies of both splits, start to end."""
+        """Return the accuracies of both splits, from the first to the last recorded step."""
         return {split: accuracies(change(self.states, split)) for split, trees in self.splits.items() if trees}

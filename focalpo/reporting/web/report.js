@@ -10,7 +10,7 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-/* Sorting: every table whose titles are buttons. The order of the file is the third state. */
+/* Sort every table whose titles are buttons; the third state restores the original order. */
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0], original = [...body.rows];
   for (const title of table.tHead.rows[0].cells) {
@@ -21,7 +21,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const value = (row) => row.cells[title.cellIndex].dataset.value ?? "";
       const compare = (a, b) => {
         const x = value(a), y = value(b), numbers = x !== "" && y !== "" && !isNaN(x) && !isNaN(y);
-        if (x === "" || y === "") return (x === "") - (y === ""); // what did not run stays last
+        if (x === "" || y === "") return (x === "") - (y === ""); // rows that did not run stay last
         return (next === "descending" ? -1 : 1) * (numbers ? x - y : x.localeCompare(y));
       };
       body.append(...(next === "none" ? original : [...original].sort(compare)));
@@ -42,7 +42,7 @@ function chain(title, seen) {
 
 function stageDetails(title) {
   const stage = data.stages[title];
-  const facts = [["commit", stage.commit], ["made", `${stage.finished}, ${stage.seconds} s`]];
+  const facts = [["commit", stage.commit], ["finished", `${stage.finished}, after ${stage.seconds} s`]];
   const outputs = Object.entries(stage.outputs).map(([name, sha]) => [name, `sha256 ${sha}`]);
   return element("details", {}, element("summary", {}, title), list([...facts, ...outputs]),
     element("pre", { tabindex: "0", "aria-label": `settings of ${title}` }, JSON.stringify(stage.settings, null, 1)));
@@ -58,8 +58,8 @@ for (const button of document.querySelectorAll("button.cell")) {
       `${cell.difference.value} [${cell.difference.low}, ${cell.difference.high}]`]] : [];
     const seen = new Set(), titles = row.stages.flatMap((title) => chain(title, seen));
     $("provenance-body").replaceChildren(
-      list([...numbers, ...difference, ["paper", row.paper[column] ?? "no number known"], ["seeds", row.seeds.join(", ")]]),
-      element("h3", {}, "Make just this cell"),
+      list([...numbers, ...difference, ["paper", row.paper[column] ?? "not known"], ["seeds", row.seeds.join(", ")]]),
+      element("h3", {}, "Reproduce this cell"),
       element("pre", { tabindex: "0", "aria-label": "commands" }, row.commands.join("\n")),
       element("h3", {}, `The ${titles.length} stages behind it`), ...titles.map(stageDetails));
     $("provenance").showModal();
@@ -88,7 +88,7 @@ function drawCurves() {
   const chosen = [...document.querySelectorAll("#curve-rows input:checked")].map((box) => box.value);
   const series = Object.entries(data.curves[setting]).filter(([, found]) => found[metric]);
   const coloured = series.filter(([row]) => chosen.includes(row));
-  // The coloured rows set the scale: one loss of another size would flatten all others.
+  // Only the coloured rows set the scale: a loss of another magnitude would flatten all others.
   const all = (coloured.length ? coloured : series).flatMap(([, found]) => found[metric]);
   if (!all.length) return $("curve-plot").replaceChildren("No row of this setting has this metric.");
   const W = 900, H = 380, left = 60, right = 10, top = 10, bottom = 40;
@@ -136,7 +136,7 @@ $("curve-setting").addEventListener("change", drawCurves);
 $("curve-metric").addEventListener("change", drawCurves);
 drawCurves();
 
-/* Answers side by side. Their files are scripts: a page that is opened from disk may not fetch anything else. */
+/* Answers side by side. Their files are scripts, because a page opened from disk may not fetch anything else. */
 const loaded = {};
 window.answers = (name, content) => { loaded[name] = content; };
 function load(name) {
@@ -165,7 +165,7 @@ async function showAnswers(move = 0) {
   const [questions, ...files] = await Promise.all(["questions", ...names].map((name) => load(`${setting}-${name}`)));
   if (!questions || files.some((file) => !file)) {
     $("answer-place").textContent = "";
-    $("answer-view").replaceChildren("The answers lie in the folder answers/ beside this page, which is not there.");
+    $("answer-view").replaceChildren("The answers are in the folder answers/ beside this page, which is missing.");
     return;
   }
   const [left, right] = files.map((file) => file[benchmark]);
@@ -174,7 +174,7 @@ async function showAnswers(move = 0) {
   const kept = questions[benchmark].map((_, k) => k).filter(keep);
   place = kept.length ? (place + move + kept.length) % kept.length : 0;
   if (move === 0) place = 0;
-  $("answer-place").textContent = kept.length ? `prompt ${place + 1} of ${kept.length}` : "no such prompt";
+  $("answer-place").textContent = kept.length ? `prompt ${place + 1} of ${kept.length}` : "no matching prompt";
   if (!kept.length) return $("answer-view").replaceChildren();
   const k = kept[place], question = questions[benchmark][k];
   $("answer-view").replaceChildren(
