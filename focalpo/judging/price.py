@@ -108,7 +108,7 @@ def estimate(characters: Sequence[int], reply_tokens: int, price: Price, concurr
 
 
 def attempt_usd(request: dict, outcome: str, reply: Any, price: Price) -> float:
-    """What an attempt cost, in USD: by the server's token counts, else the upper bound, unless it is known not to be billed.
+    """What an attempt cost, in USD: by the server's token counts, else the upper bound unless it is known to be free.
 
     A reply that came too late or broke off may have been billed; a budget that ignored it would not hold.
     """

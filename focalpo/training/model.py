@@ -94,4 +94,4 @@ def _disable_dropout(model: PreTrainedModel) -> None:
 
 def _load_error(source: ModelSource, error: OSError) -> str:
     where = f"{source.path} at revision {source.revision}" if source.revision else source.path
-    return f"cannot load {where}: {str(error).splitlines()[0]}; check the id and hub access, or make its stage first"
+    return f"cannot load {where}: {str(error).splitlines()[0]}; check the id and hub access, or run its stage first"
