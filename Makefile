@@ -21,6 +21,8 @@ TABLE = table=$(SCALE) cluster=$(CLUSTER) $(if $(ROWS),rows=$(ROWS)) $(ARGS)
 INSTALLED := .venv/installed-$(EXTRAS)
 VLLM_VERSION := $(shell sed -n 's/.*"vllm==\(.*\)".*/\1/p' pyproject.toml)
 
+# uv installs no bytecode: the first import of a package writes it.
+unexport PYTHONDONTWRITEBYTECODE
 # The environment first, as when it is activated: DeepSpeed builds its operators with the ninja that it finds there.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 

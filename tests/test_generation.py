@@ -88,7 +88,7 @@ def test_answers_keep_the_order_of_their_prompts(model: Path) -> None:
 
 
 def test_a_missing_model_is_reported_in_one_line_with_a_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"cannot load .*nowhere.* make its stage first"):
+    with pytest.raises(ValueError, match=r"cannot load .*nowhere.* run its stage first"):
         generator(tmp_path / "nowhere")
 
 

@@ -20,6 +20,7 @@ from recipes.notebooks import render
 from recipes.why import why
 from tests.test_track import ended, history
 
+pytestmark = pytest.mark.xdist_group("pipeline")  # its expensive fixtures are made once
 ROOT = Path(__file__).parent.parent
 TINY = [
     "rows=sft,dpo,kto,focalpo",
