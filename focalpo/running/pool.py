@@ -101,10 +101,12 @@ class Pool:
             if time.monotonic() < deadline:
                 continue
             # Python handles signals only between bytecodes; a matrix product or a library call may take minutes.
+            saving = []
             for worker in self._busy():
-                if not saves(worker.folder):
+                if worker.stage and saves(worker.folder):
+                    saving.append(f"{worker.stage.kind}/{worker.stage.name}")
+                else:
                     worker.process.kill()
-            saving = [f"{worker.stage.kind}/{worker.stage.name}" for worker in self._busy() if worker.stage]
             if saving and not announced:
                 message = f"waiting for {', '.join(saving)} to save; press Ctrl-C again to stop at once"
                 print(message, file=sys.stderr, flush=True)
