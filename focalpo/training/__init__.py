@@ -1,0 +1,1 @@
+"""Training: losses, packed batches and the engine; tokens in, weights and the log-probs of pairs out."""
