@@ -1,1 +1,1 @@
-"""Process utilities: exit with a parent, an object in a worker process, memory, and quiet libraries."""
+"""Below the ground floor, processes: exit with a parent, an object in a worker process, memory, and quiet libraries."""

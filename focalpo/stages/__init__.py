@@ -1,1 +1,1 @@
-"""The lowest layer: stages and their sealed folders, the records in them, and the provenance of results."""
+"""The ground floor: stages and their sealed folders, the records in them, and the provenance of results."""
