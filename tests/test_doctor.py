@@ -39,6 +39,7 @@ def test_the_judge_key_is_checked_and_never_printed(monkeypatch, capsys) -> None
 
 def test_gated_hidden_and_unreachable_models_are_reported_with_their_remedies(monkeypatch) -> None:
     """The paper's two models on a stand-in hub; with a token, the remedy for a gated model is another one."""
+    plan = planned(["table=paper"])
     answer = httpx2.Response(403, request=httpx2.Request("GET", "https://hub.example"))
 
     def findings(error: Exception | None, token: str | None = None) -> list[tuple[str, str, str]]:
@@ -51,7 +52,7 @@ def test_gated_hidden_and_unreachable_models_are_reported_with_their_remedies(mo
 
         monkeypatch.setattr(doctor, "HfApi", Hub)
         monkeypatch.setattr(doctor, "get_token", lambda: token)
-        return [(found.grade, found.what, found.message) for found in doctor._hub(planned(["table=paper"]))]
+        return [(found.grade, found.what, found.message) for found in doctor._hub(plan)]
 
     assert [found[:2] for found in findings(None)] == [("ok", "hub")] * 2
     gated = GatedRepoError("not yours", response=answer)

@@ -3,6 +3,7 @@
 import os
 import stat
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import yaml
 from focalpo.config.compose import CONF
 from focalpo.planning.needs import Estimate
 from focalpo.planning.stages import in_order
-from focalpo.planning.table import planned
+from focalpo.planning.table import Planned, planned
 from focalpo.running.submit import ROOT, arrays, dependency, submit
 from focalpo.stages.folder import Folder
 from focalpo.training.cost import Batch, Shape, forward_operations
@@ -21,9 +22,14 @@ from recipes.sweep import sweep
 PAPER = ["table=paper", "cluster=slurm"]
 
 
+@cache
+def paper() -> Planned:
+    """The paper's table, composed once for all tests that only read it."""
+    return planned(PAPER)
+
+
 def grouped(done: set[str], queued: dict[str, str]):
-    plan = planned(PAPER)
-    stages = in_order([plan.report])
+    stages = in_order([paper().report])
     groups = arrays(stages, done, queued)
     for number, array in enumerate(groups, 1):
         array.job = str(number)
@@ -55,7 +61,7 @@ def test_sealed_stages_are_skipped_and_queued_ones_become_dependencies() -> None
 
 def test_one_failed_row_is_submitted_alone() -> None:
     stages, _ = grouped(set(), {})
-    row = next(row for place, row in planned(PAPER).rows.items() if place[:2] == ("instruct", "kto"))
+    row = next(row for place, row in paper().rows.items() if place[:2] == ("instruct", "kto"))
     mine = {stage.key for stage in row.stages()}
     _, found = grouped({stage.key for stage in stages} - mine - {stages[-1].key}, {})
     assert [(array.kind, len(array.stages)) for array in found] == [
