@@ -18,7 +18,6 @@ from focalpo.config.compose import compose
 from focalpo.judging.serving import _vllm
 from tests.soak import MARK, SMALL, leaked, outputs
 
-pytestmark = pytest.mark.xdist_group("faults_judging")  # its expensive fixtures are made once
 ROOT = Path(__file__).parent.parent
 KEY = "sk-planted-Q7x93kfPz-do-not-write-me"
 

@@ -19,7 +19,6 @@ from focalpo.running.worker import AGAIN, make
 from focalpo.stages.folder import Folder
 from focalpo.stages.records import read_json_lines
 
-pytestmark = pytest.mark.xdist_group("faults_training")  # its expensive fixtures are made once
 ROOT = Path(__file__).parent.parent
 TINY = [
     "experiment=pocket/focalpo",

@@ -43,6 +43,19 @@ def weights(runs: Path) -> dict[str, torch.Tensor]:
     return load_file(file)
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs folder of one rank's training, whose inputs the other trainings of this file share."""
+    runs = tmp_path_factory.mktemp("alone")
+    finished(train(runs))
+    return runs
+
+
+def share_inputs(alone: Path, runs: Path) -> None:
+    for kind in ("sft", "pairs", "reference"):
+        (runs / kind).symlink_to(alone / kind)
+
+
 def move_train(runs: Path, name: str) -> Path:
     """Move the finished train stage aside, so that the same stage can be made again with another launch."""
     (runs / "train").rename(runs / name)
@@ -51,13 +64,13 @@ def move_train(runs: Path, name: str) -> Path:
 
 
 @pytest.mark.slow
-def test_zero_3_on_two_ranks_equals_one_rank_and_exports_every_byte(tmp_path: Path) -> None:
-    finished(train(tmp_path))
-    one = move_train(tmp_path, "one")
+def test_zero_3_on_two_ranks_equals_one_rank_and_exports_every_byte(alone: Path, tmp_path: Path) -> None:
+    share_inputs(alone, tmp_path)
     finished(train(tmp_path, "launch.ranks=2", "train.zero_stage=3"))
-    alone, together = load_file(one / "model" / "model.safetensors"), weights(tmp_path)
-    assert alone.keys() == together.keys()
-    assert max(float((alone[name] - together[name]).abs().max()) for name in alone) < 1e-5
+    expected, found = weights(alone), weights(tmp_path)
+    assert expected.keys() == found.keys()
+    assert max(float((expected[name] - found[name]).abs().max()) for name in expected) < 1e-5
+    (one,) = (alone / "train").iterdir()
     (two,) = (tmp_path / "train").iterdir()
     sizes = [(folder / "model" / "model.safetensors").stat().st_size for folder in (one, two)]
     assert sizes[0] == sizes[1]
@@ -70,7 +83,11 @@ def test_zero_3_on_two_ranks_equals_one_rank_and_exports_every_byte(tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks, zero_stage", [(1, 0), (2, 2)])
-def test_a_run_killed_by_the_kernel_resumes_to_bit_equal_weights(tmp_path: Path, ranks: int, zero_stage: int) -> None:
+def test_a_run_killed_by_the_kernel_resumes_to_bit_equal_weights(
+    alone: Path, tmp_path: Path, ranks: int, zero_stage: int
+) -> None:
+    if ranks == 1:  # several ranks make their inputs too
+        share_inputs(alone, tmp_path)
     how = [f"launch.ranks={ranks}", f"train.zero_stage={zero_stage}", "train.checkpoint_every=2", "train.max_steps=40"]
     finished(train(tmp_path, *how))
     whole = move_train(tmp_path, "whole")
@@ -90,7 +107,8 @@ def test_a_run_killed_by_the_kernel_resumes_to_bit_equal_weights(tmp_path: Path,
 
 
 @pytest.mark.slow
-def test_a_mistake_on_the_ranks_is_reported_in_one_line(tmp_path: Path) -> None:
+def test_a_mistake_on_the_ranks_is_reported_in_one_line(alone: Path, tmp_path: Path) -> None:
+    share_inputs(alone, tmp_path)
     process = train(tmp_path, "launch.ranks=2", "train.zero_stage=1", "train.global_batch=5000")
     output, _ = process.communicate(timeout=300)
     assert process.returncode != 0

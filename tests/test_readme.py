@@ -11,7 +11,6 @@ import pytest
 from focalpo.stages.folder import Folder, Stage
 from recipes.publish import FILES, publish
 
-pytestmark = pytest.mark.xdist_group("readme")  # its expensive fixtures are made once
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = [

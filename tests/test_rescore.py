@@ -11,7 +11,6 @@ import pytest
 from focalpo.stages.folder import Folder
 from tests.judged_table import ARGUMENTS, seal_stand_ins, stages_of
 
-pytestmark = pytest.mark.xdist_group("rescore")  # its expensive fixtures are made once
 ROOT = Path(__file__).parent.parent
 NO_NETWORK = """
 import os, socket
