@@ -61,7 +61,7 @@ def content_of(run: TableRun, results: Results, pictures: list[Picture], stages:
     made_by = ", ".join(name[:12] for name in commits(stages))
     finished = max((manifest["finished"] for manifest in stages.values()), default="never")
     summary = (
-        f"{finding(results)} {len(run.settings)} settings, {len(run.rows)} rows, {per_row} seeds per row; "
+        f"{finding(results)} The table has {len(run.settings)} settings, {len(run.rows)} rows, {per_row} seeds per row; "
         f"{len(stages)} stages, the last finished {finished}; commits {made_by}."
     )
     curves = {
