@@ -233,7 +233,7 @@ def test_a_run_stopped_within_a_global_batch_resumes_exactly(tmp_path: Path) -> 
 
 def test_a_run_that_is_asked_to_stop_before_its_first_step_saves_nothing(tmp_path: Path) -> None:
     (tmp_path / "stop").touch()
-    with pytest.raises(Stopped, match="asked to stop after step 0"):
+    with pytest.raises(Stopped, match="asked to stop before the first step"):
         trained("focalpo", SETTINGS, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["stop"]
 
@@ -279,3 +279,13 @@ def test_compiled_kernels_change_no_log_prob() -> None:
 def test_liger_kernels_are_refused_without_a_gpu() -> None:
     with pytest.raises(ValueError, match="needs a GPU; use plain or compiled"):
         use_kernels(tiny_model(), "liger")
+
+
+def test_a_run_is_marked_as_not_to_be_killed_until_it_is_sealed_or_has_left(tmp_path: Path) -> None:
+    """After the last step its weights are exported, and lost when it is killed then; one that was saved may be."""
+    trained("focalpo", SETTINGS, tmp_path / "whole")
+    assert (tmp_path / "whole" / "saves").exists()
+    saving = replace(SETTINGS, checkpoint_every=1)
+    with pytest.raises(Stopped, match="saved after step 2"):
+        trained("focalpo", saving, tmp_path / "left", AsksToStop(2, tmp_path / "left"))
+    assert sorted(path.name for path in (tmp_path / "left").iterdir()) == ["step-000002", "stop"]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from focalpo.stages.folder import CHECKPOINTS, SAVES, STOP, Job, Stopped
 
-SAVING = ("sft", "train")
 LEFT = "asked to stop, run the same command again to resume"
 
 
@@ -16,8 +15,8 @@ LEFT = "asked to stop, run the same command again to resume"
 def stopping(job: Job) -> Iterator[list[int]]:
     """While the context is open, USR1 and TERM stop the stage; yields the list of signals received so far.
 
-    A training that has begun its steps saves and exits. Anything else ends at once: its work is recorded as it goes, or
-    is quick to repeat.
+    A training that has begun its steps saves and exits, or finishes once it has taken the last one. Anything else ends
+    at once: its work is recorded as it goes, or is quick to repeat.
     """
     signals: list[int] = []
 
@@ -39,7 +38,7 @@ def stopping(job: Job) -> Iterator[list[int]]:
 
 
 def saves(path: Path) -> bool:
-    """Whether the stage in this folder would save if asked to stop now."""
+    """Whether the stage in this folder would lose steps if it were killed instead of asked to stop."""
     return (path / CHECKPOINTS / SAVES).exists()
 
 

@@ -39,13 +39,16 @@ def fingerprint(*what: object) -> str:
 
 @contextlib.contextmanager
 def saving(folder: Path) -> Iterator[None]:
-    """While open, keep the file `saves`, which shows that the run saves first when it is asked to stop."""
+    """Mark the run, by the file `saves`, as one that must not be killed when it is asked to stop.
+
+    The mark stays after the last step, until the stage is sealed: what is exported then has not been saved.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SAVES).touch()
-    try:
+    with contextlib.ExitStack() as on_error:
+        on_error.callback((folder / SAVES).unlink, missing_ok=True)
         yield
-    finally:
-        (folder / SAVES).unlink(missing_ok=True)
+        on_error.pop_all()
 
 
 def leave_if_asked(engine, folder: Path, step: int, run: str, saved: int) -> None:
@@ -53,16 +56,17 @@ def leave_if_asked(engine, folder: Path, step: int, run: str, saved: int) -> Non
 
     Args:
         step: optimizer steps taken; gradients accumulated since then are recomputed after resuming.
-        saved: the step that the run resumed from; if it equals `step`, nothing is written.
+        saved: the step of the newest checkpoint; if it equals `step`, nothing is written.
 
     Raises:
         Stopped: when the run was asked to stop, after saving.
     """
     # Summed over ranks: they may see the file at different moments and must leave at the same step.
     if sum_over_ranks(torch.tensor(float((folder / STOP).exists()), device=device())) > 0:
-        if step == saved:
-            raise Stopped(f"asked to stop after step {step}, run the same command again to resume")
-        save(engine, folder, step, run)
+        if not step:
+            raise Stopped("asked to stop before the first step, run the same command again")
+        if step > saved:
+            save(engine, folder, step, run)
         raise Stopped(f"asked to stop; saved after step {step}, run the same command again to resume")
 
 

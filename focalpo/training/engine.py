@@ -160,8 +160,10 @@ def train(
     if tracker is not None:
         tracker.resume_at(start)
 
+    saved = start
+
     def leave_if_asked(step: int) -> None:
-        checkpoint.leave_if_asked(engine, checkpoints, step, run, saved=start)
+        checkpoint.leave_if_asked(engine, checkpoints, step, run, saved)
 
     def look(step: int) -> None:
         def stoppable(micro: MicroBatch) -> Tensor:
@@ -197,6 +199,7 @@ def train(
             every = settings.checkpoint_every
             if every and (step + 1) % every == 0 and step + 1 < steps:
                 checkpoint.save(engine, checkpoints, step + 1, run)
+                saved = step + 1
 
 
 def _accumulate(
