@@ -119,6 +119,7 @@ def test_the_estimate_of_memory_is_within_15_percent_of_the_measured_peak(shape:
     assert found["estimated_bytes"] == pytest.approx(found["measured_bytes"], rel=0.15)
 
 
+@pytest.mark.slow
 def test_a_measured_step_gives_the_plan_its_rate(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "recipes.calibrate", "rows=sft,dpo", f"runs={tmp_path / 'runs'}"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

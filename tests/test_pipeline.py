@@ -247,6 +247,7 @@ def test_mistakes_are_told_before_anything_starts(tmp_path: Path, arguments: lis
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "write, said",
     [
