@@ -45,19 +45,19 @@ def gradient_figure(path: Path) -> None:
 
 
 def margins_figure(changes: Mapping[str, Sequence[Change]], path: Path) -> None:
-    """Plot the final reward margins of held-out pairs that started right and wrong.
+    """Plot the final reward margins of held-out pairs that started right and wrong; ties are neither.
 
     `changes[row label]` holds one `Change` per seed.
     """
     figure, panels = _panels(changes, same_heights=False)
     margins = {
-        row: (np.concatenate([c.margin for c in found]), _started_right(found)) for row, found in changes.items()
+        row: (np.concatenate([c.margin for c in found]), _ranked_at_start(found)) for row, found in changes.items()
     }
     # The axis fits most rows: the few with extreme margins pile up in the end bins instead of squeezing all others.
     low, high = np.median([np.percentile(margin, [1, 99]) for margin, _ in margins.values()], axis=0)
     bins = np.linspace(1.5 * min(low, -1.0), 1.5 * max(high, 1.0), 40)
-    for (row, (margin, right)), axes in zip(margins.items(), panels, strict=True):
-        for started, colour, label in ((right, GREEN, "started right"), (~right, ORANGE, "started wrong")):
+    for (row, (margin, ranked)), axes in zip(margins.items(), panels, strict=True):
+        for started, colour, label in ((ranked == 1, GREEN, "started right"), (ranked == 0, ORANGE, "started wrong")):
             axes.hist(np.clip(margin[started], bins[0], bins[-1]), bins, color=colour, alpha=0.6, label=label)
             if started.any():
                 axes.axvline(float(np.mean(margin[started])), color=colour, linewidth=1.5)
@@ -100,7 +100,7 @@ def smoothed(values: Array, width: int = 5) -> Array:
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
 
-def _started_right(found: Sequence[Change]) -> np.ndarray:
+def _ranked_at_start(found: Sequence[Change]) -> np.ndarray:
     return np.concatenate([change.ranked_right("start") for change in found])
 
 

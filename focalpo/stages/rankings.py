@@ -2,16 +2,26 @@
 
     states at step 0 and at the end --> Change (arrays over pairs) --> shares
 
-"Ranked right" is the likelihood ranking of Chen et al. 2024 (arXiv 2405.19534, Def. 2.3), not reward accuracy
-(their Remark 2.5): pi(chosen) >= pi(rejected), by summed or by per-token log-prob. numpy only.
+"Ranked right" is the likelihood ranking of Chen et al. 2024 (arXiv 2405.19534), not reward accuracy (their Remark 2.5):
+pi(chosen) > pi(rejected), by summed or by per-token log-prob. Their Def. 2.3 says >=, so that a policy that tells no
+pair apart is right about all of them; here a tie is half right, as in the Mann-Whitney statistic. numpy only.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from focalpo.stages.records import PairState
+
+
+def right(better: Any, worse: Any) -> Any:
+    """1 where `better` > `worse`, 0.5 where they tie, 0 elsewhere (also for NaN); numbers, arrays or tensors alike.
+
+    Every rate of right pairs is a mean of this, so that a policy equal to its reference has the reward accuracy 0.5.
+    """
+    return 0.5 * (better > worse) + 0.5 * (better >= worse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +42,11 @@ class Change:
         return (self.end_chosen - self.start_chosen) - (self.end_rejected - self.start_rejected)
 
     def ranked_right(self, when: str, per_token: bool = False) -> np.ndarray:
-        """Whether each pair is ranked right at "start" or "end". `[pairs]`."""
+        """1 for each pair ranked right at "start" or "end", 0.5 for a tie, 0 for one ranked wrong. `[pairs]`."""
         chosen, rejected = (getattr(self, f"{when}_{side}") for side in ("chosen", "rejected"))
         if per_token:
             chosen, rejected = chosen / self.chosen_length, rejected / self.rejected_length
-        return chosen >= rejected
+        return right(chosen, rejected)
 
 
 def change(states: Sequence[PairState], split: str) -> Change:
@@ -62,20 +72,29 @@ def change(states: Sequence[PairState], split: str) -> Change:
 
 
 def groups(found: Change, per_token: bool = False) -> dict[str, float]:
-    """Fractions of the pairs ranked right or wrong at start and end, such as `right_wrong`; they sum to 1."""
+    """Fractions of the pairs ranked right or wrong at start and end, such as `right_wrong`; they sum to 1.
+
+    A tie is half right and half wrong, and a pair that stays tied moves neither way.
+    """
     before, after = found.ranked_right("start", per_token), found.ranked_right("end", per_token)
+    both = np.minimum(before, after)
     return {
-        "right_right": float(np.mean(before & after)),
-        "right_wrong": float(np.mean(before & ~after)),
-        "wrong_right": float(np.mean(~before & after)),
-        "wrong_wrong": float(np.mean(~before & ~after)),
+        "right_right": float(np.mean(both)),
+        "right_wrong": float(np.mean(before - both)),
+        "wrong_right": float(np.mean(after - both)),
+        "wrong_wrong": float(np.mean(1 - np.maximum(before, after))),
     }
 
 
 def accuracies(found: Change) -> dict[str, float]:
-    """Reward accuracy, mean margin, and ranking accuracy at start and end by both definitions."""
+    """Reward accuracy, mean margin, and ranking accuracy at start and end by sum and per token; ties count half.
+
+    `pairs` are compared; `ties` is the share of them with the margin 0: all, when training changed nothing.
+    """
     return {
-        "reward_accuracy": float(np.mean(found.margin > 0)),
+        "pairs": len(found.margin),
+        "reward_accuracy": float(np.mean(right(found.margin, 0.0))),
+        "ties": float(np.mean(found.margin == 0)),
         "ranking_accuracy_start": float(np.mean(found.ranked_right("start"))),
         "ranking_accuracy_end": float(np.mean(found.ranked_right("end"))),
         "ranking_accuracy_per_token_start": float(np.mean(found.ranked_right("start", per_token=True))),
