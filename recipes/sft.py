@@ -14,6 +14,7 @@ from focalpo.training.engine import Examples, open_engine, partitioned_loading, 
 from focalpo.training.jobs import source_of, train_settings_of
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.model import generation_config, load_model, load_tokenizer, stop_ids
+from focalpo.training.moved import must_move
 from focalpo.training.objective import OBJECTIVES
 from focalpo.training.scratch import bpe_tokenizer, new_model
 from focalpo.training.settings import Architecture
@@ -38,7 +39,7 @@ def make(job: Job) -> dict:
     stops = stop_ids(source, tokenizer)
     trees = _trees(tokenizer, examples, Limits(**job.settings["limits"]), stops)
     engine = open_engine(PackedPolicy(model), settings)
-    with tracker_of(job) as tracker:
+    with tracker_of(job) as tracker, must_move(engine):
         train(
             engine,
             OBJECTIVES["sft"](),

@@ -19,6 +19,7 @@ from focalpo.training.jobs import source_of, train_settings_of
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.lora import add_adapters, merge
 from focalpo.training.model import generation_config, load_model, load_tokenizer, stop_ids
+from focalpo.training.moved import content, must_move, rounding_warnings
 from focalpo.training.settings import LoraSettings
 from focalpo.training.watch import Watch
 
@@ -33,6 +34,7 @@ def make(job: Job) -> dict:
     mismatched = with_mismatched(trees) if objective.batch_branches else []
     with partitioned_loading(settings):
         model = load_model(source, settings.dtype)
+    start = content(model.parameters())
     lora = job.settings.get("lora")
     adapters = add_adapters(model, LoraSettings(**lora), job.settings["seed"]) if lora else None
     engine = open_engine(PackedPolicy(model), settings)
@@ -44,7 +46,7 @@ def make(job: Job) -> dict:
         settings.micro_batch_tokens,
         job.path,
     )
-    with tracker_of(job) as tracker:
+    with tracker_of(job) as tracker, must_move(engine):
         train(
             engine,
             objective,
@@ -59,11 +61,12 @@ def make(job: Job) -> dict:
             tracker.summary(watch.summary())
     if adapters is not None:
         merge(adapters)
+    warnings = rounding_warnings(start, model)
     tokenizer = load_tokenizer(source)
     card = checkpoint.model_card(job.name, job.settings, source.path)
     stops = stop_ids(source, tokenizer)
     checkpoint.export(engine, tokenizer, generation_config(tokenizer, stops), job.path / "model", card)
-    return {"pairs": len(trees)} | watch.summary()
+    return {"pairs": len(trees), "warnings": warnings} | watch.summary()
 
 
 def _reference(job: Job) -> dict[str, list[float]]:

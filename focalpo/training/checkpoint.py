@@ -205,14 +205,17 @@ def _put_partition(parameter: torch.nn.Parameter, value: Tensor, moment: str | N
         parameter.data.copy_(value)
 
 
+def fp32_weights(engine) -> list[Tensor]:
+    """Return the weights that this rank's optimizer updates: in ZeRO 1 to 3 its flat shares of the fp32 copies."""
+    if engine.zero_optimization_stage() == 3:
+        return engine.optimizer.fp32_partitioned_groups_flat
+    return [parameter for group in engine.basic_optimizer.param_groups for parameter in group["params"]]
+
+
 def _init_moments(engine, step: int) -> None:
     """Create Adam's state as after `step` steps, with zero moments: torch creates it only at the first step."""
     optimizer = engine.basic_optimizer
-    if engine.zero_optimization_stage() == 3:
-        flat = engine.optimizer.fp32_partitioned_groups_flat
-    else:
-        flat = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for parameter in flat:
+    for parameter in fp32_weights(engine):
         # As in torch, a fused optimizer counts its steps on the GPU, any other on the CPU.
         device = parameter.device if optimizer.defaults["fused"] else "cpu"
         moments = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
