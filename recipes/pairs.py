@@ -8,7 +8,7 @@ from pathlib import Path
 from focalpo.answering.generation import Backend, Decoding, Generator
 from focalpo.data.on_policy import SPLITS, best_against_worst
 from focalpo.data.sources import FileSource, HubSource, load, prompt_position
-from focalpo.data.tokens import Limits, pair_trees, write_trees
+from focalpo.data.tokens import Limits, described, pair_trees, write_trees
 from focalpo.data.validate import Checked, validate
 from focalpo.pocket import datasets as pocket
 from focalpo.pocket.benchmarks import benchmark_prompts
@@ -86,10 +86,9 @@ def _held_out(pairs: list[Pair], fraction: float) -> Checked:
 
 
 def _contract_report(split: str, problems: dict[str, str]) -> str:
-    shown = "; ".join(f"{name}: {problem}" for name, problem in list(problems.items())[:5])
     return (
-        f"{len(problems)} {split} pairs break the tokens contract ({shown}{'; ...' if len(problems) > 5 else ''}); "
-        "fix them, raise data.max_prompt_length / data.max_length, or set data.on_bad_rows=drop"
+        f"{len(problems)} {split} pairs break the tokens contract: {described(problems)}; fix them, raise "
+        "data.max_prompt_length / data.max_length, or set data.on_bad_rows=drop"
     )
 
 

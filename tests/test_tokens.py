@@ -61,7 +61,7 @@ def test_training_and_generation_see_the_same_prompt_and_the_turn_ends_once(temp
     [
         ("no_end", "does not end the assistant's turn with a stop token"),
         ("not_a_prefix", "not an exact token prefix"),
-        ("two_bos", "2 BOS tokens, expected exactly one"),
+        ("two_bos", "begins with two BOS tokens"),
     ],
 )
 def test_a_template_that_breaks_the_contract_is_reported(template: str, message: str) -> None:
@@ -70,7 +70,7 @@ def test_a_template_that_breaks_the_contract_is_reported(template: str, message:
 
 def test_empty_answers_and_long_prompts_are_rejected() -> None:
     assert problems("plain", pair(chosen=""))["p"] == "the response is empty"
-    assert "longer than max_prompt_length=3" in problems("plain", pair(), Limits(3, 128))["p"]
+    assert "tokens, longer than max_prompt_length=3" in problems("plain", pair(), Limits(3, 128))["p"]
     prompt = len(prompt_ids(build_tokenizer(), [pair().prompt])[0])
     assert "no response is left" in problems("plain", pair(), Limits(64, prompt))["p"]
 

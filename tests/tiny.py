@@ -3,13 +3,27 @@
 import random
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedModel, Qwen2Config
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 from focalpo.data.tokens import Tree
 from focalpo.training.settings import TrainSettings
 
 VOCABULARY = 97
 ARCHITECTURES = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
+CHATML = (
+    "{% if messages[0].role != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 SETTINGS = TrainSettings(
     learning_rate=1e-2,
     global_batch=4,
@@ -44,3 +58,19 @@ def random_trees(count: int, seed: int = 0, longest: int = 24, branches: tuple[s
         return [draw.randrange(3, VOCABULARY) for _ in range(draw.randint(1, longest))]
 
     return [Tree(f"t{place}", ids(longest), {branch: ids(longest) for branch in branches}) for place in range(count)]
+
+
+def byte_tokenizer(template: str, **special: str) -> PreTrainedTokenizerFast:
+    """One token per byte and the special tokens: every text is its bytes, so ids can be written out by hand."""
+    alphabet = {character: number for number, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Tokenizer(models.BPE(alphabet, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template, **special)
+
+
+def chatml_tokenizer(bos: str = "<|im_start|>", template: str = CHATML) -> PreTrainedTokenizerFast:
+    """ChatML as small released models have it: its marks of turns are tokens, the first of them also the BOS."""
+    made = byte_tokenizer(template, bos_token=bos, eos_token="<|im_end|>", pad_token="<pad>")
+    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    return made

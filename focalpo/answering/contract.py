@@ -1,7 +1,7 @@
 """The token contract, checked where answers are generated: a violation stops the stage before anything is judged.
 
-before: the template is the one that the weights were trained under; a prompt has one BOS and is a prefix of prompt +
-        answer; the answer's turn ends with a stop token
+before: the template is the one that the weights were trained under; roles and texts of a prompt can be read back from
+        its ids, which are a prefix of those of prompt + answer; a stop token ends the answer
 after:  no answer ends in a special token; vLLM and Hugging Face agree on the log-probs of 64 rows
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from focalpo.data.tokens import Limits, demonstration_trees, template_hash
+from focalpo.data.tokens import Limits, demonstration_trees, described, template_hash
 from focalpo.stages.records import Completion, Demonstration, Messages
 from focalpo.training.model import ModelSource, load_model
 
@@ -52,19 +52,23 @@ def check_template(model: Path, tokenizer: PreTrainedTokenizerBase) -> None:
 def check_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: Mapping[str, Messages], stops: Sequence[int], source: str
 ) -> None:
-    """Check the prompts as training checks its examples, with a one-word answer as the response.
+    """Check the prompts as training checks its examples, each with its own first word as the response.
 
     Raises:
-        ValueError: when prompts break the contract; it names the first three.
+        ValueError: when prompts break the contract: benchmarks are not thinned out, so one such prompt stops the stage.
     """
-    examples = [Demonstration(name, prompt, "yes") for name, prompt in prompts.items()]
+    examples = [Demonstration(name, prompt, _word(prompt)) for name, prompt in prompts.items()]
     _, problems = demonstration_trees(tokenizer, examples, NO_LIMITS, stops)
     if problems:
-        shown = "; ".join(f"{name}: {problem}" for name, problem in list(problems.items())[:3])
         raise ValueError(
-            f"{len(problems)} prompts break the token contract of {source} ({shown}); correct model.chat_template or "
-            "model.stop_tokens"
+            f"{len(problems)} prompts break the token contract of {source} ({described(problems)}); correct "
+            "model.chat_template or model.stop_tokens, or the prompts named"
         )
+
+
+def _word(prompt: Messages) -> str:
+    """A word that the tokenizer can write if it can write the prompt."""
+    return (prompt[-1]["content"].split() or ["yes"])[0]
 
 
 def check_answers(tokenizer: PreTrainedTokenizerBase, completions: Sequence[Completion]) -> None:

@@ -1,22 +1,26 @@
 """The tokens contract: one renderer produces the token ids for training, generation and judging.
 
-    messages --chat template--> text --tokenizer, no special tokens added--> ids, one BOS, prompt | response
+    messages --rendering--> ids, with roles and texts that can be read back --> prompt | response
 
-Checked for every example: exactly one BOS (if the tokenizer has one), the ids of the prompt are an exact prefix of
-those of prompt + response, the response is not empty and ends its turn. The hash of the template is saved with the
-weights.
+Checked here for every example: the ids of the prompt are an exact prefix of those of prompt + response; the response is
+not empty, and one stop token ends it. The hash of the template is saved with the weights.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
+from focalpo.data.rendering import Ids, Renderer
 from focalpo.stages.records import Demonstration, Messages, Pair
+
+SHOWN = 5
+CHUNK = 1024  # conversations rendered at a time: their ids as Python lists are large
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +57,23 @@ def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages]) -> list[list[int]]:
-    """Ids of prompts with one leading BOS and the generation prompt, the same for training and generation."""
-    return _ids(tokenizer, [_text(tokenizer, prompt, add_generation_prompt=True) for prompt in prompts])
+    """Ids of prompts with one leading BOS and the generation prompt, the same for training and generation.
+
+    Raises:
+        ValueError: when prompts break the contract; it names the first by its number.
+    """
+    return _ids(tokenizer, prompts, opens=True)
 
 
 def dialogue_ids(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages], answers: Sequence[str]
 ) -> list[list[int]]:
-    """Ids of prompts with their answers and one leading BOS: the input of a reward model."""
-    turns = [[*p, {"role": "assistant", "content": a}] for p, a in zip(prompts, answers, strict=True)]
-    return _ids(tokenizer, [_text(tokenizer, turn, add_generation_prompt=False) for turn in turns])
+    """Ids of prompts with their answers and one leading BOS: the input of a reward model.
+
+    Raises:
+        ValueError: when dialogues break the contract; it names the first by its number.
+    """
+    return _ids(tokenizer, _dialogues(prompts, answers), opens=False)
 
 
 def pair_trees(
@@ -79,6 +90,24 @@ def demonstration_trees(
     """Trees with the single branch "chosen": supervised training is preference training without a rejected answer."""
     answers = {"chosen": [example.answer for example in examples]}
     return _trees(tokenizer, [e.id for e in examples], [e.prompt for e in examples], answers, limits, stop_ids)
+
+
+def by_kind(problems: Mapping[str, str]) -> dict[str, list[str]]:
+    """Ids by kind of problem, which is what stands before the first colon."""
+    kinds: dict[str, list[str]] = {}
+    for name, problem in problems.items():
+        kinds.setdefault(problem.partition(": ")[0], []).append(name)
+    return kinds
+
+
+def described(problems: Mapping[str, str]) -> str:
+    """The problems in one line: each kind with its number of rows, its first ids and what was found in the first."""
+    parts = []
+    for kind, names in by_kind(problems).items():
+        _, _, found = problems[names[0]].partition(": ")
+        shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+        parts.append(f"{len(names)} row{'s' * (len(names) > 1)} ({shown}): {kind}{f' ({found})' if found else ''}")
+    return "; ".join(parts)
 
 
 def with_mismatched(trees: Sequence[Tree]) -> list[Tree]:
@@ -111,17 +140,16 @@ def read_trees(path: Path) -> list[Tree]:
     return [Tree(row.pop("id"), row.pop("prompt"), row) for row in rows]
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, messages: Messages, add_generation_prompt: bool) -> str:
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+def _dialogues(prompts: Sequence[Messages], answers: Sequence[str]) -> list[Messages]:
+    return [[*p, {"role": "assistant", "content": a}] for p, a in zip(prompts, answers, strict=True)]
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of rendered texts with one leading BOS, not added by the tokenizer because templates may include it."""
-    if not texts:
-        return []
-    rows = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
-    bos = tokenizer.bos_token_id
-    return rows if bos is None else [row if row[:1] == [bos] else [bos, *row] for row in rows]
+def _ids(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Messages], opens: bool) -> list[list[int]]:
+    rows = Renderer(tokenizer).rows(conversations, opens)
+    bad = [f"number {place}: {row}" for place, row in enumerate(rows, 1) if isinstance(row, ValueError)]
+    if bad:
+        raise ValueError(f"{len(bad)} of {len(rows)} conversations break the token contract ({bad[0]}); correct them")
+    return [row.tolist() for row in rows if not isinstance(row, ValueError)]
 
 
 def _trees(
@@ -130,41 +158,50 @@ def _trees(
     prompts: Sequence[Messages],
     answers: dict[str, list[str]],
     limits: Limits,
-    stop_ids: Sequence[int],
+    stops: Sequence[int],
 ) -> tuple[list[Tree], dict[str, str]]:
-    prompt_rows = prompt_ids(tokenizer, prompts)
-    branch_rows = {branch: dialogue_ids(tokenizer, prompts, texts) for branch, texts in answers.items()}
+    renderer = Renderer(tokenizer, stops)
     trees, problems = [], {}
-    for place, (name, prompt) in enumerate(zip(names, prompt_rows, strict=True)):
-        try:
-            branches = {
-                branch: _response(tokenizer, prompt, rows[place], limits, stop_ids)
-                for branch, rows in branch_rows.items()
-            }
-        except ValueError as problem:
-            problems[name] = str(problem)
-        else:
-            trees.append(Tree(name, prompt, branches))
+    for first in range(0, len(names), CHUNK):
+        part = slice(first, first + CHUNK)
+        prompt_rows = renderer.rows(prompts[part], opens=True)
+        branch_rows = [renderer.rows(_dialogues(prompts[part], texts[part]), opens=False) for texts in answers.values()]
+        for place, name in enumerate(names[part]):
+            try:
+                if not all(texts[first + place].strip() for texts in answers.values()):
+                    raise ValueError("the response is empty")
+                prompt = _sound(prompt_rows[place])
+                dialogues = [_sound(rows[place]) for rows in branch_rows]
+                if len(prompt) > limits.max_prompt_length:
+                    raise ValueError(
+                        f"the prompt is too long: {len(prompt)} tokens, longer than max_prompt_length="
+                        f"{limits.max_prompt_length}"
+                    )
+                responses = [_response(prompt, full, stops)[: limits.max_length - len(prompt)] for full in dialogues]
+                if not all(map(len, responses)):
+                    raise ValueError(f"no response is left within max_length={limits.max_length}")
+            except ValueError as problem:
+                problems[name] = str(problem)
+            else:
+                rows = (response.tolist() for response in responses)
+                trees.append(Tree(name, prompt.tolist(), dict(zip(answers, rows, strict=True))))
     return trees, problems
 
 
-def _response(
-    tokenizer: PreTrainedTokenizerBase, prompt: list[int], full: list[int], limits: Limits, stop_ids: Sequence[int]
-) -> list[int]:
-    """Ids of the response up to its last stop token (templates may add a newline), truncated at the length limit."""
-    if len(prompt) > limits.max_prompt_length:
-        raise ValueError(f"prompt of {len(prompt)} tokens is longer than max_prompt_length={limits.max_prompt_length}")
-    if full[: len(prompt)] != prompt:
+def _sound(row: Ids | ValueError) -> Ids:
+    if isinstance(row, ValueError):
+        raise row
+    return row
+
+
+def _response(prompt: Ids, full: Ids, stops: Sequence[int]) -> Ids:
+    """Ids of the response up to its stop token; what templates write after it, a newline, is not trained on."""
+    if not np.array_equal(full[: len(prompt)], prompt):
         raise ValueError("the template's prompt is not an exact token prefix of prompt + response")
-    if tokenizer.bos_token_id is not None and prompt.count(tokenizer.bos_token_id) != 1:
-        raise ValueError(f"prompt has {prompt.count(tokenizer.bos_token_id)} BOS tokens, expected exactly one")
     response = full[len(prompt) :]
-    ends = [place for place, token in enumerate(response) if token in stop_ids]
-    if not ends:
+    ends = np.flatnonzero(np.isin(response, stops))
+    if not len(ends):
         raise ValueError("the template does not end the assistant's turn with a stop token (model.stop_tokens)")
-    if ends[-1] == 0:
+    if not ends[0]:
         raise ValueError("the response is empty")
-    response = response[: ends[-1] + 1][: limits.max_length - len(prompt)]
-    if not response:
-        raise ValueError(f"no response is left within max_length={limits.max_length}")
-    return response
+    return response[: ends[0] + 1]
