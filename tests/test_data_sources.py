@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from focalpo.data import schemas, validate
+from focalpo.data import validate, values
 from focalpo.data.sources import FileSource, HubSource, load, prompt_position, read_rows, sample
 from focalpo.stages.records import Pair
 
@@ -148,11 +148,11 @@ def test_a_division_reports_every_bad_row_by_its_row_in_the_file(tmp_path):
     with pytest.raises(ValueError) as caught:
         load(FileSource(path, test_fraction=0.5), "error")
     assert str(caught.value).splitlines()[1:] == [
-        f"  {schemas.MISSING}: 1 in {path} row 50",
+        f"  {values.MISSING}: 1 in {path} row 50",
         f"  {validate.EMPTY}: 4 in {path} row 10, 60, 110, 160",
     ]
     checked = load(FileSource(path, test_fraction=0.5), "drop")
-    assert checked.dropped == {schemas.MISSING: 1, validate.EMPTY: 4}
+    assert checked.dropped == {values.MISSING: 1, validate.EMPTY: 4}
     assert len(checked.train) + len(checked.test) == 195
     names = [pair.id for pair in checked.train + checked.test]
     assert set(names) == {f"row-{n:06d}" for n in range(1, 201) if n not in (10, 50, 60, 110, 160)}
@@ -211,13 +211,13 @@ REAL_FILES = {
     "hh_rlhf_harmless_base_test.jsonl.gz": (
         "transcripts",
         2312,
-        {schemas.TURNS: 4, schemas.DIFFERENT: 5, validate.EMPTY: 4},
+        {values.TURNS: 4, values.DIFFERENT: 5, validate.EMPTY: 4},
     ),
     "gsm8k_solution_pairs_mit.parquet": ("plain", 5700, {validate.DUPLICATE: 3}),
     "ae2_gpt4turbo_pairs.train.parquet": (
         "judged",
         35927,
-        {schemas.TIE: 136, validate.EMPTY: 21, validate.IDENTICAL: 2, validate.DUPLICATE: 1274},
+        {values.TIE: 136, validate.EMPTY: 21, validate.IDENTICAL: 2, validate.DUPLICATE: 1274},
     ),
     "rasbt_instruction_preference_1100.json": ("instruction", 1100, {validate.IDENTICAL: 6}),
 }

@@ -2,7 +2,7 @@
 
 import pytest
 
-from focalpo.data import schemas, validate
+from focalpo.data import validate, values
 from focalpo.data.schemas import Split, convert
 from focalpo.data.validate import alternates
 from focalpo.stages.records import Pair
@@ -39,10 +39,10 @@ BAD_PAIRS = {
     "an empty rejected": (pair(2, rejected=""), validate.EMPTY),
     "identical answers": (pair(2, chosen="yes", rejected=" yes\n"), validate.IDENTICAL),
     "an empty user turn": (pair(2, prompt=messages("a", "b", " ")), validate.EMPTY_TURN),
-    "a prompt that ends with the assistant": (pair(2, prompt=messages("a", "b")), schemas.TURNS),
-    "no prompt at all": (Pair("row-2", [], "yes", "no"), schemas.TURNS),
-    "two user turns in a row": (pair(2, prompt=messages("a") + messages("b")), schemas.TURNS),
-    "an unknown role": (pair(2, prompt=[{"role": "human", "content": "a"}]), schemas.TURNS),
+    "a prompt that ends with the assistant": (pair(2, prompt=messages("a", "b")), values.TURNS),
+    "no prompt at all": (Pair("row-2", [], "yes", "no"), values.TURNS),
+    "two user turns in a row": (pair(2, prompt=messages("a") + messages("b")), values.TURNS),
+    "an unknown role": (pair(2, prompt=[{"role": "human", "content": "a"}]), values.TURNS),
     "the first pair again": (pair(1), validate.DUPLICATE),
     "a prompt of the test split": (pair(2, prompt=messages(" question 100 "), chosen="other"), validate.OVERLAP),
 }
@@ -71,14 +71,14 @@ def test_all_problems_of_both_splits_are_reported_at_once_one_per_line():
             5: pair(5, chosen="no"),
             **{n: pair(n, rejected="") for n in range(6, 11)},
         },
-        bad={schemas.MISSING: [2], schemas.TIE: [11]},
+        bad={values.MISSING: [2], values.TIE: [11]},
     )
     test = split("test.jsonl", pair(100), pair(101, chosen=""), pair(100))
     with pytest.raises(ValueError) as caught:
         validate.validate(train, test, "error")
     assert str(caught.value).splitlines() == [
         "bad rows: fix them, or set on_bad_rows=drop",
-        f"  {schemas.MISSING}: 1 in train.jsonl row 2",
+        f"  {values.MISSING}: 1 in train.jsonl row 2",
         f"  {validate.EMPTY}: 7 in train.jsonl row 3, 6, 7, 8, 9, ...; test.jsonl row 2",
         f"  {validate.IDENTICAL}: 1 in train.jsonl row 5",
         f"  {validate.DUPLICATE}: 1 in test.jsonl row 3",
@@ -88,8 +88,8 @@ def test_all_problems_of_both_splits_are_reported_at_once_one_per_line():
     assert [p.id for p in checked.train] == ["row-1"]
     assert [p.id for p in checked.test] == ["row-100"]
     assert checked.dropped == {
-        schemas.MISSING: 1,
-        schemas.TIE: 1,
+        values.MISSING: 1,
+        values.TIE: 1,
         validate.EMPTY: 7,
         validate.IDENTICAL: 1,
         validate.DUPLICATE: 1,
@@ -116,7 +116,7 @@ def test_rows_that_fail_in_conversion_and_pairs_that_fail_later_share_one_report
     with pytest.raises(ValueError) as caught:
         validate.validate(convert(rows, "train.jsonl", "train"), TEST, "error")
     assert str(caught.value).splitlines()[1:] == [
-        f"  {schemas.MISSING}: 2 in train.jsonl row 2, 5",
+        f"  {values.MISSING}: 2 in train.jsonl row 2, 5",
         f"  {validate.EMPTY}: 1 in train.jsonl row 3",
     ]
 
@@ -129,10 +129,22 @@ def test_two_splits_of_one_source_are_reported_as_that_source_in_row_order():
 
 
 def test_the_first_of_several_duplicates_stays_and_another_answer_is_not_a_duplicate():
-    again = [pair(1), pair(1, rejected="never"), pair(1), pair(1, chosen="no", rejected="yes"), pair(1)]
+    again = [pair(1), pair(1, rejected="never"), pair(1), pair(1, chosen="sure"), pair(1)]
     checked = validate.validate(split("train.jsonl", *again), TEST, "drop")
-    assert [(p.chosen, p.rejected) for p in checked.train] == [("yes", "no"), ("yes", "never"), ("no", "yes")]
+    assert [(p.chosen, p.rejected) for p in checked.train] == [("yes", "no"), ("yes", "never"), ("sure", "no")]
     assert checked.dropped == {validate.DUPLICATE: 2}
+
+
+@pytest.mark.parametrize("turned", [pair(1, chosen="no", rejected="yes"), pair(1, chosen=" no", rejected="yes\n")])
+def test_two_labels_that_contradict_each_other_are_both_bad(turned):
+    """Neither can be trusted; that answers of equal text but other prompts are no contradiction, row 4 shows."""
+    train = split("train.jsonl", pair(1), turned, pair(1, rejected="never"), pair(2, chosen="no", rejected="yes"))
+    with pytest.raises(ValueError) as caught:
+        validate.validate(train, TEST, "error")
+    assert str(caught.value).splitlines()[1:] == [f"  {validate.CONTRADICTED}: 2 in train.jsonl row 1, 2"]
+    checked = validate.validate(train, TEST, "drop")
+    assert [(p.chosen, p.rejected) for p in checked.train] == [("yes", "never"), ("no", "yes")]
+    assert checked.dropped == {validate.CONTRADICTED: 2}
 
 
 def test_the_same_question_with_another_system_turn_is_not_an_overlap():
@@ -154,8 +166,8 @@ def test_the_prompt_of_a_dropped_test_row_is_still_kept_out_of_train():
 
 
 def test_ties_are_not_errors_but_are_counted():
-    train = split("train.jsonl", pair(1), bad={schemas.TIE: [2, 3]})
-    assert validate.validate(train, TEST, "error").dropped == {schemas.TIE: 2}
+    train = split("train.jsonl", pair(1), bad={values.TIE: [2, 3]})
+    assert validate.validate(train, TEST, "error").dropped == {values.TIE: 2}
 
 
 @pytest.mark.parametrize(
@@ -164,7 +176,7 @@ def test_ties_are_not_errors_but_are_counted():
         (split("train.jsonl", pair(1, chosen="")), TEST, "no valid train pair in train.jsonl"),
         (split("train.jsonl", pair(1)), split("test.jsonl", pair(2, chosen="")), "no valid test pair in test.jsonl"),
         (split("train.jsonl", pair(100), pair(101)), TEST, "no valid train pair in train.jsonl"),
-        (split("train.jsonl", bad={schemas.TIE: [1]}), TEST, "no valid train pair in train.jsonl"),
+        (split("train.jsonl", bad={values.TIE: [1]}), TEST, "no valid train pair in train.jsonl"),
     ],
 )
 def test_a_split_without_valid_pairs_is_an_error_even_when_dropping(train, test, where):

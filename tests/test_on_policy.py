@@ -61,8 +61,33 @@ def test_prompts_are_unique_and_sorted_and_no_test_prompt_is_a_train_prompt(monk
 
 def test_prompts_that_are_not_texts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_policy, "hub_rows", lambda name, revision, split: [{"chosen": "x"}])
-    with pytest.raises(ValueError, match="own/prompts train has no text column `prompt`"):
+    with pytest.raises(ValueError, match="own/prompts train row 1 has no text in column `prompt`"):
         hub_prompts("own/prompts", "0" * 40, ("train", "test"), None)
+
+
+@pytest.mark.parametrize(
+    ("row", "ignored", "message"),
+    [
+        ({"prompt": "a\ud800"}, [], "train row 1 has a prompt that no encoder can read"),
+        ({"prompt": "a\0"}, [], "train row 1 has a prompt that no encoder can read"),
+        ({"prompt": "a", "system": "Be brief."}, [], r"column system is not read .* data.ignore_columns=\[system\]"),
+        ({"prompt": "a", "tools": [{"name": "find"}]}, [], r"data.ignore_columns=\[tools\]"),
+        ({"prompt": "a"}, ["sytem"], "has no column or message key sytem"),
+    ],
+)
+def test_what_a_prompt_needs_or_no_encoder_reads_is_refused(
+    monkeypatch: pytest.MonkeyPatch, row: dict, ignored: list[str], message: str
+) -> None:
+    monkeypatch.setattr(on_policy, "hub_rows", lambda name, revision, split: [row])
+    with pytest.raises(ValueError, match=message):
+        hub_prompts("own/prompts", "0" * 40, ("train", "test"), None, ignored)
+
+
+def test_answers_and_their_scores_beside_a_prompt_are_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"prompt": "a", "prompt_id": "1", "chosen": "x", "rejected": "y", "score_chosen": 1.0, "system": "Be brief."}
+    monkeypatch.setattr(on_policy, "hub_rows", lambda name, revision, split: [row | {"prompt": split}])
+    found = hub_prompts("own/prompts", "0" * 40, ("train", "test"), None, ["system"])
+    assert [each.prompt[0]["content"] for each in found] == ["train", "test"]
 
 
 @pytest.fixture(scope="module")

@@ -9,25 +9,35 @@ separate stages.
 import hashlib
 from collections.abc import Sequence
 
+from focalpo.data.columns import check_columns, check_ignored, column_values, without
+from focalpo.data.hub import hub_rows
+from focalpo.data.labels import words_of
 from focalpo.data.schemas import Split
-from focalpo.data.sources import hub_rows, sample
+from focalpo.data.sources import sample
+from focalpo.data.values import is_encodable
 from focalpo.stages.records import Pair, Prompt, Rated
 
 SPLITS = ("train", "test")
 
 
-def hub_prompts(dataset: str, revision: str, splits: Sequence[str], limit: int | None) -> list[Prompt]:
+def hub_prompts(
+    dataset: str, revision: str, splits: Sequence[str], limit: int | None, ignored: Sequence[str] = ()
+) -> list[Prompt]:
     """The distinct prompts of a dataset's train and test split, sorted; a prompt in both counts as test.
 
     Raises:
-        ValueError: when the dataset cannot be loaded, or has no text column `prompt`.
+        ValueError: when the dataset cannot be loaded, has no text column `prompt`, has a column beside it that could
+            matter (the answers do not: the model writes its own), or a prompt that no encoder can read.
     """
+    tables = {name: hub_rows(dataset, revision, name) for name in splits}
+    check_ignored(ignored, tables.values(), dataset)
     split_of: dict[str, str] = {}
     for split, name in zip(SPLITS, splits, strict=True):
-        for row in hub_rows(dataset, revision, name):
-            if not isinstance(row.get("prompt"), str):
-                raise ValueError(f"{dataset} {name} has no text column `prompt`; use a dataset that has one")
-            split_of[row["prompt"]] = split
+        rows = [without(row, ignored) for row in tables[name]]
+        answers = {column for column in column_values(rows) if {"chosen", "rejected"}.intersection(words_of(column))}
+        check_columns(rows, {"prompt", *answers}, f"{dataset} {name}", ignored)
+        for number, row in enumerate(rows, 1):
+            split_of[_prompt(row, f"{dataset} {name} row {number}")] = split
     prompts = {split: sorted(text for text, side in split_of.items() if side == split) for split in SPLITS}
     kept = {split: texts if limit is None else sample(texts, limit) for split, texts in prompts.items()}
     return [
@@ -35,6 +45,15 @@ def hub_prompts(dataset: str, revision: str, splits: Sequence[str], limit: int |
         for split, texts in kept.items()
         for text in texts
     ]
+
+
+def _prompt(row: dict, where: str) -> str:
+    prompt = row.get("prompt")
+    if not isinstance(prompt, str):
+        raise ValueError(f"{where} has no text in column `prompt`; use a dataset that has one in every row")
+    if not is_encodable(prompt):
+        raise ValueError(f"{where} has a prompt that no encoder can read (not UTF-8, or a NUL byte); remove the row")
+    return prompt
 
 
 def best_against_worst(rated: Sequence[Rated], source: str) -> tuple[Split, Split]:

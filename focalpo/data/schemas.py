@@ -4,66 +4,73 @@ A row is a dict of columns, from a file or the hub. A `Split` holds the pairs by
 could not be converted. Row numbers count from 1, so in a JSON-lines file they are line numbers.
 """
 
-import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from focalpo.data.columns import check_columns, column_values, score_columns, without
+from focalpo.data.layouts import DECODED, Parts, Schema, recognise
+from focalpo.data.values import (
+    GARBLED,
+    MISSING,
+    SYSTEMS,
+    TURNS,
+    UNENCODABLE,
+    BadRow,
+    decoded,
+    is_empty,
+    is_encodable,
+    kind,
+    shown,
+    text,
+)
+from focalpo.stages.preferences import check_scale
 from focalpo.stages.records import Messages, Pair
 
-MISSING = "missing or ill-typed value"
-TURNS = "turns are not [system,] user, assistant, ..., user, answer"
-DIFFERENT = "different prompts in chosen, rejected or the prompt column"
-OUT_OF_RANGE = "preference outside 1..2"
-TIE = "tied preference (1.5)"
-
-Parts = tuple[Messages, str, str]
+ASKED = ("user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One split before validation: pairs by source row number; `bad` maps a problem to source rows."""
+    """One split before validation: pairs by source row number; `bad` maps a problem to source rows.
+
+    `not_read` names the columns that hold something and are not read, `equal_scores` the rows whose two scores agree.
+    """
 
     source: str
     pairs: dict[int, Pair]
     schema: str = "pairs"
     bad: dict[str, list[int]] = field(default_factory=dict)
+    not_read: Sequence[str] = ()
+    equal_scores: Sequence[int] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Schema:
-    """A published layout: the kinds of value in its columns, and how a row becomes (prompt, chosen, rejected)."""
-
-    name: str
-    columns: dict[str, set[str]]
-    parts: Callable[[dict], Parts]
-
-
-class BadRow(Exception):
-    """A row cannot be converted to a pair; the only argument is the problem."""
-
-
-def prompt_key(prompt: Messages) -> tuple[tuple[str, str], ...]:
-    """A key that is equal for equal prompts: roles and texts, without outer white space, which chat templates strip."""
-    return tuple((message["role"], message["content"].strip()) for message in prompt)
-
-
-def convert(rows: list[dict], source: str, prefix: str) -> Split:
-    """Recognise the schema of `rows` and convert each row to a pair.
+def convert(rows: list[dict], source: str, prefix: str, ignored: Sequence[str] = ()) -> Split:
+    """Recognise the schema of `rows` and convert each row to a pair; columns and message keys in `ignored` are dropped.
 
     The id of a pair is its `prompt_id` if the data has one (with the row number appended if repeated), else `prefix`
     and row number; ids depend on the source alone.
 
     Raises:
-        ValueError: when the columns match no schema.
+        ValueError: when the columns match no schema, a column that could matter is not read (see `check_columns`), or
+            preferences are on another scale.
     """
+    dropped = [name for name, values in column_values(rows).items() if name in ignored and not is_empty(values)]
+    rows = [without(_decoded(row), ignored) for row in rows]
     schema = recognise(rows, source)
+    scores = score_columns(rows)
+    compared = {name for pair in scores for name in (pair.chosen, pair.rejected)}
+    labels = check_columns(rows, {*schema.columns, *schema.optional, *compared}, source, ignored)
+    if "preference" in schema.columns:
+        check_scale((row.get("preference") for row in rows), source)
     pairs: dict[int, Pair] = {}
     bad: dict[str, list[int]] = {}
     names: set[str] = set()
+    equal_scores = []
     for number, row in enumerate(rows, 1):
         try:
-            prompt, chosen, rejected = schema.parts(row)
+            prompt, chosen, rejected = _parts(row, schema)
+            equal = [pair.equal(row) for pair in scores]
         except BadRow as problem:
             bad.setdefault(problem.args[0], []).append(number)
             continue
@@ -72,170 +79,55 @@ def convert(rows: list[dict], source: str, prefix: str) -> Split:
             name = f"{name}-{number:06d}"
         names.add(name)
         pairs[number] = Pair(name, prompt, chosen, rejected)
-    return Split(source, pairs, schema.name, bad)
+        equal_scores += [number] if any(equal) else []
+    return Split(source, pairs, schema.name, bad, [shown(name) for name in labels + dropped], equal_scores)
 
 
-def recognise(rows: list[dict], source: str) -> Schema:
-    """The schema whose columns exist and hold the expected kinds, judged by the first non-null value of each column.
+def _decoded(row: dict) -> dict:
+    return {name: decoded(value) if name in DECODED else value for name, value in row.items()}
+
+
+def _parts(row: dict, schema: Schema) -> Parts:
+    """A row as (prompt, chosen, rejected), with its system turn and history before the prompt.
 
     Raises:
-        ValueError: when none matches; the message lists the columns found and the known schemas.
+        BadRow: when a value is of another kind than most rows', or has a problem of its own.
     """
-    kinds = dict.fromkeys((column for row in rows for column in row), "empty")
-    for row in rows:
-        for column, value in row.items():
-            if kinds[column] == "empty":
-                kinds[column] = kind(value)
-    for schema in SCHEMAS:
-        # A schema that does not read an existing prompt column is rejected: its pairs would lose the prompt.
-        reads_prompt = ("prompt" in kinds) == ("prompt" in schema.columns)
-        if reads_prompt and all(kinds.get(column) in expected for column, expected in schema.columns.items()):
-            return schema
-    columns = ", ".join(f"{column} ({what})" for column, what in kinds.items())
-    known = "; ".join(f"[{schema.name}] {', '.join(schema.columns)}" for schema in SCHEMAS)
-    raise ValueError(f"{source}: columns {columns} match no known schema; rename or convert them to one of: {known}")
-
-
-def kind(value: object) -> str:
-    """The kind of a value, as named in the table of schemas."""
-    if value is None:
-        return "empty"
-    if isinstance(value, str):
-        return "transcript" if value.startswith("\n\nHuman:") else "text"
-    if isinstance(value, list):
-        return "messages"
-    return "number" if isinstance(value, int | float) else type(value).__name__
-
-
-def from_strings(row: dict) -> Parts:
-    """Columns prompt, chosen and rejected are plain texts."""
-    return ask(text(row, "prompt")), text(row, "chosen"), text(row, "rejected")
-
-
-def from_instruction(row: dict) -> Parts:
-    """An instruction with an optional input, as in Alpaca; chosen and rejected are plain texts."""
-    request = text(row, "instruction")
-    if row.get("input"):
-        request += "\n\n" + text(row, "input")
-    return ask(request), text(row, "chosen"), text(row, "rejected")
-
-
-def from_dialogues(row: dict) -> Parts:
-    """Columns chosen and rejected are whole dialogues that differ only in the last turn."""
-    return same_prompt(messages(row, "chosen"), messages(row, "rejected"))
-
-
-def from_dialogues_with_prompt(row: dict) -> Parts:
-    """As `from_dialogues`; the prompt column must repeat a user turn, and the prompt is taken from the dialogues."""
-    prompt, chosen, rejected = from_dialogues(row)
-    if ("user", text(row, "prompt").strip()) not in prompt_key(prompt):
-        raise BadRow(DIFFERENT)
+    for column, expected in schema.columns.items():
+        _check_kind(kind(row.get(column)), expected)
+    prompt, chosen, rejected = schema.parts(row)
+    if "history" in schema.optional:
+        prompt = _history(row.get("history")) + prompt
+    prompt = _with_system(row, prompt)
+    if not all(map(is_encodable, [*(turn["content"] for turn in prompt), chosen, rejected, str(row.get("prompt_id"))])):
+        raise BadRow(UNENCODABLE)
     return prompt, chosen, rejected
 
 
-def from_chat_prompt(row: dict) -> Parts:
-    """The prompt is a list of messages; a completion is a text or a list of one assistant message."""
-    return messages(row, "prompt"), completion(row, "chosen"), completion(row, "rejected")
+def _check_kind(found: str, expected: set[str]) -> None:
+    if found in expected:
+        return
+    if found == "garbled messages":
+        raise BadRow(GARBLED)
+    raise BadRow(TURNS if "transcript" in (found, *expected) and found in ("text", "transcript") else MISSING)
 
 
-def from_transcripts(row: dict) -> Parts:
-    """Columns chosen and rejected are transcripts that differ only in the last Assistant turn (Anthropic/hh-rlhf)."""
-    return same_prompt(transcript(text(row, "chosen")), transcript(text(row, "rejected")))
-
-
-def from_judged(row: dict) -> Parts:
-    """AlpacaEval annotations: preference in [1, 2], above 1.5 if output_2 is better."""
-    prompt, first, second = ask(text(row, "instruction")), text(row, "output_1"), text(row, "output_2")
-    preference: Any = row.get("preference")
-    if kind(preference) != "number":
+def _history(value: Any) -> Messages:
+    """Alpaca's earlier turns: a list of [question, answer]."""
+    if is_empty(value):
+        return []
+    pairs = value if isinstance(value, list) else [None]
+    if not all(isinstance(pair, list) and [type(each) for each in pair] == [str, str] for pair in pairs):
         raise BadRow(MISSING)
-    if not 1 <= preference <= 2:
-        raise BadRow(OUT_OF_RANGE)
-    if preference == 1.5:
-        raise BadRow(TIE)
-    return (prompt, second, first) if preference > 1.5 else (prompt, first, second)
+    return [{"role": role, "content": each} for pair in pairs for role, each in zip(ASKED, pair, strict=True)]
 
 
-def text(row: dict, column: str) -> str:
-    """The string in a column."""
-    value = row.get(column)
-    if not isinstance(value, str):
-        raise BadRow(MISSING)
-    return value
-
-
-def messages(row: dict, column: str) -> Messages:
-    """The list of messages in a column, reduced to role and content (datasets add name, tool_calls and more)."""
-    value = row.get(column)
-    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
-        raise BadRow(MISSING)
-    return [{"role": text(message, "role"), "content": text(message, "content")} for message in value]
-
-
-def completion(row: dict, column: str) -> str:
-    """The answer in a column that holds a text or a list of one assistant message."""
-    if isinstance(row.get(column), str):
-        return row[column]
-    before, answer = last_answer(messages(row, column))
-    if before:
-        raise BadRow(TURNS)
-    return answer
-
-
-def ask(request: str) -> Messages:
-    """A prompt that consists of one user turn."""
-    return [{"role": "user", "content": request}]
-
-
-def transcript(dialogue: str) -> Messages:
-    """The turns of a transcript: each is a blank line, the speaker, a colon and the text."""
-    opening, *turns = re.split(r"\n\n(Human|Assistant):", dialogue)
-    if opening.strip():
-        raise BadRow(TURNS)
-    roles = {"Human": "user", "Assistant": "assistant"}
-    speakers, texts = turns[::2], turns[1::2]
-    return [{"role": roles[who], "content": turn.strip()} for who, turn in zip(speakers, texts, strict=True)]
-
-
-def last_answer(dialogue: Messages) -> tuple[Messages, str]:
-    """A dialogue split into the turns before its last answer, and that answer."""
-    if not dialogue or dialogue[-1]["role"] != "assistant":
-        raise BadRow(TURNS)
-    return dialogue[:-1], dialogue[-1]["content"]
-
-
-def same_prompt(better: Messages, worse: Messages) -> Parts:
-    """Two dialogues that differ only in their last answer, as (prompt, chosen, rejected)."""
-    prompt, chosen = last_answer(better)
-    other_prompt, rejected = last_answer(worse)
-    if prompt_key(prompt) != prompt_key(other_prompt):
-        raise BadRow(DIFFERENT)
-    return prompt, chosen, rejected
-
-
-TEXT, STRING, MESSAGES, TRANSCRIPT = {"text"}, {"text", "transcript"}, {"messages"}, {"transcript"}
-SCHEMAS = (
-    Schema("plain", {"prompt": TEXT, "chosen": STRING, "rejected": STRING}, from_strings),
-    # HuggingFaceH4/ultrafeedback_binarized, princeton-nlp/llama3-ultrafeedback-armorm
-    Schema(
-        "prompt and dialogues",
-        {"prompt": STRING, "chosen": MESSAGES, "rejected": MESSAGES},
-        from_dialogues_with_prompt,
-    ),
-    # trl-lib/ultrafeedback_binarized
-    Schema("dialogues", {"chosen": MESSAGES, "rejected": MESSAGES}, from_dialogues),
-    Schema(
-        "chat prompt",
-        {"prompt": MESSAGES, "chosen": STRING | MESSAGES, "rejected": STRING | MESSAGES},
-        from_chat_prompt,
-    ),
-    # Anthropic/hh-rlhf
-    Schema("transcripts", {"chosen": TRANSCRIPT, "rejected": TRANSCRIPT}, from_transcripts),
-    # AlpacaEval annotations
-    Schema(
-        "judged",
-        {"instruction": STRING, "output_1": STRING, "output_2": STRING, "preference": {"number"}},
-        from_judged,
-    ),
-    Schema("instruction", {"instruction": STRING, "chosen": STRING, "rejected": STRING}, from_instruction),
-)
+def _with_system(row: dict, prompt: Messages) -> Messages:
+    """A prompt with the system turn of the row's own column, unless it begins with the same one."""
+    systems = [text(row, name) for name in ("system", "system_prompt") if not is_empty(row.get(name))]
+    own = prompt[0]["content"] if prompt and prompt[0]["role"] == "system" else None
+    if len({system.strip() for system in [*systems, *([own] if own else [])]}) > 1:
+        raise BadRow(SYSTEMS)
+    if not systems or own:
+        return prompt
+    return [{"role": "system", "content": systems[0]}, *(prompt if own is None else prompt[1:])]

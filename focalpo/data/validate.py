@@ -3,29 +3,37 @@
 Rows that could not be converted and pairs that cannot be trained on appear in the same report, by source row number.
 """
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
-from focalpo.data import schemas
-from focalpo.data.schemas import Split, prompt_key
+from focalpo.data import columns, values
+from focalpo.data.schemas import Split
+from focalpo.data.values import prompt_key
 from focalpo.stages.records import Messages, Pair
 
 EMPTY = "empty response"
 EMPTY_TURN = "empty turn in the prompt"
 IDENTICAL = "identical chosen and rejected"
 DUPLICATE = "duplicate of an earlier pair"
+CONTRADICTED = "the same two answers are also labelled the other way round"
 OVERLAP = "train prompt that is also in test"
-# The order of the report; a dropped row with several problems is counted under the first.
+# The order of the report, after problems that name a column or key; a dropped row counts under its first one.
 KINDS = (
-    schemas.MISSING,
-    schemas.TURNS,
-    schemas.DIFFERENT,
-    schemas.OUT_OF_RANGE,
-    schemas.TIE,
+    values.MISSING,
+    values.GARBLED,
+    values.UNENCODABLE,
+    values.PARTS,
+    values.TURNS,
+    values.SYSTEMS,
+    values.DIFFERENT,
+    columns.NO_SCORE,
+    values.OUT_OF_RANGE,
+    values.TIE,
     EMPTY,
     EMPTY_TURN,
     IDENTICAL,
+    CONTRADICTED,
     DUPLICATE,
     OVERLAP,
 )
@@ -36,12 +44,18 @@ Found = dict[str, list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Valid train and test pairs; `dropped` counts rows by problem, `schemas` names the schema of each split."""
+    """Valid train and test pairs; `dropped` counts rows by problem, `schemas` names the schema of each split.
+
+    `not_read` names the columns that were not read, `equal_scores` counts the rows whose two scores are equal: the
+    published sets hold such pairs and every recipe trains on them, so they are said, not dropped.
+    """
 
     train: list[Pair]
     test: list[Pair]
     dropped: dict[str, int]
     schemas: dict[str, str]
+    not_read: Sequence[str] = ()
+    equal_scores: int = 0
 
 
 def validate(train: Split, test: Split, on_bad_rows: Literal["error", "drop"]) -> Checked:
@@ -56,28 +70,35 @@ def validate(train: Split, test: Split, on_bad_rows: Literal["error", "drop"]) -
     # A test prompt is held out even if its row is dropped: otherwise repairing that row later would leak it into train.
     held_out = {prompt_key(pair.prompt) for pair in test.pairs.values()}
     found = [(train, problems(train, held_out)), (test, problems(test, set()))]
-    faults = [line for kind in KINDS if kind != schemas.TIE for line in described(kind, found)]
+    kinds = ordered(found)
+    faults = [line for kind in kinds if kind != values.TIE for line in described(kind, found)]
     if faults and on_bad_rows == "error":
         raise ValueError("\n  ".join(["bad rows: fix them, or set on_bad_rows=drop", *faults]))
     good_train, good_test = (good(split, bad) for split, bad in found)
     for name, split, kept in (("train", train, good_train), ("test", test, good_test)):
         if not kept:
-            report = [line for kind in KINDS for line in described(kind, found)]
-            raise ValueError("\n  ".join([f"no valid {name} pair in {split.source}: use other data", *report]))
-    return Checked(good_train, good_test, dropped(found), {"train": train.schema, "test": test.schema})
+            report = [line for kind in kinds for line in described(kind, found)]
+            remedy = "use other data or another split"
+            raise ValueError("\n  ".join([f"no valid {name} pair in {split.source}: {remedy}", *report]))
+    names = {"train": train.schema, "test": test.schema}
+    not_read = sorted({*train.not_read, *test.not_read})
+    equal_scores = len(train.equal_scores) + len(test.equal_scores)
+    return Checked(good_train, good_test, dropped(found), names, not_read, equal_scores)
 
 
 def problems(split: Split, held_out: Set[tuple]) -> Found:
     """Every problem of a split as problem -> source rows; `held_out` are prompts that it must not contain."""
     found = {kind: list(rows) for kind, rows in split.bad.items()}
     seen = set()
+    labelled = {(prompt_key(pair.prompt), pair.chosen.strip(), pair.rejected.strip()) for pair in split.pairs.values()}
     for row, pair in split.pairs.items():
         prompt, chosen, rejected = prompt_key(pair.prompt), pair.chosen.strip(), pair.rejected.strip()
         checks = {
-            schemas.TURNS: not alternates(pair.prompt),
+            values.TURNS: not alternates(pair.prompt),
             EMPTY: not chosen or not rejected,
             EMPTY_TURN: any(not content for role, content in prompt if role != "system"),
             IDENTICAL: chosen == rejected,
+            CONTRADICTED: chosen != rejected and (prompt, rejected, chosen) in labelled,
             DUPLICATE: (prompt, pair.chosen, pair.rejected) in seen,
             OVERLAP: prompt in held_out,
         }
@@ -106,12 +127,18 @@ def dropped(found: list[tuple[Split, Found]]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for _, bad in found:
         counted: set[int] = set()
-        for kind in KINDS:
+        for kind in ordered(found):
             uncounted = set(bad.get(kind, [])) - counted
             if uncounted:
                 counts[kind] = counts.get(kind, 0) + len(uncounted)
             counted |= uncounted
     return counts
+
+
+def ordered(found: list[tuple[Split, Found]]) -> list[str]:
+    """The problems found, in the order of the report: those that name a column or key first."""
+    kinds = {kind for _, bad in found for kind in bad}
+    return [*sorted(kinds - {*KINDS}), *(kind for kind in KINDS if kind in kinds)]
 
 
 def described(kind: str, found: list[tuple[Split, Found]]) -> list[str]:
