@@ -39,7 +39,8 @@ def make(job: Job) -> dict:
         write_trees(job.path / f"{split}_trees.parquet", trees)
         counts[split] = len(trees)
         dropped[f"{split}: tokens contract"] = len(problems)
-    return counts | {"dropped": dropped}
+    not_read = {"columns_not_read": list(checked.not_read), "equal_scores": checked.equal_scores}
+    return counts | {"dropped": dropped} | not_read
 
 
 def load_pairs(data: dict) -> Checked:
@@ -50,11 +51,11 @@ def load_pairs(data: dict) -> Checked:
     if data["source"] == "file":
         test = data["test_path"] and Path(data["test_path"])
         file = FileSource(Path(data["path"]), test, None if test else data["test_fraction"])
-        return load(file, data["on_bad_rows"], data["limit"])
+        return load(file, data["on_bad_rows"], data["limit"], data["ignore_columns"])
     test = data["test_split"]
     fraction = None if test else data["test_fraction"]
     hub = HubSource(data["path"], data["revision"], data["train_split"], test, fraction)
-    return load(hub, data["on_bad_rows"], data["limit"])
+    return load(hub, data["on_bad_rows"], data["limit"], data["ignore_columns"])
 
 
 def rated_pairs(job: Job) -> Checked:

@@ -9,6 +9,6 @@ def make(job: Job) -> dict:
     """Fill the job's folder with `prompts.parquet`."""
     settings = job.settings
     splits = (settings["train_split"], settings["test_split"])
-    prompts = hub_prompts(settings["path"], settings["revision"], splits, settings["limit"])
+    prompts = hub_prompts(settings["path"], settings["revision"], splits, settings["limit"], settings["ignore_columns"])
     write_records(job.path / "prompts.parquet", prompts)
     return {"prompts": len(prompts)}

@@ -66,6 +66,7 @@ class DataConfig:
     test_fraction: float
     limit: int | None
     on_bad_rows: str
+    ignore_columns: list[str]
     max_prompt_length: int
     max_length: int
     prompts: int
@@ -81,12 +82,12 @@ POCKET_DATA = ("prompts", "label_noise", "seed", "test_fraction")
 DATA_KEYS: dict[str, tuple[str, ...]] = {
     "pocket_base": POCKET_DATA,
     "pocket_instruct": (*POCKET_DATA, "samples", "temperature"),
-    "file": (*FILES, "test_fraction", "limit"),
-    "hub": ("path", "revision", "train_split", "test_split", "test_fraction", "limit"),
-    "on_policy": ("path", "revision", "train_split", "test_split", "limit"),
+    "file": (*FILES, "test_fraction", "limit", "ignore_columns"),
+    "hub": ("path", "revision", "train_split", "test_split", "test_fraction", "limit", "ignore_columns"),
+    "on_policy": ("path", "revision", "train_split", "test_split", "limit", "ignore_columns"),
 }
 """The keys that each source of pairs reads, besides the length limits and `on_bad_rows`."""
-NO_EFFECT: dict[str, object] = {"train_split": "train"} | dict.fromkeys(
+NO_EFFECT: dict[str, object] = {"train_split": "train", "ignore_columns": []} | dict.fromkeys(
     ("test_fraction", *POCKET_DATA, "samples", "temperature"), 0
 )
 """The value of a key that the source does not read; null for keys not listed."""
