@@ -2,6 +2,7 @@
 
 Stages, in pipeline order; `make(job)` fills a stage folder and returns the facts for its manifest:
 
+    convert             a model from the package index as a Hugging Face folder
     sft                 supervised fine-tuning of a start model
     prompts             the prompts for on-policy pairs
     sample              one answer of the policy to each prompt

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from focalpo.stages.track import TrackSettings
+from focalpo.training.package import Package
 from focalpo.training.settings import Architecture, LoraSettings, TrainSettings
 
 
@@ -22,7 +23,7 @@ class PhaseConfig:
 
 @dataclass(slots=True)
 class ModelConfig:
-    """The SFT model: a hub id at a revision, or an architecture with the phases that train it from scratch."""
+    """The SFT model: a hub id at a revision, a package to convert, or an architecture; phases train it further."""
 
     name: str
     path: str | None
@@ -33,6 +34,7 @@ class ModelConfig:
     tokenizer: str | None
     phases: dict[str, PhaseConfig]
     seed: int
+    package: Package | None = None
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
 """Turn a configuration into the stages that produce its results. Pure: reads only what goes into stage keys.
 
     sft* -> pairs -> reference -> train -> generate -> judge -> report        benchmark -> generate, judge
+            a model from the package index: convert -> pairs
             pairs from the model's own answers: prompts -> sample, one per seed -> reward -> pairs
 
 Each stage's settings are the slice of the configuration that its outputs depend on. Rows, seeds and sweeps therefore
@@ -9,13 +10,21 @@ share whatever they have in common, and a change re-runs what depends on it and 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from focalpo.config.compose import CONF, objective_of, plain
-from focalpo.config.schema import DATA_KEYS, FILES, Config, TableConfig
-from focalpo.judging.protocol import EVAL, load_protocol, protocol_hash
+from focalpo.config.compose import objective_of, plain
+from focalpo.config.schema import DATA_KEYS, Config, TableConfig
+from focalpo.judging.protocol import EVAL
+from focalpo.planning.slices import (
+    backend_slice,
+    data_files,
+    data_slice,
+    launch_slice,
+    model_slice,
+    protocol_slice,
+    split_train,
+)
 from focalpo.stages.folder import Stage, file_hash
-from focalpo.training.settings import EXECUTION
+from focalpo.training.settings import CONVERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +48,19 @@ def row_stages(config: Config, name: str, trained: bool = True) -> Row:
         "generate",
         label,
         settings={
-            "model": _source(config, from_hub=model is None),
+            "model": model_slice(config, from_hub=model is None),
             "dtype": config.generate.dtype,
             "sets": plain(config.generate.sets),
             "seed": config.seed,
         }
-        | _backend(config),
+        | backend_slice(config),
         inputs=({"model": model} if model else {}) | benchmarks,
         launch=_generator(config),
     )
     judge = Stage(
         "judge",
         label,
-        settings={"protocols": {name: _protocol(config, name) for name in config.judge.benchmarks}},
+        settings={"protocols": {name: protocol_slice(config, name) for name in config.judge.benchmarks}},
         inputs={"completions": generate} | benchmarks,
         launch={
             "endpoint": plain(config.judge.endpoint),
@@ -70,12 +79,12 @@ def train_stage(config: Config, name: str) -> Stage:
         inputs["reference"] = reference_stage(config, ("chosen", "rejected"))
         if objective.batch_branches:
             inputs["reference_batch"] = reference_stage(config, objective.batch_branches)
-    settings, execution = _split(plain(config.train))
+    settings, execution = split_train(plain(config.train))
     return Stage(
         "train",
         f"{name}-s{config.seed}",
         settings={
-            "model": _source(config),
+            "model": model_slice(config),
             "objective": plain(config.objective),
             "train": settings,
             "dynamics": plain(config.dynamics),
@@ -83,7 +92,7 @@ def train_stage(config: Config, name: str) -> Stage:
         }
         | ({"lora": plain(config.lora)} if config.lora else {}),
         inputs=inputs,
-        launch=_launch(config) | {"train": execution},
+        launch=launch_slice(config) | {"train": execution},
     )
 
 
@@ -92,22 +101,23 @@ def reference_stage(config: Config, branches: tuple[str, ...]) -> Stage:
     return Stage(
         "reference",
         f"{config.data.name}-{'-'.join(branches)}",
-        settings={"model": _source(config), "branches": list(branches), "dtype": config.reference.dtype},
+        settings={"model": model_slice(config), "branches": list(branches), "dtype": config.reference.dtype},
         inputs=_model_input(config) | {"pairs": pairs_stage(config)},
-        launch=_launch(config) | {"micro_batch_tokens": config.reference.micro_batch_tokens},
+        launch=launch_slice(config) | {"micro_batch_tokens": config.reference.micro_batch_tokens},
     )
 
 
 def pairs_stage(config: Config) -> Stage:
     """Preference pairs, validated and tokenised for the model."""
     limits = {name: getattr(config.data, name) for name in ("on_bad_rows", "max_prompt_length", "max_length")}
-    sampler = _backend(config) if config.data.source == "pocket_instruct" else {}
+    sampler = backend_slice(config) if config.data.source == "pocket_instruct" else {}
     return Stage(
         "pairs",
         config.data.name,
-        settings={"model": _source(config), "data": _data(config) | limits} | sampler,
+        settings={"model": model_slice(config), "data": data_slice(config) | limits} | sampler,
         inputs=_model_input(config) | ({"rated": reward_stage(config)} if config.data.on_policy else {}),
-        launch={"max_batch_tokens": config.generate.max_batch_tokens, "track": plain(config.track)} | _files(config),
+        launch={"max_batch_tokens": config.generate.max_batch_tokens, "track": plain(config.track)}
+        | data_files(config),
     )
 
 
@@ -122,12 +132,12 @@ def reward_stage(config: Config) -> Stage:
             "sample",
             f"{config.model.name}-{data.name}-s{seed}",
             settings={
-                "model": _source(config),
+                "model": model_slice(config),
                 "dtype": config.generate.dtype,
                 "decoding": decoding,
                 "seed": seed,
             }
-            | _backend(config),
+            | backend_slice(config),
             inputs=_model_input(config) | {"prompts": prompts},
             launch=_generator(config),
         )
@@ -139,23 +149,23 @@ def reward_stage(config: Config) -> Stage:
         f"{config.model.name}-{data.name}",
         settings={"reward": reward | {"own_code": on_policy.reward_code}, "seeds": list(on_policy.seeds)},
         inputs={"prompts": prompts} | samples,
-        launch=_launch(config) | {"batch_tokens": config.reference.micro_batch_tokens},
+        launch=launch_slice(config) | {"batch_tokens": config.reference.micro_batch_tokens},
     )
 
 
 def sft_stage(config: Config) -> Stage | None:
-    """The last phase of supervised fine-tuning; None when a released model is used as it is."""
-    stage = None
+    """The last phase of supervised fine-tuning, or the conversion; None when a model of the hub is used as it is."""
+    stage = convert_stage(config) if config.model.package else None
     for phase_name, phase in config.model.phases.items():
-        settings, execution = _split(plain(phase.train))
+        settings, execution = split_train(plain(phase.train))
         data = {"demonstrations": phase.demonstrations, "count": phase.count}
         if phase.demonstrations == "chosen":
-            data["data"] = _data(config)
+            data["data"] = data_slice(config)
         stage = Stage(
             "sft",
             f"{config.model.name}-{phase_name}",
             settings={
-                "model": _source(config),
+                "model": model_slice(config),
                 "architecture": plain(config.model.architecture),
                 "tokenizer": config.model.tokenizer,
                 "data": data,
@@ -164,15 +174,21 @@ def sft_stage(config: Config) -> Stage | None:
                 "seed": config.model.seed,
             },
             inputs={"model": stage} if stage else {},
-            launch=_launch(config) | {"train": execution} | _files(config),
+            launch=launch_slice(config) | {"train": execution} | data_files(config),
         )
     return stage
+
+
+def convert_stage(config: Config) -> Stage:
+    """The model of a package as an ordinary Hugging Face folder."""
+    settings = {"model": model_slice(config), "package": plain(config.model.package), "conversion": CONVERSION}
+    return Stage("convert", config.model.name, settings, launch={"track": plain(config.track)})
 
 
 def benchmark_stage(config: Config, name: str) -> Stage:
     """The benchmark's questions and reference answers: downloaded, read from a folder, or from the pocket world."""
     launch = {"folder": config.judge.folder, "track": plain(config.track)}
-    return Stage("benchmark", name, settings=_protocol(config, name), launch=launch)
+    return Stage("benchmark", name, settings=protocol_slice(config, name), launch=launch)
 
 
 Place = tuple[str, str, str]
@@ -241,57 +257,3 @@ def _model_input(config: Config) -> dict[str, Stage]:
 def _generator(config: Config) -> dict:
     names = ("tensor_parallel", "data_parallel", "max_batch_tokens")
     return {name: getattr(config.generate, name) for name in names} | {"track": plain(config.track)}
-
-
-def _source(config: Config, from_hub: bool = True) -> dict:
-    model = config.model
-    return {
-        "path": model.path if from_hub else None,
-        "revision": model.revision if from_hub else None,
-        # The text, not the file name: an edited template makes a different stage.
-        "chat_template": (CONF.parent / model.chat_template).read_text() if model.chat_template else None,
-        "stop_tokens": model.stop_tokens,
-    }
-
-
-def _backend(config: Config) -> dict:
-    """Hugging Face draws the random numbers of a whole batch at once, so samples depend on which rows share a batch."""
-    generate = config.generate
-    batch = {"max_batch_tokens": generate.max_batch_tokens} if generate.backend == "hf" else {}
-    return {"backend": generate.backend} | batch
-
-
-def _data(config: Config) -> dict:
-    data = config.data
-    if data.source == "on_policy":  # its dependencies are separate stages
-        return {"source": data.source}
-    values = {"source": data.source} | {name: getattr(data, name) for name in DATA_KEYS[data.source]}
-    if data.source == "file":
-        # Results depend on the content, not the path: an edited file makes a different stage, a moved one does not.
-        values |= {f"{name}_sha256": _content(values.pop(name)) for name in FILES}
-    return values
-
-
-def _files(config: Config) -> dict:
-    """The paths of the data's files, for the stages that read them."""
-    return {"files": {name: getattr(config.data, name) for name in FILES}} if config.data.source == "file" else {}
-
-
-def _content(path: str | None) -> str | None:
-    if path is None:
-        return None
-    return file_hash(Path(path)) if Path(path).is_file() else "no file"
-
-
-def _protocol(config: Config, name: str) -> dict:
-    protocol = config.judge.benchmarks[name]
-    return {"protocol": protocol, "hash": protocol_hash(load_protocol(EVAL / f"{protocol}.yaml"))}
-
-
-def _split(train: dict) -> tuple[dict, dict]:
-    execution = {name: train[name] for name in EXECUTION}
-    return {name: value for name, value in train.items() if name not in EXECUTION}, execution
-
-
-def _launch(config: Config) -> dict:
-    return {"ranks": config.launch.ranks, "hang_seconds": config.launch.hang_seconds, "track": plain(config.track)}

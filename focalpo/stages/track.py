@@ -22,6 +22,7 @@ ARTIFACT_TYPES = {
     "benchmark": "dataset",
     "pairs": "dataset",
     "reference": "reference",
+    "convert": "checkpoint",
     "sft": "checkpoint",
     "train": "checkpoint",
     "generate": "completions",

@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from focalpo.data.tokens import template_hash
 from focalpo.stages.folder import SAVES, STOP, Stopped, file_hash, write_json
@@ -225,8 +225,8 @@ def _init_moments(engine, step: int) -> None:
 
 
 def export(engine, tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig, folder: Path, card: str) -> None:
-    """Write a folder that `AutoModelForCausalLM.from_pretrained` loads: weights (safetensors), tokenizer, model card
-    and the chat template's hash. Every rank must call it; rank 0 writes."""
+    """Write the policy as a folder that `AutoModelForCausalLM.from_pretrained` loads (see `write_folder`). Every rank
+    must call it; rank 0 writes."""
     at_rest()
     policy = engine.module
     prefix = "model."
@@ -237,11 +237,19 @@ def export(engine, tokenizer: PreTrainedTokenizerBase, generation: GenerationCon
         state = policy.model.state_dict()
     if rank() == 0:
         policy.model.generation_config = generation
-        policy.model.save_pretrained(folder, state_dict=state)
-        tokenizer.save_pretrained(folder)
-        (folder / "README.md").write_text(card)
-        (folder / "focalpo.json").write_text(json.dumps({"chat_template_sha256": template_hash(tokenizer)}) + "\n")
+        write_folder(policy.model, state, tokenizer, folder, card)
     barrier()
+
+
+def write_folder(
+    model: PreTrainedModel, state: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, folder: Path, card: str
+) -> None:
+    """Write the weights `state` of a model (safetensors), its configurations, its tokenizer, a model card and the chat
+    template's hash."""
+    model.save_pretrained(folder, state_dict=state)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(card)
+    (folder / "focalpo.json").write_text(json.dumps({"chat_template_sha256": template_hash(tokenizer)}) + "\n")
 
 
 def model_card(title: str, settings: dict, start: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 KERNELS = ("plain", "compiled", "liger")
 # How to compute, not what: these settings change no result beyond rounding.
 EXECUTION = ("zero_stage", "activation_checkpointing", "micro_batch_tokens", "checkpoint_every", "kernels")
+CONVERSION = 1  # of a package's weights: raise it when the same file gives other weights or another tokenizer
 # Logits of one chunk: on a GPU 256 MiB of fp32, enough to keep its matrix units busy; on a CPU 16 MiB, which stay in
 # the last-level cache and below the size that malloc maps, zeroes and unmaps at every call.
 CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26}

@@ -1,0 +1,68 @@
+"""The slices of a configuration that go into stages: what their keys depend on, and how they are launched."""
+
+from pathlib import Path
+
+from focalpo.config.compose import CONF, plain
+from focalpo.config.schema import DATA_KEYS, FILES, Config
+from focalpo.judging.protocol import EVAL, load_protocol, protocol_hash
+from focalpo.stages.folder import file_hash
+from focalpo.training.settings import EXECUTION
+
+
+def model_slice(config: Config, from_hub: bool = True) -> dict:
+    """The model that a stage starts from; without `from_hub`, the one made by its input stage."""
+    model = config.model
+    return {
+        "path": model.path if from_hub else None,
+        "revision": model.revision if from_hub else None,
+        # The text, not the file name: an edited template makes a different stage.
+        "chat_template": (CONF.parent / model.chat_template).read_text() if model.chat_template else None,
+        "stop_tokens": model.stop_tokens,
+    }
+
+
+def backend_slice(config: Config) -> dict:
+    """Hugging Face draws the random numbers of a whole batch at once, so samples depend on which rows share a batch."""
+    generate = config.generate
+    batch = {"max_batch_tokens": generate.max_batch_tokens} if generate.backend == "hf" else {}
+    return {"backend": generate.backend} | batch
+
+
+def data_slice(config: Config) -> dict:
+    """Where the pairs come from, with the content of files; length limits and `on_bad_rows` are not part of it."""
+    data = config.data
+    if data.source == "on_policy":  # its dependencies are separate stages
+        return {"source": data.source}
+    values = {"source": data.source} | {name: getattr(data, name) for name in DATA_KEYS[data.source]}
+    if data.source == "file":
+        # Results depend on the content, not the path: an edited file makes a different stage, a moved one does not.
+        values |= {f"{name}_sha256": _content(values.pop(name)) for name in FILES}
+    return values
+
+
+def data_files(config: Config) -> dict:
+    """The paths of the data's files, for the stages that read them."""
+    return {"files": {name: getattr(config.data, name) for name in FILES}} if config.data.source == "file" else {}
+
+
+def _content(path: str | None) -> str | None:
+    if path is None:
+        return None
+    return file_hash(Path(path)) if Path(path).is_file() else "no file"
+
+
+def protocol_slice(config: Config, name: str) -> dict:
+    """A benchmark's protocol and the hash of everything in it."""
+    protocol = config.judge.benchmarks[name]
+    return {"protocol": protocol, "hash": protocol_hash(load_protocol(EVAL / f"{protocol}.yaml"))}
+
+
+def split_train(train: dict) -> tuple[dict, dict]:
+    """Training settings that change the weights, and those that only say how to compute them."""
+    execution = {name: train[name] for name in EXECUTION}
+    return {name: value for name, value in train.items() if name not in EXECUTION}, execution
+
+
+def launch_slice(config: Config) -> dict:
+    """How a stage of one or several ranks is launched and tracked."""
+    return {"ranks": config.launch.ranks, "hang_seconds": config.launch.hang_seconds, "track": plain(config.track)}
