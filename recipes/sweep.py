@@ -13,7 +13,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from focalpo.config.compose import compose_table, expand
+from focalpo.config.compose import compose_table
+from focalpo.config.overrides import expand
 from focalpo.config.schema import TableConfig
 from focalpo.planning.stages import in_order, sweep_stage, train_stage
 from focalpo.planning.table import compose_rows, split_arguments, with_rows

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from focalpo.config.compose import CONF, compose, compose_table, expand
+from focalpo.config.compose import CONF, compose, compose_table
+from focalpo.config.overrides import expand
 from focalpo.stages.folder import Folder, Stage
 from focalpo.stages.records import PairState, write_records
 from recipes.sweep import make

@@ -1,31 +1,49 @@
-"""YAML and command line in, validated plain objects out. The only file of the package that imports Hydra.
+"""YAML and command line in, validated plain objects out. Only this file and overrides.py import Hydra.
 
     conf/*.yaml + command line --compose--> OmegaConf, typed by schema.py --resolve--> plain objects, validated
 
 All mistakes in a configuration are reported at once, before anything is loaded. No other package sees a Hydra config.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, is_dataclass, make_dataclass
-from itertools import product
 from typing import Any, TypeVar, get_type_hints
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import MISSING, OmegaConf
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from focalpo.config.bench import BenchSettings
+from focalpo.config.models import model_problems
+from focalpo.config.overrides import advice, changed, meant, spelled, unread
 from focalpo.config.schema import DATA_KEYS, NO_EFFECT, CalibrateJudgeConfig, Config, DataConfig, TableConfig
 from focalpo.stages.origin import ROOT
 from focalpo.training.objective import OBJECTIVES
 
 CONF = ROOT / "conf"
+NO_KEY = "there is no such key; check the spelling"
+# What Hydra says --> what it means here.
+OWN_WORDS = {
+    "Ambiguous value for argument": "several values are a search, which recipes.sweep runs; give one value",
+    "requires --multirun": "several values are a search, which recipes.sweep runs; give one value",
+    "Multiple values for": "a choice is made already; write it without the +",
+    "is not in struct": "there is no such entry; correct its name, or add it by a + before the key",
+    "Could not override": NO_KEY,
+    "is not a ListConfig": "a list is needed: KEY=[a,b]",
+    "Config group override must be": "a choice is the name of a file in conf/; leave it out to keep the default",
+    "Interpolation key": "${...} is no key of the configuration; a shell replaces it in double quotes only",
+    "Cannot find primary config": "there is no such file in conf/; correct its name",
+}
+NOISE = re.compile(
+    "Set the env|object_type|reference_type|Config search path|provider=|See https|To append to|[123]\\. To"
+)
 Shape = TypeVar("Shape")
 
 
@@ -67,30 +85,6 @@ def compose_bench(name: str, overrides: Sequence[str]) -> BenchSettings:
     return _compose(f"bench/{name}", prefixed, BenchSettings, "bench")
 
 
-def expand(search: Sequence[str], overrides: Sequence[str]) -> list[list[str]]:
-    """The points of a search, expanded as by Hydra's multirun: one list of plain overrides per point.
-
-    An override replaces the entry of the search with the same key, and may itself be a sweep: `a=1,2`, `range(3)`.
-
-    Raises:
-        ValueError: when an override cannot be parsed.
-    """
-    try:
-        given = OverridesParser.create().parse_overrides(list(overrides))
-        keys = {each.get_key_element() for each in given}
-        searched = OverridesParser.create().parse_overrides(list(search))
-    except HydraException as error:
-        raise ValueError(_one_line(error)) from error
-    merged = [each for each in searched if each.get_key_element() not in keys] + given
-    choices = [
-        [f"{each.get_key_element()}={value}" for value in each.sweep_string_iterator()]
-        if each.is_sweep_override()
-        else [str(each.input_line)]
-        for each in merged
-    ]
-    return [list(point) for point in product(*choices)]
-
-
 def compose_calibrate_judge(overrides: Sequence[str]) -> CalibrateJudgeConfig:
     """Compose conf/calibrate_judge.yaml with overrides of its keys."""
     return _compose("calibrate_judge", overrides, CalibrateJudgeConfig)
@@ -103,7 +97,11 @@ def objective_of(settings: dict) -> Any:
         ValueError: for options out of range.
     """
     options = dict(settings)
-    return OBJECTIVES[options.pop("name")](**options)
+    cls = OBJECTIVES.get(options.pop("name"))
+    if cls is None or options.keys() != {f.name for f in fields(cls)}:
+        names = ", ".join(OBJECTIVES)
+        raise ValueError(f"objective.name={settings['name']} cannot be set alone; write objective=NAME, one of {names}")
+    return cls(**options)
 
 
 def plain(value: Any) -> Any:
@@ -122,48 +120,95 @@ def shaped(values: dict, shape: type[Shape]) -> Shape:
 
 def _compose(name: str, overrides: Sequence[str], shape: type[Shape], key: str | None = None) -> Shape:
     publish()
+    strange = [line for each in overrides if (line := unread(each))]
+    if strange:
+        raise ValueError("\n".join(strange))
     try:
         return _composed(name, overrides, key)
     except ValueError as first:
         # Hydra stops at the first wrong override. Trying each one together with the valid group choices finds all:
         # whether an option is valid depends on its objective.
-        undotted = [each for each in overrides if "." not in each.partition("=")[0]]
-        groups = [each for each in undotted if not _problem_of(name, [each], key)]
-        others = [[*groups, each] for each in overrides if each not in groups]
-        problems = [problem for each in others if (problem := _problem_of(name, each, key))]
+        choices = [each for each in overrides if (CONF / each.partition("=")[0]).is_dir()]
+        groups = [each for each in choices if not _problem_of(name, [each], key)]
+        others = [each for each in overrides if each not in groups]
+        problems = [problem for each in others if (problem := _problem_of(name, [*groups, each], key))]
         raise ValueError("\n".join(dict.fromkeys(problems)) or str(first)) from first
 
 
 def _composed(name: str, overrides: Sequence[str], key: str | None) -> Any:
-    GlobalHydra.instance().clear()
+    return _resolved(_merged(name, overrides), name, overrides, key)
+
+
+def _resolved(whole: DictConfig, name: str, overrides: Sequence[str], key: str | None) -> Any:
+    last = {meant(each)[0]: each for each in overrides}
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = hydra_compose(name, list(overrides))
-        composed = composed[key] if key else composed
+        read = [each for place, each in last.items() if changed(each, OmegaConf.select(whole, place.lstrip("+")))]
+        if read:
+            raise ValueError("\n".join(map(advice, read)))
+        composed = whole[key] if key else whole
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
             raise ValueError(f"no value for {', '.join(missing)}; set each on the command line or in conf/{name}.yaml")
         return OmegaConf.to_object(composed)
-    except (HydraException, OmegaConfBaseException) as error:
+    except OmegaConfBaseException as error:
         raise ValueError(_one_line(error)) from error
     except AttributeError as error:  # `++` bypasses Hydra's check of keys; the dataclasses' slots reject them here
-        raise ValueError(f"{error}; there is no such key: check the spelling (`++` cannot add one)") from error
+        raise ValueError(f"{error}; {NO_KEY}") from error
+
+
+def _merged(name: str, overrides: Sequence[str]) -> DictConfig:
+    """The files of conf/ with overrides, before anything is resolved."""
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra_compose(name, list(overrides))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"a file of {CONF} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ValueError(_one_line(error)) from error
+    except AssertionError as error:  # OmegaConf's, for a key inside of null
+        remedy = "choose that first, as in lora=rank16, data=on_policy or model=from_scratch"
+        raise ValueError(f"what it belongs to is null; {remedy}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{' '.join(str(error).split())}; a file of {CONF} is not valid YAML, correct it") from error
 
 
 def _problem_of(name: str, overrides: Sequence[str], key: str | None) -> str | None:
-    """The error message of composing `overrides`, under the last of them; None if it succeeds."""
+    """What is wrong with the last of the overrides, named as the user typed it; None if nothing is."""
+    last = overrides[-1]
     try:
         _composed(name, overrides, key)
     except ValueError as error:
-        return f"{overrides[-1]}: {error}"
+        if _is_text(name, overrides, key):
+            return advice(last)
+        return f"{last.removeprefix(f'{key}.')}: {error}"
     return None
 
 
+def _is_text(name: str, overrides: Sequence[str], key: str | None) -> bool:
+    """Whether the last override, which cannot be used as it is, is fine once its value is quoted as text."""
+    place, text = meant(overrides[-1])
+    quoted = [*overrides[:-1], spelled(place, text)]
+    if quoted == list(overrides) or "${" in text:
+        return False
+    try:
+        whole = _merged(name, quoted)
+        _resolved(whole, name, quoted, key)
+    except ValueError:
+        return False
+    return OmegaConf.select(whole, place.lstrip("+")) == text
+
+
 def _one_line(error: Exception) -> str:
+    """Hydra's message without its remedies, which are for other programs: ours has no --multirun and adds no keys."""
     lines = [line.strip() for cause in (error, error.__cause__) if cause for line in str(cause).splitlines()]
-    noise = ("Set the env", "object_type", "reference_type", "Config search path", "provider=")
-    kept = dict.fromkeys(line for line in lines if line and not line.startswith(noise))
-    return " ".join(kept).replace("full_key: ", "at ")
+    kept = " ".join(dict.fromkeys(line for line in lines if line and not NOISE.match(line)))
+    if isinstance(error, OverrideParseException):
+        return "its value cannot be read; one with any of = , ( ) [ ] { } needs quotes"
+    for found, words in OWN_WORDS.items():
+        if found in kept:
+            return words
+    return kept.replace("full_key: ", "at ")
 
 
 def _problems(config: Config):
@@ -172,19 +217,21 @@ def _problems(config: Config):
         objective_of(plain(config.objective))
     except ValueError as error:
         yield str(error)
-    for phase in config.model.phases.values():
-        yield from phase.train.problems()
     yield from config.train.problems()
     if config.lora is not None:
         yield from config.lora.problems()
         if config.train.zero_stage == 3:
             yield "lora with train.zero_stage=3: adapters cannot be merged into sharded weights; set a lower stage"
     yield from _data_problems(config.data)
-    if (config.model.path is None) == (config.model.architecture is None):
-        yield "model: set either model.path (a released model) or model.architecture (trained here), not both"
+    yield from model_problems(config)
+    if config.model.package is not None:
+        yield from config.model.package.problems()
     template = config.model.chat_template
     if template is not None and not (CONF.parent / template).is_file():
         yield f"model.chat_template={template} is not a file of {CONF.parent}; correct the path"
+    for name, seed in (("seed", config.seed), ("model.seed", config.model.seed), ("data.seed", config.data.seed)):
+        if not 0 <= seed < 1 << 32:
+            yield f"{name}={seed} must be in [0, 2^32)"
     ranks, batch = config.launch.ranks, config.train.global_batch
     if ranks < 1:
         yield f"launch.ranks={ranks} must be >= 1"
