@@ -128,8 +128,8 @@ def _compose(name: str, overrides: Sequence[str], shape: type[Shape], key: str |
     except ValueError as first:
         # Hydra stops at the first wrong override. Trying each one together with the valid group choices finds all:
         # whether an option is valid depends on its objective.
-        choices = [each for each in overrides if (CONF / each.partition("=")[0]).is_dir()]
-        groups = [each for each in choices if not _problem_of(name, [each], key)]
+        undotted = [each for each in overrides if "." not in each.partition("=")[0]]
+        groups = [each for each in undotted if not _problem_of(name, [each], key)]
         others = [each for each in overrides if each not in groups]
         problems = [problem for each in others if (problem := _problem_of(name, [*groups, each], key))]
         raise ValueError("\n".join(dict.fromkeys(problems)) or str(first)) from first
