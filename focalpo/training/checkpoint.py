@@ -95,24 +95,40 @@ def resume(engine, folder: Path, run: str) -> int:
         ValueError: when the checkpoint belongs to another run.
     """
     for path in sorted((complete.parent for complete in folder.glob(f"step-*/{COMPLETE}")), reverse=True):
-        saved = json.loads((path / COMPLETE).read_text())
-        if saved["run"] != run:
+        saved = _saved(path / COMPLETE)
+        if saved and saved["run"] != run:
             raise ValueError(f"{path} was saved by a run with other settings; delete {folder} and run again")
-        # Ranks share the reading, as they shared the writing.
-        mine = sorted(saved["files"])[rank() :: world()]
-        broken = [name for name in mine if not _intact(path / name, saved["files"][name])]
-        broken = [name for names in gather(broken) for name in names]
-        if not broken:
+        broken = _broken(path, saved)
+        if saved and not broken:
             _load(engine, path, sorted(saved["files"]), saved["step"])
             return int(saved["step"])
         if rank() == 0:
-            print(
-                f"{path / broken[0]} is not what was saved (sha256 differs); the checkpoint is not used",
-                file=sys.stderr,
-            )
+            reason = "is empty or cut off" if broken == [COMPLETE] else "is not what was saved (sha256 differs)"
+            print(f"{path / broken[0]} {reason}; the checkpoint is not used", file=sys.stderr)
             shutil.rmtree(path)
         barrier()
     return 0
+
+
+def _broken(path: Path, saved: dict | None) -> list[str]:
+    """The files of a checkpoint that are not what was saved, as all ranks see them."""
+    if not all(gather(saved is not None)):
+        return [COMPLETE]
+    assert saved
+    mine = sorted(saved["files"])[rank() :: world()]  # ranks share the reading, as they shared the writing
+    broken = [name for name in mine if not _intact(path / name, saved["files"][name])]
+    return [name for names in gather(broken) for name in names]
+
+
+def _saved(marker: Path) -> dict | None:
+    """What a checkpoint's marker says; None when it is not whole: losing power may leave a file's name only."""
+    try:
+        saved = json.loads(marker.read_bytes())
+    except ValueError:  # not JSON, or not UTF-8
+        return None
+    kinds = {"run": str, "step": int, "files": dict}
+    whole = isinstance(saved, dict) and all(isinstance(saved.get(name), kind) for name, kind in kinds.items())
+    return saved if whole else None
 
 
 def _intact(part: Path, expected: str) -> bool:
