@@ -7,11 +7,10 @@ With --questions (the benchmark's file) rows may be missing or in any order; wit
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from focalpo.running.command import run_command
-from focalpo.scoring.annotations import read_annotations, score
+from focalpo.scoring.annotations import read_annotations, read_instructions, score
 from focalpo.scoring.length_control import read_gamed
 from focalpo.stages.records import listed
 
@@ -24,10 +23,10 @@ def main() -> None:
     parser.add_argument("--questions", type=Path, help="the benchmark's file of instructions")
     arguments = parser.parse_args()
     gamed = read_gamed(arguments.gamed) if arguments.gamed else None
-    asked = json.loads(arguments.questions.read_text()) if arguments.questions else None
+    asked = read_instructions(arguments.questions) if arguments.questions else None
     print(f"{'file':32} {'WR':>11} {'SE':>9} {'discrete':>11} {'LC':>9} {'judged':>7}")
     for path in _files(arguments.files):
-        annotations = read_annotations(path, asked and [row["instruction"] for row in asked])
+        annotations = read_annotations(path, asked)
         s = score(annotations, gamed)
         lc = "-" if s.length_controlled is None else f"{s.length_controlled:.4f}"
         name, first = path.name.partition(".json")[0], f"{s.win_rate:11.6f} {s.standard_error:9.6f}"

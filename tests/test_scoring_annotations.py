@@ -118,7 +118,11 @@ def test_a_model_against_itself_is_fifty_by_construction(write: Write, gamed_fil
         (lambda made: [*made, made[0]], "not the benchmark's or occur twice"),
         (lambda made: [*made[1:], made[0] | {"instruction": "of another benchmark"}], "not the benchmark's"),
         (lambda made: [*made[1:], made[0] | {"generator_2": "theirs"}], r"compares \['ours', 'theirs'\]"),
-        (lambda made: [*made[1:], made[0] | {"preference": 2.5}], r"preference 2.5 of 'prompt 0' is not in \[1, 2\]"),
+        (
+            lambda made: [*made[1:], made[0] | {"preference": 2.5}],
+            r"rows \(59\) have no preference.*2.5 is not in \[1, 2\]",
+        ),
+        (lambda made: [*made[1:], made[0] | {"output_2": "\ud800"}], r"output_2 of 1 rows \(59\) cannot be encoded"),
         (lambda made: [*made[1:], made[0] | {"output_2": None}], r"1 rows \(59\) have no output_2"),
     ],
 )
@@ -146,3 +150,63 @@ def test_the_command_scores_a_folder_and_names_what_is_missing(
     assert header.split() == ["file", "WR", "SE", "discrete", "LC", "judged"]
     assert line.split()[0] == "ours" and line.split()[-1] == "59"
     assert missing == "  no preference, left out: 1 rows (1)"
+
+
+@pytest.mark.parametrize(
+    ("preferences", "message"),
+    [
+        (
+            [1.2, True, 2, False],
+            r"2 rows \(1, 3\) have no preference from 1 to 2 \(the first: preference True is no number",
+        ),
+        ([1.2, [1.0]], r"1 rows \(1\) .*preference \[1.0\] is no number"),
+        ([1.2, "1.4", {"a": 1}], r"2 rows \(1, 2\) .*preference '1.4' is no number"),
+        ([1.2, -1, 3, 0.5], r"3 rows \(1, 2, 3\) .*preference -1 is not in \[1, 2\]"),
+        ([1.2, float("inf")], r"1 rows \(1\) .*preference inf is no number"),
+        ([0, 1, 1, 0], "every preference is in 0 .. 1, but the scale is 1 .* to 2 .* add 1 to each"),
+        ([0.2, 0.9], "every preference is in 0 .. 1"),
+        ([0, 0, None], "every preference is in 0 .. 1"),
+        ([True, False, 0, 1], "every preference is in 0 .. 1"),
+    ],
+)
+def test_what_is_no_preference_from_1_to_2_is_named_by_row(write: Write, preferences: list, message: str) -> None:
+    made = [row | {"preference": given} for row, given in zip(rows(), preferences, strict=False)]
+    with pytest.raises(ValueError, match=message) as caught:
+        read_annotations(write(made))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_draw_is_a_half_however_it_is_written(write: Write) -> None:
+    """Wins 0, 1, 1/2, 1/2 of four rows are 50 %; the fifth was never judged."""
+    made = [row | {"preference": given} for row, given in zip(rows(), [1, 2, 1.5, 0, ""], strict=False)]
+    found = read_annotations(write(made))
+    assert found.missing == [4]
+    assert score(found, None).win_rate == score(found, None).discrete_win_rate == 50
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'[{"instruction": "a",}]', "line 1 is not JSON"),
+        (b'[{"preference": 1, "preference": 2}]', "names the key 'preference' twice in one object, in row 1; keep one"),
+        (b'[{"a": 1}, {"b": {"c": 1, "c": 1}}]', "names the key 'c' twice in one object, in row 2; keep one"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"[" + b"9" * 5000 + b"]", "cannot be read .Exceeds the limit"),
+        (b"\xff\xfe[\x00]", "is not UTF-8 at byte 0"),
+        (b"\x1f\x8bxx", "is a truncated gzip file"),
+        (b"", "is empty"),
+    ],
+)
+def test_a_file_that_is_no_json_is_rejected_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "ours.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_annotations(path)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+def test_a_questions_file_without_instructions_is_rejected(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    annotated, questions = write(rows()), write([{"question": "a"}], "questions.json")
+    monkeypatch.setattr(sys, "argv", ["score_annotations", str(annotated), "--questions", str(questions)])
+    with pytest.raises(ValueError, match=r"questions.json: 1 rows \(0\) have no instruction"):
+        score_annotations.main()

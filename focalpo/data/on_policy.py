@@ -14,7 +14,7 @@ from focalpo.data.hub import hub_rows
 from focalpo.data.labels import words_of
 from focalpo.data.schemas import Split
 from focalpo.data.sources import sample
-from focalpo.data.values import is_encodable
+from focalpo.stages.reading import is_encodable
 from focalpo.stages.records import Pair, Prompt, Rated
 
 SPLITS = ("train", "test")

@@ -19,12 +19,12 @@ from focalpo.data.values import (
     BadRow,
     decoded,
     is_empty,
-    is_encodable,
     kind,
     shown,
     text,
 )
 from focalpo.stages.preferences import check_scale
+from focalpo.stages.reading import is_encodable
 from focalpo.stages.records import Messages, Pair
 
 ASKED = ("user", "assistant")

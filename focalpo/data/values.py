@@ -125,15 +125,6 @@ def prompt_key(prompt: Messages) -> tuple[tuple[str, str], ...]:
     return tuple((message["role"], message["content"].strip()) for message in prompt)
 
 
-def is_encodable(content: str) -> bool:
-    """Whether UTF-8 and the tokenizers can read a text."""
-    try:
-        content.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in content
-
-
 def shown(name: object) -> str:
     """A name as a message can print it, whatever it holds."""
     return str(name).encode("unicode_escape" if "\n" in str(name) else "utf-8", "backslashreplace").decode()

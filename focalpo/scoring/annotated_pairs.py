@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from focalpo.scoring.annotations import PAIR, annotation_rows, preference_of
+from focalpo.scoring.annotations import PAIR, annotation_rows, preferences
 from focalpo.scoring.stats import Array
 from focalpo.stages.records import Completion, Question
 
@@ -46,6 +46,8 @@ def read_annotations(folder: Path, limit: int | None) -> list[Annotated]:
     Raises:
         ValueError: if the folder holds no annotations, or a file is not an annotation file.
     """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; pass a folder of NAME.json or NAME.json.gz, one per model")
     files = sorted(path for path in folder.glob("*") if path.name.endswith(ENDINGS))
     if not files:
         raise ValueError(f"{folder} holds no annotations; pass a folder of NAME.json or NAME.json.gz, one per model")
@@ -53,8 +55,9 @@ def read_annotations(folder: Path, limit: int | None) -> list[Annotated]:
 
 
 def _read(path: Path, limit: int | None) -> Annotated:
-    all_rows = [(row, preference_of(path, row)) for row in annotation_rows(path, PAIR)[:limit]]
-    rows = [([row[name] for name in PAIR], preference) for row, preference in all_rows if not np.isnan(preference)]
+    all_rows = annotation_rows(path, PAIR)
+    judged = list(zip(all_rows, preferences(path, all_rows), strict=True))[:limit]
+    rows = [([row[name] for name in PAIR], preference) for row, preference in judged if not np.isnan(preference)]
     if not rows:
         raise ValueError(f"{path} holds no row with a preference; remove the file from the folder")
     prompts = [[{"role": "user", "content": instruction}] for (instruction, _, _), _ in rows]

@@ -3,12 +3,10 @@
 annotations.json[.gz] --rows in the benchmark's order--> Annotations --> AnnotationScores
 
 Only these keys of a row are read, in any order and among any others: instruction, output_1 (the reference's), output_2
-(the model's), generator_2, generator_1 (optional), preference. A row without a preference is counted and reported,
-never scored.
+(the model's), generator_2, generator_1 (optional), preference (focalpo/stages/preferences.py says what it means). A row
+without a preference is counted and reported, never scored.
 """
 
-import gzip
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +16,10 @@ import numpy as np
 
 from focalpo.scoring.length_control import Gamed, fit, length_controlled
 from focalpo.scoring.stats import Array, discrete_win_rate, standard_error, value, win_rate
+from focalpo.stages.preferences import check_scale, preference_of
+from focalpo.stages.reading import is_encodable, read_json
 from focalpo.stages.records import listed
 
-GZIP = b"\x1f\x8b"
 PAIR = ("instruction", "output_1", "output_2")
 
 
@@ -68,8 +67,8 @@ def read_annotations(path: Path, instructions: Sequence[str] | None = None) -> A
     if len(models) != 1 or len(references) != 1:
         raise ValueError(f"{path} compares {models} with {references}; use one file per model and reference")
     place = np.arange(len(rows)) if instructions is None else _places(path, rows, instructions)
+    preference = np.array(preferences(path, rows))[np.argsort(place)]
     rows, place = [rows[i] for i in np.argsort(place)], np.sort(place)
-    preference = np.array([preference_of(path, row) for row in rows])
     lengths = (np.array([len(row[side]) for row in rows], dtype=float) for side in ("output_1", "output_2"))
     return Annotations(models[0], references[0], place, preference, *lengths)
 
@@ -102,19 +101,20 @@ def annotation_rows(path: Path, texts: Sequence[str]) -> list[dict]:
     """Read the rows of an annotation file, gzipped or not; each row must hold the keys `texts` as strings.
 
     Raises:
-        ValueError: if it is not an annotation file, or rows lack a text (the error names them).
+        ValueError: if it is not an annotation file, or rows lack a text that can be encoded (the error names them).
     """
-    try:
-        content = path.read_bytes()
-        rows = json.loads(gzip.decompress(content) if content.startswith(GZIP) else content)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}); pass an alpaca_eval annotations file") from None
+    rows = read_json(path, "pass an alpaca_eval annotations file")
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{path} must hold a list of annotations; pass an alpaca_eval annotations file")
     for key in texts:
         broken = [str(i) for i, row in enumerate(rows) if not isinstance(row.get(key), str)]
         if broken:
-            raise ValueError(f"{path}: {listed(broken)} have no {key}; annotate them again")
+            raise ValueError(f"{path}: {listed(broken)} have no {key}; fix the rows, or annotate them again")
+        unread = [str(i) for i, row in enumerate(rows) if not is_encodable(row[key])]
+        if unread:
+            raise ValueError(
+                f"{path}: {key} of {listed(unread)} cannot be encoded (lone surrogate or NUL); fix the text"
+            )
     return rows
 
 
@@ -132,14 +132,32 @@ def _places(path: Path, rows: Sequence[dict], instructions: Sequence[str]) -> np
     return np.array([where[row["instruction"]].pop(0) for row in rows])
 
 
-def preference_of(path: Path, row: dict) -> float:
-    """The row's preference, from 1 (reference wins) to 2 (model wins), 0 for a tie; NaN if it was never judged.
+def preferences(path: Path, rows: Sequence[dict]) -> list[float]:
+    """The rows' preferences, from 1 (the reference wins) to 2 (the model wins), 1.5 for a draw; NaN if never judged.
 
     Raises:
-        ValueError: if it is not a preference.
+        ValueError: if some are no preferences (the error names the rows), or all are on the scale 0 .. 1.
     """
-    raw = row.get("preference")
-    value = float("nan") if raw in (None, "") else float(raw)
-    if np.isnan(value) or value == 0 or 1 <= value <= 2:
-        return value
-    raise ValueError(f"{path}: preference {raw} of {row['instruction'][:40]!r} is not in [1, 2]; annotate it again")
+    found: list[float] = []
+    problems: dict[str, str] = {}
+    for number, row in enumerate(rows):
+        try:
+            found.append(preference_of(row.get("preference")))
+        except ValueError as problem:
+            problems[str(number)] = str(problem)
+    check_scale((row.get("preference") for row in rows), str(path))
+    if problems:
+        first = next(iter(problems.values()))
+        raise ValueError(
+            f"{path}: {listed(list(problems))} have no preference from 1 to 2 (the first: {first}); annotate them again"
+        )
+    return found
+
+
+def read_instructions(path: Path) -> list[str]:
+    """The instructions of a benchmark file, in its order.
+
+    Raises:
+        ValueError: if it is not a list of questions with an instruction each.
+    """
+    return [row["instruction"] for row in annotation_rows(path, ("instruction",))]

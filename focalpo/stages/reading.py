@@ -133,6 +133,15 @@ def read_json_rows(path: Path) -> list[dict]:
     return rows
 
 
+def is_encodable(content: str) -> bool:
+    """Whether UTF-8 and the tokenizers can read a text."""
+    try:
+        content.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in content
+
+
 class RepeatedKey(ValueError):
     """An object names a key twice."""
 
