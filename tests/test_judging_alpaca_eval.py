@@ -13,7 +13,7 @@ import pytest
 from focalpo.judging import endpoint as endpoint_module
 from focalpo.judging.alpaca_eval import judge_alpaca
 from focalpo.judging.endpoint import EndpointError
-from focalpo.judging.protocol import AlpacaProtocol, load_protocol
+from focalpo.judging.protocol import AlpacaProtocol, annotator_config, load_protocol
 from focalpo.scoring.stats import discrete_win_rate, value, win_rate
 from focalpo.stages.records import AlpacaVerdict, Completion, Question
 from tests.judge_stub import Fault, completion, judge_stub, opened
@@ -255,3 +255,24 @@ def test_a_text_that_would_end_the_judges_prompt_is_rejected(tmp_path: Path, tok
         with pytest.raises(ValueError, match=r"1 rows \(q1\) contain"):
             judge_alpaca(questions, completions, protocol(2), endpoint)
     assert stub.requests == []
+
+
+BRACES = ("{output_1}", "{output_2} {instruction}", "{", "}{", "{{ output_1 }}", "{0} %s \\1 {instruction}")
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_texts_with_braces_reach_the_judge_unchanged(tmp_path: Path, name: str) -> None:
+    """In all three texts, in both orders of the answers; the template's own braces stay too."""
+    prompts = [[{"role": "user", "content": f"Ask {n}: {text}"}] for n, text in enumerate(BRACES)]
+    questions = [Question(f"q{n}", prompts[n], f"first {n} {text}") for n, text in enumerate(BRACES)]
+    completions = [Completion(f"q{n}", prompts[n], f"second {n} {text}", 3, True) for n, text in enumerate(BRACES)]
+    verdict = completion("m", {"m": math.log(0.7), "M": math.log(0.3)})
+    with judge_stub(lambda *_: verdict) as stub, opened(stub.url, tmp_path) as endpoint:
+        judge_alpaca(questions, completions, protocol(len(BRACES), name), endpoint)
+    seen = ["".join(message["content"] for message in body["messages"]) for body in stub.requests]
+    (annotator,) = annotator_config(protocol(1, name).annotator).values()
+    around = Path(annotator["prompt_template"]).read_text().count("{") - 3
+    for n, text in enumerate(BRACES):
+        (shown,) = [each for each in seen if f"Ask {n}: {text}" in each]
+        assert shown.count(f"first {n} {text}") == shown.count(f"second {n} {text}") == 1
+        assert shown.count("{") == around + 3 * text.count("{")

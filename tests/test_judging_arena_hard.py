@@ -112,14 +112,15 @@ def test_only_the_protocols_labels_are_verdicts(text: str, found: set[str]) -> N
 
 
 def test_the_judge_sees_the_published_user_turn_and_braces_survive(tmp_path: Path) -> None:
-    questions, completions = benchmark(["def f(): return {answer_1}"])
+    code = "def f(): return {answer_1} + {question} {{ answer_2 }} }{"
+    questions, completions = benchmark([code])
     with judge_stub(lambda *_: reply_with("A=B")) as stub, opened(stub.url, tmp_path, concurrency=1) as endpoint:
         judge_arena(questions, completions, protocol(1), endpoint)
     assert stub.requests[0]["messages"][0]["role"] == "system"
     assert stub.requests[0]["messages"][1]["content"] == (
         "<|User Prompt|>\nquestion 0\n\n"
         "<|The Start of Assistant A's Answer|>\nbaseline 0\n<|The End of Assistant A's Answer|>\n\n"
-        "<|The Start of Assistant B's Answer|>\ndef f(): return {answer_1}\n<|The End of Assistant B's Answer|>"
+        f"<|The Start of Assistant B's Answer|>\n{code}\n<|The End of Assistant B's Answer|>"
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from focalpo.judging.protocol import AlpacaProtocol, annotator_config, load_protocol, protocol_hash
+from focalpo.judging.protocol import AlpacaProtocol, annotator_config, fill_template, load_protocol, protocol_hash
 
 EVAL = Path(__file__).parent.parent / "eval"
 BENCHMARKS = sorted(path.stem for path in EVAL.glob("*.yaml") if "\nbenchmark: " in path.read_text())
@@ -153,3 +153,9 @@ def test_an_annotator_without_a_prompt_and_two_in_one_file_are_rejected(folder: 
         annotator_config(path)
     with pytest.raises(ValueError, match="nowhere.yaml does not exist; the benchmarks and annotators are in eval/"):
         load_protocol(folder / "nowhere.yaml")
+
+
+def test_a_template_is_filled_in_one_pass() -> None:
+    """Filled one name after the other, {b} of the first text would become the second text."""
+    assert fill_template("<{a}|{b}>", {"a": "{b}", "b": "{a} {c} \\1 {{a}}"}) == r"<{b}|{a} {c} \1 {{a}}>"
+    assert fill_template('{\n  "x": {a} {other}}', {"a": ""}) == '{\n  "x":  {other}}'

@@ -1,11 +1,13 @@
 """AlpacaEval 2.0: judges completions against reference answers with the alpaca_eval library, one verdict per prompt.
 
 The library builds the prompts, draws the order of the two outputs, reads the logprobs and flips a swapped verdict back;
-equal outputs get 1.5 without a request. This module provides the client that the library calls and the files that it
-reads, and keeps it from writing into its package, dropping rows, printing, or building a client for every call.
+equal outputs get 1.5 without a request. This module provides the client that the library calls, the files that it
+reads and the filling of its template, and keeps it from writing into its package, dropping rows, printing, or building
+a client for every call.
 """
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -22,7 +24,7 @@ from openai.types.chat import ChatCompletion
 
 from focalpo.judging.answers import in_benchmark_order
 from focalpo.judging.endpoint import Endpoint, JudgeError
-from focalpo.judging.protocol import AlpacaProtocol, annotator_config
+from focalpo.judging.protocol import AlpacaProtocol, annotator_config, fill_template
 from focalpo.stages.records import AlpacaVerdict, Completion, Question, listed
 
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
@@ -121,6 +123,25 @@ def _check_texts(questions: Sequence[Question], frame: pd.DataFrame) -> None:
         )
 
 
+def _filled_prompts(df: pd.DataFrame, template: str, batch_size: int = 1) -> tuple[list[str], pd.DataFrame]:
+    """What the library's `make_prompts` returns for one row a prompt, with each text shown to the judge unchanged.
+
+    The library fills one name after the other, so an instruction that holds {output_1} receives the first answer, and
+    the judge sees that answer in a wrong place, or not at all.
+
+    Raises:
+        ValueError: if the annotator judges several rows in one prompt, or its template shows a text not exactly once.
+    """
+    names = re.findall(r"{([^ \s]+?)}", template)
+    if batch_size != 1 or len(names) != len({*names}) or not {*names} <= {*df.columns}:
+        raise ValueError(
+            f"the annotator's template shows {sorted(names)} to judge {batch_size} rows; it must show each text of one "
+            "row once"
+        )
+    columns = df[names].astype(str)
+    return [fill_template(template, dict(zip(names, row, strict=True))) for row in columns.to_numpy()], df.copy()
+
+
 @cache
 def _library() -> ModuleType:
     """Import alpaca_eval and silence it.
@@ -140,6 +161,7 @@ def _library() -> ModuleType:
     logging.getLogger("alpaca_eval").setLevel(logging.CRITICAL)
     for module in (alpaca_eval.utils, decoder):
         module.tqdm = SimpleNamespace(tqdm=lambda rows, **_: rows)
+    alpaca_eval.utils.make_prompts = _filled_prompts
     # For every call it would read a YAML file of clients and build them, 20 ms each; give it our client instead.
     alpaca_eval.utils.get_all_clients = lambda *_, client, **__: [client]
     return alpaca_eval

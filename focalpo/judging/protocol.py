@@ -7,6 +7,7 @@ Two numbers are comparable exactly when their protocol hashes are equal.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
@@ -174,6 +175,16 @@ def prompt_files(protocol: ArenaProtocol) -> dict[str, Path]:
     if isinstance(protocol, ArenaTwoProtocol):
         return {name: category.prompt_file for name, category in protocol.categories.items()}
     return {"": protocol.prompt_file}
+
+
+def fill_template(template: str, texts: Mapping[str, str]) -> str:
+    """A prompt template with a text in place of each name in braces, in one pass.
+
+    A text that holds braces, or the name of another text in braces, stays as it is: filling one name after the other
+    would show the judge one answer inside the other.
+    """
+    names = "|".join(map(re.escape, texts))
+    return re.sub(f"{{({names})}}", lambda place: texts[place[1]], template)
 
 
 def _category(path: Path, baseline: str, answers: str, prompt_file: str) -> ArenaCategory:
