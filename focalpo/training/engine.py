@@ -20,9 +20,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from focalpo.data.tokens import Tree
+from focalpo.data.trees import Tree
 from focalpo.processes.memory import keep_freed
 from focalpo.training import checkpoint, nonfinite
+from focalpo.training.buffers import restore_buffers, uncast_buffers
 from focalpo.training.kernels import use_kernels
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.objective import Logps
@@ -86,6 +87,9 @@ def deepspeed_config(settings: TrainSettings) -> dict:
         "zero_optimization": {"stage": settings.zero_stage or int(settings.dtype == "bfloat16")},
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": settings.dtype == "bfloat16"},
+        # Gradients of micro-steps are summed in fp32. In bf16 the sum would be off by 0.2 % (relative norm, tiny model)
+        # over 2 micro-steps, 0.5 % over 16, 1.2 % over 128.
+        "data_types": {"grad_accum_dtype": "fp32"},
         "steps_per_print": 1 << 30,
     }
 
@@ -106,7 +110,8 @@ def partitioned_loading(settings: TrainSettings) -> Iterator[None]:
         return
     holder = HfDeepSpeedConfig(deepspeed_config(settings))  # transformers keeps a weak reference only
     try:
-        yield
+        with uncast_buffers():
+            yield
     finally:
         del holder
         unset_hf_deepspeed_config()
@@ -129,6 +134,7 @@ def open_engine(policy: PackedPolicy, settings: TrainSettings):
         fused=True,
     )
     engine = deepspeed.initialize(model=policy, optimizer=optimizer, config=deepspeed_config(settings))[0]
+    restore_buffers(policy.model)  # after everything that could have cast or rounded them
     if world() == 1 and _plain_gradients(settings):
         engine.enable_backward_allreduce = False  # it would copy every gradient for an all-reduce of one rank
     return engine

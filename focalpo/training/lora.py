@@ -37,5 +37,16 @@ def add_adapters(model: PreTrainedModel, settings: LoraSettings, seed: int):
 
 
 def merge(adapters) -> None:
-    """Merge the adapters into the model's weights in place and remove them, which leaves an ordinary model."""
-    adapters.merge_and_unload()
+    """Merge the adapters into the model's weights in place and remove them, which leaves an ordinary model.
+
+    Every rank must call it. Under ZeRO-3 a change of gathered weights is kept only if their gathering says so.
+    """
+    from deepspeed import zero
+    from peft.tuners.lora import LoraLayer
+
+    for layer in adapters.modules():
+        if isinstance(layer, LoraLayer):
+            parameters = list(layer.parameters())
+            with zero.GatheredParameters(parameters, modifier_rank=0, enabled=hasattr(parameters[0], "ds_id")):
+                layer.merge()
+    adapters.unload()
