@@ -149,10 +149,22 @@ def test_hub_errors_are_one_line_with_a_remedy(tmp_path, offline_hub):
     write(damaged / "train.parquet", [h4(1)])
     (damaged / "train.parquet").write_bytes((damaged / "train.parquet").read_bytes()[:-30])
     bare.mkdir()
+    others = {
+        "script": {"script.py": "raise SystemExit('a dataset must not run code')"},
+        "card": {"train.jsonl": '{"prompt": "a"}\n', "README.md": "---\nconfigs: [a: {\n---\n"},
+        "half": {"train.jsonl": '{"prompt": "a"}\n{"prompt": '},
+    }
+    for name, files in others.items():
+        (tmp_path / name).mkdir()
+        for file, content in files.items():
+            (tmp_path / name / file).write_text(content)
     errors = {
         ("own/pairs", "train"): "Couldn't reach 'own/pairs' on the Hub .*; run once where the hub is reachable",
         (str(folder), "test"): 'Unknown split "test". Should be one of',
         (str(damaged), "train"): "a file is corrupt, delete it and run again",
+        (str(tmp_path / "script"), "train"): "scripts are no longer supported.*; convert it to parquet or JSON lines",
+        (str(tmp_path / "card"), "train"): "ParserError .*; its description cannot be read",
+        (str(tmp_path / "half"), "train"): "a file is corrupt, delete it and run again",
         (str(bare), "train"): "any data files; check network, name and revision",
         ("no such/name/here", "train"): "check network, name and revision",
     }
@@ -192,3 +204,32 @@ def test_a_cache_of_another_revision_is_never_used_for_the_pinned_one(tmp_path, 
         hub_rows("own/pairs", OTHER_COMMIT, "train")
     with pytest.raises(ValueError, match=f"the cache holds own/pairs at {COMMIT}"):
         hub_rows("own/pairs", "v1.0", "train")
+
+
+def test_a_hub_row_that_is_not_utf8_is_named(tmp_path, offline_hub):
+    table = pa.Table.from_pylist([{"prompt": f"question {n}", "rejected": "no"} for n in range(20)])
+    texts = [b"yes"] * 19 + [b"half \xe2\x82"]
+    broken = pa.Array.from_buffers(pa.string(), 20, pa.array(texts, pa.binary()).buffers())
+    folder = tmp_path / "own"
+    folder.mkdir()
+    pq.write_table(table.append_column("chosen", broken), folder / "train.parquet")
+    assert 20 == len(hub_rows(str(folder), COMMIT, "train"))
+    with pytest.raises(ValueError, match=r"no encoder can read .*: 1 in .*own train row 20$"):
+        load(HubSource(str(folder), COMMIT, "train", test_fraction=0.3), "error")
+
+
+def test_mixed_values_of_a_hub_column_are_the_values_and_not_their_json_text(tmp_path, offline_hub):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text('{"prompt": "a"}\n{"prompt": ["b"]}\n')
+    assert hub_rows(str(folder), COMMIT, "train") == [{"prompt": "a"}, {"prompt": ["b"]}]
+
+
+def test_a_column_of_a_hub_dataset_that_is_not_read_is_refused_until_it_is_named(tmp_path, offline_hub):
+    folder = tmp_path / "own"
+    write(folder / "train.parquet", [h4(n) | {"tools": "find"} for n in range(40)])
+    source = HubSource(str(folder), COMMIT, "train", test_fraction=0.3)
+    with pytest.raises(ValueError, match=r"own train: column tools is not read .*data.ignore_columns=\[tools\]"):
+        load(source, "drop")
+    checked = load(source, "drop", ignore_columns=["tools"])
+    assert checked.not_read == ["messages", "prompt_id", "tools"] and checked.dropped == {}

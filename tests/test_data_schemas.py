@@ -107,8 +107,8 @@ def judged(preference):
     return {"instruction": "Q", "output_1": "one", "output_2": "two", "preference": preference}
 
 
-def test_judged_preferences_outside_1_to_2_missing_or_tied_never_become_pairs():
-    preferences = [1, 2, 1.5, 0, 2.01, float("nan"), None, "1.2", 1.4999, 1.5001]
+def test_judged_preferences_that_are_missing_tied_or_no_number_never_become_pairs():
+    preferences = [1, 2, 1.5, 0, True, float("nan"), None, "1.2", 1.4999, 1.5001, [1.0], float("inf"), False]
     split = convert([judged(preference) for preference in preferences], "here", "row")
     assert {row: (pair.chosen, pair.rejected) for row, pair in split.pairs.items()} == {
         1: ("one", "two"),
@@ -116,7 +116,27 @@ def test_judged_preferences_outside_1_to_2_missing_or_tied_never_become_pairs():
         9: ("one", "two"),
         10: ("two", "one"),
     }
-    assert split.bad == {values.TIE: [3, 4], values.OUT_OF_RANGE: [5], values.MISSING: [6, 7, 8]}
+    assert split.bad == {
+        values.TIE: [3, 4],
+        values.MISSING: [6, 7],
+        values.NO_PREFERENCE: [5, 8, 11, 12, 13],
+    }
+
+
+@pytest.mark.parametrize(
+    ("preferences", "message"),
+    [
+        ([1, 2, 4, 5], r"here: the preferences of 2 rows \(3, 4\) are not on the scale from 1 .* to 2"),
+        ([1, 2, 2.01], r"1 rows \(3\) are not on the scale"),
+        ([1, -1, 1], r"1 rows \(2\) are not on the scale"),
+        ([0, 1, 1], "every preference is in 0 .. 1, but the scale is 1 .* to 2"),
+        ([0.3, 0.7, None], "every preference is in 0 .. 1"),
+    ],
+)
+def test_preferences_on_another_scale_are_refused_and_not_guessed(preferences, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        convert([judged(preference) for preference in preferences], "here", "row")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Files are read completely or rejected with a one-line error; the division into train and test never leaks."""
 
+import errno
 import gzip
 import hashlib
 import json
@@ -77,6 +78,18 @@ ZIPPED = gzip.compress(b"".join(hashlib.sha256(bytes([n])).hexdigest().encode() 
         ("a.json", b'{"a": 1}\n{"a": 2}\n', "line 2 is not JSON (Extra data); fix it, or name it .jsonl"),
         ("a.json", b'{"a": 1}', "is not a list of objects"),
         ("a.json", b"[1, 2]", "is not a list of objects"),
+        ("a.jsonl", b'{"a": 1}\n{"a": 1, "a": 2}\n', "line 2 names the key 'a' twice in one object; keep one"),
+        ("a.jsonl", b'{"a": {"b": 1, "b": 1}}\n', "line 1 names the key 'b' twice in one object; keep one"),
+        (
+            "a.json",
+            b'[{"a": 1}, {"a": [{"b": 1, "b": 2}]}]',
+            "names the key 'b' twice in one object, in row 2; keep one",
+        ),
+        ("a.jsonl", b'{"a": 1}\n{"a": ' + b"9" * 5000 + b"}\n", "line 2 cannot be read (Exceeds the limit"),
+        ("a.jsonl", b'{"a": ' + b"[" * 10**5 + b"]" * 10**5 + b"}\n", "line 1 cannot be read (nested too deeply)"),
+        ("a.json", b"[" * 10**5 + b"]" * 10**5, "cannot be read (nested too deeply); fix it"),
+        ("a.json", b'[{"a": 1}, 7]', "is not a list of objects: row 2 is int; write it as"),
+        ("a.json", b'{"a": {"b": 1, "b": 1}}', "names the key 'b' twice in one object; keep one"),
         ("a.jsonl", b'{"a": "\xff"}', "is not UTF-8 at byte 7; convert it"),
         ("a.jsonl.gz", ZIPPED[:-20], "is a truncated gzip file; download it again"),
         ("a.jsonl.gz", ZIPPED[:40] + b"\0" * 40 + ZIPPED[80:], "is not a complete gzip file"),
@@ -95,6 +108,65 @@ def test_a_file_that_cannot_be_read_completely_is_rejected_in_one_line_with_its_
         read_rows(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_a_loop_of_links_and_a_name_that_is_too_long_are_named(tmp_path):
+    (tmp_path / "a.jsonl").mkdir()
+    (tmp_path / "loop.jsonl").symlink_to(tmp_path / "loop.jsonl")
+    for name, message in (
+        ("a.jsonl", "is not a file but a folder; name a file in it"),
+        ("loop.jsonl", "is not a file; check the path"),
+        ("n" * 300 + ".jsonl", "cannot be read: File name too long; the name is too long; rename it"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            read_rows(tmp_path / name)
+        assert str(caught.value).startswith(str(tmp_path / name)) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_what_the_system_says_is_passed_on_with_a_remedy(tmp_path, monkeypatch, name, number):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), name)
+
+    path = write(tmp_path / name, [plain(1)])
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(pq, "ParquetFile", refuse)
+    with pytest.raises(ValueError, match=f"cannot be read: {os.strerror(number)}; [a-z]"):
+        read_rows(path)
+
+
+def test_a_folder_called_like_a_setting_adds_no_column(tmp_path):
+    (tmp_path / "split=train").mkdir()
+    assert read_rows(write(tmp_path / "split=train" / "a.parquet", [plain(1)])) == [plain(1)]
+
+
+def parquet(path: Path, columns: dict[str, pa.Array]) -> Path:
+    pq.write_table(pa.Table.from_arrays(list(columns.values()), names=list(columns)), path)
+    return path
+
+
+def test_a_parquet_text_that_is_not_utf8_is_a_bad_row_and_no_traceback(tmp_path):
+    texts = [b"yes %d" % n for n in range(30)]
+    texts[4], texts[20] = b"\xff", b"half \xe2\x82"
+    columns = {name: pa.array([f"{name} {n}" for n in range(30)]) for name in ("prompt", "rejected")}
+    broken = pa.Array.from_buffers(pa.string(), 30, pa.array(texts, pa.binary()).buffers())
+    path = parquet(tmp_path / "a.parquet", columns | {"chosen": broken})
+    with pytest.raises(ValueError, match=r"no encoder can read .*: 2 in .*a.parquet row 5, 21$"):
+        load(FileSource(path, test_fraction=0.3), "error")
+    assert load(FileSource(path, test_fraction=0.3), "drop").dropped == {values.UNENCODABLE: 2}
+
+
+def test_two_parquet_columns_of_one_name_and_values_without_a_counterpart_are_refused(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["chosen", "chosen"])
+    pq.write_table(table, tmp_path / "two.parquet")
+    with pytest.raises(ValueError, match=r"two.parquet has two columns chosen; rename or remove one"):
+        read_rows(tmp_path / "two.parquet")
+    times = pa.array([0, 2**60], pa.timestamp("ms"))
+    with pytest.raises(
+        ValueError, match=r"a.parquet column when row 2 cannot be read .*; remove or convert the column"
+    ):
+        read_rows(parquet(tmp_path / "a.parquet", {"prompt": pa.array(["a", "b"]), "when": times}))
 
 
 def test_two_files_are_train_and_test_with_row_numbers_in_their_ids(tmp_path):

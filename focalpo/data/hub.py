@@ -1,6 +1,7 @@
 """Rows of a pinned hub dataset, or one line that says why there are none."""
 
 import pyarrow as pa
+import yaml
 
 from focalpo.data.files import table_rows
 from focalpo.stages.reading import first_line, os_remedy
@@ -23,7 +24,11 @@ def hub_rows(dataset: str, revision: str, split: str) -> list[dict]:
         builder = datasets.load_dataset_builder(dataset, revision=revision)
         check_revision(builder, dataset, revision)
         builder.download_and_prepare()
-        table = builder.as_dataset(split=split).with_format("arrow")[:]
+        rows = builder.as_dataset(split=split)
+        try:
+            return rows.to_list()
+        except UnicodeDecodeError:  # slower, but says where
+            return table_rows(rows.with_format("arrow")[:], where)
     except (ConnectionError, HTTPError) as error:
         remedy = "run once where the hub is reachable (network, `hf auth login`), or set the path of a file instead"
         raise ValueError(f"{where}: {first_line(error)}; {remedy}") from error
@@ -37,12 +42,15 @@ def hub_rows(dataset: str, revision: str, split: str) -> list[dict]:
     except (RuntimeError, NotImplementedError) as error:  # a dataset that is a script, or a feature that was removed
         remedy = "convert it to parquet or JSON lines, and set the path of that file"
         raise ValueError(f"{where}: {first_line(error)}; {remedy}") from error
-    except (KeyError, TypeError) as error:  # how the library meets a card or a dataset_info.json it does not know
+    except (
+        yaml.YAMLError,
+        KeyError,
+        TypeError,
+    ) as error:  # how the library meets a card or a dataset_info.json it does not know
         remedy = "its description cannot be read; set the path of one of its files instead"
         raise ValueError(f"{where}: {type(error).__name__} {first_line(error)}; {remedy}") from error
     except ValueError as error:
         raise ValueError(f"{where}: {first_line(error)}") from error
-    return table_rows(table, where)
 
 
 def check_revision(builder: object, dataset: str, revision: str) -> None:

@@ -32,8 +32,7 @@ def is_label(name: object, values: Iterable[object]) -> bool:
 
 
 def _is_short(value: object) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_short(each) for each in value)
-    if isinstance(value, dict):
+    parts = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(part, list | tuple | dict) for part in parts):
         return False
-    return len(text := str(value)) <= LONGEST and "\n" not in text
+    return all(len(text := str(part)) <= LONGEST and "\n" not in text for part in parts)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from focalpo.data.values import (
     DIFFERENT,
     MISSING,
-    OUT_OF_RANGE,
+    NO_PREFERENCE,
     TIE,
     BadRow,
     completion,
@@ -20,7 +20,7 @@ from focalpo.data.values import (
     text,
     transcript,
 )
-from focalpo.stages.preferences import DRAW, is_nan, is_number, preference_of
+from focalpo.stages.preferences import DRAW, is_nan, preference_of
 from focalpo.stages.records import Messages
 
 Parts = tuple[Messages, str, str]
@@ -28,7 +28,7 @@ Parts = tuple[Messages, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """A published layout: the kinds of value in its columns, and how a row becomes (prompt, chosen, rejected).
+    """A published layout: the kinds of value in its columns (`ANY`: all), and how a row becomes a pair.
 
     `optional` columns are read where they are: `input` by the layout, `system` and `history` before its prompt.
     """
@@ -67,7 +67,12 @@ def _fitting(schema: Schema, kinds: dict[str, list[str]]) -> int:
         return 0
     expected = schema.columns.values()
     rows = zip(*(kinds[name] for name in schema.columns), strict=True)
-    return sum(all(found in wanted for found, wanted in zip(row, expected, strict=True)) for row in rows)
+    return sum(all(fits(found, wanted) for found, wanted in zip(row, expected, strict=True)) for row in rows)
+
+
+def fits(found: str, expected: set[str]) -> bool:
+    """Whether a kind of value is one of those that a column expects."""
+    return found in expected or expected is ANY
 
 
 def _most_common(kinds: list[str]) -> str:
@@ -119,7 +124,7 @@ def from_judged(row: dict) -> Parts:
     try:
         preference = preference_of(row.get("preference"))
     except ValueError:
-        raise BadRow(OUT_OF_RANGE if is_number(row["preference"]) else MISSING) from None
+        raise BadRow(NO_PREFERENCE) from None
     if is_nan(preference):
         raise BadRow(MISSING)
     if preference == DRAW:
@@ -148,8 +153,8 @@ def same_prompt(better: Messages, worse: Messages) -> Parts:
 
 PROMPTS = ("prompt", "conversations")
 TEXT, STRING, MESSAGES, TRANSCRIPT = {"text"}, {"text", "transcript"}, {"messages"}, {"transcript"}
-# Any kind: a preference of another one is that row's problem, and says nothing about the layout.
-ANY = {"empty", "text", "transcript", "garbled messages", "messages", "list", "number", "boolean", "float", "dict"}
+# A preference of an unexpected kind is that row's problem, and says nothing about the layout.
+ANY: set[str] = set()
 SYSTEM = ("system", "system_prompt")
 SCHEMAS = (
     Schema("plain", {"prompt": TEXT, "chosen": STRING, "rejected": STRING}, from_strings, (*SYSTEM, "history")),

@@ -6,10 +6,9 @@ could not be converted. Row numbers count from 1, so in a JSON-lines file they a
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from focalpo.data.columns import check_columns, column_values, score_columns, without
-from focalpo.data.layouts import DECODED, Parts, Schema, recognise
+from focalpo.data.columns import check_columns, score_columns, without
+from focalpo.data.layouts import DECODED, Parts, Schema, fits, recognise
 from focalpo.data.values import (
     GARBLED,
     MISSING,
@@ -20,12 +19,13 @@ from focalpo.data.values import (
     decoded,
     is_empty,
     kind,
+    messages,
     shown,
     text,
 )
-from focalpo.stages.preferences import check_scale
+from focalpo.stages.preferences import check_scale, is_outside
 from focalpo.stages.reading import is_encodable
-from focalpo.stages.records import Messages, Pair
+from focalpo.stages.records import Messages, Pair, listed
 
 ASKED = ("user", "assistant")
 
@@ -55,14 +55,13 @@ def convert(rows: list[dict], source: str, prefix: str, ignored: Sequence[str] =
         ValueError: when the columns match no schema, a column that could matter is not read (see `check_columns`), or
             preferences are on another scale.
     """
-    dropped = [name for name, values in column_values(rows).items() if name in ignored and not is_empty(values)]
     rows = [without(_decoded(row), ignored) for row in rows]
     schema = recognise(rows, source)
     scores = score_columns(rows)
     compared = {name for pair in scores for name in (pair.chosen, pair.rejected)}
     labels = check_columns(rows, {*schema.columns, *schema.optional, *compared}, source, ignored)
     if "preference" in schema.columns:
-        check_scale((row.get("preference") for row in rows), source)
+        _check_preferences(rows, source)
     pairs: dict[int, Pair] = {}
     bad: dict[str, list[int]] = {}
     names: set[str] = set()
@@ -80,7 +79,22 @@ def convert(rows: list[dict], source: str, prefix: str, ignored: Sequence[str] =
         names.add(name)
         pairs[number] = Pair(name, prompt, chosen, rejected)
         equal_scores += [number] if any(equal) else []
-    return Split(source, pairs, schema.name, bad, [shown(name) for name in labels + dropped], equal_scores)
+    return Split(source, pairs, schema.name, bad, [shown(name) for name in (*labels, *ignored)], equal_scores)
+
+
+def _check_preferences(rows: Sequence[dict], source: str) -> None:
+    """Check that the judged rows are on AlpacaEval's scale.
+
+    A number outside it is not only that row's problem: on a scale of 1 to 5 a 2 means the opposite.
+    """
+    preferences = [row.get("preference") for row in rows]
+    check_scale(preferences, source)
+    outside = [str(number) for number, value in enumerate(preferences, 1) if is_outside(value)]
+    if outside:
+        raise ValueError(
+            f"{source}: the preferences of {listed(outside)} are not on the scale from 1 (output_1 is better) to 2 "
+            "(output_2), so the other rows may not be either; convert them all"
+        )
 
 
 def _decoded(row: dict) -> dict:
@@ -97,7 +111,7 @@ def _parts(row: dict, schema: Schema) -> Parts:
         _check_kind(kind(row.get(column)), expected)
     prompt, chosen, rejected = schema.parts(row)
     if "history" in schema.optional:
-        prompt = _history(row.get("history")) + prompt
+        prompt = _history(row) + prompt
     prompt = _with_system(row, prompt)
     if not all(map(is_encodable, [*(turn["content"] for turn in prompt), chosen, rejected, str(row.get("prompt_id"))])):
         raise BadRow(UNENCODABLE)
@@ -105,17 +119,20 @@ def _parts(row: dict, schema: Schema) -> Parts:
 
 
 def _check_kind(found: str, expected: set[str]) -> None:
-    if found in expected:
+    if fits(found, expected):
         return
     if found == "garbled messages":
         raise BadRow(GARBLED)
     raise BadRow(TURNS if "transcript" in (found, *expected) and found in ("text", "transcript") else MISSING)
 
 
-def _history(value: Any) -> Messages:
-    """Alpaca's earlier turns: a list of [question, answer]."""
+def _history(row: dict) -> Messages:
+    """Alpaca's earlier turns: a list of [question, answer], or of messages."""
+    value = decoded(row.get("history"))
     if is_empty(value):
         return []
+    if kind(value) == "messages":
+        return messages({"history": value}, "history")
     pairs = value if isinstance(value, list) else [None]
     if not all(isinstance(pair, list) and [type(each) for each in pair] == [str, str] for pair in pairs):
         raise BadRow(MISSING)

@@ -28,7 +28,7 @@ KINDS = (
     values.SYSTEMS,
     values.DIFFERENT,
     columns.NO_SCORE,
-    values.OUT_OF_RANGE,
+    values.NO_PREFERENCE,
     values.TIE,
     EMPTY,
     EMPTY_TURN,

@@ -21,13 +21,14 @@ SYSTEMS = "two different system turns"
 PARTS = "content with a part that is not text"
 GARBLED = "text that looks like a list of messages and is no JSON"
 UNENCODABLE = "text that no encoder can read (a lone surrogate or a NUL byte)"
-OUT_OF_RANGE = "preference outside 1..2"
+NO_PREFERENCE = "preference that is no number"
 TIE = "tied preference (1.5)"
 
 UNREADABLE = "\udcff"
 """Stands for a text that is not UTF-8, where a reader can still name its row."""
 ROLE_AND_CONTENT = (("role", "content"), ("from", "value"))
 MESSAGE_KEYS = frozenset(key for keys in ROLE_AND_CONTENT for key in keys)
+SPEAKERS = ("system", "user", "assistant", "human", "gpt")
 ROLES = {"human": "user", "gpt": "assistant"}
 PRINTED = re.compile(r"""\s*\[\s*\{\s*(["'])(role|content|from|value)\1\s*:""")
 
@@ -43,11 +44,16 @@ def unread_key(key: object) -> str:
 
 def is_empty(value: object) -> bool:
     """Whether a value says nothing: null, NaN, an empty text, or a list or object of such values only."""
-    if isinstance(value, dict):
-        return all(is_empty(each) for each in value.values())
-    if isinstance(value, list | tuple):
-        return all(is_empty(each) for each in value)
-    return value is None or value == "" or is_nan(value)
+    rest = [value]
+    while rest:  # no recursion: a file may nest deeper than Python's stack
+        each = rest.pop()
+        if isinstance(each, dict):
+            rest += each.values()
+        elif isinstance(each, list | tuple):
+            rest += each
+        elif not (each is None or each == "" or is_nan(each)):
+            return False
+    return True
 
 
 def kind(value: object) -> str:
@@ -66,13 +72,16 @@ def kind(value: object) -> str:
 
 
 def decoded(value: object) -> object:
-    """A list of messages for JSON text that holds one; any other value as it is, other JSON text included."""
-    if not isinstance(value, str) or not value.lstrip().startswith("["):
+    """The messages, for JSON text that holds a list of them or one; any other value as it is, other JSON text too."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     try:
         found = parse_json(value)
     except ValueError:
         return value
+    if isinstance(found, dict):
+        keys = _keys(found)
+        return found if keys and found.keys() == {*keys} and found[keys[0]] in SPEAKERS else value
     return found if found and isinstance(found, list) and all(_keys(each) for each in found) else value
 
 

@@ -25,11 +25,14 @@ def preference_of(value: object) -> float:
     if not is_number(value):
         raise ValueError(f"preference {_shown(value)} is no number")
     assert isinstance(value, int | float)
-    if value == 0:
-        return DRAW
-    if not LOWEST <= value <= HIGHEST:
+    if is_outside(value):
         raise ValueError(f"preference {_shown(value)} is not in [1, 2]")
-    return float(value)
+    return float(value) or DRAW
+
+
+def is_outside(value: object) -> bool:
+    """Whether a value is a number and no preference, so that its file must be on another scale."""
+    return is_number(value) and value != 0 and not LOWEST <= value <= HIGHEST  # type: ignore[operator]
 
 
 def check_scale(values: Iterable[object], where: str) -> None:
