@@ -10,13 +10,14 @@ rate of training: generation is bound by a GPU's memory bandwidth, so its hours 
 
 import json
 import sys
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
 from focalpo.config.compose import CONF
 from focalpo.config.schema import Config
+from focalpo.planning.fitting import advice
 from focalpo.planning.needs import Estimate, Need, ranks_of
 from focalpo.planning.stages import in_order
 from focalpo.planning.table import Planned, planned
@@ -79,7 +80,7 @@ def described(plan: Planned) -> str:
         [
             f"{len(done)} of {len(stages)} stages of the {plan.table.scale} table are sealed; what is left:",
             *shown,
-            *_memory_parts(plan, groups, config_of),
+            *_trainings(plan, groups, config_of),
             *_sealed_kinds(paces, rate),
             f"additional disk: {_checkpoints(plan, groups, config_of):.0f} GiB for the checkpoints of each training in "
             "progress",
@@ -132,18 +133,21 @@ def _figures(need: Need, hours: float) -> tuple[str, ...]:
     )
 
 
-def _memory_parts(plan: Planned, groups: list[Array], config_of: dict[str, Config]) -> list[str]:
-    """The memory of a rank by part, for the first training group of each model."""
-    lines = {}
-    for group in groups:
-        if group.kind == "train":
-            config = config_of[group.stages[0].key]
-            memory = Estimate(config, plan.runs).of(group.stages[0]).memory
-            assert memory is not None
-            names = ("parameters", "gradients", "optimizer", "activations", "head")
-            parts = ", ".join(f"{name} {value / GIB:.2f}" for name, value in zip(names, astuple(memory), strict=True))
-            lines.setdefault(config.model.name, f"GiB a GPU while {config.model.name} trains: {parts}")
-    return list(lines.values())
+def _trainings(plan: Planned, groups: list[Array], config_of: dict[str, Config]) -> list[str]:
+    """Of the first training of each model: memory by part, what fits where it does not, and micro-steps."""
+    first: dict[str, Stage] = {}
+    for stage in (stage for group in groups if group.kind == "train" for stage in group.stages):
+        first.setdefault(config_of[stage.key].model.name, stage)
+    lines = []
+    for name, stage in first.items():
+        estimate = Estimate(config_of[stage.key], plan.runs)
+        peak, pairs = estimate.memory(stage).peak, stage.settings["train"]["global_batch"]
+        parts = ", ".join(f"{part} {value / GIB:.2f}" for part, value in peak.parts.items() if value)
+        lines.append(f"GiB a GPU while {name} trains, at its peak ({peak.moment}): {parts}")
+        if warning := advice(estimate, stage):
+            lines.append(f"warning: {name} does not fit: {warning}")
+        lines.append(f"micro-steps of {name} in global batches of {pairs} pairs: {estimate.dealt(stage)}")
+    return lines
 
 
 def _checkpoints(plan: Planned, groups: list[Array], config_of: dict[str, Config]) -> float:

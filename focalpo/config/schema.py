@@ -186,9 +186,11 @@ class CalibrateJudgeConfig:
 @dataclass(slots=True)
 class LaunchConfig:
     """How stages are run; nothing here changes a result. `gpus`: how many this machine must have (0: none needed);
-    `hang_seconds`: a step of several ranks that takes longer counts as hung."""
+    `gpu_gib`: the memory of each, which plan and doctor compare; `hang_seconds`: a step of several ranks that takes
+    longer counts as hung."""
 
     gpus: int
+    gpu_gib: float
     ranks: int
     workers: int
     hang_seconds: float

@@ -13,16 +13,16 @@ from focalpo.config.compose import CONF, plain
 from focalpo.config.schema import Config
 from focalpo.judging.price import Price
 from focalpo.judging.protocol import EVAL, load_protocol
+from focalpo.planning.lengths import Dealt, Lengths, dealt
 from focalpo.stages.folder import Folder, Stage, read_manifest
 from focalpo.training.cost import (
     Batch,
-    Memory,
     Shape,
     forward_operations,
     model_bytes,
-    training_memory,
     training_operations,
 )
+from focalpo.training.memory import Memory, training_memory, weights_only
 
 
 @dataclass(slots=True)
@@ -46,6 +46,8 @@ class Estimate:
         self.shape = _shape(config, self.sizes)
         self.device = "cuda" if config.launch.gpus else "cpu"
         self.data = self.sizes["data"][config.data.name]
+        drawn = (self.data[name] for name in ("prompt", "prompt_sigma", "answer", "answer_sigma"))
+        self.lengths = Lengths(*drawn, config.data.max_prompt_length, config.data.max_length)
 
     def of(self, stage: Stage) -> Need:
         """Estimate the stage's needs; stages that take seconds on one core count as zero."""
@@ -67,23 +69,18 @@ class Estimate:
 
     def _train(self, stage: Stage) -> Need:
         settings, execution = stage.settings["train"], stage.launch["train"]
-        answers = 1 if stage.kind == "sft" else 2
+        answers = answers_of(stage)
         tokens, predicted = self.data["prompt"] + answers * self.data["answer"], answers * self.data["answer"]
         pairs = self._pairs(stage) * settings["epochs"]
         if settings["max_steps"]:
             pairs = min(pairs, settings["max_steps"] * settings["global_batch"])
-        ranks, recompute, micro = stage.launch["ranks"], execution["activation_checkpointing"], self.micro_batch(stage)
+        recompute = execution["activation_checkpointing"]
         context = self.data["prompt"] + self.data["answer"] / 2
         scored = self._scored_pairs(stage, pairs // settings["global_batch"])
-        lora = stage.settings.get("lora")
-        adapters = self.shape.adapters(lora["rank"], lora["targets"]) if lora else 0
-        memory = training_memory(
-            self.shape, micro, settings["dtype"], execution["zero_stage"], ranks, recompute, self.device, adapters
-        )
         return Need(
             training_operations(self.shape, Batch(pairs * tokens, pairs * predicted), context, recompute)
             + forward_operations(self.shape, Batch(scored * tokens, scored * predicted), context),
-            memory,
+            self.memory(stage),
             model_bytes(self.shape, settings["dtype"]),
         )
 
@@ -95,20 +92,33 @@ class Estimate:
         times = 2 + ((steps - 1) // every if every else 0)
         return times * (stage.settings["dynamics"]["train_pairs"] + self._pairs(stage, "test"))
 
-    def micro_batch(self, stage: Stage) -> Batch:
-        """A training stage's largest micro-batch: the token budget, or a rank's share of the global batch if less."""
-        answers = (1 if stage.kind == "sft" else 2) * self.data["answer"]
-        tokens = self.data["prompt"] + answers
-        share = stage.settings["train"]["global_batch"] / stage.launch["ranks"] * tokens
-        micro = int(min(stage.launch["train"]["micro_batch_tokens"], share))
-        return Batch(micro, int(micro * answers / tokens))
+    def memory(self, stage: Stage, ranks: int | None = None, lora: dict | None = None, **execution: int) -> Memory:
+        """The memory of a rank in a training stage, as planned or with other ranks, adapters or execution settings."""
+        ranks, lora = ranks or stage.launch["ranks"], lora or stage.settings.get("lora")
+        how = stage.launch["train"] | execution
+        micro = self.micro_batch(stage, ranks, how["micro_batch_tokens"])
+        adapters = self.shape.adapters(lora["rank"], lora["targets"]) if lora else 0
+        dtype, recompute = stage.settings["train"]["dtype"], how["activation_checkpointing"]
+        return training_memory(self.shape, micro, dtype, how["zero_stage"], ranks, recompute, self.device, adapters)
+
+    def micro_batch(self, stage: Stage, ranks: int | None = None, budget: int | None = None) -> Batch:
+        """A training stage's largest micro-batch."""
+        tokens = self.dealt(stage, ranks, budget).largest
+        answers = answers_of(stage) * self.data["answer"]
+        return Batch(tokens, int(tokens * answers / (self.data["prompt"] + answers)))
+
+    def dealt(self, stage: Stage, ranks: int | None = None, budget: int | None = None) -> Dealt:
+        """How a training stage's global batches fall into micro-steps."""
+        budget = budget or stage.launch["train"]["micro_batch_tokens"]
+        batch = stage.settings["train"]["global_batch"]
+        return dealt(self.lengths, answers_of(stage), batch, ranks or stage.launch["ranks"], budget)
 
     def _reference(self, stage: Stage) -> Need:
         pairs, branches = self._pairs(stage), len(stage.settings["branches"])
         tokens, predicted = self.data["prompt"] + branches * self.data["answer"], branches * self.data["answer"]
         context = self.data["prompt"] + self.data["answer"] / 2
         operations = forward_operations(self.shape, Batch(pairs * tokens, pairs * predicted), context)
-        return Need(operations, Memory(model_bytes(self.shape, stage.settings["dtype"]), 0, 0, 0, 0))
+        return Need(operations, weights_only(model_bytes(self.shape, stage.settings["dtype"])))
 
     def _generate(self, stage: Stage) -> Need:
         operations = 0.0
@@ -126,7 +136,7 @@ class Estimate:
     def _weights(self, stage: Stage) -> Memory:
         """The weights that each GPU holds during generation; vLLM fills the rest of its memory with its cache."""
         shards = stage.launch.get("tensor_parallel", 1)
-        return Memory(model_bytes(self.shape, stage.settings["dtype"]) / shards, 0, 0, 0, 0)
+        return weights_only(model_bytes(self.shape, stage.settings["dtype"]) / shards)
 
     def _reward(self, stage: Stage) -> Need:
         reward = stage.settings["reward"]
@@ -134,7 +144,7 @@ class Estimate:
         texts = len(stage.settings["seeds"]) * (self._given("train") + self._given("test"))
         each = self.data["prompt"] + self.data["answer"]
         operations = forward_operations(shape, Batch(texts * each, 0), each / 2)
-        return Need(operations, Memory(model_bytes(shape, reward["dtype"]), 0, 0, 0, 0))
+        return Need(operations, weights_only(model_bytes(shape, reward["dtype"])))
 
     def _judge(self, stage: Stage) -> Need:
         need = Need()
@@ -152,6 +162,11 @@ def ranks_of(stage: Stage) -> int:
     """The number of processes that run the stage in parallel, each with its own GPU."""
     launch = stage.launch
     return launch.get("ranks", 1) * launch.get("tensor_parallel", 1) * launch.get("data_parallel", 1)
+
+
+def answers_of(stage: Stage) -> int:
+    """Branches of a training stage's trees."""
+    return 1 if stage.kind == "sft" else 2
 
 
 def _prompts(config: Config, benchmark: str) -> int:

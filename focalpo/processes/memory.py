@@ -25,5 +25,15 @@ def resident_peak() -> int:
 
     Not from getrusage: its maximum starts at the parent's size when this process was started.
     """
+    return _status("VmHWM")
+
+
+def forget_resident_peak() -> int:
+    """Begin a new peak at the present resident set, and return its bytes (Linux: proc_pid_clear_refs(5))."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _status(name: str) -> int:
     status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    return int(status.split(f"{name}:")[1].split()[0]) * 1024

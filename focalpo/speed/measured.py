@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from focalpo.processes.memory import resident_peak
+from focalpo.processes.memory import forget_resident_peak, resident_peak
 from focalpo.speed.flops import synchronize
 from focalpo.training.ranks import device
 
@@ -52,3 +52,11 @@ def peak_bytes() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resident_peak()
+
+
+def forget_peak() -> int:
+    """Begin a new peak at the memory that is in use now, and return that."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    return forget_resident_peak()

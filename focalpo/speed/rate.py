@@ -6,7 +6,6 @@ A process measures one rank; the time that ranks wait for each other is not coun
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.synchronize import Barrier
@@ -16,16 +15,22 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from focalpo.data.tokens import Tree
 from focalpo.processes.quiet import cores_each, quiet_worker
-from focalpo.speed.measured import peak_bytes
-from focalpo.training.cost import Batch, Shape, training_memory, training_operations
+from focalpo.speed.flops import synchronize
+from focalpo.speed.measured import forget_peak, peak_bytes
+from focalpo.training.cost import Batch, Shape, training_operations
 from focalpo.training.engine import open_engine, start_ranks
 from focalpo.training.logprobs import PackedPolicy
-from focalpo.training.packing import pack
+from focalpo.training.memory import training_memory
+from focalpo.training.model import DTYPES
+from focalpo.training.packing import MicroBatch, pack
+from focalpo.training.ranks import device, world
 from focalpo.training.settings import TrainSettings
 
 BRANCHES = ("chosen", "rejected")
 SECONDS = 3.0  # of timed steps, at least LEAST_STEPS of them
 LEAST_STEPS = 3
+MICRO_STEPS = 2  # of a step: at the second one's peak the gradients of the first are allocated
+TINY = Shape(layers=1, hidden=64, intermediate=64, heads=2, kv_heads=2, vocabulary=64, tied=False)
 
 What = tuple[Shape, int, int, int, TrainSettings]
 
@@ -64,43 +69,56 @@ def measure(
     settings: TrainSettings,
     ready: Callable[[], object] = lambda: None,
 ) -> dict:
-    """Measure peak bytes and seconds of a step on `trees` pairs of random tokens, beside the plan's estimates.
+    """Measure peak bytes and seconds of a step of two micro-steps, each of `trees` pairs of random tokens, beside the
+    plan's estimates.
 
     The first step allocates memory and Adam's moments: it is not timed, and `ready` is called after it.
     """
     start_ranks()
+    _take_steps(_engine(TINY, settings), _micro_batch(TINY, 2, 2, 1), 2)  # loads what libraries load once
     batch = Batch(trees * (prompt + 2 * answer), trees * 2 * answer)
-    before = peak_bytes()
-    model = LlamaForCausalLM(_llama(shape)).to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    engine = open_engine(PackedPolicy(model), settings)
-    draw = torch.Generator().manual_seed(1)
-    micro = pack([_tree(shape.vocabulary, prompt, answer, draw, place) for place in range(trees)], BRANCHES)
-
-    def step() -> None:
-        engine.backward(engine(micro.to(engine.device)).sum() / trees)
-        engine.step()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-
-    step()
+    before = forget_peak()
+    engine, micro = _engine(shape, settings), _micro_batch(shape, prompt, answer, trees)
+    _take_steps(engine, micro, 1)
     ready()
     steps, started = 0, time.perf_counter()
     while steps < LEAST_STEPS or time.perf_counter() < started + SECONDS:
-        step()
+        _take_steps(engine, micro, 1)
         steps += 1
     seconds = (time.perf_counter() - started) / steps
     recompute = settings.activation_checkpointing
-    memory = training_memory(shape, batch, settings.dtype, settings.zero_stage, 1, recompute, engine.device.type)
-    operations = training_operations(shape, batch, prompt + answer / 2, recompute)
+    memory = training_memory(shape, batch, settings.dtype, settings.zero_stage, world(), recompute, device().type)
+    operations = MICRO_STEPS * training_operations(shape, batch, prompt + answer / 2, recompute)
     return {
         "parameters": shape.parameters,
         "estimated_bytes": memory.total,
-        "parts": asdict(memory),
+        "moment": memory.peak.moment,
+        "parts": memory.peak.parts,
         "measured_bytes": peak_bytes() - before,
         "operations": operations,
         "seconds": seconds,
         "operations_per_second": operations / seconds,
     }
+
+
+def _engine(shape: Shape, settings: TrainSettings):
+    model = LlamaForCausalLM(_llama(shape)).to(device(), DTYPES[settings.dtype])
+    return open_engine(PackedPolicy(model), settings)
+
+
+def _micro_batch(shape: Shape, prompt: int, answer: int, trees: int) -> MicroBatch:
+    draw = torch.Generator().manual_seed(1)
+    return pack([_tree(shape.vocabulary, prompt, answer, draw, place) for place in range(trees)], BRANCHES)
+
+
+def _take_steps(engine, micro: MicroBatch, count: int) -> None:
+    for _ in range(count):
+        for micro_step in range(1, MICRO_STEPS + 1):
+            logps = engine(micro.to(device()))
+            engine.set_gradient_accumulation_boundary(micro_step == MICRO_STEPS)
+            engine.backward(logps.sum() / (MICRO_STEPS * micro.trees))
+        engine.step()
+        synchronize(device())
 
 
 def _tree(vocabulary: int, prompt: int, answer: int, draw: torch.Generator, place: int) -> Tree:

@@ -1,15 +1,13 @@
-"""Estimate what a stage needs, by arithmetic alone: memory of a rank by part, floating-point operations, disk.
+"""Estimate what a stage needs, by arithmetic alone: floating-point operations and disk; memory is in `memory`.
 
-    shape of a model, sizes of a batch -> Memory (bytes of one rank), operations -> seconds, given a measured rate
+    shape of a model, sizes of a batch -> operations -> seconds, given a measured rate
 
 Counted for Llama-like models: grouped-query attention, gated MLP, RMS norms. `recipes/calibrate.py` measures a step and
 compares it with these estimates.
 """
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
-
-from focalpo.training.settings import CHUNK_LOGITS, KEPT_LOGITS, words_at_once
+from dataclasses import dataclass
 
 BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -60,73 +58,6 @@ class Batch:
 
     tokens: int
     predicted: int
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Peak memory of one rank in a step, bytes, by part."""
-
-    parameters: float
-    gradients: float
-    optimizer: float
-    activations: float
-    head: float
-
-    @property
-    def total(self) -> float:
-        return sum(astuple(self))
-
-
-def training_memory(
-    shape: Shape,
-    batch: Batch,
-    dtype: str,
-    zero_stage: int,
-    ranks: int,
-    activation_checkpointing: bool,
-    device: str,
-    adapters: int = 0,
-) -> Memory:
-    """Estimate the memory of one rank at the peak of a training step.
-
-    The peak is in the backward pass of the head: all activations are still allocated, as are the gradients and Adam's
-    moments of earlier steps.
-
-    Args:
-        adapters: parameters added to the model and trained instead of its own; only they have gradients and moments.
-    """
-    size, count, trained = BYTES[dtype], shape.parameters + adapters, adapters or shape.parameters
-    master = 4 * trained if dtype == "bfloat16" or zero_stage else 0  # fp32 weights in addition to the model's
-    # ZeRO-3 gathers modules while they are in use: at most the largest one and the prefetched next one.
-    gathered = 2 * size * shape.vocabulary * shape.hidden if zero_stage == 3 and ranks > 1 else 0
-    return Memory(
-        parameters=size * count / (ranks if zero_stage == 3 else 1) + gathered,
-        gradients=size * trained / (ranks if zero_stage >= 2 else 1),
-        optimizer=(master + 8 * trained) / (ranks if zero_stage else 1),
-        activations=_activations(shape, batch, size, activation_checkpointing),
-        head=_head(shape, batch, CHUNK_LOGITS[device]),
-    )
-
-
-def _activations(shape: Shape, batch: Batch, size: int, activation_checkpointing: bool) -> float:
-    """Bytes that the layers keep for their backward pass.
-
-    Each token keeps in each layer 3 rows of `hidden` per norm (its input, the normed row, the product with the
-    weight), 3 around the attention (queries, its output twice: before and after joining the branches), keys and values,
-    and 4 rows of `intermediate` (gate, its SiLU, up, their product).
-    """
-    layer = size * batch.tokens * (9 * shape.hidden + 2 * shape.kv + 4 * shape.intermediate)
-    if not activation_checkpointing:
-        return shape.layers * layer
-    return shape.layers * size * batch.tokens * shape.hidden + layer
-
-
-def _head(shape: Shape, batch: Batch, chunk: int) -> float:
-    """Bytes of the fp32 logits, overwritten by their gradient: all of a micro-batch if they are kept for backward, else
-    one chunk. One more chunk holds logsumexp's intermediates; the gradient in low precision needs less."""
-    logits = batch.predicted * shape.vocabulary
-    of_chunk = batch.predicted * min(shape.vocabulary, words_at_once(batch.predicted, chunk))
-    return 4 * (logits if logits <= KEPT_LOGITS else of_chunk) + 4 * of_chunk
 
 
 def forward_operations(shape: Shape, batch: Batch, context: float) -> float:

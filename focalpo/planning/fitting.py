@@ -1,0 +1,64 @@
+"""Whether a training fits the GPUs it is planned for, and what does where it does not."""
+
+from collections.abc import Iterator
+
+import yaml
+
+from focalpo.config.compose import CONF
+from focalpo.planning.needs import Estimate, answers_of
+from focalpo.stages.folder import Stage
+
+GIB = 1 << 30
+USABLE = 0.9  # of a GPU's memory: the CUDA context, NCCL and the allocator's gaps take the rest
+ADAPTERS = "rank16"
+MOST_RANKS = 64
+
+
+def advice(estimate: Estimate, stage: Stage) -> str | None:
+    """One line when a training stage needs more than 90 % of a GPU: what fits instead, by the smallest change. None
+    where it fits, or where it asks for no GPU."""
+    launch = estimate.config.launch
+    needed, most = estimate.memory(stage).total / GIB, USABLE * launch.gpu_gib
+    if not launch.gpus or needed <= most:
+        return None
+    found = f"{needed:.0f} GiB is more than {USABLE:.0%} of a GPU (launch.gpu_gib={launch.gpu_gib:g})"
+    for change, changed in _changes(estimate, stage):
+        if changed / GIB <= most:
+            return f"{found}; with {change} it is {changed / GIB:.0f}"
+    return f"{found}, and nothing that can be set makes it fit: use GPUs with more memory, or a smaller model"
+
+
+def _changes(estimate: Estimate, stage: Stage) -> Iterator[tuple[str, float]]:
+    """Other ways to run the stage with the bytes of a rank: smaller micro-batches, adapters, then more GPUs."""
+    lora = stage.settings.get("lora")
+    for execution in _smaller(estimate, stage):
+        yield _cheapest(estimate, stage, (1, 2) if lora else (1, 2, 3), execution)
+    if stage.kind == "train" and not lora:
+        adapters = yaml.safe_load((CONF / f"lora/{ADAPTERS}.yaml").read_text())
+        for execution in _smaller(estimate, stage):
+            change, size = _cheapest(estimate, stage, (1, 2), execution, lora=adapters)
+            yield f"lora={ADAPTERS} {change}".strip(), size
+    ranks = 2 * stage.launch["ranks"]
+    while ranks <= min(MOST_RANKS, stage.settings["train"]["global_batch"]):
+        change, size = _cheapest(estimate, stage, (1, 2) if lora else (3,), {}, ranks=ranks)
+        yield f"launch.gpus={ranks} launch.ranks={ranks} {change}".strip(), size
+        ranks *= 2
+
+
+def _smaller(estimate: Estimate, stage: Stage) -> Iterator[dict]:
+    """The planned micro-batch and ever smaller ones, as long as any pair fits; then with activations recomputed."""
+    how, longest = stage.launch["train"], estimate.lengths.longest(answers_of(stage))
+    for recompute in sorted({how["activation_checkpointing"], True}):
+        tokens = how["micro_batch_tokens"]
+        while tokens >= longest or tokens == how["micro_batch_tokens"]:
+            yield {"micro_batch_tokens": tokens, "activation_checkpointing": recompute}
+            tokens //= 2
+
+
+def _cheapest(estimate: Estimate, stage: Stage, zero: tuple[int, ...], execution: dict, **others) -> tuple[str, float]:
+    """The ZeRO stage that needs least, written as overrides, with the bytes of a rank."""
+    how = stage.launch["train"]
+    tried = [execution | {"zero_stage": number} for number in zero]
+    chosen = min(tried, key=lambda each: estimate.memory(stage, **others, **each).total)
+    changed = [f"train.{name}={str(value).lower()}" for name, value in chosen.items() if value != how[name]]
+    return " ".join(changed), estimate.memory(stage, **others, **chosen).total
