@@ -121,7 +121,8 @@ from focalpo.training.model import ModelSource, load_model, load_tokenizer
 
 protocols, into, pinned, other = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
 data = "princeton-nlp/llama3-ultrafeedback-armorm"
-checked = load(HubSource(data, pinned, "train", "test"), "drop")
+ignored = ["all_generated_responses", "all_rm_scores"]
+checked = load(HubSource(data, pinned, "train", "test"), "drop", ignore_columns=ignored)
 print("pairs", len(checked.train), len(checked.test), checked.schemas["train"])
 for name in ("alpaca_eval_2", "arena_hard_v0_1"):
     fetch(load_protocol(protocols / f"{name}.yaml"), None, into)
