@@ -44,7 +44,7 @@ class ScoreColumns:
             return False
         if not is_number(better) or not is_number(worse):
             raise BadRow(NO_SCORE)
-        if better < worse:  # type: ignore[operator]
+        if better < worse:
             raise BadRow(self.contradiction)
         return better == worse
 

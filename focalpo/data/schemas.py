@@ -27,8 +27,6 @@ from focalpo.stages.preferences import check_scale, is_outside
 from focalpo.stages.reading import is_encodable
 from focalpo.stages.records import Messages, Pair, listed
 
-ASKED = ("user", "assistant")
-
 
 @dataclass(frozen=True, slots=True)
 class Split:
@@ -133,10 +131,12 @@ def _history(row: dict) -> Messages:
         return []
     if kind(value) == "messages":
         return messages({"history": value}, "history")
-    pairs = value if isinstance(value, list) else [None]
-    if not all(isinstance(pair, list) and [type(each) for each in pair] == [str, str] for pair in pairs):
-        raise BadRow(MISSING)
-    return [{"role": role, "content": each} for pair in pairs for role, each in zip(ASKED, pair, strict=True)]
+    turns: Messages = []
+    for pair in value if isinstance(value, list) else [value]:
+        if not isinstance(pair, list) or [type(each) for each in pair] != [str, str]:
+            raise BadRow(MISSING)
+        turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    return turns
 
 
 def _with_system(row: dict, prompt: Messages) -> Messages:

@@ -10,6 +10,7 @@ ends; a file that can be read that way is refused, not guessed.
 
 import math
 from collections.abc import Iterable
+from typing import TypeGuard
 
 LOWEST, DRAW, HIGHEST = 1.0, 1.5, 2.0
 
@@ -24,7 +25,6 @@ def preference_of(value: object) -> float:
         return math.nan
     if not is_number(value):
         raise ValueError(f"preference {_shown(value)} is no number")
-    assert isinstance(value, int | float)
     if is_outside(value):
         raise ValueError(f"preference {_shown(value)} is not in [1, 2]")
     return float(value) or DRAW
@@ -32,7 +32,7 @@ def preference_of(value: object) -> float:
 
 def is_outside(value: object) -> bool:
     """Whether a value is a number and no preference, so that its file must be on another scale."""
-    return is_number(value) and value != 0 and not LOWEST <= value <= HIGHEST  # type: ignore[operator]
+    return is_number(value) and value != 0 and not LOWEST <= value <= HIGHEST
 
 
 def check_scale(values: Iterable[object], where: str) -> None:
@@ -44,14 +44,14 @@ def check_scale(values: Iterable[object], where: str) -> None:
         ValueError: if every number is in [0, 1] and one is below 1.
     """
     numbers = [value for value in values if is_number(value)]
-    if numbers and all(0 <= value <= 1 for value in numbers) and min(numbers) < 1:  # type: ignore[operator]
+    if numbers and all(0 <= value <= 1 for value in numbers) and min(numbers) < 1:
         raise ValueError(
             f"{where}: every preference is in 0 .. 1, but the scale is 1 (output_1 is better) to 2 (output_2); "
             "if 1 means that output_2 is better, add 1 to each, and if 0 is a draw, write 1.5"
         )
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a value is a finite number; a boolean is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
