@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from focalpo.config.compose import compose
+from focalpo.planning.stages import in_order, row_stages, train_stage
 from focalpo.training.package import LICENCE, Package, download, fetch, unpack
 
 WEIGHTS = b"the weights of a model" * 1000
@@ -110,3 +112,48 @@ def test_a_pin_that_is_none_is_refused_before_anything_is_fetched(package: Packa
     assert not package.problems()
     (problem,) = replace(package, **changes).problems()
     assert problem.startswith(key) and ";" in problem
+
+
+LAPTOP = ("setting=laptop", "data.path=pairs.jsonl", "objective=dpo")
+
+
+def test_a_package_is_converted_once_and_every_stage_of_the_model_takes_it_from_there() -> None:
+    row = row_stages(compose(LAPTOP), "dpo")
+    stages = in_order([row.generate])
+    assert [stage.kind for stage in stages if stage.kind != "benchmark"] == [
+        "convert", "pairs", "reference", "train", "generate",
+    ]  # fmt: skip
+    (convert,) = [stage for stage in stages if stage.kind == "convert"]
+    assert all(stage.inputs["model"] == convert for stage in stages if stage.kind in ("pairs", "reference", "train"))
+    assert row_stages(compose(LAPTOP), "sft", trained=False).generate.inputs["model"] == convert
+
+
+def test_the_key_of_a_conversion_is_its_pin_and_not_its_data_or_seed() -> None:
+    def key(*overrides: str) -> str:
+        return train_stage(compose([*LAPTOP, *overrides]), "dpo").inputs["model"].key
+
+    first = key()
+    assert first == key("data.max_length=99", "data.max_prompt_length=9", "model.seed=7", "train.dtype=float32")
+    changed = ["name=other", "version=0.1.3", f"sha256={'0' * 64}", f"file_sha256={'0' * 64}", "file=other.gguf"]
+    others = [key(f"model.package.{change}") for change in changed] + [key("model.stop_tokens=['<|endoftext|>']")]
+    assert len({first, *others}) == 7
+
+
+def test_the_model_of_the_hub_needs_no_conversion() -> None:
+    config = compose([*LAPTOP, "model=smollm2_135m_instruct_hub"])
+    assert "convert" not in {stage.kind for stage in in_order([train_stage(config, "dpo")])}
+    assert len(config.model.revision or "") == 40
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.path=HuggingFaceTB/SmolLM2-135M-Instruct", "model.path and model.package are set"),
+        ("model.package=null", "no model to start from"),
+        ("model.package.sha256=abc", "model.package.sha256=abc is no sha256; copy its 64 hex digits"),
+        ("model.package.sha=abc", "model.package.sha"),
+    ],
+)
+def test_a_model_has_one_start_and_a_package_has_its_pin(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compose([*LAPTOP, override])

@@ -22,6 +22,7 @@ def quiet_worker(parent: int, cores: int) -> None:
 
 def quiet(cores: int) -> None:
     """Silence known, harmless library output and use `cores` threads; for processes whose output a user sees."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # "converting", a bar that nothing else turns off; read at its import
     import torch
     from transformers.utils import logging as transformers_logging
 
