@@ -20,7 +20,8 @@ import torch
 from focalpo.config.bench import BenchSettings
 from focalpo.config.compose import compose_bench, plain
 from focalpo.data.sources import FileSource, load
-from focalpo.data.tokens import Limits, pair_trees
+from focalpo.data.tokens import pair_trees
+from focalpo.data.truncation import Limits
 from focalpo.running.command import run_command
 from focalpo.speed import tables
 from focalpo.speed.figures import growth_figure
@@ -66,7 +67,8 @@ def real_lengths(config: BenchSettings) -> TripleLengths:
     pairs = load(FileSource(Path(config.pairs_file), None, HELD_OUT), "drop").train
     texts = [text for pair in pairs for text in (pair.prompt[-1]["content"], pair.chosen, pair.rejected)]
     tokenizer = bpe_tokenizer(texts)
-    trees, _ = pair_trees(tokenizer, pairs, Limits(1 << 14, 1 << 15), [tokenizer.eos_token_id])
+    limits = Limits(1 << 14, 1 << 15, "keep_prompt")
+    trees = pair_trees(tokenizer, pairs, limits, [tokenizer.eos_token_id]).trees
     rows = [(len(t.prompt), len(t.branches["chosen"]), len(t.branches["rejected"])) for t in trees]
     return lengths_of(rows, config.scale, longest=max(each.longest for each in config.lengths.values()))
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from focalpo.answering.generation import Backend, Decoding, Generator
 from focalpo.data.on_policy import SPLITS, best_against_worst
 from focalpo.data.sources import FileSource, HubSource, load, prompt_position
-from focalpo.data.tokens import Limits, described, pair_trees, write_trees
+from focalpo.data.tokens import by_kind, counted, described, pair_trees
+from focalpo.data.trees import write_trees
+from focalpo.data.truncation import Limits
 from focalpo.data.validate import Checked, validate
 from focalpo.pocket import datasets as pocket
 from focalpo.pocket.benchmarks import benchmark_prompts
@@ -17,30 +19,35 @@ from focalpo.stages.folder import Job
 from focalpo.stages.records import Completion, Pair, Rated, read_records, write_records
 from focalpo.training.jobs import source_of
 from focalpo.training.model import load_tokenizer, stop_ids
+from focalpo.training.positions import check_positions
 
 
 def make(job: Job) -> dict:
     """Fill the job's folder with `<split>.parquet` (texts) and `<split>_trees.parquet` (token ids)."""
     data = job.settings["data"] | job.launch.get("files", {})
-    limits = Limits(data["max_prompt_length"], data["max_length"])
+    limits = Limits(data["max_prompt_length"], data["max_length"], data["truncation"])
+    source = source_of(job)
+    check_positions(source, limits.max_length)
     makers = {"pocket_instruct": pocket_on_policy_pairs, "on_policy": rated_pairs}
     checked = makers[data["source"]](job) if data["source"] in makers else load_pairs(data)
-    source = source_of(job)
     tokenizer = load_tokenizer(source)
     stops = stop_ids(source, tokenizer)
     counts: dict[str, int] = {}
     dropped = dict(checked.dropped)
+    warnings = [f"data: dropped {counted(checked.dropped)}"] if any(checked.dropped.values()) else []
     for split, pairs in zip(SPLITS, (checked.train, checked.test), strict=True):
-        trees, problems = pair_trees(tokenizer, pairs, limits, stops)
-        if problems and (data["on_bad_rows"] == "error" or not trees):
-            raise ValueError(_contract_report(split, problems))
-        kept = {tree.id for tree in trees}
+        found = pair_trees(tokenizer, pairs, limits, stops)
+        if found.problems and (data["on_bad_rows"] == "error" or not found.trees):
+            raise ValueError(_contract_report(split, found.problems))
+        kept = {tree.id for tree in found.trees}
         write_records(job.path / f"{split}.parquet", [pair for pair in pairs if pair.id in kept])
-        write_trees(job.path / f"{split}_trees.parquet", trees)
-        counts[split] = len(trees)
-        dropped[f"{split}: tokens contract"] = len(problems)
+        write_trees(job.path / f"{split}_trees.parquet", found.trees)
+        counts |= {split: len(found.trees), f"{split}_cut_prompts": found.cut_prompts}
+        counts[f"{split}_cut_answers"] = found.cut_answers
+        dropped |= {f"{split}: {kind}": len(names) for kind, names in by_kind(found.problems).items()}
+        warnings += found.warnings(f"{split} pairs", limits)
     not_read = {"columns_not_read": list(checked.not_read), "equal_scores": checked.equal_scores}
-    return counts | {"dropped": dropped} | not_read
+    return counts | {"dropped": dropped, "warnings": warnings} | not_read
 
 
 def load_pairs(data: dict) -> Checked:

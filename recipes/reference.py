@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from focalpo.data.tokens import read_trees, with_mismatched
+from focalpo.data.trees import read_trees, with_mismatched
 from focalpo.running.tracking import tracker_of
 from focalpo.stages.folder import Job
 from focalpo.training.engine import start_ranks

@@ -2,7 +2,8 @@
 
 import random
 
-from focalpo.data.tokens import Limits, Tree, demonstration_trees
+from focalpo.data.tokens import by_kind, counted, demonstration_trees, described
+from focalpo.data.truncation import Limits
 from focalpo.pocket import benchmarks as pocket_benchmarks
 from focalpo.pocket import datasets as pocket
 from focalpo.pocket.tokenizer import build_tokenizer
@@ -16,6 +17,7 @@ from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.model import generation_config, load_model, load_tokenizer, stop_ids
 from focalpo.training.moved import must_move
 from focalpo.training.objective import OBJECTIVES
+from focalpo.training.positions import check_positions
 from focalpo.training.scratch import bpe_tokenizer, new_model
 from focalpo.training.settings import Architecture
 from recipes.pairs import load_pairs
@@ -28,7 +30,10 @@ def make(job: Job) -> dict:
     start_ranks()
     settings = train_settings_of(job)
     source = source_of(job)
-    examples = demonstrations(job)
+    limits = Limits(**job.settings["limits"])
+    if "model" in job.inputs:
+        check_positions(source, limits.max_length)
+    examples, dropped = demonstrations(job)
     if "model" in job.inputs:
         tokenizer = load_tokenizer(source)
         with partitioned_loading(settings):
@@ -37,13 +42,15 @@ def make(job: Job) -> dict:
         tokenizer = build_tokenizer() if job.settings["tokenizer"] == "pocket" else bpe_tokenizer(_texts(examples))
         model = new_model(Architecture(**job.settings["architecture"]), tokenizer, job.settings["seed"])
     stops = stop_ids(source, tokenizer)
-    trees = _trees(tokenizer, examples, Limits(**job.settings["limits"]), stops)
+    found = demonstration_trees(tokenizer, examples, limits, stops)
+    if not found.trees:
+        raise ValueError(f"no demonstration keeps the tokens contract: {described(found.problems)}; use other data")
     engine = open_engine(PackedPolicy(model), settings)
     with tracker_of(job) as tracker, must_move(engine):
         train(
             engine,
             OBJECTIVES["sft"](),
-            Examples(trees, reference={}, mismatched=[]),
+            Examples(found.trees, reference={}, mismatched=[]),
             settings,
             seed=job.settings["seed"],
             checkpoints=job.path / CHECKPOINTS,
@@ -53,25 +60,24 @@ def make(job: Job) -> dict:
         job.name, job.settings, start=source.path if "model" in job.inputs else "random weights"
     )
     checkpoint.export(engine, tokenizer, generation_config(tokenizer, stops), job.path / "model", card)
-    return {"demonstrations": len(trees)}
+    warnings = [f"data: dropped {counted(dropped)}"] if any(dropped.values()) else []
+    return {
+        "demonstrations": len(found.trees),
+        "dropped": dropped | {kind: len(names) for kind, names in by_kind(found.problems).items()},
+        "warnings": warnings + found.warnings("demonstrations", limits),
+    }
 
 
-def demonstrations(job: Job) -> list[Demonstration]:
-    """The phase's examples; for "chosen", the chosen answers of the training pairs."""
+def demonstrations(job: Job) -> tuple[list[Demonstration], dict[str, int]]:
+    """The phase's examples and the number of rows dropped by problem; for "chosen", answers of the training pairs."""
     data, seed = job.settings["data"], job.settings["seed"]
     if data["demonstrations"] in POCKET:
-        return POCKET[data["demonstrations"]](data["count"], seed, pocket_benchmarks.benchmark_prompts())
-    pairs = load_pairs(data["data"] | job.launch.get("files", {}) | {"on_bad_rows": "drop"}).train
+        return POCKET[data["demonstrations"]](data["count"], seed, pocket_benchmarks.benchmark_prompts()), {}
+    checked = load_pairs(data["data"] | job.launch.get("files", {}) | {"on_bad_rows": "drop"})
+    pairs = list(checked.train)
     random.Random(seed).shuffle(pairs)
-    return [Demonstration(pair.id, pair.prompt, pair.chosen) for pair in pairs[: data["count"]]]
+    return [Demonstration(pair.id, pair.prompt, pair.chosen) for pair in pairs[: data["count"]]], checked.dropped
 
 
 def _texts(examples: list[Demonstration]) -> list[str]:
     return [text for e in examples for text in (*(message["content"] for message in e.prompt), e.answer)]
-
-
-def _trees(tokenizer, examples: list[Demonstration], limits: Limits, stops: list[int]) -> list[Tree]:
-    trees, problems = demonstration_trees(tokenizer, examples, limits, stops)
-    if not trees:
-        raise ValueError(f"every demonstration breaks the tokens contract: {next(iter(problems.values()))}")
-    return trees

@@ -8,7 +8,7 @@ python -m recipes.train setting=files data.path=pairs.jsonl objective=focalpo ob
 import pyarrow.parquet as pq
 
 from focalpo.config.compose import objective_of
-from focalpo.data.tokens import read_trees, with_mismatched
+from focalpo.data.trees import read_trees, with_mismatched
 from focalpo.running.command import run_single
 from focalpo.running.tracking import tracker_of
 from focalpo.stages.folder import CHECKPOINTS, Job

@@ -4,11 +4,12 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from focalpo.answering.contract import check_prompts
-from focalpo.data.tokens import Limits, described, pair_trees, prompt_ids
+from focalpo.data.tokens import described, pair_trees, prompt_ids
+from focalpo.data.truncation import Limits
 from focalpo.stages.records import Pair
 from tests.tiny import CHATML, chatml_tokenizer
 
-LIMITS = Limits(512, 1024)
+LIMITS = Limits(512, 1024, "keep_prompt")
 USER = {"role": "user", "content": "Name a bird."}
 
 
@@ -19,11 +20,11 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 def problem(tokenizer: PreTrainedTokenizerBase, one: Pair) -> str:
     """What is wrong with a pair, in words; empty if nothing is."""
-    return pair_trees(tokenizer, [one], LIMITS, [tokenizer.eos_token_id])[1].get(one.id, "")
+    return pair_trees(tokenizer, [one], LIMITS, [tokenizer.eos_token_id]).problems.get(one.id, "")
 
 
 def test_ids_are_those_of_the_text_written_out_by_hand(tokenizer: PreTrainedTokenizerBase) -> None:
-    (tree,), _ = pair_trees(tokenizer, [Pair("p", [USER], "A wren.", "No.")], LIMITS, [tokenizer.eos_token_id])
+    (tree,) = pair_trees(tokenizer, [Pair("p", [USER], "A wren.", "No.")], LIMITS, [tokenizer.eos_token_id]).trees
     prompt = (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
         "<|im_start|>user\nName a bird.<|im_end|>\n<|im_start|>assistant\n"
@@ -70,11 +71,14 @@ def test_what_only_looks_like_a_token_is_text(tokenizer: PreTrainedTokenizerBase
 
 def test_problems_are_one_line_by_kind(tokenizer: PreTrainedTokenizerBase) -> None:
     pairs = [Pair(f"p{i}", [USER], f"a{i}<|im_end|>", "b") for i in range(7)] + [Pair("q", [USER], "  ", "b")]
-    _, problems = pair_trees(tokenizer, pairs, LIMITS, [tokenizer.eos_token_id])
-    assert described(problems) == (
+    found = pair_trees(tokenizer, pairs, LIMITS, [tokenizer.eos_token_id])
+    assert described(found.problems) == (
         "7 rows (p0, p1, p2, p3, p4, ...): a text holds a token of control ('<|im_end|>' in turn 2 (assistant)); "
         "1 row (q): the response is empty"
     )
+    assert found.warnings("train pairs", LIMITS) == [
+        "8 train pairs: dropped 8 (7 a text holds a token of control, 1 the response is empty)"
+    ]
 
 
 def test_a_benchmark_prompt_that_holds_a_token_of_control_stops_generation(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -20,7 +20,14 @@ GROUP_FILES = sorted(
     if path.parent != CONF and path.parent.name not in ("table", "bench") and "experiment" not in path.parts
 )
 # Values that the user must set, by file: no other value may be missing.
-REQUIRED = {"data/file.yaml": ["data.path=pairs.jsonl"], "setting/files.yaml": ["data.path=pairs.jsonl"]}
+REQUIRED = {
+    "data/file.yaml": ["data.path=pairs.jsonl", "model=from_scratch"],
+    "setting/files.yaml": ["data.path=pairs.jsonl"],
+    "setting/laptop.yaml": ["data.path=pairs.jsonl"],
+}
+# Pairs of the hub are too long for the pocket model's 128 positions.
+LONG = ("ultrafeedback_binarized", "h4_ultrafeedback_binarized", "llama3_ultrafeedback_armorm", "on_policy")
+REQUIRED |= {f"data/{name}.yaml": ["model=llama3_8b_instruct"] for name in LONG}
 
 
 @cache

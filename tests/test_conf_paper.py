@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerFast
 
 from focalpo.config.compose import CONF, compose_table, plain
 from focalpo.config.schema import Config
-from focalpo.data.tokens import Limits, pair_trees, prompt_ids
+from focalpo.data.tokens import pair_trees, prompt_ids
+from focalpo.data.truncation import Limits
 from focalpo.judging.protocol import EVAL
 from focalpo.planning.stages import in_order, table_rows
 from focalpo.stages.records import Pair
@@ -249,10 +250,11 @@ def test_a_system_turn_of_the_data_replaces_the_empty_one(zephyr):
 def test_zephyr_pairs_satisfy_the_tokens_contract(zephyr):
     tokenizer, stops = zephyr
     pair = Pair("p", [{"role": "user", "content": "Name a bird."}], "A wren.", "\n Nothing\n")
-    trees, problems = pair_trees(tokenizer, [pair], Limits(200, 300), stops)
+    found = pair_trees(tokenizer, [pair], Limits(200, 300, "simpo"), stops)
+    trees, problems = found.trees, found.problems
     assert problems == {}
-    assert trees[0].prompt == prompt_ids(tokenizer, [pair.prompt])[0]
-    assert trees[0].prompt.count(tokenizer.bos_token_id) == 1
+    assert trees[0].prompt.tolist() == prompt_ids(tokenizer, [pair.prompt])[0]
+    assert trees[0].prompt.tolist().count(tokenizer.bos_token_id) == 1
     answers = {branch: tokenizer.decode(ids) for branch, ids in trees[0].branches.items()}
     assert answers == {"chosen": "A wren.</s>", "rejected": "\n Nothing\n</s>"}
 

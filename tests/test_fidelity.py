@@ -15,7 +15,9 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from focalpo.config.compose import CONF, compose, compose_table, plain
 from focalpo.data.sources import load
-from focalpo.data.tokens import Limits, Tree, pair_trees, prompt_ids
+from focalpo.data.tokens import pair_trees, prompt_ids
+from focalpo.data.trees import Tree
+from focalpo.data.truncation import Limits
 from focalpo.data.validate import OVERLAP
 from focalpo.judging.protocol import EVAL, load_protocol
 from focalpo.planning.stages import train_stage
@@ -87,6 +89,7 @@ def test_a_row_matches_the_values_written_here(rows, setting: str, row: str) -> 
     assert (model.path, model.revision, model.chat_template, model.stop_tokens) == shared["model"]
     assert (data.source, data.path, data.revision, data.train_split, data.test_split) == ("hub", *shared["data"])
     assert (data.max_length, data.max_prompt_length, data.limit) == (*shared["lengths"], None)
+    assert data.truncation == "simpo"
     options, *rates = ROWS[row]
     options = options.get(setting, options)
     assert plain(config.objective) == {"name": row, **options}
@@ -149,6 +152,8 @@ def released(request, tmp_path: Path) -> tuple[str, PreTrainedTokenizerBase, lis
 
 
 PROMPT = [{"role": "user", "content": "Name a bird."}]
+PAIR = Pair("p", PROMPT, "A wren.", "No.")
+LIMITS = Limits(200, 300, "simpo")
 
 
 def test_the_template_comes_from_the_configuration_whatever_the_path(released) -> None:
@@ -167,10 +172,11 @@ def test_the_template_comes_from_the_configuration_whatever_the_path(released) -
 
 def test_prompts_and_pairs_start_with_exactly_one_bos(released) -> None:
     _, tokenizer, stops = released
-    trees, problems = pair_trees(tokenizer, [Pair("p", PROMPT, "A wren.", "No.")], Limits(200, 300), stops)
+    found = pair_trees(tokenizer, [PAIR], LIMITS, stops)
+    trees, problems = found.trees, found.problems
     assert problems == {}
     for ids in (prompt_ids(tokenizer, [PROMPT])[0], trees[0].prompt):
-        assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
+        assert ids[0] == tokenizer.bos_token_id and list(ids).count(tokenizer.bos_token_id) == 1
     assert all(tokenizer.bos_token_id not in ids for ids in trees[0].branches.values())
 
 
@@ -180,7 +186,7 @@ def test_prompts_and_pairs_start_with_exactly_one_bos(released) -> None:
 def test_answers_end_with_the_published_ids(released) -> None:
     setting, tokenizer, stops = released
     assert set(stops) == {"base": {2}, "instruct": {128001, 128009}}[setting]
-    trees, _ = pair_trees(tokenizer, [Pair("p", PROMPT, "A wren.", "No.")], Limits(200, 300), stops)
+    trees = pair_trees(tokenizer, [PAIR], LIMITS, stops).trees
     assert {ids[-1] for ids in trees[0].branches.values()} == {{"base": 2, "instruct": 128009}[setting]}
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from focalpo.data.tokens import Tree
+from focalpo.data.trees import Tree
 from focalpo.training import attention, logprobs
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.packing import pack

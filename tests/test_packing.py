@@ -2,9 +2,11 @@
 
 import random
 
+import numpy as np
 import pytest
+import torch
 
-from focalpo.data.tokens import Tree, with_mismatched
+from focalpo.data.trees import Tree, with_mismatched
 from focalpo.training.packing import deal, pack, tree_cost
 from tests.tiny import random_trees
 
@@ -70,6 +72,38 @@ def test_a_packed_row_by_hand() -> None:
     assert batch.owners.tolist() == [0, 0, 1, 1, 1]
     assert tree_cost(tree, BRANCHES) == 8
     assert tree_cost(tree, ("chosen",)) == 5
+
+
+def naive_pack(trees: list[Tree], branches: tuple[str, ...]) -> dict[str, list[int]]:
+    """One number after another, as the docstring of `packing` says it."""
+    row: dict[str, list[int]] = {"tokens": [], "positions": [], "predictors": [], "labels": [], "owners": []}
+    for place, tree in enumerate(trees):
+        for position, token in enumerate(tree.prompt):
+            row["tokens"].append(int(token))
+            row["positions"].append(position)
+        last_of_prompt = len(row["tokens"]) - 1
+        for offset, branch in enumerate(branches):
+            for step, token in enumerate(tree.branches[branch]):
+                row["predictors"].append(len(row["tokens"]) - 1 if step else last_of_prompt)
+                row["tokens"].append(int(token))
+                row["positions"].append(len(tree.prompt) + step)
+                row["labels"].append(int(token))
+                row["owners"].append(place * len(branches) + offset)
+    return row
+
+
+@pytest.mark.parametrize("branches", [BRANCHES, ("rejected",)])
+def test_trees_of_arrays_are_packed_as_one_number_after_another(branches: tuple[str, ...]) -> None:
+    def array(ids: list[int]) -> np.ndarray:
+        return np.array(ids, np.int32)
+
+    plain = random_trees(9, seed=4)
+    arrays = [Tree(t.id, array(t.prompt), {name: array(ids) for name, ids in t.branches.items()}) for t in plain]
+    expected = naive_pack(plain, branches)
+    for trees in (plain, arrays):
+        batch = pack(trees, branches)
+        assert {name: getattr(batch, name).flatten().tolist() for name in expected} == expected
+        assert {getattr(batch, name).dtype for name in expected} == {torch.int64}
 
 
 def test_mismatched_answers_come_from_the_next_prompt_both_sides_in_turn() -> None:

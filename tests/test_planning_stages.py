@@ -130,23 +130,23 @@ def test_an_edited_chat_template_changes_the_key(tmp_path: Path) -> None:
 
 KEYS = {
     "table=pocket": (
-        "sft/pocket-sft-46ee5b6a4b28",
-        "pairs/pocket_instruct-67ca405ed847",
-        "reference/pocket_base-mismatched-2ae7c9814818",
-        "train/base-focalpo-s5-06526f167bf4",
-        "generate/base-focalpo-s5-888204f57e85",
-        "judge/base-focalpo-s5-c0e0fa64db1c",
+        "sft/pocket-sft-6e4849540ba2",
+        "pairs/pocket_instruct-550ba8e8127e",
+        "reference/pocket_base-mismatched-d77e34f7a168",
+        "train/base-focalpo-s5-3f1941199874",
+        "generate/base-focalpo-s5-b22749715244",
+        "judge/base-focalpo-s5-33d920125e7b",
     ),
     "table=paper": (
-        "pairs/ultrafeedback_binarized-7699451ce39c",
-        "reference/llama3_ultrafeedback_armorm-chosen-rejected-7ea3ae119ef2",
-        "train/base-dpo-s42-85ec7899975d",
-        "judge/base-focalpo-s42-87ffe96e9a48",
+        "pairs/ultrafeedback_binarized-9b48e5f18eeb",
+        "reference/llama3_ultrafeedback_armorm-chosen-rejected-97719ee17d84",
+        "train/base-dpo-s42-bd2a0e7a1359",
+        "judge/base-focalpo-s42-4f12267b3769",
     ),
     "table=one_gpu lora=rank16 data=on_policy": (
-        "sample/qwen2_5_0_5b_instruct-on_policy-s13-e74b01068668",
-        "reward/qwen2_5_0_5b_instruct-on_policy-46b3435a53ef",
-        "pairs/on_policy-ad8a28cd9396",
+        "sample/qwen2_5_0_5b_instruct-on_policy-s13-67227f5966b5",
+        "reward/qwen2_5_0_5b_instruct-on_policy-3c6d3fe51a32",
+        "pairs/on_policy-e0a9cdb37042",
     ),
 }
 

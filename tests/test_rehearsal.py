@@ -15,7 +15,8 @@ import pytest
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from focalpo.config.compose import CONF, compose, compose_table
-from focalpo.data.tokens import Limits, pair_trees, prompt_ids
+from focalpo.data.tokens import pair_trees, prompt_ids
+from focalpo.data.truncation import Limits
 from focalpo.planning.table import compose_rows, with_rows
 from focalpo.stages.records import Pair
 from focalpo.training.model import ModelSource, load_tokenizer, stop_ids
@@ -76,7 +77,8 @@ PAIR = Pair("p", [{"role": "user", "content": "sort : bird ant cat"}], "ant bird
 
 def test_a_stand_in_satisfies_the_token_contract(opened) -> None:
     tokenizer, stops, _ = opened
-    trees, problems = pair_trees(tokenizer, [PAIR], Limits(512, 1024), stops)
+    found = pair_trees(tokenizer, [PAIR], Limits(512, 1024, "keep_prompt"), stops)
+    trees, problems = found.trees, found.problems
     assert problems == {}
     for branch, text in (("chosen", PAIR.chosen), ("rejected", PAIR.rejected)):
         assert tokenizer.decode(trees[0].branches[branch][:-1]) == text

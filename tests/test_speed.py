@@ -15,7 +15,7 @@ import torch
 
 from focalpo.config.bench import Lengths, Shape
 from focalpo.config.compose import compose_bench
-from focalpo.data.tokens import Tree
+from focalpo.data.trees import Tree
 from focalpo.speed import measurements as plan
 from focalpo.speed import ours, tables
 from focalpo.speed.flops import useful_flops

@@ -13,7 +13,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from focalpo.data.tokens import Tree
+from focalpo.data.trees import Tree
 from focalpo.training.settings import TrainSettings
 
 VOCABULARY = 97

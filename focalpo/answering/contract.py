@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from focalpo.data.tokens import Limits, demonstration_trees, described, template_hash
+from focalpo.data.tokens import demonstration_trees, described, template_hash
+from focalpo.data.truncation import Limits
 from focalpo.stages.records import Completion, Demonstration, Messages
 from focalpo.training.model import ModelSource, load_model
 
 # Largest accepted mean |difference| of a token's log-prob, nats. Kernels and rounding differ (single tokens by up to
 # 0.3 in bfloat16, see vllm issue 18352); a second BOS, another template or another rotary base moves the mean far more.
 MOST = {"float32": 0.001, "bfloat16": 0.1}
-NO_LIMITS = Limits(1 << 30, 1 << 30)
+NO_LIMITS = Limits(1 << 30, 1 << 30, "keep_prompt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def check_prompts(
         ValueError: when prompts break the contract: benchmarks are not thinned out, so one such prompt stops the stage.
     """
     examples = [Demonstration(name, prompt, _word(prompt)) for name, prompt in prompts.items()]
-    _, problems = demonstration_trees(tokenizer, examples, NO_LIMITS, stops)
+    problems = demonstration_trees(tokenizer, examples, NO_LIMITS, stops).problems
     if problems:
         raise ValueError(
             f"{len(problems)} prompts break the token contract of {source} ({described(problems)}); correct "

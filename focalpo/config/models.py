@@ -27,6 +27,11 @@ def model_problems(config: Config) -> Iterator[str]:
     if model.architecture is not None:
         if not model.phases:
             yield "model.architecture is trained by model.phases, of which there are none; choose model=from_scratch"
+        if config.data.max_length > (longest := model.architecture.max_position_embeddings):
+            yield (
+                f"data.max_length={config.data.max_length} is more than the {longest} positions of model.architecture; "
+                "lower it or raise model.architecture.max_position_embeddings"
+            )
         if model.tokenizer not in TOKENIZERS:
             yield f"model.tokenizer={model.tokenizer!r} is not one of {', '.join(TOKENIZERS)}"
     for name in model.phases:

@@ -71,6 +71,7 @@ class DataConfig:
     ignore_columns: list[str]
     max_prompt_length: int
     max_length: int
+    truncation: str
     prompts: int
     label_noise: float
     samples: int

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from focalpo.data.templates import Skeleton, check_template, learn, render, role_markers
+from focalpo.data.trees import Ids
 from focalpo.stages.records import Messages
-
-Ids = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +63,31 @@ class Renderer:
             for each, text in zip(conversations, texts, strict=True)
         ]
 
+    def ids(self, conversations: Sequence[Messages], opens: bool) -> list[Ids]:
+        """The ids of each conversation as `rows` gives them, whatever its texts hold.
+
+        Raises:
+            ValueError: when the template refuses a conversation; it is named by its number.
+        """
+        if not conversations:
+            return []
+        texts, fronts = [], []
+        for place, messages in enumerate(conversations, 1):
+            try:
+                shape = self._shape(messages, opens)
+                texts.append(render(self.tokenizer, messages, opens))
+            except ValueError as problem:
+                raise ValueError(f"conversation {place} of {len(conversations)}: {problem}") from problem
+            fronts.append([] if shape.bos is None else [shape.bos])
+        rows = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        return [np.array(front + row, np.int32) for front, row in zip(fronts, rows, strict=True)]
+
     def _text(self, messages: Messages, opens: bool) -> str | ValueError:
         """The rendered text, if every message can be read in it."""
-        shape = self._shape(messages, opens)
-        if isinstance(shape, ValueError):
-            return shape
+        try:
+            shape = self._shape(messages, opens)
+        except ValueError as problem:
+            return problem
         for place, message in enumerate(messages):
             if shape.markers and (found := shape.markers.search(message["content"])):
                 return ValueError(
@@ -96,7 +115,6 @@ class Renderer:
     def _checked(self, messages: Messages, opens: bool, text: str, row: list[int], decoded: str) -> Ids | ValueError:
         """The ids with their BOS, if tokens of control come from the template alone and the text can be read back."""
         shape = self._shape(messages, opens)
-        assert isinstance(shape, Shape)
         ids = np.array(row, np.int32)
         if not np.array_equal(ids[shape.is_control[ids]], shape.control):
             return ValueError(self._control_in_text(messages, shape))
@@ -121,14 +139,17 @@ class Renderer:
             text = backend.normalizer.normalize_str(text)
         return "".join(text.replace("▁", " ").split())
 
-    def _shape(self, messages: Messages, opens: bool) -> Shape | ValueError:
+    def _shape(self, messages: Messages, opens: bool) -> Shape:
         roles = tuple(message["role"] for message in messages)
         if (roles, opens) not in self.shapes:
             try:
                 self.shapes[roles, opens] = self._learned(roles, opens)
             except ValueError as problem:
                 self.shapes[roles, opens] = problem
-        return self.shapes[roles, opens]
+        found = self.shapes[roles, opens]
+        if isinstance(found, ValueError):
+            raise found.with_traceback(None)  # or its traceback grows with every row
+        return found
 
     def _learned(self, roles: tuple[str, ...], opens: bool) -> Shape:
         skeleton = learn(self.tokenizer, roles, opens)

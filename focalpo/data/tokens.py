@@ -9,14 +9,13 @@ not empty, and one stop token ends it. The hash of the template is saved with th
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
-from focalpo.data.rendering import Ids, Renderer
+from focalpo.data.rendering import Renderer
+from focalpo.data.trees import Ids, Tree
+from focalpo.data.truncation import Limits, cut
 from focalpo.stages.records import Demonstration, Messages, Pair
 
 SHOWN = 5
@@ -24,23 +23,28 @@ CHUNK = 1024  # conversations rendered at a time: their ids as Python lists are 
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
-    """A prompt and its branches as token ids, the unit of packing (`branches["chosen"]`, `branches["rejected"]`)."""
+class Tokenised:
+    """Trees of the examples that keep the contract, the reason by id for the others, and how many prompts and answers
+    of the trees were cut."""
 
-    id: str
-    prompt: list[int]
-    branches: dict[str, list[int]]
+    trees: list[Tree]
+    problems: dict[str, str]
+    cut_prompts: int
+    cut_answers: int
 
-    def __len__(self) -> int:
-        return len(self.prompt) + sum(map(len, self.branches.values()))
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Maximum lengths of prompt and of prompt + response, in tokens. A longer response is truncated at its end."""
-
-    max_prompt_length: int
-    max_length: int
+    def warnings(self, what: str, limits: Limits) -> list[str]:
+        """At most one line: how many of `what` were dropped, by kind, and how much was cut."""
+        parts = []
+        if self.problems:
+            kinds = {kind: len(names) for kind, names in by_kind(self.problems).items()}
+            parts.append(f"dropped {counted(kinds)}")
+        if self.cut_prompts or self.cut_answers:
+            parts.append(
+                f"cut {self.cut_prompts} prompts and {self.cut_answers} answers to {limits.max_length} tokens "
+                f"({limits.truncation})"
+            )
+        total = len(self.trees) + len(self.problems)
+        return [f"{total} {what}: {'; '.join(parts)}"] if parts else []
 
 
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -60,7 +64,8 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages]) 
     """Ids of prompts with one leading BOS and the generation prompt, the same for training and generation.
 
     Raises:
-        ValueError: when prompts break the contract; it names the first by its number.
+        ValueError: when the chat template cannot be used, or refuses a prompt, which is named by its number. Texts that
+            hold tokens of control are for `pair_trees` and `check_prompts` to find.
     """
     return _ids(tokenizer, prompts, opens=True)
 
@@ -71,25 +76,25 @@ def dialogue_ids(
     """Ids of prompts with their answers and one leading BOS: the input of a reward model.
 
     Raises:
-        ValueError: when dialogues break the contract; it names the first by its number.
+        ValueError: as for `prompt_ids`.
     """
     return _ids(tokenizer, _dialogues(prompts, answers), opens=False)
 
 
 def pair_trees(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], limits: Limits, stop_ids: Sequence[int]
-) -> tuple[list[Tree], dict[str, str]]:
-    """Trees of the pairs that satisfy the contract, and for the others the reason by pair id."""
+) -> Tokenised:
+    """The pairs as trees with the branches "chosen" and "rejected"."""
     answers = {"chosen": [pair.chosen for pair in pairs], "rejected": [pair.rejected for pair in pairs]}
-    return _trees(tokenizer, [p.id for p in pairs], [p.prompt for p in pairs], answers, limits, stop_ids)
+    return _tokenised(tokenizer, [p.id for p in pairs], [p.prompt for p in pairs], answers, limits, stop_ids)
 
 
 def demonstration_trees(
     tokenizer: PreTrainedTokenizerBase, examples: Sequence[Demonstration], limits: Limits, stop_ids: Sequence[int]
-) -> tuple[list[Tree], dict[str, str]]:
+) -> Tokenised:
     """Trees with the single branch "chosen": supervised training is preference training without a rejected answer."""
     answers = {"chosen": [example.answer for example in examples]}
-    return _trees(tokenizer, [e.id for e in examples], [e.prompt for e in examples], answers, limits, stop_ids)
+    return _tokenised(tokenizer, [e.id for e in examples], [e.prompt for e in examples], answers, limits, stop_ids)
 
 
 def by_kind(problems: Mapping[str, str]) -> dict[str, list[str]]:
@@ -98,6 +103,12 @@ def by_kind(problems: Mapping[str, str]) -> dict[str, list[str]]:
     for name, problem in problems.items():
         kinds.setdefault(problem.partition(": ")[0], []).append(name)
     return kinds
+
+
+def counted(kinds: Mapping[str, int]) -> str:
+    """The number of dropped rows and, by kind, why."""
+    reasons = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+    return f"{sum(kinds.values())} ({reasons})"
 
 
 def described(problems: Mapping[str, str]) -> str:
@@ -110,87 +121,63 @@ def described(problems: Mapping[str, str]) -> str:
     return "; ".join(parts)
 
 
-def with_mismatched(trees: Sequence[Tree]) -> list[Tree]:
-    """Trees with the single branch "mismatched", an answer to another prompt: KTO's KL sample (arXiv 2402.01306, 3.2).
-
-    The answer is that of the next tree of the dataset, chosen and rejected in turn, so that it does not depend on the
-    batch, the seed or the number of ranks, and its reference logps can be cached.
-    """
-    following = [*trees[1:], *trees[:1]]
-    sides = ("chosen", "rejected")
-    return [
-        Tree(tree.id, tree.prompt, {"mismatched": other.branches[sides[place % 2]]})
-        for place, (tree, other) in enumerate(zip(trees, following, strict=True))
-    ]
-
-
-def write_trees(path: Path, trees: Sequence[Tree]) -> None:
-    """Write trees as parquet: id, prompt, and one column of ids per branch."""
-    branches = list(trees[0].branches) if trees else []
-    columns = {"id": pa.array([tree.id for tree in trees], pa.string())}
-    columns["prompt"] = pa.array([tree.prompt for tree in trees], pa.list_(pa.int32()))
-    for branch in branches:
-        columns[branch] = pa.array([tree.branches[branch] for tree in trees], pa.list_(pa.int32()))
-    pq.write_table(pa.table(columns), path)
-
-
-def read_trees(path: Path) -> list[Tree]:
-    """Read trees written by `write_trees`."""
-    rows = pq.read_table(path).to_pylist()
-    return [Tree(row.pop("id"), row.pop("prompt"), row) for row in rows]
-
-
 def _dialogues(prompts: Sequence[Messages], answers: Sequence[str]) -> list[Messages]:
     return [[*p, {"role": "assistant", "content": a}] for p, a in zip(prompts, answers, strict=True)]
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Messages], opens: bool) -> list[list[int]]:
-    rows = Renderer(tokenizer).rows(conversations, opens)
-    bad = [f"number {place}: {row}" for place, row in enumerate(rows, 1) if isinstance(row, ValueError)]
-    if bad:
-        raise ValueError(f"{len(bad)} of {len(rows)} conversations break the token contract ({bad[0]}); correct them")
-    return [row.tolist() for row in rows if not isinstance(row, ValueError)]
+    return [row.tolist() for row in Renderer(tokenizer).ids(conversations, opens)]
 
 
-def _trees(
+def _tokenised(
     tokenizer: PreTrainedTokenizerBase,
     names: Sequence[str],
     prompts: Sequence[Messages],
     answers: dict[str, list[str]],
     limits: Limits,
     stops: Sequence[int],
-) -> tuple[list[Tree], dict[str, str]]:
+) -> Tokenised:
     renderer = Renderer(tokenizer, stops)
-    trees, problems = [], {}
+    trees, problems, cut_prompts, cut_answers = [], {}, 0, 0
     for first in range(0, len(names), CHUNK):
         part = slice(first, first + CHUNK)
+        texts = {branch: rows[part] for branch, rows in answers.items()}
         prompt_rows = renderer.rows(prompts[part], opens=True)
-        branch_rows = [renderer.rows(_dialogues(prompts[part], texts[part]), opens=False) for texts in answers.values()]
-        for place, name in enumerate(names[part]):
+        dialogue_rows = [renderer.rows(_dialogues(prompts[part], rows), opens=False) for rows in texts.values()]
+        for name, said, prompt, *dialogues in zip(
+            names[part], zip(*texts.values(), strict=True), prompt_rows, *dialogue_rows, strict=True
+        ):
             try:
-                if not all(texts[first + place].strip() for texts in answers.values()):
-                    raise ValueError("the response is empty")
-                prompt = _sound(prompt_rows[place])
-                dialogues = [_sound(rows[place]) for rows in branch_rows]
-                if len(prompt) > limits.max_prompt_length:
-                    raise ValueError(
-                        f"the prompt is too long: {len(prompt)} tokens, longer than max_prompt_length="
-                        f"{limits.max_prompt_length}"
-                    )
-                responses = [_response(prompt, full, stops)[: limits.max_length - len(prompt)] for full in dialogues]
-                if not all(map(len, responses)):
-                    raise ValueError(f"no response is left within max_length={limits.max_length}")
+                whole, responses = _parts(said, prompt, dialogues, stops)
+                start, kept = cut(whole, responses, limits)
+                if len(kept) == 2 and np.array_equal(*kept):
+                    raise ValueError(f"both answers are the same within max_length: {limits.max_length} tokens")
             except ValueError as problem:
                 problems[name] = str(problem)
-            else:
-                rows = (response.tolist() for response in responses)
-                trees.append(Tree(name, prompt.tolist(), dict(zip(answers, rows, strict=True))))
-    return trees, problems
+                continue
+            trees.append(Tree(name, start, dict(zip(answers, kept, strict=True))))
+            cut_prompts += len(start) < len(whole)
+            cut_answers += sum(len(ours) < len(row) for ours, row in zip(kept, responses, strict=True))
+    return Tokenised(trees, problems, cut_prompts, cut_answers)
+
+
+def _parts(
+    answers: Sequence[str], prompt: Ids | ValueError, dialogues: Sequence[Ids | ValueError], stops: Sequence[int]
+) -> tuple[Ids, list[Ids]]:
+    """The ids of a prompt and of its responses, whole.
+
+    Raises:
+        ValueError: when one of them breaks the contract.
+    """
+    if not all(answer.strip() for answer in answers):
+        raise ValueError("the response is empty")
+    whole = _sound(prompt)
+    return whole, [_response(whole, _sound(dialogue), stops) for dialogue in dialogues]
 
 
 def _sound(row: Ids | ValueError) -> Ids:
     if isinstance(row, ValueError):
-        raise row
+        raise row.with_traceback(None)
     return row
 
 

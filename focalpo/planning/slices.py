@@ -40,6 +40,11 @@ def data_slice(config: Config) -> dict:
     return values
 
 
+def limits_slice(config: Config) -> dict:
+    """The maximum lengths, and the rule that cuts what is longer."""
+    return {name: getattr(config.data, name) for name in ("max_prompt_length", "max_length", "truncation")}
+
+
 def data_files(config: Config) -> dict:
     """The paths of the data's files, for the stages that read them."""
     return {"files": {name: getattr(config.data, name) for name in FILES}} if config.data.source == "file" else {}

@@ -19,6 +19,7 @@ from focalpo.planning.slices import (
     data_files,
     data_slice,
     launch_slice,
+    limits_slice,
     model_slice,
     protocol_slice,
     split_train,
@@ -109,12 +110,12 @@ def reference_stage(config: Config, branches: tuple[str, ...]) -> Stage:
 
 def pairs_stage(config: Config) -> Stage:
     """Preference pairs, validated and tokenised for the model."""
-    limits = {name: getattr(config.data, name) for name in ("on_bad_rows", "max_prompt_length", "max_length")}
+    data = data_slice(config) | limits_slice(config) | {"on_bad_rows": config.data.on_bad_rows}
     sampler = backend_slice(config) if config.data.source == "pocket_instruct" else {}
     return Stage(
         "pairs",
         config.data.name,
-        settings={"model": model_slice(config), "data": data_slice(config) | limits} | sampler,
+        settings={"model": model_slice(config), "data": data} | sampler,
         inputs=_model_input(config) | ({"rated": reward_stage(config)} if config.data.on_policy else {}),
         launch={"max_batch_tokens": config.generate.max_batch_tokens, "track": plain(config.track)}
         | data_files(config),
@@ -169,7 +170,7 @@ def sft_stage(config: Config) -> Stage | None:
                 "architecture": plain(config.model.architecture),
                 "tokenizer": config.model.tokenizer,
                 "data": data,
-                "limits": {name: getattr(config.data, name) for name in ("max_prompt_length", "max_length")},
+                "limits": limits_slice(config),
                 "train": settings,
                 "seed": config.model.seed,
             },

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from focalpo.data.tokens import Tree
+from focalpo.data.trees import Tree
 from focalpo.training.cost import Batch, Shape, training_operations
 from focalpo.training.model import DTYPES
 

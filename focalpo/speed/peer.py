@@ -84,9 +84,9 @@ def _config(workload: Workload, settings: PeerSettings, folder: str) -> DPOConfi
 
 def _columns(workload: Workload, cached: Reference, with_reference: bool) -> dict[str, list]:
     trees = trees_of(workload)
-    columns: dict[str, list] = {"prompt_ids": [tree.prompt for tree in trees]}
+    columns: dict[str, list] = {"prompt_ids": [tree.prompt.tolist() for tree in trees]}
     for branch in ("chosen", "rejected"):
-        columns[f"{branch}_ids"] = [tree.branches[branch] for tree in trees]
+        columns[f"{branch}_ids"] = [tree.branches[branch].tolist() for tree in trees]
         if with_reference:
             columns[f"ref_{branch}_logps"] = cached[branch]
     return columns

@@ -13,7 +13,7 @@ from multiprocessing.synchronize import Barrier
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from focalpo.data.tokens import Tree
+from focalpo.data.trees import Tree
 from focalpo.processes.quiet import cores_each, quiet_worker
 from focalpo.speed.flops import synchronize
 from focalpo.speed.measured import forget_peak, peak_bytes

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from focalpo.data.tokens import Tree
+from focalpo.data.trees import Tree
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.packing import Batcher, MicroBatch, pack, tree_cost
 
@@ -66,9 +67,10 @@ def pack_padded(trees: Sequence[Tree], branches: tuple[str, ...]) -> MicroBatch:
     """Pack with every tree padded to the tokens of the longest one; no label is on the padding."""
     longest = max(tree_cost(tree, branches) for tree in trees)
     last = branches[-1]
+    missing = [longest - tree_cost(tree, branches) for tree in trees]
     filled = [
-        Tree(t.id, t.prompt, {**t.branches, last: t.branches[last] + [FILLER] * (longest - tree_cost(t, branches))})
-        for t in trees
+        Tree(t.id, t.prompt, {**t.branches, last: np.pad(t.branches[last], (0, count), constant_values=FILLER)})
+        for t, count in zip(trees, missing, strict=True)
     ]
     batch = pack(filled, branches)
     lengths = torch.tensor([len(tree.branches[branch]) for tree in trees for branch in branches])

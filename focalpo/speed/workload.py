@@ -15,7 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from focalpo.config.bench import Lengths, Shape
-from focalpo.data.tokens import Tree
+from focalpo.data.trees import Ids, Tree
 from focalpo.training.model import DTYPES
 from focalpo.training.settings import TrainSettings
 from focalpo.training.steps import global_batch_at
@@ -60,8 +60,8 @@ def trees_of(workload: Workload) -> list[Tree]:
     """The workload's pairs as trees of random tokens, in training order."""
     rng = np.random.default_rng(workload.seed)
 
-    def ids(count: int) -> list[int]:
-        return rng.integers(SPECIAL, workload.shape.vocab_size, count).tolist()
+    def ids(count: int) -> Ids:
+        return rng.integers(SPECIAL, workload.shape.vocab_size, count).astype(np.int32)
 
     return [
         Tree(f"pair-{place}", ids(prompt), {"chosen": ids(chosen), "rejected": ids(rejected)})

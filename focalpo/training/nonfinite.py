@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from torch import Tensor
 
-from focalpo.data.tokens import Tree
+from focalpo.data.trees import Tree
 from focalpo.stages.folder import write_json
 from focalpo.training.ranks import gather, rank
 
@@ -28,7 +27,7 @@ def describe(
     ]
     rows = sorted((row for share in gather(mine) for row in share), key=lambda row: row["item"])
     pairs = [
-        asdict(trees[row["item"]])  # id and token ids
+        _ids(trees[row["item"]])
         | {"loss": row["loss"], "logps": row["logps"]}
         | {"reference": {branch: values[row["item"]] for branch, values in reference.items()}}
         for row in rows
@@ -45,3 +44,9 @@ def describe(
         f"loss is not finite at step {step}, pairs {', '.join(bad[:8])} ({len(bad)} of {len(pairs)}); {folder / DUMP} "
         "holds the batch; fix or drop these pairs, or lower train.learning_rate"
     )
+
+
+def _ids(tree: Tree) -> dict:
+    """The id and the token ids of a tree as plain lists."""
+    branches = {branch: list(map(int, ids)) for branch, ids in tree.branches.items()}
+    return {"id": tree.id, "prompt": list(map(int, tree.prompt)), "branches": branches}

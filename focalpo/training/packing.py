@@ -12,10 +12,11 @@ import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from focalpo.data.tokens import Tree
+from focalpo.data.trees import Tree
 from focalpo.training.attention import Layout, Segment
 
 
@@ -49,34 +50,42 @@ def pack(trees: Sequence[Tree], branches: tuple[str, ...], share_prompts: bool =
     """Lay the named branches of the trees end to end; `share_prompts=False` repeats the prompt for each branch."""
     if not share_prompts:
         return _pack_repeated(trees, branches)
-    tokens, positions, predictors, labels, owners = [], [], [], [], []
+    rows, positions, predictors, labels = [], [], [], []
     segments: list[list[Segment]] = []
-    for place, tree in enumerate(trees):
-        start = len(tokens)
+    start = 0
+    for tree in trees:
         end = start + len(tree.prompt)
-        tokens += tree.prompt
-        positions += range(len(tree.prompt))
+        rows.append(tree.prompt)
+        positions.append(np.arange(len(tree.prompt)))
         segments.append([Segment(start, end, start, start)])
-        for offset, branch in enumerate(branches):
+        first = end
+        for branch in branches:
             response = tree.branches[branch]
-            first = len(tokens)
-            segments[-1].append(Segment(first, first + len(response), start, end))
+            count = len(response)
+            segments[-1].append(Segment(first, first + count, start, end))
             # Response token t is predicted one row earlier, the first one by the last row of the shared prompt.
-            predictors += [end - 1, *range(first, first + len(response) - 1)]
-            tokens += response
-            positions += range(len(tree.prompt), len(tree.prompt) + len(response))
-            labels += response
-            owners += [place * len(branches) + offset] * len(response)
+            before = np.arange(first - 1, first + count - 1)
+            before[0] = end - 1
+            predictors.append(before)
+            rows.append(response)
+            positions.append(np.arange(len(tree.prompt), len(tree.prompt) + count))
+            labels.append(response)
+            first += count
+        start = first
     return MicroBatch(
-        tokens=torch.tensor([tokens]),
-        positions=torch.tensor([positions]),
+        tokens=_joined(rows)[None],
+        positions=_joined(positions)[None],
         layout=Layout(segments),
-        predictors=torch.tensor(predictors),
-        labels=torch.tensor(labels),
-        owners=torch.tensor(owners),
+        predictors=_joined(predictors),
+        labels=_joined(labels),
+        owners=torch.from_numpy(np.repeat(np.arange(len(labels)), [len(response) for response in labels])),
         branches=branches,
         trees=len(trees),
     )
+
+
+def _joined(rows: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.concatenate(rows, dtype=np.int64))
 
 
 def _pack_repeated(trees: Sequence[Tree], branches: tuple[str, ...]) -> MicroBatch:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from focalpo.data.tokens import Tree
+from focalpo.data.trees import Tree
 from focalpo.training.packing import Batcher, MicroBatch
 from focalpo.training.ranks import alive, device, gather, rank, world
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from focalpo.data.tokens import Tree
+from focalpo.data.trees import Tree
 from focalpo.stages.rankings import accuracies, change
 from focalpo.stages.records import PairState, read_records, write_records
 from focalpo.training.ranks import rank
