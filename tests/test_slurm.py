@@ -72,7 +72,7 @@ def start_requeued_jobs() -> None:
 
 
 def test_a_table_survives_a_requeue_and_a_lost_node_and_equals_the_local_one(cluster: Path, tmp_path: Path) -> None:
-    local, runs = tmp_path / "local", tmp_path / "on slurm $(touch broken)"
+    local, runs = tmp_path / "local", tmp_path / "on slurm $(touch broken) 50%a"
     output = command("reproduce", runs, "cluster=slurm_cpu", "cluster.stages.train.gpus=1")
     assert "23 stages submitted" in output and "aftercorr" in output
     assert "queued" in command("status", runs, "cluster=slurm_cpu")

@@ -67,9 +67,11 @@ def submit(runs: Path, goal: Stage, cluster: ClusterConfig) -> str:
     """Submit the goal and the missing stages that it needs; returns one line per array.
 
     Raises:
-        ValueError: when the sizes do not match the ranks, or Slurm rejects a job.
+        ValueError: when the sizes do not match the ranks, Slurm cannot name a log under `runs`, or rejects a job.
     """
     runs = runs.absolute()
+    if any(sign in str(runs) for sign in "\\\n"):
+        raise ValueError(f"runs={str(runs)!r}: Slurm writes no log below a backslash or a line break; choose another")
     stages = in_order([goal])
     done = {stage.key for stage in stages if Folder(runs, stage).sealed}
     queued = {task.key: task.job for task in queue(runs)}
@@ -122,7 +124,7 @@ def _flags(array: Array, size: SizeConfig, cluster: ClusterConfig, tasks: Path) 
     flags = {
         "job-name": tasks.name,
         "array": f"0-{len(array.stages) - 1}{at_once}",
-        "output": f"{tasks}-%A_%a.log",
+        "output": f"{str(tasks).replace('%', '%%')}-%A_%a.log",  # in a folder `50%off` the rest is no pattern
         "chdir": str(ROOT),
         "nodes": str(size.nodes),
         "cpus-per-task": str(size.cpus),
@@ -164,7 +166,7 @@ def queue(runs: Path) -> list[Task]:
         job, state, reason, name = line.split("|", 3)
         folders = runs.absolute() / ".slurm" / name
         if folders.is_file() and state in ("PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "CONFIGURING", "REQUEUED"):
-            folder = Path(folders.read_text().splitlines()[int(job.partition("_")[2])])
+            folder = Path(folders.read_text().split("\n")[int(job.partition("_")[2])])  # as bash's mapfile splits it
             tasks.append(Task(folder, job, state, reason))
     return tasks
 
@@ -176,9 +178,11 @@ def slurm(command: list[str], environment: dict[str, str] | None = None) -> str:
         ValueError: when the command fails, or Slurm is not installed.
     """
     try:
-        result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, cwd=ROOT)
     except FileNotFoundError:
         raise ValueError(f"{command[0]} not found; run this on a login node of a Slurm cluster") from None
+    except OSError as error:  # not executable, or arguments that are too long
+        raise ValueError(f"{command[0]} cannot be started ({error.strerror}); ask the cluster's operators") from error
     if result.returncode:
         raise ValueError(f"{command[0]} failed: {' '.join(result.stderr.split())}")
     return result.stdout.strip()
