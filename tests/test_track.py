@@ -1,6 +1,7 @@
 """Tracking: metrics.jsonl always, W&B offline without a key, and no secrets or prompts."""
 
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from wandb.proto import wandb_internal_pb2
 from focalpo.stages.folder import Job
 from focalpo.stages.metrics import METRICS
 from focalpo.stages.records import read_json_lines
-from focalpo.stages.track import Tracker, TrackSettings
+from focalpo.stages.track import Dashboard, Tracker, TrackSettings
 from focalpo.training import engine
 from focalpo.training.objective import Logps, Loss
 
@@ -28,6 +29,10 @@ def make_job(folder: Path, kind: str = "train", inputs: dict[str, Path] | None =
 def offline_records(folder: Path) -> list[wandb_internal_pb2.Record]:
     """Records in the file of an offline run: W&B protobuf messages in leveldb log frames."""
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    return records_of(path)
+
+
+def records_of(path: Path) -> list[wandb_internal_pb2.Record]:
     data, place, records, parts = path.read_bytes(), 7, [], b""
     while place + 7 <= len(data):
         left = 32768 - place % 32768
@@ -104,6 +109,77 @@ def test_without_a_key_wandb_writes_every_metric_to_disk_and_never_prompts(
     assert any(record.stats.item for record in records), "system metrics are recorded as well"
 
 
+KILLED = """
+import sys, time
+from pathlib import Path
+from focalpo.stages.folder import Job
+from focalpo.stages.track import Tracker, TrackSettings
+tracker = Tracker(Job.read(Path(sys.argv[1])), TrackSettings(wandb="offline"))
+saved, last = int(sys.argv[2]), int(sys.argv[3])
+tracker.resume_at(saved)
+for step in range(saved + 1, last + 1):
+    tracker.log(step, loss=1.0)
+time.sleep(300)
+"""
+
+
+def rows_of(path: Path) -> list[wandb_internal_pb2.Record]:
+    return [record for record in records_of(path) if record.history.item]
+
+
+@pytest.mark.slow
+def test_the_steps_of_an_offline_run_go_on_after_each_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after steps 5, 7 and 6, and each time resumed from the checkpoint of step 2: rows 0-4, 5-9 and 10-13."""
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    job = make_job(tmp_path)
+    starts: dict[Path, list] = {}
+    for saved, last in ((0, 5), (2, 7), (2, 6)):
+        command = [sys.executable, "-c", KILLED, str(job.path), str(saved), str(last)]
+        process = subprocess.Popen(command, cwd=Path(__file__).parents[1])
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            time.sleep(1)  # W&B names the folder of a start by its second
+            files = set(tmp_path.glob("wandb/offline-run-*/run-*.wandb")) - starts.keys()
+            if files and len(rows_of(min(files))) == last - saved:
+                break
+        process.kill()
+        process.wait()
+        (path,) = files
+        starts[path] = rows_of(path)
+    assert {path.stem for path in starts} == {"run-train-0123456789ab"}, "one run, in the folders of three starts"
+    assert [[row.history.step.num for row in rows] for rows in starts.values()] == [
+        list(range(0, 5)), list(range(5, 10)), list(range(10, 14)),
+    ]  # fmt: skip
+    assert [[row["step"] for row in history(rows)] for rows in starts.values()] == [
+        [1, 2, 3, 4, 5], [3, 4, 5, 6, 7], [3, 4, 5, 6],
+    ]  # fmt: skip
+    assert [row["step"] for row in read_json_lines(job.path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+class Stub:
+    """The W&B run of one start: keeps the step of each row."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def log(self, values: dict, step: int, commit: bool) -> None:
+        assert commit, "or the last row before a kill is lost"
+        self.steps.append(step)
+
+
+def test_rows_are_numbered_over_all_starts_of_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, runs = make_job(tmp_path), []
+    for saved, last in ((0, 5), (2, 7), (2, 6), (6, 8)):
+        with monkeypatch.context() as patch:
+            patch.setattr(Dashboard, "_open", lambda self, job, settings: setattr(self, "run", Stub()))
+            tracker = Tracker(job, TrackSettings(wandb="offline"))
+        tracker.resume_at(saved)
+        for step in range(saved + 1, last + 1):
+            tracker.log(step, loss=1.0)
+        runs.append(tracker.dashboard.run.steps)
+    assert runs == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11, 12, 13], [14, 15]]
+
+
 def test_a_run_has_its_row_as_group_and_its_inputs_in_the_config(tmp_path: Path) -> None:
     pairs = make_job(tmp_path, "pairs")
     tracker = Tracker(make_job(tmp_path, "train", {"pairs": pairs.path}), TrackSettings(wandb="offline"))
@@ -141,7 +217,7 @@ class FakeWandb:
     def log_artifact(self, artifact) -> None:
         self.logged.append((artifact.type, artifact.name.partition(":")[0]))
 
-    def log(self, values: dict) -> None:
+    def log(self, values: dict, step: int, commit: bool) -> None:
         raise OSError("no route to host")
 
     def finish(self, exit_code: int) -> None:

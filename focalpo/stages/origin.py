@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+import shutil
 import subprocess
 from functools import cache
 from importlib import metadata
@@ -25,7 +26,9 @@ PACKAGES = (
 
 @cache
 def commit() -> str:
-    """The checkout's commit, with `+changes` when it is dirty, or `unknown` outside a checkout."""
+    """The checkout's commit, with `+changes` when it is dirty, or `unknown` outside a checkout or without git."""
+    if shutil.which("git") is None:
+        return "unknown"
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     if head.returncode:
         return "unknown"

@@ -49,8 +49,9 @@ class Tracker:
     def __init__(self, job: Job, settings: TrackSettings) -> None:
         self.job = job
         self.metrics = job.path / "metrics.jsonl"
+        self.repeated = job.path / ".repeated.jsonl"
         self.started = self.reported = time.monotonic()
-        self.dashboard = Dashboard(job, settings) if settings.wandb != "off" else None
+        self.dashboard = Dashboard(job, settings, self._rows()) if settings.wandb != "off" else None
 
     def log(self, step: int, **values: float) -> None:
         """Record the metrics of a step."""
@@ -69,13 +70,21 @@ class Tracker:
         write_json(self.job.path / "progress.json", state)
 
     def resume_at(self, step: int) -> None:
-        """Drop the metrics of steps after `step`, which a resumed run repeats."""
+        """Move the metrics of steps after `step`, which a resumed run repeats, out of the way."""
         if not self.metrics.is_file():
             return
-        kept = [json.dumps(row) + "\n" for row in read_json_lines(self.metrics) if row["step"] <= step]
+        rows = read_json_lines(self.metrics)
+        for row in rows:
+            if row["step"] > step:
+                append_json(self.repeated, row)
+        kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
         partial = self.metrics.with_name(f".{self.metrics.name}")
         partial.write_text("".join(kept))
         partial.replace(self.metrics)  # atomic: a kill here loses no metric
+
+    def _rows(self) -> int:
+        """How many rows earlier starts of the stage have logged."""
+        return sum(len(read_json_lines(path)) for path in (self.metrics, self.repeated) if path.is_file())
 
     def summary(self, facts: dict) -> None:
         """Copy the stage's facts to the summary of the W&B run; the manifest holds them in any case."""
@@ -91,14 +100,17 @@ class Tracker:
 class Dashboard:
     """The W&B run of a stage; if W&B is missing or fails, it logs one line and the stage continues without it."""
 
-    def __init__(self, job: Job, settings: TrackSettings) -> None:
+    def __init__(self, job: Job, settings: TrackSettings, rows: int = 0) -> None:
         self.run: Any = None
+        self.rows = rows  # of the run's history so far; an offline run does not know about its earlier starts
         self._attempt(lambda: self._open(job, settings))
 
     def log(self, values: dict[str, float]) -> None:
-        """Log one row of history; `step` is an ordinary value, so repeating steps after a kill is not an error."""
+        """Log one row of history. W&B's own step is the number of the row, which goes on after a kill; ours, `step`, is
+        an ordinary value of the row, so repeating it is not an error."""
         if self.run is not None:
-            self._attempt(lambda: self.run.log(values))
+            self._attempt(lambda: self.run.log(values, step=self.rows, commit=True))
+            self.rows += 1
 
     def summary(self, facts: dict) -> None:
         """Add facts about the whole stage to the run's summary."""
