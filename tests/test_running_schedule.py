@@ -30,6 +30,20 @@ def test_without_a_terminal_a_stage_is_one_plain_line(tmp_path: Path, capsys: py
     assert capsys.readouterr().out == f"2 of 12 stages are already sealed\n[ 3/12] {STAGE.title}  1.2 s\n"
 
 
+def test_a_warning_is_shown_below_its_stage_and_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    display = Display(tmp_path, total=2, sealed=0)
+    display.finished(STAGE, 1.0)
+    display.warn(["9 train pairs: dropped 1", "no revision is pinned"])
+    display.finished(STAGE, 1.0)
+    display.warn(["no revision is pinned"])
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith("[1/2] train/dpo-s1") and rest[2].startswith("[2/2]") and len(rest) == 3
+    assert rest[:2] == [
+        "  WARNING: 9 train pairs: dropped 1",
+        "  WARNING: no revision is pinned",
+    ]
+
+
 def test_silent_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     display = Display(tmp_path, total=12, sealed=2, silent=True)
     display.running([STAGE])

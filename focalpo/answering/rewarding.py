@@ -10,31 +10,37 @@ from itertools import groupby
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from focalpo.data.templates import check_template
 from focalpo.data.tokens import dialogue_ids
 from focalpo.stages.records import Messages
+from focalpo.training.loading import check_complete, explaining_load
 from focalpo.training.model import DTYPES
 from focalpo.training.ranks import alive, device, gather, rank, world
+
+NO_TOKEN = -1
+"""The pad token of models without one, which refuse batches; it is in no row, so that a row ends at its last token."""
 
 
 class RewardModel:
     """A reward model with its own tokenizer and chat template, weights from safetensors only.
 
     Raises:
-        ValueError: when it cannot be loaded, or gives more than one score per answer.
+        ValueError: when it cannot be loaded, lacks weights, or gives more than one score per answer.
     """
 
     def __init__(self, path: str, revision: str | None, dtype: str, own_code: bool) -> None:
         options = {"revision": revision, "trust_remote_code": own_code}
-        try:
+        what = f"the reward model {path}"
+        with explaining_load(what):
             self.tokenizer = AutoTokenizer.from_pretrained(path, **options)
-            model = AutoModelForSequenceClassification.from_pretrained(
-                path, dtype=DTYPES[dtype], use_safetensors=True, **options
+            model, found = AutoModelForSequenceClassification.from_pretrained(
+                path, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True, **options
             )
-        except OSError as error:
-            reason = str(error).partition("\n")[0]
-            raise ValueError(
-                f"cannot load the reward model {path}: {reason}; check its name and your access"
-            ) from error
+        check_template(self.tokenizer)
+        check_complete(what, found["missing_keys"])
+        for config in (model.config, model.config.get_text_config()):
+            if config.pad_token_id is None:
+                config.pad_token_id = NO_TOKEN
         self.model = model.to(device()).eval()
 
     @torch.no_grad()

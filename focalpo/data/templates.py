@@ -107,7 +107,7 @@ def learn(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...], opens: boo
     if text != other:
         raise UnsteadyTemplate(
             "reads the clock, so that training, generation and serving would see other prompts every day; "
-            "set model.chat_template to a Jinja file with the date written out in place of strftime_now"
+            "use a Jinja file with the date written out in place of strftime_now (model.chat_template)"
         )
     found = list(MARK.finditer(text))
     turns = tuple(int(match[2]) for match in found)

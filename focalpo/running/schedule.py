@@ -1,6 +1,6 @@
 """Run stages in worker processes, each after its inputs, and show their progress.
 
-    [ 37/262] train/base-dpo-s1-0123456789ab  6.1 s                                      one line per finished stage
+    [ 37/262] train/base-dpo-s1-0123456789ab  6.1 s                   one line per finished stage, and its warnings
     [###.................] 37/262  4:12 left                                             on a terminal, followed by
       train/base-dpo-s2  80/122  27/s  0:02 left  loss 0.41  accuracy 0.72  0.9 GB         one live line per stage
 
@@ -12,10 +12,11 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from focalpo.running.pool import Pool
-from focalpo.stages.folder import Folder, Stage
+from focalpo.stages.folder import Folder, Stage, read_manifest
 
 
 def run_stages(runs: Path, stages: list[Stage], workers: int, silent: bool = False) -> int:
@@ -44,6 +45,7 @@ def run_stages(runs: Path, stages: list[Stage], workers: int, silent: bool = Fal
                 else:
                     done.add(stage.title)
                     display.finished(stage, outcome)
+                    display.warn(read_manifest(Folder(runs, stage).path)["facts"].get("warnings", []))
             display.running(pool.stages)
     display.close()
     assert failures or not waiting, "a stage's inputs must be among the stages"
@@ -67,6 +69,7 @@ class Display:
         self.since: dict[str, float] = {}  # when each stage was first seen running
         self.live = sys.stdout.isatty() and not silent
         self.drawn = 0
+        self.warned: set[str] = set()
         if sealed:
             self.line(f"{sealed} of {total} stages are already sealed")
 
@@ -74,6 +77,13 @@ class Display:
         self.count += 1
         width = len(str(self.total))
         self.line(f"[{self.count:{width}}/{self.total}] {stage.title}  {seconds:.1f} s")
+
+    def warn(self, warnings: Sequence[str]) -> None:
+        """Show what a finished stage warns of; many stages give the same warning, which is shown once."""
+        for warning in warnings:
+            if warning not in self.warned:
+                self.line(f"  WARNING: {warning}")
+        self.warned.update(warnings)
 
     def running(self, stages: list[Stage]) -> None:
         if not self.live:

@@ -14,6 +14,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from focalpo.data.templates import check_template
+from focalpo.training.loading import check_complete, explaining_load
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -32,16 +35,13 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     """Load the tokenizer with the chat template that training and generation share.
 
     Raises:
-        ValueError: when the folder or hub id cannot be loaded, or has no chat template.
+        ValueError: when the folder or hub id cannot be loaded, or its chat template cannot be used.
     """
-    try:
+    with explaining_load(f"the tokenizer of {_named(source)}"):
         tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision)
-    except OSError as error:
-        raise ValueError(_load_error(source, error)) from error
     if source.chat_template is not None:
         tokenizer.chat_template = source.chat_template
-    if not isinstance(tokenizer.chat_template, str):
-        raise ValueError(f"tokenizer of {source.path} has no chat template; set model.chat_template to a Jinja file")
+    check_template(tokenizer)
     return tokenizer
 
 
@@ -64,14 +64,17 @@ def load_model(source: ModelSource, dtype: str) -> PreTrainedModel:
     """Load the causal LM with dropout off, weights from safetensors only.
 
     Raises:
-        ValueError: when the folder or hub id cannot be loaded.
+        ValueError: when the folder or hub id cannot be loaded, or lacks weights.
     """
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source.path, revision=source.revision, dtype=DTYPES[dtype], use_safetensors=True
+    with explaining_load(_named(source)):
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source.path,
+            revision=source.revision,
+            dtype=DTYPES[dtype],
+            use_safetensors=True,
+            output_loading_info=True,
         )
-    except OSError as error:
-        raise ValueError(_load_error(source, error)) from error
+    check_complete(_named(source), found["missing_keys"])
     _disable_dropout(model)
     return model
 
@@ -92,6 +95,5 @@ def _disable_dropout(model: PreTrainedModel) -> None:
             module.p = 0.0
 
 
-def _load_error(source: ModelSource, error: OSError) -> str:
-    where = f"{source.path} at revision {source.revision}" if source.revision else source.path
-    return f"cannot load {where}: {str(error).splitlines()[0]}; check the id and hub access, or run its stage first"
+def _named(source: ModelSource) -> str:
+    return f"{source.path} at revision {source.revision}" if source.revision else source.path
