@@ -84,7 +84,7 @@ def test_a_column_that_is_empty_in_every_row_is_no_column(column):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("id", 7), ("prompt_id", "a1"), ("idx", 0), ("__index_level_0__", 3), ("conversationId", "x"), ("uuid", "x"),
+        ("id", 7), ("idx", 0), ("__index_level_0__", 3), ("conversationId", "x"), ("uuid", "x"),
         ("source", "flan"), ("dataset", "ultrachat"), ("original_dataset", "x"), ("chosen_source", "human"),
         ("chosen-model", "gpt-4"), ("rejected_model", "llama"), ("model_name", "x"), ("generator_1", "x"),
         ("models", ["a", "b"]), ("category", "math"), ("url", "https://example.org/a?b=c"),

@@ -232,4 +232,4 @@ def test_a_column_of_a_hub_dataset_that_is_not_read_is_refused_until_it_is_named
     with pytest.raises(ValueError, match=r"own train: column tools is not read .*data.ignore_columns=\[tools\]"):
         load(source, "drop")
     checked = load(source, "drop", ignore_columns=["tools"])
-    assert checked.not_read == ["messages", "prompt_id", "tools"] and checked.dropped == {}
+    assert checked.not_read == ["messages", "tools"] and checked.dropped == {}

@@ -141,6 +141,22 @@ def test_printed_messages_in_every_row_are_never_trained_on_as_text():
     assert parts(PLAIN | {"prompt": ASKED} | object_text) == {1: (ASKED, "Elbe.", "Bananas.")}
 
 
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda messages: json.dumps({"messages": messages}),
+        lambda messages: json.dumps(json.dumps(messages)),
+        lambda messages: json.dumps([messages]),
+        lambda messages: json.dumps([json.dumps(messages)]),
+    ],
+)
+def test_json_with_messages_inside_is_a_text_in_one_row_and_refused_in_all(wrapped):
+    row = PLAIN | {"chosen": wrapped(ELBE)}
+    assert parts(PLAIN, row, PLAIN)[2] == (ASKED, wrapped(ELBE), "Bananas.")
+    with pytest.raises(ValueError, match=r"chosen \(wrapped messages\), rejected \(text\) match no known schema"):
+        parts(row, row, row)
+
+
 # Kinds
 
 

@@ -63,7 +63,7 @@ def kind(value: object) -> str:
     if isinstance(value, str):
         if value.startswith("\n\nHuman:"):
             return "transcript"
-        return "garbled messages" if _looks_printed(value) else "text"
+        return _kind_of_text(value)
     if isinstance(value, dict) and _keys(value):
         return "messages"
     if isinstance(value, list):
@@ -174,12 +174,22 @@ def _part(part: object) -> str:
     raise BadRow(PARTS)
 
 
-def _looks_printed(value: str) -> bool:
-    """Whether a text begins like a printed list of messages that `decoded` could not read."""
-    if not PRINTED.match(value) or not ("role" in value and "content" in value or "from" in value and "value" in value):
-        return False
+def _kind_of_text(value: str) -> str:
+    """The kind of a text: garbled messages are printed as a list and no JSON, wrapped ones stand inside other JSON."""
+    if not value.lstrip().startswith(("[", "{", '"')):
+        return "text"
     try:
-        parse_json(value)
+        rest = [parse_json(value)]
     except ValueError:
-        return True
-    return False
+        printed = PRINTED.match(value) and any(all(key in value for key in keys) for keys in ROLE_AND_CONTENT)
+        return "garbled messages" if printed else "text"
+    while rest:
+        each = rest.pop()
+        keys = _keys(each)
+        if keys and each[keys[0]] in SPEAKERS:
+            return "wrapped messages"
+        if isinstance(each, dict | list):
+            rest += each.values() if isinstance(each, dict) else each
+        elif isinstance(each, str) and each.startswith("[{"):
+            rest += [found] if (found := decoded(each)) != each else []
+    return "text"
