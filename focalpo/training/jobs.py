@@ -5,6 +5,7 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 
 from focalpo.stages.folder import Job
+from focalpo.training.loading import explaining_load
 from focalpo.training.model import ModelSource
 from focalpo.training.settings import TrainSettings
 
@@ -22,7 +23,9 @@ def unpinned(source: ModelSource) -> list[str]:
     """Return a warning if a released model has no pinned revision; it names the commit that the hub resolved."""
     if source.revision or Path(source.path).is_dir():
         return []
-    commit = Path(hf_hub_download(source.path, "config.json")).parent.name  # in the cache: snapshots/COMMIT/config.json
+    with explaining_load(source.path):
+        file = Path(hf_hub_download(source.path, "config.json"))
+    commit = file.parent.name  # in the cache: snapshots/COMMIT/config.json
     return [f"{source.path}: no revision is pinned; commit {commit} was used"]
 
 
