@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -44,6 +45,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[str
     folder = tmp_path_factory.mktemp("smollm")
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs()))
 
+    @cache
     def command(dtype: str) -> tuple[str, Path, list[str]]:
         overrides = ["setting=laptop", f"data.path={folder / 'pairs.jsonl'}", f"runs={folder / 'runs'}"]
         overrides += ["objective=dpo", "train.epochs=2", "train.max_steps=2", f"train.dtype={dtype}"]

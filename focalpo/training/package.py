@@ -4,6 +4,7 @@ name==version --pip download, sha256--> wheel --one member, sha256--> file, and 
 """
 
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -67,7 +68,7 @@ def download(package: Package, folder: Path) -> Path:
     wheels.mkdir()
     listed = folder / "requirements.txt"
     listed.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps", "--only-binary=:all:"]
     command += ["--require-hashes", "--dest", str(wheels), "--requirement", str(listed)]
     result = subprocess.run(command, capture_output=True, text=True)
     if "DO NOT MATCH THE HASHES" in result.stderr:
@@ -103,9 +104,8 @@ def unpack(package: Package, wheel: Path, folder: Path) -> Path:
         for licence in [name for name in names if re.search(rf"\.dist-info/(licenses/)?{LICENCE}[^/]*$", name)][:1]:
             wanted[LICENCE] = licence
         for name, member in wanted.items():
-            with members.open(member) as packed, (folder / name).open("wb") as file:
-                while block := packed.read(1 << 20):
-                    file.write(block)
+            with members.open(member) as packed, (folder / name).open("wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked, 1 << 20)
     file = folder / Path(package.file).name
     _check(file, package.file_sha256)
     return file
