@@ -210,3 +210,27 @@ def test_a_questions_file_without_instructions_is_rejected(write: Write, monkeyp
     monkeypatch.setattr(sys, "argv", ["score_annotations", str(annotated), "--questions", str(questions)])
     with pytest.raises(ValueError, match=r"questions.json: 1 rows \(0\) have no instruction"):
         score_annotations.main()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "No columns to parse"),
+        (b"\xff\xfe\x00", "can't decode|codec"),
+        (b"preference,index\n0.5,1\n", "no column 'std_delta_len'"),
+        (b"index,std_delta_len,instruction_difficulty,preference\n0,1,2,high\n", "could not convert"),
+        (
+            b"index,std_delta_len,instruction_difficulty,preference\n0,1,,0.5\n",
+            "column instruction_difficulty has rows",
+        ),
+        (b"index,std_delta_len,instruction_difficulty,preference\n", "column index has rows without a number"),
+    ],
+)
+def test_a_file_that_is_no_table_of_gamed_rows_is_rejected_in_one_line(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "df_gamed.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_gamed(path)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)

@@ -109,7 +109,7 @@ def annotation_rows(path: Path, texts: Sequence[str]) -> list[dict]:
     for key in texts:
         broken = [str(i) for i, row in enumerate(rows) if not isinstance(row.get(key), str)]
         if broken:
-            raise ValueError(f"{path}: {listed(broken)} have no {key}; fix the rows, or annotate them again")
+            raise ValueError(f"{path}: {listed(broken)} have no {key}; annotate them again")
         unread = [str(i) for i, row in enumerate(rows) if not is_encodable(row[key])]
         if unread:
             raise ValueError(

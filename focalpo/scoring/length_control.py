@@ -19,6 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from focalpo.scoring.stats import Array, wins_of
+from focalpo.stages.reading import check_file, first_line
 
 GAMED_WEIGHT = 0.2 / 2  # a fifth of the weight of the model's own rows, split over two gamed models
 PENALTIES = np.logspace(-4, 4, 10)
@@ -48,13 +49,27 @@ class Fit:
 
 
 def read_gamed(path: Path) -> Gamed:
-    """Read df_gamed.csv as the library publishes it; its preferences are probabilities."""
-    table = pd.read_csv(path)
+    """Read df_gamed.csv as the library publishes it; its preferences are probabilities.
+
+    Raises:
+        ValueError: if it cannot be read as a table, or lacks a column of finite numbers.
+    """
+    check_file(path)
+    names = ("index", "std_delta_len", "instruction_difficulty", "preference")
+    try:
+        table = pd.read_csv(path)
+        numbers = {name: table[name].to_numpy(float) for name in names}
+    except (OSError, KeyError, ValueError) as error:
+        reason = f"no column {error}" if isinstance(error, KeyError) else first_line(error)
+        raise ValueError(f"{path} is no df_gamed.csv ({reason}); use the benchmark's own file") from error
+    broken = [name for name, column in numbers.items() if not len(column) or not np.isfinite(column).all()]
+    if broken:
+        raise ValueError(f"{path}: column {broken[0]} has rows without a number; use the benchmark's own file")
     prompts = table.drop_duplicates("index").sort_values("index")
     return Gamed(
-        np.tanh(table["std_delta_len"].to_numpy(float)),
-        table["instruction_difficulty"].to_numpy(float),
-        table["preference"].to_numpy(float),
+        np.tanh(numbers["std_delta_len"]),
+        numbers["instruction_difficulty"],
+        numbers["preference"],
         prompts["instruction_difficulty"].to_numpy(float),
     )
 
