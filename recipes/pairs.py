@@ -8,7 +8,7 @@ from pathlib import Path
 from focalpo.answering.generation import Backend, Decoding, Generator
 from focalpo.data.on_policy import SPLITS, best_against_worst
 from focalpo.data.sources import FileSource, HubSource, load, prompt_position
-from focalpo.data.tokens import by_kind, counted, described, pair_trees
+from focalpo.data.tokens import Tokenised, by_kind, counted, described, pair_trees
 from focalpo.data.trees import write_trees
 from focalpo.data.truncation import Limits
 from focalpo.data.validate import Checked, validate
@@ -35,12 +35,12 @@ def make(job: Job) -> dict:
     counts: dict[str, int] = {}
     dropped = dict(checked.dropped)
     warnings = [f"data: dropped {counted(checked.dropped)}"] if any(checked.dropped.values()) else []
-    for split, pairs in zip(SPLITS, (checked.train, checked.test), strict=True):
-        found = pair_trees(tokenizer, pairs, limits, stops)
-        if found.problems and (data["on_bad_rows"] == "error" or not found.trees):
-            raise ValueError(_contract_report(split, found.problems))
+    splits = dict(zip(SPLITS, (checked.train, checked.test), strict=True))
+    tokenised = {split: pair_trees(tokenizer, pairs, limits, stops) for split, pairs in splits.items()}
+    _check_contract(tokenised, data["on_bad_rows"])
+    for split, found in tokenised.items():
         kept = {tree.id for tree in found.trees}
-        write_records(job.path / f"{split}.parquet", [pair for pair in pairs if pair.id in kept])
+        write_records(job.path / f"{split}.parquet", [pair for pair in splits[split] if pair.id in kept])
         write_trees(job.path / f"{split}_trees.parquet", found.trees)
         counts |= {split: len(found.trees), f"{split}_cut_prompts": found.cut_prompts}
         counts[f"{split}_cut_answers"] = found.cut_answers
@@ -93,11 +93,15 @@ def _held_out(pairs: list[Pair], fraction: float) -> Checked:
     return Checked([pair for pair in pairs if pair.id not in ids], test, {}, {})
 
 
-def _contract_report(split: str, problems: dict[str, str]) -> str:
-    return (
-        f"{len(problems)} {split} pairs break the tokens contract: {described(problems)}; fix them, raise "
-        "data.max_prompt_length / data.max_length, or set data.on_bad_rows=drop"
-    )
+def _check_contract(tokenised: dict[str, Tokenised], on_bad_rows: str) -> None:
+    """Refuse bad rows of both splits in one message, with on_bad_rows=drop only if a split has no other."""
+    bad = {split: found.problems for split, found in tokenised.items() if found.problems}
+    empty = any(not tokenised[split].trees for split in bad)
+    if bad and (on_bad_rows == "error" or empty):
+        found = "; ".join(f"{split} pairs: {described(problems)}" for split, problems in bad.items())
+        remedy = "no other is left, use other data" if empty else "fix them or set data.on_bad_rows=drop"
+        longer = ", or raise data.max_length and data.max_prompt_length" if "max_" in found else ""
+        raise ValueError(f"pairs break the tokens contract, {found}; {remedy}{longer}")
 
 
 if __name__ == "__main__":
