@@ -70,6 +70,8 @@ def _gpus(config: Config, slurm: bool) -> Iterator[Finding]:
     else:
         names = ", ".join(sorted({torch.cuda.get_device_name(i) for i in range(found)})) or "not needed here"
         yield Finding("ok", "gpu", f"{found} ({names})")
+        if required:
+            yield _gpu_memory(config.launch.gpu_gib)
     driver = Path("/sys/module/nvidia/version")
     if driver.is_file():
         version = driver.read_text().strip()
@@ -78,6 +80,16 @@ def _gpus(config: Config, slurm: bool) -> Iterator[Finding]:
         yield Finding(
             "warn" if old else "ok", "driver", f"{version}, torch is built for CUDA {torch.version.cuda}{remedy}"
         )
+
+
+def _gpu_memory(planned_for: float) -> Finding:
+    """Whether every GPU has the memory that the plan counts on; a few per cent go to firmware and error correction."""
+    smallest = min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())) / GIB
+    message = f"{smallest:.1f} GiB, the plan counts on launch.gpu_gib={planned_for:g}"
+    if smallest < 0.95 * planned_for:
+        remedy = f"set launch.gpu_gib={smallest:.0f} and see what make plan advises"
+        return Finding("warn", "gpu memory", f"{message}: {remedy}")
+    return Finding("ok", "gpu memory", message)
 
 
 def _versions(config: Config) -> Iterator[Finding]:

@@ -2,10 +2,11 @@
 
     stages          left   after             GPU-hours   GiB a GPU   GiB of disk   judge: requests, tokens, USD
 
-All figures are estimates (focalpo/training/cost.py); memory is within 15 % on the shapes it was measured with. Hours
-are as good as the rate, in operations per second of a rank. The rate comes from sealed stages of the same kind or,
-before there are any, from what `python -m recipes.calibrate` measured on the machine that will do the work. That is the
-rate of training: generation is bound by a GPU's memory bandwidth, so its hours at that rate are a lower bound.
+All figures are estimates (focalpo/training/cost.py, memory.py); memory is within 15 % on the shapes it was measured
+with, and a training that needs more than 90 % of a GPU (launch.gpu_gib) is named with what fits instead. Hours are as
+good as the rate, in operations per second of a rank. The rate comes from sealed stages of the same kind or, before
+there are any, from what `python -m recipes.calibrate` measured on the machine that will do the work. That is the rate
+of training: generation is bound by a GPU's memory bandwidth, so its hours at that rate are a lower bound.
 """
 
 import json
@@ -146,7 +147,8 @@ def _trainings(plan: Planned, groups: list[Array], config_of: dict[str, Config])
         lines.append(f"GiB a GPU while {name} trains, at its peak ({peak.moment}): {parts}")
         if warning := advice(estimate, stage):
             lines.append(f"warning: {name} does not fit: {warning}")
-        lines.append(f"micro-steps of {name} in global batches of {pairs} pairs: {estimate.dealt(stage)}")
+        source = "lengths of the sealed pairs" if estimate.sealed_trees(stage) else "lengths assumed, conf/sizes.yaml"
+        lines.append(f"micro-steps of {name} in global batches of {pairs} pairs: {estimate.dealt(stage)} ({source})")
     return lines
 
 

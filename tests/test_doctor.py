@@ -3,6 +3,7 @@
 import fcntl
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import pytest
@@ -25,6 +26,21 @@ def test_a_machine_without_gpus_can_run_the_pocket_table_but_not_the_papers(monk
     assert "fail" not in grades().values()
     paper = grades("table=paper")
     assert paper["gpu"] == paper["judge key"] == "fail" and paper["revision"] == "warn"
+
+
+def test_gpus_with_less_memory_than_planned_for_are_reported(monkeypatch) -> None:
+    """Two GPUs, the smaller of 22.1 GiB: 24 planned for is too much, 23 is within a few per cent."""
+    monkeypatch.setattr(doctor.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(doctor.torch.cuda, "get_device_name", lambda _: "one of them")
+    sizes = [SimpleNamespace(total_memory=gib * 2**30) for gib in (80, 22.1)]
+    monkeypatch.setattr(doctor.torch.cuda, "get_device_properties", lambda place: sizes[place])
+
+    def found(*overrides: str) -> doctor.Finding:
+        plan = planned(["table=one_gpu", *overrides])
+        return next(finding for finding in doctor._gpus(plan.first, False) if finding.what == "gpu memory")
+
+    assert found().grade == "warn" and found().message.endswith("set launch.gpu_gib=22 and see what make plan advises")
+    assert found("launch.gpu_gib=23").grade == "ok"
 
 
 def test_the_judge_key_is_checked_and_never_printed(monkeypatch, capsys) -> None:

@@ -1,16 +1,20 @@
-"""Lengths of pairs that nobody has counted yet, and how the training loop would deal them to ranks and micro-steps."""
+"""How the training loop deals pairs to ranks and micro-steps: sealed pairs by their lengths, others by assumed ones."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from focalpo.training.packing import deal
+from focalpo.training.steps import global_batch_at
 
-BATCHES = 200  # global batches that are dealt
+BATCHES = 200  # global batches that are dealt, the first ones
 SHORTEST = 4  # tokens; real prompts and answers have at least those of the template
 
 
@@ -51,7 +55,23 @@ class Dealt:
 
 
 @cache
-def dealt(lengths: Lengths, answers: int, global_batch: int, ranks: int, budget: int) -> Dealt:
+def deal_sealed(trees: Path, seed: int, global_batch: int, ranks: int, budget: int) -> Dealt:
+    """Deal the global batches of sealed pairs in the order of training.
+
+    Raises:
+        ValueError: when a global batch has more pairs than there are, or fewer than there are ranks.
+    """
+    table = pq.read_table(trees, columns=["prompt", "chosen", "rejected"])
+    tokens = sum(pc.list_value_length(column).to_numpy() for column in table.columns)
+    if len(tokens) < global_batch:
+        raise ValueError(f"{len(tokens)} pairs do not fill one train.global_batch of {global_batch}; lower it")
+    steps = min(BATCHES, len(tokens) // global_batch)
+    orders = [global_batch_at(step, len(tokens), global_batch, seed) for step in range(steps)]
+    return deal_all([tokens[order].tolist() for order in orders], ranks, budget)
+
+
+@cache
+def deal_assumed(lengths: Lengths, answers: int, global_batch: int, ranks: int, budget: int) -> Dealt:
     """Deal global batches of drawn lengths.
 
     Raises:

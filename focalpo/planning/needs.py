@@ -13,7 +13,7 @@ from focalpo.config.compose import CONF, plain
 from focalpo.config.schema import Config
 from focalpo.judging.price import Price
 from focalpo.judging.protocol import EVAL, load_protocol
-from focalpo.planning.lengths import Dealt, Lengths, dealt
+from focalpo.planning.lengths import Dealt, Lengths, deal_assumed, deal_sealed
 from focalpo.stages.folder import Folder, Stage, read_manifest
 from focalpo.training.cost import (
     Batch,
@@ -111,7 +111,17 @@ class Estimate:
         """How a training stage's global batches fall into micro-steps."""
         budget = budget or stage.launch["train"]["micro_batch_tokens"]
         batch = stage.settings["train"]["global_batch"]
-        return dealt(self.lengths, answers_of(stage), batch, ranks or stage.launch["ranks"], budget)
+        ranks = ranks or stage.launch["ranks"]
+        if (trees := self.sealed_trees(stage)) is not None:
+            return deal_sealed(trees, stage.settings["seed"], batch, ranks, budget)
+        return deal_assumed(self.lengths, answers_of(stage), batch, ranks, budget)
+
+    def sealed_trees(self, stage: Stage) -> Path | None:
+        """The file of the pairs that the stage trains on, if they are sealed."""
+        pairs = stage.inputs.get("pairs")
+        if stage.kind != "train" or pairs is None or not Folder(self.runs, pairs).sealed:
+            return None
+        return Folder(self.runs, pairs).path / "train_trees.parquet"
 
     def _reference(self, stage: Stage) -> Need:
         pairs, branches = self._pairs(stage), len(stage.settings["branches"])

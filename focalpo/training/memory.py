@@ -87,7 +87,7 @@ class Sharding:
 
     @property
     def whole(self) -> bool:
-        """Whether all gradients are reduced at once, after the last activation was freed."""
+        """Whether all gradients are reduced at once, when activations are freed and gathered weights released."""
         return self.trained <= REDUCE_BUCKET or self.bf16_optimizer or not self.stage
 
     @property
@@ -170,16 +170,15 @@ def training_memory(
     states = {"parameters": held.parameters(), "gradients": held.gradients(), "optimizer": held.optimizer()}
     activations = _activations(shape, batch, size, activation_checkpointing)
     logits = _head(shape, batch, CHUNK_LOGITS[device]) + (0 if adapters else size * head)
-    in_use = held.bucket() + held.gathered(head)
+    gathered, reduced = held.gathered(head), held.bucket() + held.reduction()
+    if held.whole:
+        reduction = Peak("reduction", **states, buffers=reduced)
+    else:
+        reduction = Peak("reduction", **states, activations=activations, buffers=reduced + gathered)
     return Memory(
         (
-            Peak("backward", **states, activations=activations, head=logits, buffers=in_use),
-            Peak(
-                "reduction",
-                **states,
-                activations=0 if held.whole else activations,
-                buffers=in_use + held.reduction(),
-            ),
+            Peak("backward", **states, activations=activations, head=logits, buffers=held.bucket() + gathered),
+            reduction,
             Peak("step", **states, buffers=held.step() + (held.bucket() if stage == 3 else 0)),
         )
     )
