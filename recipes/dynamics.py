@@ -34,10 +34,30 @@ def compare(arguments: list[str]) -> None:
     runs = Path(first.runs)
     run_stages(runs, in_order(list(stages.values())), first.launch.workers)
     facts = {row: read_manifest(Folder(runs, stage).path)["facts"] for row, stage in stages.items()}
-    print(f"\nheld-out pairs of {first.data.path}")
+    print(f"\npairs of {first.data.path}")
+    for stage in dict.fromkeys(Folder(runs, each.inputs["pairs"]).path for each in stages.values()):
+        print(*_kept(read_manifest(stage)["facts"]), sep="\n")
+    print(
+        f"\nthe same {next(iter(facts.values()))['test']['pairs']} held-out pairs before and after; a tie is half right"
+    )
     print(f"{'':10}" + "".join(f"{title:>26}" for title in COLUMNS.values()))
     for row, values in facts.items():
         print(f"{table.rows[row].label:10}" + "".join(f"{values['test'][name]:26.4f}" for name in COLUMNS))
+    for row, values in facts.items():
+        if values["test"]["ties"] == 1:
+            print(f"{table.rows[row].label}: training moved no held-out pair; these numbers are no result")
+
+
+def _kept(facts: dict) -> list[str]:
+    """What the stage of the pairs says it kept, dropped by reason, and cut; one line each."""
+    counts = {name: value for name, value in facts.items() if isinstance(value, int)}
+    lines = [", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())]
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            value = [f"{count} {reason}" for reason, count in value.items() if count]
+        if isinstance(value, list) and name != "warnings":
+            lines.append(f"{name.replace('_', ' ')}: {', '.join(value) or 'none'}")
+    return lines
 
 
 if __name__ == "__main__":

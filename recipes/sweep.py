@@ -22,7 +22,6 @@ from focalpo.running.command import run_command
 from focalpo.running.schedule import run_stages
 from focalpo.running.submit import submit
 from focalpo.stages.folder import Folder, Job, read_manifest
-from focalpo.stages.rankings import change
 from focalpo.stages.records import PairState, read_records
 
 FIELDS = ("setting", "row", "point", "reward_accuracy", "standard_error", "margin", "best")
@@ -94,7 +93,7 @@ def _result(job: Job, number: int, point: dict) -> dict:
         return result | dict.fromkeys(("reward_accuracy", "standard_error", "margin"))
     facts = read_manifest(folder)["facts"]["test"]
     accuracy = facts["reward_accuracy"]
-    pairs = len(change(read_records(folder / "dynamics.parquet", PairState), "test").margin)
+    pairs = len({state.id for state in read_records(folder / "dynamics.parquet", PairState) if state.split == "test"})
     error = (accuracy * (1 - accuracy) / pairs) ** 0.5
     return result | {"reward_accuracy": accuracy, "standard_error": error, "margin": facts["margin"]}
 

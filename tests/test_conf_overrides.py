@@ -7,8 +7,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from focalpo.config import compose as compose_module
-from focalpo.config.compose import compose, compose_bench
+from focalpo.config.compose import compose, compose_bench, compose_table
 from focalpo.config.overrides import advice, expand, meant, spelled
+from focalpo.planning.table import compose_rows, with_rows
 
 FILES = ["setting=files", "data.path=pairs.jsonl"]
 PATHS = [
@@ -138,6 +139,15 @@ def test_a_benchmarks_keys_are_named_as_they_are_typed() -> None:
 def test_what_is_wrong_with_the_model_names_its_own_key(overrides: list[str], lines: list[str]) -> None:
     found = error_of(*FILES, *overrides).splitlines()
     assert len(found) == len(lines) and all(f.startswith(line) for f, line in zip(found, lines, strict=True)), found
+
+
+def test_a_tables_mistake_names_its_rows_unless_all_have_it() -> None:
+    """objective.gamma is an option of FocalPO and not of DPO; a typing mistake is in both."""
+    table = with_rows(compose_table("files"), {})
+    with pytest.raises(ValueError) as caught:
+        compose_rows(table, ["data.path=x", "objective.gamma=0.1", "train.lrr=1"])
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("files/dpo: objective.gamma=0.1: ") and lines[1].startswith("train.lrr=1: ")
 
 
 def test_what_the_line_says_about_left_over_phases_works() -> None:

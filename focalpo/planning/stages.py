@@ -175,7 +175,7 @@ def sft_stage(config: Config) -> Stage | None:
                 "seed": config.model.seed,
             },
             inputs={"model": stage} if stage else {},
-            launch=launch_slice(config) | {"train": execution} | data_files(config),
+            launch=launch_slice(config) | {"train": execution, "phase": phase_name} | data_files(config),
         )
     return stage
 

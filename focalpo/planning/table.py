@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from focalpo.config.compose import CONF, compose, compose_table
+from focalpo.config.overrides import spelled
 from focalpo.config.schema import Config, RowConfig, TableConfig
 from focalpo.planning.stages import Place, Row, report_stage, table_rows
 from focalpo.stages.folder import Stage
@@ -102,8 +103,13 @@ def released_rows(table: TableConfig) -> dict[str, RowConfig]:
 
 
 def compose_rows(table: TableConfig, overrides: list[str]) -> dict[tuple[str, str], Config]:
-    """One configuration per setting and row: its experiment file, or a new objective with its defaults."""
-    configs = {}
+    """One configuration per setting and row: its experiment file, or a new objective with its defaults.
+
+    Raises:
+        ValueError: with every mistake once, and the rows that have it unless all have.
+    """
+    configs: dict[tuple[str, str], Config] = {}
+    wrong: dict[str, list[str]] = {}
     for setting, column in table.settings.items():
         for row, values in table.rows.items():
             name = values.experiment or row
@@ -114,6 +120,15 @@ def compose_rows(table: TableConfig, overrides: list[str]) -> dict[tuple[str, st
                 selected = [f"objective={name}"] if values.trained else []
             if column.released:
                 checkpoint = column.released[row]
-                selected += [f"model.path={checkpoint.path}", f"model.revision={checkpoint.revision or 'null'}"]
-            configs[setting, row] = compose([*column.overrides, *selected, *values.overrides, *overrides])
+                revision = checkpoint.revision and spelled("model.revision", checkpoint.revision)
+                selected += [spelled("model.path", checkpoint.path), revision or "model.revision=null"]
+            try:
+                configs[setting, row] = compose([*column.overrides, *selected, *values.overrides, *overrides])
+            except ValueError as error:
+                for line in str(error).splitlines():
+                    wrong.setdefault(line, []).append(f"{setting}/{row}")
+    if wrong:
+        total = len(table.settings) * len(table.rows)
+        rows = {line: "" if len(places) == total else f"{', '.join(places)}: " for line, places in wrong.items()}
+        raise ValueError("\n".join(f"{named}{line}" for line, named in rows.items()))
     return configs

@@ -38,8 +38,10 @@ def _used() -> str:
 
 
 def _what_to_lower(job: Job) -> str:
+    group = "train" if "train" in job.launch else "reference"
     knobs = {
-        "micro_batch_tokens": "train.micro_batch_tokens={} (activations shrink with it)",
+        "micro_batch_tokens": f"{group}.micro_batch_tokens={{}} (activations shrink with it)",
+        "batch_tokens": "reference.micro_batch_tokens={}",  # of a reward model
         "max_batch_tokens": "generate.max_batch_tokens={}",
     }
     launch = job.launch | job.launch.get("train", {})

@@ -6,12 +6,15 @@ torchrun ... -m focalpo.running.worker STAGE_FOLDER            in several ranks;
 USR1 and TERM ask it to stop: training saves first. It then exits with code 75; start it again to resume.
 """
 
+import contextlib
 import importlib
 import math
 import os
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 
 from focalpo.processes.lifeline import end_with
@@ -20,6 +23,7 @@ from focalpo.running.launching import STACKS, in_new_processes
 from focalpo.running.out_of_memory import explaining_out_of_memory
 from focalpo.running.stopping import stopping
 from focalpo.stages.folder import ERROR, Damaged, Folder, Job, Stage, Stopped, explaining_disk_errors, verify
+from focalpo.training.settings import TrainSettings
 
 RANKED = ("sft", "reward", "reference", "train")
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h
@@ -123,8 +127,22 @@ def _damage(path: Path) -> str | None:
 
 def recipe(job: Job) -> dict:
     """Call the recipe for the job's kind."""
-    with explaining_disk_errors(job.path), explaining_out_of_memory(job), stopping(job):
+    with naming_own_keys(job), explaining_disk_errors(job.path), explaining_out_of_memory(job), stopping(job):
         return _tracked(job, importlib.import_module(f"recipes.{job.kind}").make)
+
+
+@contextlib.contextmanager
+def naming_own_keys(job: Job) -> Iterator[None]:
+    """Name a phase's settings by their own keys: `train.global_batch` of supervised fine-tuning is not the one that
+    preference training has."""
+    try:
+        yield
+    except ValueError as error:
+        if "phase" not in job.launch:
+            raise
+        names = "|".join(each.name for each in fields(TrainSettings))
+        own = rf"model.phases.{job.launch['phase']}.train.\1"
+        raise ValueError(re.sub(rf"(?<![\w./])train\.({names})\b", own, str(error))) from error
 
 
 def _tracked(job: Job, make: Callable[[Job], dict]) -> dict:
