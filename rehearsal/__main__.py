@@ -3,7 +3,7 @@
 python -m rehearsal                       table=paper, all rows
 python -m rehearsal rows=sft,dpo          fewer rows; also rows=released or any override
 python -m rehearsal table=one_gpu         another scale
-python -m rehearsal --diff                print what a rehearsal changes, and run nothing
+python -m rehearsal --diff                print what a rehearsal changes, and what the last one learned; run nothing
 python -m rehearsal --go-on               resume an interrupted rehearsal instead of starting over
 """
 
@@ -18,10 +18,12 @@ from focalpo.config.compose import CONF, compose, compose_table
 from focalpo.config.schema import Config, TableConfig
 from focalpo.planning.table import compose_rows, split_arguments, with_rows
 from focalpo.processes.quiet import cores_each, quiet
+from focalpo.reporting.table_run import TableRun, newest_reports
 from focalpo.running.command import run_command
 from rehearsal.check import checked
-from rehearsal.differences import Change, changes, described, hardware, protocol_changes
+from rehearsal.differences import Change, changes, described, hardware, protocol_changes, stand_ins
 from rehearsal.hub import serving
+from rehearsal.learned import Learned, described_rows, faults, learned
 from rehearsal.stage import build, endpoints, environment, judge
 
 RUNS = CONF.parent / "runs" / "rehearsal"
@@ -29,10 +31,11 @@ FLAGS = ("--diff", "--go-on")
 
 
 def rehearse(arguments: list[str]) -> None:
-    """Run the requested table; without `--go-on` its folder is emptied first.
+    """Run the requested table; unless it goes on, its folder is emptied first.
 
     Raises:
-        ValueError: when the run fails, or leaves a gap in the table or in the chain of stages.
+        ValueError: when the run fails, leaves a gap in the table or in the chain of stages, or has rows that learned
+            nothing or the same.
     """
     quiet(cores_each(1))
     flags = {each for each in arguments if each in FLAGS}
@@ -40,7 +43,7 @@ def rehearse(arguments: list[str]) -> None:
     table = with_rows(compose_table(own.setdefault("table", "paper")), own)
     paper = compose_rows(table, overrides)
     runs = Path(next((each.removeprefix("runs=") for each in overrides if each.startswith("runs=")), RUNS)).resolve()
-    if "--go-on" not in flags:
+    if not flags:
         shutil.rmtree(runs, ignore_errors=True)
     folder = runs / ".stand-ins"  # a fixed place: a protocol's path is part of the keys of the stages that use it
     starts = {name: str(compose(column.overrides).model.path) for name, column in table.settings.items()}
@@ -51,6 +54,8 @@ def rehearse(arguments: list[str]) -> None:
         changed += endpoints(first, repositories, folder / "eval", address)
         tell(table, first, changes(paper, compose_rows(table, [*overrides, *changed])), folder / "eval")
         if "--diff" in flags:
+            for report in newest_reports(runs, table.study or table.scale)[:1]:
+                tell_learned(report, folder / "hub")
             return
         started = time.monotonic()
         table_arguments = [f"{key}={value}" for key, value in own.items()]
@@ -60,6 +65,9 @@ def rehearse(arguments: list[str]) -> None:
     if ended.returncode:
         raise ValueError(f"the rehearsal exited with status {ended.returncode}; its stages are in {runs}")
     print(checked(runs, table))
+    rows = tell_learned(newest_reports(runs)[0], folder / "hub")
+    if found := faults(rows, table, paper):
+        raise ValueError("\n".join(found))
     print(f"rehearsed in {(time.monotonic() - started) / 60:.1f} min on {os.cpu_count()} cores")
 
 
@@ -67,8 +75,16 @@ def tell(table: TableConfig, first: Config, found: dict[str, set[Change]], proto
     """Print the differences from the scale that is rehearsed."""
     print(f"differences from the {table.scale} scale, over all rows")
     print(described(found))
+    print(stand_ins())
     for protocol in first.judge.benchmarks.values():
         print(f"  protocol  {protocol:32} " + ", ".join(protocol_changes(protocol, protocols)))
+
+
+def tell_learned(report: Path, hub: Path) -> list[Learned]:
+    """Print and return what the rows of a report learned."""
+    rows = learned(TableRun.read(report), hub)
+    print(described_rows(rows))
+    return rows
 
 
 if __name__ == "__main__":

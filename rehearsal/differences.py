@@ -1,4 +1,5 @@
-"""What a rehearsal changes: the keys of the rows' configurations and of the protocols that differ from the paper's."""
+"""What a rehearsal changes: the keys of the rows' configurations and of the protocols that differ from the paper's,
+and what its stand-ins are instead of the originals."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,8 @@ import yaml
 from focalpo.config.compose import plain
 from focalpo.config.schema import Config
 from focalpo.judging.protocol import EVAL
+from rehearsal.datasets import TEST, TRAIN
+from rehearsal.models import GAIN, SHAPE
 
 HARDWARE = ("launch.gpus", "launch.ranks", "launch.workers", "generate.data_parallel")
 ENDPOINTS = ("judge.endpoint.base_url", "judge.benchmarks.alpaca_eval", "judge.benchmarks.arena_hard", "runs")
@@ -56,6 +59,16 @@ def described(found: Mapping[str, set[Change]]) -> str:
         pairs = ", ".join(f"{before} -> {after}" for before, after in sorted(values, key=str))
         lines.append(f"  {kind:9} {key:32} {pairs}")
     return "\n".join(lines)
+
+
+def stand_ins() -> str:
+    """Format what stands in for models and data, one line each."""
+    shape = f"{SHAPE['num_hidden_layers']} random layers of width {SHAPE['hidden_size']}"
+    return (
+        f"  stand-in  models   {shape} in a unit of weight {GAIN:.0f} times smaller, alike for all rows: "
+        f"learning rates act {GAIN:.0f} times as strongly\n"
+        f"  stand-in  data     {TRAIN} training and {TEST} test pairs"
+    )
 
 
 def _dotted(prefix: str, name: object) -> str:

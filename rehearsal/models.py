@@ -3,6 +3,12 @@
 A checkpoint has what the hub holds: safetensors, config, generation config, tokenizer. Sizes are small; everything else
 is as in the real models: grouped-query attention, untied embeddings, Mistral's sliding window, Llama 3's special tokens
 in their order and its two end tokens, and a tokenizer that adds a BOS while the template may already contain one.
+
+One thing is not as in the real models: the unit of their weights, GAIN. The recipes' learning rates, 3e-7 to 1e-6, move
+a 7B model over hundreds of steps; here are three. So that these few move the answers, every matrix is GAIN times
+smaller and every norm's weight GAIN times larger: the same function, on which the same recipe acts GAIN times as
+strongly. All rows of a setting share it: a lost learning rate, a swapped row or a loss that does nothing stays visible,
+and no key of the recipe differs from the paper's.
 """
 
 import json
@@ -27,7 +33,9 @@ from transformers import (
 
 # Long enough for every pair and answer here; vLLM truncates endless answers there, as at the real window.
 POSITIONS = 256
-GAIN = 2.0**14
+GAIN = 2.0**13
+"""The factor between a stand-in's learning rate as configured and as it acts: 5e-7 acts like 4e-3 on weights of 0.1."""
+CONSTANT = 2.0  # the first dimension of the residual stream
 SHAPE = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -36,6 +44,7 @@ SHAPE = {
     "num_key_value_heads": 1,
     "max_position_embeddings": POSITIONS,
     "tie_word_embeddings": False,
+    "initializer_range": 0.125,  # 1 / sqrt(hidden size): every layer counts, and the answers depend on the prompt
 }
 LLAMA3_SPECIAL = [
     "<|begin_of_text|>",
@@ -149,7 +158,7 @@ def write_model(family: str, texts: list[str], folder: Path) -> None:
     model = AutoModelForCausalLM.from_config(make_config(tokenizer), dtype=torch.bfloat16)
     stops = [tokenizer.convert_tokens_to_ids(name) for name in ends]
     _make_answers_end(model, stops[0])
-    _amplify_small_steps(model)
+    _act_on_small_steps(model)
     model.generation_config = GenerationConfig(bos_token_id=tokenizer.bos_token_id, eos_token_id=stops)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -170,22 +179,28 @@ def _make_answers_end(model: PreTrainedModel, stop: int) -> None:
     with torch.no_grad():
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
         tied = head is embedding
-        # A tied head repeats the token it has just read unless the embeddings are small beside the constant.
-        embedding.normal_(std=0.1 if tied else 0.5)
+        # A tied head repeats the token it has just read unless the embeddings are small beside what the layers add.
+        embedding.normal_(std=0.15 if tied else 0.5)
         if not tied:
             head.normal_(std=0.25)
             head[:, 0] = 0.0
-        embedding[:, 0] = 2.0
-        head[stop, 0] = 2.35 if tied else 1.0
+        embedding[:, 0] = CONSTANT
+        head[stop, 0] += 1.2
+        for layer in model.model.layers:  # no layer writes to it
+            layer.self_attn.o_proj.weight[0] = layer.mlp.down_proj.weight[0] = 0.0
 
 
-def _amplify_small_steps(model: PreTrainedModel) -> None:
-    """Move a factor from the head into the norm before it: the same function, but learning rates of 5e-7 change it.
+def _act_on_small_steps(model: PreTrainedModel) -> None:
+    """Move GAIN from every matrix into the norm that reads or follows it: the same function in a smaller unit.
 
-    In bfloat16 a few such steps are rounded away beside weights of ordinary size, and all rows would be equal.
+    What is written to the residual stream may be smaller as a whole, because only norms read it; their epsilon is
+    smaller too. GAIN is a power of two, so nothing is rounded.
     """
-    head = model.get_output_embeddings().weight
-    if head is not model.get_input_embeddings().weight:
-        with torch.no_grad():
-            head.div_(GAIN)
-            model.model.norm.weight.mul_(GAIN)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.div_(GAIN)
+        for name, parameter in model.named_parameters():
+            if name.endswith("norm.weight"):
+                parameter.mul_(GAIN)
+    model.config.rms_norm_eps /= GAIN**2

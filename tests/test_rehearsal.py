@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from focalpo.config.compose import CONF, compose, compose_table
@@ -19,7 +20,7 @@ from focalpo.data.tokens import pair_trees, prompt_ids
 from focalpo.data.truncation import Limits
 from focalpo.planning.table import compose_rows, with_rows
 from focalpo.stages.records import Pair
-from focalpo.training.model import ModelSource, load_tokenizer, stop_ids
+from focalpo.training.model import ModelSource, load_model, load_tokenizer, stop_ids
 from rehearsal.benchmarks import protocol_over, repository_of
 from rehearsal.datasets import texts
 from rehearsal.differences import ENDPOINTS, HARDWARE, PROTOCOL, changes, hardware, protocol_changes
@@ -111,6 +112,47 @@ def test_stand_ins_have_the_architecture_of_the_originals(models: dict[str, Path
     assert len(generation["eos_token_id"]) == 2
     own = load_tokenizer(ModelSource(str(models["mistral_base"])))
     assert "[INST]" in own.chat_template, "the template that the base setting must not use"
+
+
+def logits_of(folder: Path, dtype: str = "float32") -> torch.Tensor:
+    ids = torch.arange(64).view(4, 16) * 7 % 500
+    with torch.no_grad():
+        return load_model(ModelSource(str(folder)), dtype)(ids).logits
+
+
+@pytest.mark.parametrize("family", MODELS.values())
+def test_a_stand_in_is_the_same_function_in_a_smaller_unit_of_weight(
+    family: str, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gain is a power of two and epsilon shrinks with it, so that not one bit of a logit differs."""
+    monkeypatch.setattr("rehearsal.models.GAIN", 1.0)
+    write_model(family, texts(), tmp_path / family)
+    (folder,) = (path for path in models.values() if path.name == family)
+    assert torch.equal(logits_of(folder), logits_of(tmp_path / family))
+
+
+@pytest.mark.parametrize("family", MODELS.values())
+@pytest.mark.parametrize(("gain", "least", "most"), [(None, 0.2, 1.0), (1.0, 0.0, 0.05)], ids=["as_is", "ordinary"])
+def test_three_steps_at_a_papers_learning_rate_change_a_stand_ins_tokens(
+    family: str, gain: float | None, least: float, most: float, models: dict[str, Path], tmp_path: Path, monkeypatch
+) -> None:
+    """Adam at 3e-7, the smallest rate of a row, exported in bfloat16; in the ordinary unit next to nothing is seen."""
+    (folder,) = (path for path in models.values() if path.name == family)
+    if gain is not None:
+        monkeypatch.setattr("rehearsal.models.GAIN", gain)
+        folder = tmp_path / family
+        write_model(family, texts(), folder)
+    before = logits_of(folder, "bfloat16").argmax(-1)
+    model = load_model(ModelSource(str(folder)), "float32")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-7, weight_decay=0.0)
+    ids = torch.arange(60).view(4, 15) * 11 % 500
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(ids, labels=ids).loss.backward()
+        optimizer.step()
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "trained")
+    differing = (logits_of(tmp_path / "trained", "bfloat16").argmax(-1) != before).float().mean()
+    assert least <= differing <= most
 
 
 CLIENT = """
