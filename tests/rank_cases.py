@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from focalpo.data.trees import with_mismatched
+from focalpo.data.trees import Tree, with_mismatched
 from focalpo.training import engine as engines
 from focalpo.training.engine import Examples, open_engine, partitioned_loading, start_ranks, train
 from focalpo.training.logprobs import PackedPolicy
@@ -25,7 +25,10 @@ from tests.tiny import SETTINGS, random_trees
 
 BRANCHES = ("chosen", "rejected")
 # Prompts of 600 tokens and more: a rounded rotary table shows at large positions.
-LONG = [replace(tree, prompt=(tree.prompt * 700)[: 600 + 30 * place]) for place, tree in enumerate(random_trees(8, 3))]
+LONG = [
+    Tree(f"long-{place}", (tree.prompt * 700)[: 600 + 30 * place], tree.branches)
+    for place, tree in enumerate(random_trees(8, seed=3))
+]
 TREES = [*LONG, *random_trees(8, seed=11)]
 ADAPTERS = LoraSettings(rank=4, alpha=8, targets=["q_proj", "v_proj", "up_proj"])
 

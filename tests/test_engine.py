@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from focalpo.data.tokens import with_mismatched
+from focalpo.data.trees import with_mismatched
 from focalpo.stages.folder import Stopped
 from focalpo.training import checkpoint
 from focalpo.training.engine import Examples, open_engine, start_ranks, train
@@ -258,6 +258,13 @@ def test_too_few_pairs_for_one_global_batch_are_refused() -> None:
         steps_of(3, SETTINGS)
 
 
+def test_a_run_whose_only_step_would_change_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the only step has learning rate 0, where train.warmup_ratio=0.25 starts"):
+        steps_of(4, SETTINGS)
+    assert steps_of(4, replace(SETTINGS, warmup_ratio=0.0)) == 1
+    assert steps_of(8, replace(SETTINGS, warmup_ratio=0.9)) == 2  # rates 0 and a half
+
+
 def test_an_incomplete_last_batch_is_dropped_and_max_steps_is_a_limit() -> None:
     assert steps_of(15, SETTINGS) == 3
     assert steps_of(15, replace(SETTINGS, epochs=2)) == 6
@@ -274,6 +281,12 @@ def test_compiled_kernels_change_no_log_prob() -> None:
     micro = pack(trees, ("chosen", "rejected"))
     torch.testing.assert_close(compiled(micro), plain(micro), atol=1e-5, rtol=1e-5)
     assert all(layer.mlp._compiled_call_impl is not None for layer in compiled.model.base_model.layers)
+
+
+def test_compiled_kernels_are_refused_where_weights_are_gathered_inside_of_them() -> None:
+    (problem,) = replace(SETTINGS, kernels="compiled", zero_stage=3).problems()
+    assert problem.startswith("train.kernels=compiled does not work with train.zero_stage=3")
+    assert not replace(SETTINGS, kernels="compiled", zero_stage=2).problems()
 
 
 def test_liger_kernels_are_refused_without_a_gpu() -> None:

@@ -24,8 +24,10 @@ from focalpo.config.bench import BenchSettings
 from focalpo.config.models import model_problems
 from focalpo.config.overrides import advice, changed, meant, spelled, unread
 from focalpo.config.schema import DATA_KEYS, NO_EFFECT, CalibrateJudgeConfig, Config, DataConfig, TableConfig
+from focalpo.data.truncation import RULES
 from focalpo.stages.origin import ROOT
 from focalpo.training.objective import OBJECTIVES
+from focalpo.training.settings import NCCL_SECONDS
 
 CONF = ROOT / "conf"
 NO_KEY = "there is no such key; check the spelling"
@@ -220,8 +222,6 @@ def _problems(config: Config):
     yield from config.train.problems()
     if config.lora is not None:
         yield from config.lora.problems()
-        if config.train.zero_stage == 3:
-            yield "lora with train.zero_stage=3: adapters cannot be merged into sharded weights; set a lower stage"
     yield from _data_problems(config.data)
     yield from model_problems(config)
     if config.model.package is not None:
@@ -237,6 +237,8 @@ def _problems(config: Config):
         yield f"launch.ranks={ranks} must be >= 1"
     elif batch % ranks:
         yield f"train.global_batch={batch} is not divisible by launch.ranks={ranks}; change one of them"
+    if not 0 < config.launch.hang_seconds < NCCL_SECONDS:
+        yield f"launch.hang_seconds={config.launch.hang_seconds:g} must be > 0 and below NCCL's own {NCCL_SECONDS}"
     if "@" in (config.judge.endpoint.base_url or "").partition("://")[2].partition("/")[0]:
         yield "judge.endpoint.base_url contains a password; put the key into the variable of judge.endpoint.api_key_env"
     if config.generate.backend not in ("hf", "vllm"):
@@ -273,5 +275,7 @@ def _data_problems(data: DataConfig):
         yield f"data.label_noise={data.label_noise} must be in [0, 0.5]"
     if not 0 <= data.test_fraction < 1:
         yield f"data.test_fraction={data.test_fraction} must be in [0, 1)"
+    if data.truncation not in RULES:
+        yield f"data.truncation={data.truncation!r} is not one of {', '.join(RULES)}"
     if not 1 <= data.max_prompt_length < data.max_length:
         yield f"data.max_prompt_length={data.max_prompt_length} must be in [1, data.max_length={data.max_length})"

@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from focalpo.data.trees import Tree
 from focalpo.processes.memory import keep_freed
+from focalpo.stages.rankings import right
 from focalpo.training import checkpoint, nonfinite
 from focalpo.training.buffers import restore_buffers, uncast_buffers
 from focalpo.training.kernels import use_kernels
@@ -32,6 +34,10 @@ from focalpo.training.ranks import alive, device, rank, sum_over_ranks, world
 from focalpo.training.settings import EXECUTION, TrainSettings
 from focalpo.training.steps import global_batch_at, learning_rate_at, steps_of
 from focalpo.training.watch import Watch
+
+
+# How long ranks wait for each other in our own collectives: the others wait while rank 0 writes the exported weights.
+EXPORT_TIME = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,7 @@ def start_ranks() -> None:
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed reads it even then
     if torch.cuda.is_available():
         torch.cuda.set_device(device())
-    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=EXPORT_TIME)
 
 
 def deepspeed_config(settings: TrainSettings) -> dict:
@@ -279,8 +285,8 @@ def _metrics(batch: Logps, loss) -> dict[str, Tensor]:
     """Sum the metrics over the micro-batch's pairs; the caller divides by the global batch."""
     metrics = {"loss": loss.loss} | {f"logps_{branch}": logps for branch, logps in batch.policy.items()}
     if "rejected" in batch.policy:  # without it there is no ranking
-        margin = loss.chosen_reward - loss.rejected_reward
-        metrics["reward_chosen"], metrics["reward_rejected"] = loss.chosen_reward, loss.rejected_reward
-        metrics["reward_margin"], metrics["reward_accuracy"] = margin, (margin > 0).float()
-        metrics["ranking_accuracy"] = (batch.policy["chosen"] >= batch.policy["rejected"]).float()
+        rewards = loss.chosen_reward, loss.rejected_reward
+        metrics["reward_chosen"], metrics["reward_rejected"] = rewards
+        metrics["reward_margin"], metrics["reward_accuracy"] = rewards[0] - rewards[1], right(*rewards)
+        metrics["ranking_accuracy"] = right(batch.policy["chosen"], batch.policy["rejected"])
     return {name: value.detach().sum() for name, value in metrics.items()}

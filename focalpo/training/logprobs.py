@@ -44,9 +44,12 @@ class PackedPolicy(nn.Module):
 
     def forward(self, batch: MicroBatch) -> Tensor:
         """Return the summed log-probs, nats, fp32: [trees, branches]."""
-        longest = int(batch.positions.max()) + 1 if self.window else 0
+        # From the layout, which is on the host: reading a position would wait for the GPU in every micro-batch.
+        longest = max(segment.keys for tree in batch.layout.trees for segment in tree)
         if self.window and longest > self.window:
-            raise ValueError(f"a sequence of {longest} tokens exceeds the model's sliding window of {self.window}")
+            raise ValueError(
+                f"a sequence of {longest} tokens exceeds the model's sliding window of {self.window}; lower data.max_length"
+            )
         body = getattr(self.model, self.model.base_model_prefix)
         hidden = body(
             input_ids=batch.tokens, position_ids=batch.positions, use_cache=False, layout=batch.layout

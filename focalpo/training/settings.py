@@ -10,6 +10,8 @@ KERNELS = ("plain", "compiled", "liger")
 # How to compute, not what: these settings change no result beyond rounding.
 EXECUTION = ("zero_stage", "activation_checkpointing", "micro_batch_tokens", "checkpoint_every", "kernels")
 CONVERSION = 1  # of a package's weights: raise it when the same file gives other weights or another tokenizer
+# torch ends a rank whose NCCL call takes longer, in seconds; DeepSpeed's process groups cannot be given another limit.
+NCCL_SECONDS = 600
 # Logits of one chunk: on a GPU 256 MiB of fp32, enough to keep its matrix units busy; on a CPU 16 MiB, which stay in
 # the last-level cache and below the size that malloc maps, zeroes and unmaps at every call.
 CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26}
@@ -56,6 +58,8 @@ class TrainSettings:
             f"train.zero_stage={self.zero_stage} must be 0, 1, 2 or 3": self.zero_stage in (0, 1, 2, 3),
             f"train.micro_batch_tokens={self.micro_batch_tokens} must be >= 1": self.micro_batch_tokens >= 1,
             f"train.kernels={self.kernels!r} must be {', '.join(KERNELS)}": self.kernels in KERNELS,
+            "train.kernels=compiled does not work with train.zero_stage=3, which gathers weights inside what would be "
+            "compiled; use plain or liger": self.kernels != "compiled" or self.zero_stage != 3,
             f"train.checkpoint_every={self.checkpoint_every} must be >= 0 steps": self.checkpoint_every >= 0,
         }
         return [message for message, fine in checks.items() if not fine]

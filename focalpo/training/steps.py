@@ -14,12 +14,18 @@ def steps_of(pairs: int, settings: TrainSettings) -> int:
     """Number of optimizer steps of a run; the last, incomplete global batch of each epoch is dropped.
 
     Raises:
-        ValueError: when there are fewer pairs than one global batch.
+        ValueError: when there are fewer pairs than one global batch, or the only step is the warm-up's first.
     """
     if pairs < settings.global_batch:
         raise ValueError(f"{pairs} pairs do not fill one train.global_batch of {settings.global_batch}; lower it")
     steps = settings.epochs * (pairs // settings.global_batch)
-    return min(steps, settings.max_steps or steps)
+    steps = min(steps, settings.max_steps or steps)
+    if not any(learning_rate_at(step, steps, settings) for step in range(steps)):
+        raise ValueError(
+            f"the only step has learning rate 0, where train.warmup_ratio={settings.warmup_ratio:g} starts; set it to "
+            "0, lower train.global_batch, or train longer (train.epochs, train.max_steps)"
+        )
+    return steps
 
 
 def global_batch_at(step: int, pairs: int, global_batch: int, seed: int) -> list[int]:
