@@ -22,7 +22,6 @@ def quiet_worker(parent: int, cores: int) -> None:
 
 def quiet(cores: int) -> None:
     """Silence known, harmless library output and use `cores` threads; for processes whose output a user sees."""
-    os.environ.setdefault("TQDM_DISABLE", "1")  # "converting", a bar that nothing else turns off; read at its import
     import torch
     from transformers.utils import logging as transformers_logging
 
@@ -35,6 +34,8 @@ def quiet(cores: int) -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # one bar per split; read when it is imported
     # DeepSpeed 0.19 calls torch collectives by the names that torch 2.13 renames.
     warnings.filterwarnings("ignore", category=FutureWarning, message=r"`torch.distributed.\w+` is deprecated")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found no other
     # DeepSpeed logs the detected accelerator and its configuration at every start.
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 

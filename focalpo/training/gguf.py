@@ -5,7 +5,9 @@ tensors are filled with random numbers, and the rule that splits text into words
 """
 
 from collections import Counter
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import torch
@@ -77,9 +79,10 @@ def check_saved(folder: Path, contents: Contents) -> None:
 
 def _model(path: Path) -> PreTrainedModel:
     """The weights in a model of the ordinary kind, which can be saved."""
-    read, loading = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True
-    )
+    with redirect_stderr(StringIO()):  # a progress bar that transformers does not turn off with its others
+        read, loading = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True
+        )
     wrong = {name: sorted(map(str, keys)) for name, keys in loading.items() if keys}
     if wrong:
         raise ValueError(f"{path.name} does not fill its architecture ({wrong}); get the whole file")
