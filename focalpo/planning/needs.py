@@ -46,8 +46,9 @@ class Estimate:
         self.shape = _shape(config, self.sizes)
         self.device = "cuda" if config.launch.gpus else "cpu"
         self.data = self.sizes["data"][config.data.name]
-        drawn = (self.data[name] for name in ("prompt", "prompt_sigma", "answer", "answer_sigma"))
-        self.lengths = Lengths(*drawn, config.data.max_prompt_length, config.data.max_length)
+        assumed = {name: self.data[name] for name in ("prompt", "prompt_sigma", "answer", "answer_sigma")}
+        limits = {"max_prompt": config.data.max_prompt_length, "max_length": config.data.max_length}
+        self.lengths = Lengths(**assumed, **limits)
 
     def of(self, stage: Stage) -> Need:
         """Estimate the stage's needs; stages that take seconds on one core count as zero."""

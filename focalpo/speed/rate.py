@@ -13,7 +13,7 @@ from multiprocessing.synchronize import Barrier
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from focalpo.data.trees import Tree
+from focalpo.data.trees import Ids, Tree
 from focalpo.processes.quiet import cores_each, quiet_worker
 from focalpo.speed.flops import synchronize
 from focalpo.speed.measured import forget_peak, peak_bytes
@@ -122,8 +122,8 @@ def _take_steps(engine, micro: MicroBatch, count: int) -> None:
 
 
 def _tree(vocabulary: int, prompt: int, answer: int, draw: torch.Generator, place: int) -> Tree:
-    def ids(count: int) -> list[int]:
-        return torch.randint(3, vocabulary, (count,), generator=draw).tolist()
+    def ids(count: int) -> Ids:
+        return torch.randint(3, vocabulary, (count,), generator=draw, dtype=torch.int32).numpy()
 
     return Tree(str(place), ids(prompt), {branch: ids(answer) for branch in BRANCHES})
 
