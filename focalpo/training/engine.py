@@ -35,7 +35,6 @@ from focalpo.training.settings import EXECUTION, TrainSettings
 from focalpo.training.steps import global_batch_at, learning_rate_at, steps_of
 from focalpo.training.watch import Watch
 
-
 # How long ranks wait for each other in our own collectives: the others wait while rank 0 writes the exported weights.
 EXPORT_TIME = timedelta(hours=1)
 

@@ -48,7 +48,8 @@ class PackedPolicy(nn.Module):
         longest = max(segment.keys for tree in batch.layout.trees for segment in tree)
         if self.window and longest > self.window:
             raise ValueError(
-                f"a sequence of {longest} tokens exceeds the model's sliding window of {self.window}; lower data.max_length"
+                f"a sequence of {longest} tokens exceeds the model's sliding window of {self.window}; "
+                "lower data.max_length"
             )
         body = getattr(self.model, self.model.base_model_prefix)
         hidden = body(
