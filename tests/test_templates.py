@@ -212,4 +212,6 @@ def test_characters_that_no_token_stands_for_are_found() -> None:
     assert problem(lossy, messages("Hi")) == ""
     assert problem(lossy, messages("Q & A")) == "the tokenizer cannot write a text: its ids decode to another one"
     half = messages("Hi \ud83d")
+    with pytest.raises(ValueError, match="conversation 2 of 2: a text holds half a surrogate pair"):
+        prompt_ids(chatml_tokenizer(), [messages("Hi"), half])
     assert problem(chatml_tokenizer(), half) == "a text holds half a surrogate pair, which no tokenizer reads"

@@ -75,7 +75,7 @@ class Renderer:
         for place, messages in enumerate(conversations, 1):
             try:
                 shape = self._shape(messages, opens)
-                texts.append(render(self.tokenizer, messages, opens))
+                texts.append(self._rendered(messages, opens))
             except ValueError as problem:
                 raise ValueError(f"conversation {place} of {len(conversations)}: {problem}") from problem
             fronts.append([] if shape.bos is None else [shape.bos])
@@ -94,14 +94,19 @@ class Renderer:
                     f"a text holds a role marker of the chat template: {_where(messages, place, found[0])}"
                 )
         try:
-            text = render(self.tokenizer, messages, opens)
-            text.encode()
-        except UnicodeEncodeError:
-            return ValueError("a text holds half a surrogate pair, which no tokenizer reads")
+            text = self._rendered(messages, opens)
         except ValueError as problem:
             return problem
         if text != shape.skeleton.text([message["content"] for message in messages]):
             return ValueError("the chat template rewrites a text")
+        return text
+
+    def _rendered(self, messages: Messages, opens: bool) -> str:
+        text = render(self.tokenizer, messages, opens)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("a text holds half a surrogate pair, which no tokenizer reads") from error
         return text
 
     def _tokens(self, texts: list[str]) -> list[tuple[list[int], str]]:

@@ -150,7 +150,7 @@ def _tokenised(
             try:
                 whole, responses = _parts(said, prompt, dialogues, stops)
                 start, kept = cut(whole, responses, limits)
-                if len(kept) == 2 and np.array_equal(*kept):
+                if len(kept) == 2 and np.array_equal(kept[0], kept[1]):
                     raise ValueError(f"both answers are the same within max_length: {limits.max_length} tokens")
             except ValueError as problem:
                 problems[name] = str(problem)
