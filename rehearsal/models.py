@@ -31,11 +31,12 @@ from transformers import (
     Qwen2Config,
 )
 
-# Long enough for every pair and answer here; vLLM truncates endless answers there, as at the real window.
-POSITIONS = 256
+# As long as the longest pair that a setting allows (data.max_length); vLLM truncates endless answers there.
+POSITIONS = 2048
 GAIN = 2.0**13
 """The factor between a stand-in's learning rate as configured and as it acts: 5e-7 acts like 4e-3 on weights of 0.1."""
 CONSTANT = 2.0  # the first dimension of the residual stream
+STOP = 2.5  # by how much the head reads it more for the end of a turn than for other tokens: answers of a few words
 SHAPE = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -123,7 +124,7 @@ def pieces_of(tokenizer: Tokenizer) -> dict:
 
 
 def mistral_config(tokenizer: PreTrainedTokenizerBase) -> MistralConfig:
-    return MistralConfig(**SHAPE, **_tokens(tokenizer), sliding_window=POSITIONS - 64, rope_theta=10000.0)
+    return MistralConfig(**SHAPE, **_tokens(tokenizer), sliding_window=POSITIONS // 2, rope_theta=10000.0)
 
 
 def llama3_config(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
@@ -131,7 +132,9 @@ def llama3_config(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
 
 
 def qwen2_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2Config:
-    return Qwen2Config(**SHAPE | {"tie_word_embeddings": True}, **_tokens(tokenizer))
+    # Its greedy answers repeat themselves up to the window: as short as data.max_length allows.
+    own = {"tie_word_embeddings": True, "max_position_embeddings": POSITIONS // 2}
+    return Qwen2Config(**SHAPE | own, **_tokens(tokenizer))
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase) -> dict:
@@ -185,7 +188,7 @@ def _make_answers_end(model: PreTrainedModel, stop: int) -> None:
             head.normal_(std=0.25)
             head[:, 0] = 0.0
         embedding[:, 0] = CONSTANT
-        head[stop, 0] += 1.2
+        head[stop, 0] += STOP
         for layer in model.model.layers:  # no layer writes to it
             layer.self_attn.o_proj.weight[0] = layer.mlp.down_proj.weight[0] = 0.0
 

@@ -16,7 +16,7 @@ from focalpo.training.settings import LoraSettings
 from tests.tiny import SETTINGS, random_trees, tiny_model
 
 BATCH = pack(random_trees(3, seed=4), ("chosen", "rejected"))
-LAYOUTS = [(0, "float32"), (1, "float32"), (2, "float32"), (3, "float32"), (1, "bfloat16"), (3, "bfloat16")]
+LAYOUTS = [(0, "float32"), (2, "float32"), (1, "bfloat16"), (3, "bfloat16")]
 LORA = LoraSettings(rank=2, alpha=4, targets=["q_proj"])
 NOTHING = "training changed no weight: .*; raise train.learning_rate"
 
@@ -93,7 +93,7 @@ def test_a_change_on_another_rank_is_a_change(monkeypatch: pytest.MonkeyPatch) -
         pass
 
 
-@pytest.mark.parametrize("zero_stage", [1, 3])
+@pytest.mark.parametrize("zero_stage", [2, 3])
 def test_a_step_that_bf16_rounds_away_is_told_apart_from_one_that_it_shows(zero_stage: int) -> None:
     model = tiny_model().to(torch.bfloat16)
     start = content(model.parameters())
@@ -107,11 +107,12 @@ def test_a_step_that_bf16_rounds_away_is_told_apart_from_one_that_it_shows(zero_
     assert rounding_warnings(start, model) == []
 
 
-def test_merged_adapters_are_compared_with_the_model_before_them() -> None:
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_merged_adapters_are_compared_with_the_model_before_them(zero_stage: int) -> None:
     model = tiny_model()
     start = content(model.parameters())
     adapters = add_adapters(model, LORA, seed=1)
-    engine = opened(model=model)
+    engine = opened(zero_stage, model=model)
     with must_move(engine):
         step(engine, rate=1e-2)
     merge(adapters)
