@@ -133,11 +133,10 @@ def changed(weights: Weights, start: Weights) -> float:
     """Share of the numbers that differ; a tensor that only one of the two holds differs as a whole."""
     differing = total = 0
     for name in weights.keys() | start.keys():
-        one, other = weights.get(name), start.get(name)
-        size = (one if one is not None else start[name]).numel()
-        same = one is not None and other is not None and one.shape == other.shape
-        differing += int(torch.ne(one, other).sum()) if same else size
-        total += size
+        found = [held[name] for held in (weights, start) if name in held]
+        comparable = len(found) == 2 and found[0].shape == found[1].shape
+        differing += int(torch.ne(*found).sum()) if comparable else found[0].numel()
+        total += found[0].numel()
     return differing / total
 
 
