@@ -53,6 +53,8 @@ def prepare(runs: Path, again: Path, stages: list[Stage]) -> None:
         if stage.kind == "judge":
             place = place.with_name(sealed.name)  # keep the name of the existing folder
             place.mkdir(parents=True)
+            if not (sealed / "records.jsonl").is_file():
+                raise ValueError(f"{sealed} has no records.jsonl, from which its scores are recomputed; restore it")
             shutil.copyfile(sealed / "records.jsonl", place / "records.jsonl")
         elif stage.kind not in REMADE and not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)

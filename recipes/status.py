@@ -4,7 +4,6 @@ base/dpo/1      train sealed      generate 120/400      judge waits
 """
 
 import fcntl
-import json
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from focalpo.planning.table import planned
 from focalpo.running.command import run_command
 from focalpo.running.submit import Task, queue
 from focalpo.stages.folder import ERROR, LOCK, Folder
+from focalpo.stages.reading import read_json
 
 
 def status(arguments: list[str]) -> None:
@@ -32,7 +32,8 @@ def status(arguments: list[str]) -> None:
         )
     for stage in stages:
         if states[stage.key] == "failed":
-            print(f"{stage.title}: {(Folder(plan.runs, stage).path / ERROR).read_text().strip()}")
+            reason = (Folder(plan.runs, stage).path / ERROR).read_text(errors="replace").strip()
+            print(f"{stage.title}: {reason or 'no reason was written; the disk may be full'}")
     sealed = sum(text == "sealed" for text in states.values())
     print(f"{sealed} of {len(stages)} stages are sealed" + _counts(states))
 
@@ -65,7 +66,7 @@ def _locked(path: Path) -> bool:
 def _progress(path: Path) -> str:
     if not (path / "progress.json").is_file():
         return "running"
-    progress = json.loads((path / "progress.json").read_text())
+    progress = read_json(path / "progress.json", "delete it")
     return f"{progress['done']}/{progress['total']}"
 
 

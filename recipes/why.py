@@ -13,13 +13,14 @@ from focalpo.reporting.table_run import TableRun, newest_reports
 from focalpo.running.command import run_command
 from focalpo.stages.folder import read_manifest
 from focalpo.stages.metrics import COLUMNS
+from focalpo.stages.reading import read_text
 
 
 def why(cell: str, reports: list[Path]) -> str:
     """Explain `row/setting/column` from the first report that has it.
 
     Raises:
-        ValueError: when no report has the cell.
+        ValueError: when no report has the cell, or a file of a report is damaged.
     """
     for report in reports:
         run = TableRun.read(report)
@@ -34,8 +35,12 @@ def why(cell: str, reports: list[Path]) -> str:
 
 
 def _scores(report: Path) -> dict[tuple[str, str, str], dict[str, str]]:
-    with (report / "table1.csv").open() as file:
-        return {(line["setting"], line["row"], line["column"]): line for line in csv.DictReader(file)}
+    file = report / "table1.csv"
+    lines = list(csv.DictReader(read_text(file).splitlines()))
+    needed = {"setting", "row", "column", "value", "low", "high", "seeds", "prompts"}
+    if any(needed - {name for name, value in line.items() if value is not None} for line in lines):
+        raise ValueError(f"{file} lacks columns of a table; remove {report} and make the report again")
+    return {(line["setting"], line["row"], line["column"]): line for line in lines}
 
 
 def _explained(run: TableRun, row: str, setting: str, column: str, score: dict[str, str]) -> str:
@@ -67,5 +72,5 @@ def _stage_lines(stages: Chain) -> list[str]:
 if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
         sys.exit("error: the cell is missing; run python -m recipes.why ROW/SETTING/COLUMN [REPORT]")
-    where = [Path(sys.argv[2])] if len(sys.argv) == 3 else newest_reports(Path("runs"))
-    run_command(lambda: print(why(sys.argv[1], where)))
+    where = [Path(given) for given in sys.argv[2:]]
+    run_command(lambda: print(why(sys.argv[1], where or newest_reports(Path("runs")))))

@@ -34,7 +34,9 @@ def test_a_curve_is_the_mean_over_seeds_and_over_windows_of_steps(tmp_path: Path
 def test_judge_statistics_by_hand(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "judge" / "dpo-s1-0"
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(json.dumps({"facts": {"calls": {"calls": 9, "retried": 2, "failed": 1}}}))
+    manifest = {"stage": "judge/dpo-s1-0", "settings": {}, "inputs": {}, "outputs": {}}
+    manifest["facts"] = {"calls": {"calls": 9, "retried": 2, "failed": 1}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     verdicts = [AlpacaVerdict(str(n), n, p, 10, 20 + n) for n, p in enumerate((1.0, 1.5, 1.46, 2.0))]
     write_records(folder / "alpaca_eval.parquet", verdicts)
     games = [(1.0, 1.0), (0.0, 1.0), (0.5, 0.5), (0.5, 1.0)]  # (game 1: model second, game 2: model first)

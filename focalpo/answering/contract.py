@@ -5,7 +5,6 @@ before: the template is the one that the weights were trained under; roles and t
 after:  no answer ends in a special token; vLLM and Hugging Face agree on the log-probs of 64 rows
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from focalpo.data.tokens import demonstration_trees, described, template_hash
 from focalpo.data.truncation import Limits
+from focalpo.stages.reading import read_json
 from focalpo.stages.records import Completion, Demonstration, Messages
 from focalpo.training.model import ModelSource, load_model
 
@@ -42,7 +42,8 @@ def check_template(model: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     Raises:
         ValueError: when the templates differ.
     """
-    trained = json.loads((model / "focalpo.json").read_text())["chat_template_sha256"]
+    exported = read_json(model / "focalpo.json", "train again")
+    trained = exported.get("chat_template_sha256") if isinstance(exported, dict) else None
     if template_hash(tokenizer) != trained:
         raise ValueError(
             f"{model} was trained with chat template {trained}, but its tokenizer has {template_hash(tokenizer)}; "

@@ -100,7 +100,7 @@ def objective_of(settings: dict) -> Any:
     """
     options = dict(settings)
     cls = OBJECTIVES.get(options.pop("name"))
-    if cls is None or options.keys() != {f.name for f in fields(cls)}:
+    if cls is None or options.keys() != {f.name for f in fields(cls)}:  # type: ignore[arg-type]  # a dataclass
         names = ", ".join(OBJECTIVES)
         raise ValueError(f"objective.name={settings['name']} cannot be set alone; write objective=NAME, one of {names}")
     return cls(**options)

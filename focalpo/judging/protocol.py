@@ -14,9 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from string import Formatter
 
-import yaml
-
 from focalpo.stages.origin import ROOT
+from focalpo.stages.reading import read_yaml
 
 EVAL = ROOT / "eval"
 
@@ -225,10 +224,4 @@ def _beside(path: Path, name: str | None) -> Path:
 def _read_yaml(path: Path) -> dict:
     if not path.is_file():
         raise ValueError(f"{path} does not exist; the benchmarks and annotators are in eval/")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold keys and values, but holds {type(values).__name__}")
-    return values
+    return read_yaml(path, "correct it, or restore it from the checkout")

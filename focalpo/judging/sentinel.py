@@ -15,12 +15,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from focalpo.judging.dispatch import judge
 from focalpo.judging.endpoint import Endpoint
 from focalpo.judging.protocol import ArenaTwoProtocol, Protocol
 from focalpo.stages.folder import write_json
+from focalpo.stages.reading import read_json, read_yaml
 from focalpo.stages.records import AlpacaVerdict, Completion, Question
 
 
@@ -63,7 +62,7 @@ def read_sentinel(path: Path) -> Sentinel:
     """
     if not path.is_file():
         raise ValueError(f"there is no sentinel {path}; set judge.sentinel to null or to a file of eval/ without .yaml")
-    values = yaml.safe_load(path.read_text())
+    values = read_yaml(path, "correct it, or restore it from the checkout")
     try:
         rows = [(str(row["prompt"]), str(row["first"]), str(row["second"])) for row in values["pairs"]]
         most = float(values["most_changed"])
@@ -111,7 +110,10 @@ def recorded_or(path: Path, found: dict[str, float]) -> dict[str, float]:
             pass  # another process was first: its results are the record, and ours are compared with them
         finally:
             draft.unlink()
-    return json.loads(path.read_text())
+    first = read_json(path, "delete it, and the next run becomes the judge's first")
+    if not isinstance(first, dict) or first.keys() != found.keys():
+        raise ValueError(f"{path} does not hold the sentinel's pairs; delete it, and the next run becomes the first")
+    return first
 
 
 def _winner(result: float) -> int:

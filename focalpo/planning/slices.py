@@ -6,6 +6,7 @@ from focalpo.config.compose import CONF, plain
 from focalpo.config.schema import DATA_KEYS, FILES, Config
 from focalpo.judging.protocol import EVAL, load_protocol, protocol_hash
 from focalpo.stages.folder import file_hash
+from focalpo.stages.reading import read_text
 from focalpo.training.settings import EXECUTION
 
 
@@ -16,7 +17,7 @@ def model_slice(config: Config, from_hub: bool = True) -> dict:
         "path": model.path if from_hub else None,
         "revision": model.revision if from_hub else None,
         # The text, not the file name: an edited template makes a different stage.
-        "chat_template": (CONF.parent / model.chat_template).read_text() if model.chat_template else None,
+        "chat_template": read_text(CONF.parent / model.chat_template) if model.chat_template else None,
         "stop_tokens": model.stop_tokens,
     }
 

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-import yaml
-
 from focalpo.reporting.cells import BENCHMARKS, RowResult
 from focalpo.stages.folder import read_manifest
+from focalpo.stages.reading import read_yaml
 
 REPRODUCED, NOISE, DIFFERS = "reproduced", "within noise", "differs"
 
@@ -29,7 +28,7 @@ def read_rule(path: Path) -> Rule:
     Raises:
         ValueError: when a key is missing or unknown.
     """
-    values = yaml.safe_load(path.read_text())
+    values = read_yaml(path, "correct it, or restore it from the checkout")
     names = {field.name for field in fields(Rule)}
     if values.keys() != names:
         raise ValueError(f"{path} has the keys {sorted(values)}, but must have exactly {sorted(names)}")

@@ -1,6 +1,7 @@
 """Code that the recipes' command lines share: compose, plan, run missing stages, show progress, explain errors."""
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from focalpo.config.schema import Config
 from focalpo.planning.stages import in_order, pairs_stage, row_stages, train_stage
 from focalpo.running.schedule import run_stages
 from focalpo.stages.folder import Folder, Stage, read_manifest
+from focalpo.stages.reading import os_remedy
 
 GOALS: dict[str, Callable[[Config], Stage]] = {
     "pairs": pairs_stage,
@@ -36,11 +38,18 @@ def run_single(goal: str) -> None:
 
 
 def run_command(command: Callable[[], None]) -> None:
-    """Run a command; a user error ends it with an explanation instead of a traceback."""
+    """Run a command; a user error ends it with an explanation instead of a traceback, as an error of a file does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that child processes are asked to stop
     try:
         command()
     except ValueError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:  # whoever read our output has ended, as `head` does: nobody is left to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"error: {error.filename}: {os_remedy(error)}")
     except KeyboardInterrupt:
         sys.exit("stopped; sealed stages are kept, run the same command again to resume")

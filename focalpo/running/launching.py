@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import IO
 
 from focalpo.running.stopping import LEFT, ask_to_save, stopping
-from focalpo.stages.folder import ERROR, Job, Stopped, explaining_disk_errors
+from focalpo.stages.disk import explaining_disk_errors
+from focalpo.stages.folder import ERROR, Job, Stopped
 
 STACKS = ".stacks"
 

@@ -152,4 +152,6 @@ def _exit_reason(worker: Worker) -> str:
     worker.process.join()
     if worker.process.exitcode == -signal.SIGKILL:
         return "its worker was killed (out of memory?); lower launch.workers and run again"
-    return f"its worker exited with code {worker.process.exitcode}; see its output above, then run again"
+    if worker.process.exitcode and worker.process.exitcode < 0:
+        return f"its worker was ended by {signal.Signals(-worker.process.exitcode).name}; run again"
+    return f"its worker exited with code {worker.process.exitcode}; its output above has the reason"

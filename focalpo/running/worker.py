@@ -22,7 +22,8 @@ from focalpo.processes.quiet import cores_each, quiet
 from focalpo.running.launching import STACKS, in_new_processes
 from focalpo.running.out_of_memory import explaining_out_of_memory
 from focalpo.running.stopping import stopping
-from focalpo.stages.folder import ERROR, Damaged, Folder, Job, Stage, Stopped, explaining_disk_errors, verify
+from focalpo.stages.disk import explaining_disk_errors
+from focalpo.stages.folder import ERROR, Damaged, Folder, Job, Stage, Stopped, verify
 from focalpo.training.settings import TrainSettings
 
 RANKED = ("sft", "reward", "reference", "train")

@@ -7,7 +7,6 @@ A folder with a manifest is sealed and is never written again; a folder without 
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -20,22 +19,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TextIO
 
-from safetensors import SafetensorError
-
+from focalpo.stages.disk import explaining_disk_errors
 from focalpo.stages.origin import commit, hardware, packages
+from focalpo.stages.reading import KeysMissing, check_keys, os_remedy, read_json
 
 MANIFEST = "manifest.json"
+MANIFEST_KEYS = {"stage": str, "settings": dict, "inputs": dict, "outputs": dict, "facts": dict}
 LOCK = ".lock"
 CHECKPOINTS = ".checkpoints"
 STOP = "stop"  # in .checkpoints: creating this file asks the training to save and exit
 SAVES = "saves"  # in .checkpoints: exists while the training would honour that request
 ERROR = "error.txt"  # why the last attempt at the stage failed
-DISK_ERRORS = {
-    errno.ENOSPC: "no space left on the disk of {}; free some space",
-    errno.EDQUOT: "the disk quota of {} is exhausted; free some space",
-    errno.EROFS: "{} is on a read-only disk; set runs= to a writable folder",
-    errno.EACCES: "no permission to write {}; set runs= to a writable folder",
-}
 
 
 @dataclass(frozen=True)
@@ -79,10 +73,19 @@ class Job:
 
     @staticmethod
     def read(path: Path) -> "Job":
-        """The job described by the `stage.json` of a stage folder."""
-        values = json.loads((path / "stage.json").read_text())
+        """The job described by the `stage.json` of a stage folder.
+
+        Raises:
+            ValueError: when the folder has none, or it does not describe a stage.
+        """
+        file = path / "stage.json"
+        if not file.is_file():
+            raise ValueError(f"{path} is no stage folder, it has no stage.json; name one below runs/")
+        values = read_json(file, f"remove {path} and run again")
+        kinds = {"kind": str, "name": str, "key": str, "settings": dict, "launch": dict, "inputs": dict}
+        check_keys(file, values, kinds, f"remove {path} and run again")
         inputs = {name: Path(folder) for name, folder in values.pop("inputs").items()}
-        return Job(**values, path=path, inputs=inputs)
+        return Job(**{name: values[name] for name in kinds if name != "inputs"}, path=path, inputs=inputs)
 
     def write(self) -> None:
         values = {name: getattr(self, name) for name in ("kind", "name", "key", "settings", "launch")}
@@ -188,35 +191,24 @@ class Damaged(ValueError):
     """A folder is not sealed, or does not match its manifest."""
 
 
-@contextlib.contextmanager
-def explaining_disk_errors(path: Path) -> Iterator[None]:
-    """Turn disk errors (no space, quota, no permission, read-only) into a message for the user.
-
-    Raises:
-        ValueError: in place of such an error, whichever way the calling library wraps it.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        number = getattr(error, "errno", None)
-        message = next((DISK_ERRORS[c] for c in DISK_ERRORS if number == c or f"os error {c})" in str(error)), None)
-        if message is None:
-            raise
-        raise ValueError(f"{message.format(path)} and run again") from error
-
-
 def read_manifest(path: Path) -> dict:
     """The manifest of a sealed stage folder.
 
     Raises:
-        Damaged: when the folder is not sealed, or its manifest is not valid JSON.
+        Damaged: when the folder is not sealed, or its manifest is not one.
     """
+    if not (path / MANIFEST).exists():
+        raise Damaged(f"{path} is not complete; run its stage first")
     try:
-        return json.loads((path / MANIFEST).read_text())
-    except FileNotFoundError:
-        raise Damaged(f"{path} is not complete; run its stage first") from None
+        manifest = json.loads((path / MANIFEST).read_text())
+        check_keys(path / MANIFEST, manifest, MANIFEST_KEYS, "its stage must run again")
+    except OSError as error:
+        raise Damaged(f"{path / MANIFEST} cannot be read: {os_remedy(error)}") from error
+    except KeysMissing as error:
+        raise Damaged(str(error)) from error
     except ValueError:
         raise Damaged(f"{path / MANIFEST} was edited (it is not valid JSON); its stage must run again") from None
+    return manifest
 
 
 def verify(path: Path) -> None:

@@ -9,8 +9,11 @@ import gzip
 import json
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 GZIP = b"\x1f\x8b"
 REMEDIES = {
@@ -109,6 +112,22 @@ def read_json(path: Path, remedy: str) -> Any:
         raise ValueError(f"{path} cannot be read ({first_line(error)}); {remedy}") from error
 
 
+def read_yaml(path: Path, remedy: str) -> dict:
+    """The keys and values of a YAML file.
+
+    Raises:
+        ValueError: as `read_text`; when it is not YAML, with the line; when it holds anything but keys and values.
+    """
+    text = read_text(path)
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}; {remedy}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold keys and values, but holds {type(values).__name__}; {remedy}")
+    return values
+
+
 def read_json_rows(path: Path) -> list[dict]:
     """The rows of a JSON-lines file, one object per line.
 
@@ -131,6 +150,21 @@ def read_json_rows(path: Path) -> list[dict]:
             raise ValueError(f"{path} line {number} is not a JSON object but {kind}; write one row per line")
         rows.append(row)
     return rows
+
+
+class KeysMissing(ValueError):
+    """A file that a stage writes lacks keys that it always has."""
+
+
+def check_keys(file: Path, values: object, kinds: Mapping[str, type], remedy: str) -> None:
+    """Check that what a file holds has these keys with values of these types.
+
+    Raises:
+        KeysMissing: when one is missing or of another type.
+    """
+    for name, kind in kinds.items():
+        if not isinstance(values, dict) or not isinstance(values.get(name), kind):
+            raise KeysMissing(f"{file} was edited (no {kind.__name__} under {name!r}); {remedy}")
 
 
 def is_encodable(content: str) -> bool:

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from focalpo.stages.reading import check_file, first_line
+
 Record = TypeVar("Record")
 Messages = list[dict[str, str]]
 MOST_LISTED = 20
@@ -131,9 +133,15 @@ def read_records(path: Path, kind: Callable[..., Record]) -> list[Record]:
     """Read records written by `write_records`.
 
     Raises:
-        ValueError: when the file's columns do not match the fields of `kind`.
+        ValueError: when the file is not whole, or its columns do not match the fields of `kind`.
     """
-    table = pq.read_table(path)
+    check_file(path)
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:  # OSError is how Arrow reports a damaged footer or page
+        raise ValueError(
+            f"{path} cannot be read ({first_line(error)}); delete its stage folder and run again"
+        ) from error
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # a dataclass of this file
     if table.column_names != names:
         columns = table.column_names
@@ -148,10 +156,24 @@ def append_json(path: Path, row: dict) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict]:
-    """All complete rows of a JSON-lines file; a last line truncated by a kill is dropped."""
+    """All complete rows of a JSON-lines file; a last line truncated by a kill is dropped.
+
+    Raises:
+        ValueError: when another line is not a JSON object; the message has its number.
+    """
+    check_file(path)
     # Not `splitlines`: JSON strings may contain raw U+2028 and similar line separators, and published questions do.
-    *complete, _ = path.read_text().split("\n")
-    return [json.loads(line) for line in complete]
+    *complete, _ = path.read_bytes().split(b"\n")
+    rows = []
+    for number, line in enumerate(complete, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:  # not JSON, or not UTF-8
+            row = None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number} is not a JSON object; delete that line, or make the file again")
+        rows.append(row)
+    return rows
 
 
 def listed(ids: Sequence[str]) -> str:
