@@ -21,7 +21,7 @@ from focalpo.training.model import ModelSource, load_tokenizer
 
 pytestmark = pytest.mark.slow
 
-KNOWN = {"France": "Paris", "Italy": "Rome", "Japan": "Tokyo", "Spain": "Madrid", "Egypt": "Cairo", "Cuba": "Havana"}
+KNOWN = {"France": "Paris", "Japan": "Tokyo", "Egypt": "Cairo", "Cuba": "Havana", "Peru": "Lima", "Kenya": "Nairobi"}
 ASKED = "What is the capital of {}?"
 SYSTEM = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
 
