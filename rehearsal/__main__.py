@@ -83,7 +83,8 @@ def tell(table: TableConfig, first: Config, found: dict[str, set[Change]], proto
 def tell_learned(report: Path, hub: Path) -> list[Learned]:
     """Print and return what the rows of a report learned."""
     rows = learned(TableRun.read(report), hub)
-    print(described_rows(rows))
+    if told := described_rows(rows):  # nothing where released checkpoints are judged
+        print(told)
     return rows
 
 

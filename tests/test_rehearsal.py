@@ -239,5 +239,6 @@ def test_a_table_runs_from_scratch_to_numbers(arguments: list[str], expected: li
     assert "no gap in the chain" in done.stdout and "OTHER" not in done.stdout
     for line in expected:
         assert line in done.stdout
+    assert ("of the weights changed" in done.stdout) == ("released" not in "".join(arguments))
     (table,) = tmp_path.glob("runs/report/*/table1.md")
     assert ("(paper " in table.read_text()) == ("one_gpu" not in "".join(arguments))
