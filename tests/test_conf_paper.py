@@ -208,6 +208,9 @@ def test_published_numbers_match_the_two_readmes(setting):
         assert cells["source"] == ("focalpo" if row == "focalpo" else "simpo")
 
 
+INST = "{% for m in messages %}{{ '[INST] ' + m.content + ' [/INST]' }}{% endfor %}"
+
+
 @pytest.fixture
 def zephyr(tmp_path, monkeypatch) -> tuple[PreTrainedTokenizerFast, list[int]]:
     """The base setting's template on a byte tokenizer in a folder mistral-7b-instruct with its own [INST] template."""
@@ -217,7 +220,7 @@ def zephyr(tmp_path, monkeypatch) -> tuple[PreTrainedTokenizerFast, list[int]]:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", chat_template="[INST]"
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", chat_template=INST
     )
     folder = tmp_path / "mistral-7b-instruct"
     tokenizer.save_pretrained(folder)
@@ -225,7 +228,7 @@ def zephyr(tmp_path, monkeypatch) -> tuple[PreTrainedTokenizerFast, list[int]]:
     model = paper("mistral_base", "dpo").model
     template = (CONF.parent / model.chat_template).read_text()
     source = ModelSource(str(folder), None, template, tuple(model.stop_tokens))
-    assert load_tokenizer(ModelSource(str(folder))).chat_template == "[INST]"
+    assert load_tokenizer(ModelSource(str(folder))).chat_template == INST
     loaded = load_tokenizer(source)
     return loaded, stop_ids(source, loaded)
 
