@@ -57,6 +57,8 @@ def test_judged_text_must_not_end_in_a_special_token(tokenizer: PreTrainedTokeni
 def test_the_difference_of_logprobs_by_hand() -> None:
     report = difference([[-1.0, -2.0], [-3.0]], [[-1.0, -2.5], [-2.0]])
     assert (report.rows, report.tokens, report.mean, report.largest) == (2, 3, 0.5, 1.0)
+    cut = difference([[-1.0, -2.0], [-3.0, -9.0]], [[-1.0, -2.5], [-2.0]])  # an answer that fills the model's window
+    assert cut == report
 
 
 def test_logprobs_cover_the_answer_tokens_and_a_difference_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

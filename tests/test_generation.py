@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from focalpo.answering.contract import compare_logprobs
 from focalpo.answering.generation import KEPT_ROWS, Backend, Decoding, Generator, _batches, gpu_shares
@@ -158,6 +158,9 @@ def test_vllm_and_hugging_face_agree_on_logprobs_and_another_prompt_is_detected(
         rows, source = made.first_rows, ModelSource(str(model))
         assert made.engine.logprobs is not None
         found = made.engine.logprobs(rows)
+        window = AutoConfig.from_pretrained(model).max_position_embeddings
+        full = (rows[0][0], [7] * (window - len(rows[0][0])))  # as an endless answer, cut where the model ends
+        assert [len(logprobs) for logprobs in made.engine.logprobs([full])] == [len(full[1]) - 1]
         assert multiprocessing.active_children()
     assert not multiprocessing.active_children(), "vLLM's process would hold memory that the same weights need again"
     report = compare_logprobs(source, "float32", rows, found)

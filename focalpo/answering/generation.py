@@ -257,6 +257,10 @@ class _Vllm:
         return [list(output.outputs[0].token_ids) for output in outputs]
 
     def logprobs(self, rows: list[Row]) -> list[list[float]]:
+        """Log-probs of the answers' tokens; of an answer that fills the model's window, all but the last one."""
+        # vLLM refuses a prompt that leaves no place for the token that it generates after it.
+        places = self.engine.model_config.max_model_len - 1
+        rows = [(prompt, answer[: places - len(prompt)]) for prompt, answer in rows]
         sampling = self.vllm.SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
         outputs = self._run([prompt + answer for prompt, answer in rows], sampling)
         return [
