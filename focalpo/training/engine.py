@@ -72,6 +72,8 @@ def start_ranks() -> None:
     # a minute and leaves files in /dev/shm; gloo does the same work.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel(logging.WARNING)  # INFO prints the configuration on every start
+    # Its bf16 optimizer prints the memory in use, and resets the peak that `recipes.calibrate` reads.
+    deepspeed.runtime.bf16_optimizer.see_memory_usage = lambda message, force=False: None
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if "MASTER_ADDR" not in os.environ:
         # An in-process store: a group of one needs no port, so it cannot fail because a port is in use.
@@ -84,17 +86,20 @@ def start_ranks() -> None:
 
 def deepspeed_config(settings: TrainSettings) -> dict:
     """Return the DeepSpeed configuration. We do the batching: each engine call is one micro-batch of size one."""
+    # DeepSpeed's plain bf16 optimizer hides its fp32 weights from checkpoints; stage 1 computes the same.
+    stage = settings.zero_stage or int(settings.dtype == "bfloat16")
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": 0.0 if _plain_gradients(settings) else settings.max_grad_norm,
-        # DeepSpeed's plain bf16 optimizer hides its fp32 weights from checkpoints; stage 1 computes the same.
-        "zero_optimization": {"stage": settings.zero_stage or int(settings.dtype == "bfloat16")},
+        "zero_optimization": {"stage": stage},
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": settings.dtype == "bfloat16"},
         # Gradients of micro-steps are summed in fp32. In bf16 the sum would be off by 0.2 % (relative norm, tiny model)
         # over 2 micro-steps, 0.5 % over 16, 1.2 % over 128.
         "data_types": {"grad_accum_dtype": "fp32"},
+        # Stages 0 and 1 reduce the sums, once a step: in bf16 that would round them. The others reduce each micro-step.
+        "communication_data_type": "fp32" if stage < 2 else None,
         "steps_per_print": 1 << 30,
     }
 

@@ -46,7 +46,7 @@ def merge(adapters) -> None:
 
     for layer in adapters.modules():
         if isinstance(layer, LoraLayer):
-            parameters = list(layer.parameters())
+            parameters = list(layer.parameters())  # type: ignore[attr-defined]  # a mixin of modules
             with zero.GatheredParameters(parameters, modifier_rank=0, enabled=hasattr(parameters[0], "ds_id")):
                 layer.merge()
     adapters.unload()

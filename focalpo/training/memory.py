@@ -131,8 +131,8 @@ class Sharding:
             own = SUM * self.reduced / self.ranks if self.low_precision else 0
             # Gloo copies its input; NCCL does not.
             return self.size * self.reduced + (max(own, self.size * self.reduced) if self.device == "cpu" else own)
-        if self.bf16_optimizer:  # all sums in the data type of communication
-            return self.size * self.trained
+        if self.bf16_optimizer:  # in place
+            return 0
         if self.stage and self.low_precision:  # the bucket's pieces in a row, and one of them in fp32
             return self.size * self.reduced + SUM * self.largest
         flat = SUM * self.reduced if self.ranks > 1 else 0
