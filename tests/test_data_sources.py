@@ -58,7 +58,7 @@ def test_a_byte_order_mark_windows_line_ends_and_trailing_blank_lines_are_ignore
 VALID_PARQUET = pa.BufferOutputStream()
 pq.write_table(pa.Table.from_pylist([plain(n) for n in range(50)]), VALID_PARQUET)
 PARQUET = VALID_PARQUET.getvalue().to_pybytes()
-ZIPPED = gzip.compress(b"".join(hashlib.sha256(bytes([n])).hexdigest().encode() for n in range(99)))
+ZIPPED = gzip.compress(b"".join(hashlib.sha256(bytes([n])).hexdigest().encode() for n in range(99)), mtime=0)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ ZIPPED = gzip.compress(b"".join(hashlib.sha256(bytes([n])).hexdigest().encode() 
         ("a.parquet.gz", PARQUET, "unknown suffix"),
         ("a.jsonl", b"", "is empty; download"),
         ("a.jsonl", b" \n\n", "is empty; download"),
-        ("a.jsonl.gz", gzip.compress(b""), "is empty; download"),
+        ("a.jsonl.gz", gzip.compress(b"", mtime=0), "is empty; download"),
         ("a.json", b"[]", "has no rows; download"),
         ("a.jsonl", b'{"a": 1}\n{"a": }\n', "line 2 is not JSON (Expecting value); fix or delete"),
         ("a.jsonl", b'{"a": 1}\n\n{"a": 2}\n', "line 2 is not JSON"),
