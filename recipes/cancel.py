@@ -5,7 +5,7 @@ import sys
 from focalpo.planning.stages import in_order
 from focalpo.planning.table import planned
 from focalpo.running.command import run_command
-from focalpo.running.submit import queue, slurm
+from focalpo.running.slurm import queue, slurm
 
 
 def cancel(arguments: list[str]) -> None:

@@ -22,8 +22,8 @@ from focalpo.planning.fitting import advice
 from focalpo.planning.needs import Estimate, Need, ranks_of
 from focalpo.planning.stages import in_order
 from focalpo.planning.table import Planned, planned
+from focalpo.running.arrays import Array, arrays
 from focalpo.running.command import run_command
-from focalpo.running.submit import Array, arrays
 from focalpo.stages.folder import Folder, Stage, read_manifest
 from focalpo.training.cost import checkpoint_bytes
 

@@ -16,7 +16,7 @@ from focalpo.planning.stages import in_order, report_stage
 from focalpo.planning.table import Planned, planned
 from focalpo.running.command import run_command
 from focalpo.running.schedule import clock, run_stages
-from focalpo.running.submit import submit
+from focalpo.running.submit import left_to_slurm
 from focalpo.running.worker import repair
 from focalpo.stages.folder import Folder
 from recipes.doctor import blocking
@@ -30,8 +30,7 @@ def reproduce(arguments: list[str]) -> None:
     table, rows, report, runs, first = plan.table, plan.rows, plan.report, plan.runs, plan.first
     if missing := unmet(plan):
         raise ValueError(missing)
-    if first.cluster.scheduler == "slurm" and not Folder(runs, report).sealed:
-        print(submit(runs, report, first.cluster))
+    if left_to_slurm(runs, report, first):
         return
     workers, started = first.launch.workers, time.monotonic()
     stages = in_order([report])

@@ -10,7 +10,7 @@ from pathlib import Path
 from focalpo.planning.stages import in_order
 from focalpo.planning.table import planned
 from focalpo.running.command import run_command
-from focalpo.running.submit import Task, queue
+from focalpo.running.slurm import Task, queue
 from focalpo.stages.folder import ERROR, LOCK, Folder
 from focalpo.stages.reading import read_json
 

@@ -20,7 +20,7 @@ from focalpo.planning.stages import in_order, sweep_stage, train_stage
 from focalpo.planning.table import compose_rows, split_arguments, with_rows
 from focalpo.running.command import run_command
 from focalpo.running.schedule import run_stages
-from focalpo.running.submit import submit
+from focalpo.running.submit import left_to_slurm
 from focalpo.stages.folder import Folder, Job, read_manifest
 from focalpo.stages.records import PairState, read_records
 
@@ -47,8 +47,7 @@ def sweep(arguments: list[str]) -> None:
     print(f"{len(stages)} points")
     tried = [(setting, row, _knobs(point), stage) for (setting, row, point), stage in stages.items()]
     whole = sweep_stage(table.scale, [*tried])
-    if first.cluster.scheduler == "slurm" and not Folder(runs, whole).sealed:
-        print(submit(runs, whole, first.cluster))
+    if left_to_slurm(runs, whole, first):
         return
     failed: ValueError | None = None
     try:

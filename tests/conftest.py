@@ -1,6 +1,7 @@
 """Fixtures that several files share."""
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,25 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"published annotations may not be shipped (CC-BY-NC) and are not at {path}")
     return path
+
+
+@pytest.fixture
+def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An sbatch that records its arguments, NUL-separated, and prints a job id; an empty queue."""
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    calls = tmp_path / "calls"
+    calls.mkdir()
+    for name, text in {
+        "sbatch": f'n=$(ls {calls} | wc -l); printf "%s\\0" "$@" > {calls}/$(printf %03d $n); echo $((100 + n))',
+        "squeue": "true",
+        "scontrol": "true",
+        "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
+    }.items():
+        (bin_folder / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (bin_folder / name).chmod(0o755 | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
+    return calls
 
 
 def made(folder: Folder) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from focalpo.planning.table import planned
-from focalpo.running.submit import Task
+from focalpo.running.slurm import Task
 from focalpo.stages.folder import ERROR, LOCK, Folder, Stage
 from recipes import doctor, status
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import stat
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -14,8 +13,10 @@ from focalpo.config.compose import CONF
 from focalpo.planning.needs import Estimate
 from focalpo.planning.stages import in_order
 from focalpo.planning.table import Planned, planned
-from focalpo.running.submit import ROOT, arrays, dependency, submit
+from focalpo.running.arrays import arrays, dependency
+from focalpo.running.submit import submit
 from focalpo.stages.folder import Folder
+from focalpo.stages.origin import ROOT
 from focalpo.training.cost import Batch, Shape, forward_operations
 from recipes.plan import described
 from recipes.sweep import sweep
@@ -68,25 +69,6 @@ def test_one_failed_row_is_submitted_alone() -> None:
     assert [(array.kind, len(array.stages)) for array in found] == [
         ("train", 1), ("generate", 1), ("judge", 1), ("report", 1),
     ]  # fmt: skip
-
-
-@pytest.fixture
-def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An sbatch that records its arguments, NUL-separated, and prints a job id; an empty queue."""
-    bin_folder = tmp_path / "bin"
-    bin_folder.mkdir()
-    calls = tmp_path / "calls"
-    calls.mkdir()
-    for name, text in {
-        "sbatch": f'n=$(ls {calls} | wc -l); printf "%s\\0" "$@" > {calls}/$(printf %03d $n); echo $((100 + n))',
-        "squeue": "true",
-        "scontrol": "true",
-        "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
-    }.items():
-        (bin_folder / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
-        (bin_folder / name).chmod(0o755 | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
-    return calls
 
 
 def test_sizes_become_flags_and_names_are_not_expanded(fake_slurm: Path, tmp_path: Path) -> None:
@@ -153,7 +135,9 @@ def test_a_template_runs_the_worker_on_the_line_of_its_task(fake_slurm: Path, tm
         )
         assert result.returncode == 0, result.stderr
         assert "the site was set up" in result.stdout
-        assert result.stdout.splitlines()[-4:] == ["<python>", "<-m>", "<focalpo.running.worker>", f"<{folder}>"]
+        assert result.stdout.splitlines()[-6:] == [
+            *("<python>", "<-m>", "<focalpo.running.worker>", f"<{folder}>", "<--ranks=1>", "<--threads=1>")
+        ]
     assert not (ROOT / "owned").exists()
 
 
@@ -245,4 +229,4 @@ def test_a_search_is_one_array_of_trainings_and_its_results_depend_on_all(fake_s
     calls = [path.read_bytes().decode().split("\0")[:-1] for path in sorted(fake_slurm.iterdir())]
     kinds = [next(word for word in call if word.startswith("--job-name")).split("=")[1].split("-")[0] for call in calls]
     assert kinds == ["sft", "sft", "pairs", "reference", "train", "sweep"]
-    assert "--array=0-5%2" in calls[-2] and any(word.startswith("--dependency=afterok:") for word in calls[-1])
+    assert "--array=0-5%2" in calls[-2] and any(word.startswith("--dependency=afterany:") for word in calls[-1])

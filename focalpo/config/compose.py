@@ -21,6 +21,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from focalpo.config.bench import BenchSettings
+from focalpo.config.cluster import cluster_problems
 from focalpo.config.models import model_problems
 from focalpo.config.overrides import advice, changed, meant, spelled, unread
 from focalpo.config.schema import DATA_KEYS, NO_EFFECT, CalibrateJudgeConfig, Config, DataConfig, TableConfig
@@ -224,6 +225,7 @@ def _problems(config: Config):
         yield from config.lora.problems()
     yield from _data_problems(config.data)
     yield from model_problems(config)
+    yield from cluster_problems(config.cluster)
     if config.model.package is not None:
         yield from config.model.package.problems()
     template = config.model.chat_template

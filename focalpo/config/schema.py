@@ -7,6 +7,7 @@ schema.
 from dataclasses import dataclass, field
 from typing import Any
 
+from focalpo.config.cluster import ClusterConfig
 from focalpo.stages.track import TrackSettings
 from focalpo.training.package import Package
 from focalpo.training.settings import Architecture, LoraSettings, TrainSettings
@@ -195,30 +196,6 @@ class LaunchConfig:
     ranks: int
     workers: int
     hang_seconds: float
-
-
-@dataclass(slots=True)
-class SizeConfig:
-    """The resources that a Slurm job of one kind of stage requests, per node."""
-
-    nodes: int
-    gpus: int
-    cpus: int
-    memory: str
-    minutes: int
-
-
-@dataclass(slots=True)
-class ClusterConfig:
-    """Where stages run: `local` (this machine) or `slurm`, with the site's names and the job size by kind of stage."""
-
-    scheduler: str
-    partition: str | None
-    account: str | None
-    setup: str | None
-    container: list[str]
-    at_once: int
-    stages: dict[str, SizeConfig]
 
 
 @dataclass(slots=True)

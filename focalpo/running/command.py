@@ -11,6 +11,7 @@ from focalpo.config.compose import compose
 from focalpo.config.schema import Config
 from focalpo.planning.stages import in_order, pairs_stage, row_stages, train_stage
 from focalpo.running.schedule import run_stages
+from focalpo.running.submit import left_to_slurm
 from focalpo.stages.folder import Folder, Stage, read_manifest
 from focalpo.stages.reading import os_remedy
 
@@ -23,12 +24,15 @@ GOALS: dict[str, Callable[[Config], Stage]] = {
 
 
 def run_single(goal: str) -> None:
-    """Run one stage and everything it needs, configured by the command line's overrides, and print its facts."""
+    """Run one stage and everything it needs, configured by the command line's overrides, and print its facts; on a
+    cluster, submit them."""
 
     def command() -> None:
         config = compose(sys.argv[1:])
         stage = GOALS[goal](config)
         runs = Path(config.runs)
+        if left_to_slurm(runs, stage, config):
+            return
         run_stages(runs, in_order([stage]), config.launch.workers)
         folder = Folder(runs, stage).path
         print(json.dumps(read_manifest(folder)["facts"], indent=1))

@@ -12,13 +12,15 @@ from focalpo.stages.disk import explaining_disk_errors
 from focalpo.stages.folder import ERROR, Job, Stopped
 
 STACKS = ".stacks"
+RANKED = ("sft", "reward", "reference", "train")
+"""Kinds that may run in several ranks."""
 
 
 def in_new_processes(job: Job, ranks: int) -> None:
     """Run a stage in one new process or in several, and wait for them.
 
     Raises:
-        ValueError: when the stage fails; `error.txt` has the same message and `log.txt` has all output.
+        ValueError: when the stage fails; `error.txt` has the same message and `log.txt` has the output of every start.
         Stopped: when this process is asked to stop, after the stage has exited; training saves first.
     """
     import torch
@@ -26,17 +28,19 @@ def in_new_processes(job: Job, ranks: int) -> None:
     threads = max(1, torch.get_num_threads() // ranks)  # this worker's share of the machine
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     command = [sys.executable, *launcher, "-m", "focalpo.running.worker", str(job.path)]
+    command += [f"--ranks={ranks}", f"--threads={threads}"]
     with explaining_disk_errors(job.path):
         job.path.mkdir(parents=True, exist_ok=True)
         job.write()
         log = job.path / "log.txt"
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "FOCALPO_MAKER": str(os.getpid())}
-        with stopping(job) as signals, log.open("w") as file:
+        before = log.stat().st_size if log.exists() else 0
+        with stopping(job) as signals, log.open("a") as file:
             code = _run(command, file, environment, job, signals)
     if code and signals:
         raise Stopped(LEFT)
     if code:
-        reason = _failure_reason(job, log)
+        reason = _failure_reason(job, log, before)
         (job.path / ERROR).write_text(f"{reason}\n")
         raise ValueError(reason)
 
@@ -57,8 +61,10 @@ def _run(command: list[str], log: IO, environment: dict[str, str], job: Job, sig
         raise
 
 
-def _failure_reason(job: Job, log: Path) -> str:
-    errors = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
+def _failure_reason(job: Job, log: Path, before: int) -> str:
+    """Why the stage failed, as its output after the first `before` bytes says: those are of earlier starts."""
+    written = log.read_bytes()[before:].decode(errors="replace")
+    errors = [line for line in written.splitlines() if line.startswith("error: ")]
     if errors:
         return errors[-1].removeprefix("error: ")
     stacks = job.path / STACKS

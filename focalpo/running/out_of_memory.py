@@ -4,8 +4,6 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-import torch
-
 from focalpo.processes.memory import resident_peak
 from focalpo.stages.folder import Job
 
@@ -24,12 +22,16 @@ def explaining_out_of_memory(job: Job) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        import torch
+
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not REFUSED.search(str(error)):
             raise
         raise ValueError(f"{job.kind} ran out of memory: {_used()}; lower {_what_to_lower(job)}") from error
 
 
 def _used() -> str:
+    import torch
+
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         peak = torch.cuda.max_memory_allocated()

@@ -1,73 +1,46 @@
-"""Submit a table as Slurm jobs: similar stages become one array, and their inputs become its dependencies.
+"""Submit a stage and the missing stages that it needs as Slurm job arrays (arrays.py), each by one sbatch.
 
-stages that are neither sealed nor queued -> groups (kind, size, dependencies) -> sbatch, in order
-
-runs/.slurm/<job name>      the stage folders of an array, one per line: task n runs line n
+The templates of slurm/ take what differs between kinds as arguments; the environment of a job is what the site's export
+policy lets through, and only a judge's has the judge's key.
 """
 
 import hashlib
 import os
-import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
-from focalpo.config.schema import ClusterConfig, SizeConfig
+from focalpo.config.cluster import ClusterConfig, SizeConfig
+from focalpo.config.schema import Config
 from focalpo.planning.needs import ranks_of
 from focalpo.planning.stages import in_order
-from focalpo.running.worker import RANKED
+from focalpo.running.arrays import Array, arrays, dependency, fitting
+from focalpo.running.launching import RANKED
+from focalpo.running.slurm import limits, queue, slurm
 from focalpo.stages.folder import Folder, Stage
 from focalpo.stages.origin import ROOT
 
 TEMPLATES = {kind: "train" for kind in RANKED} | {"generate": "generate", "sample": "generate", "report": "report"}
 
 
-@dataclass(slots=True)
-class Array:
-    """Stages of one kind that wait for the same arrays; `job` is the Slurm job id, once submitted."""
-
-    kind: str
-    waits_for: tuple["Array", ...]
-    stages: list[Stage] = field(default_factory=list)
-    job: str = ""
-
-    def mirrors(self, other: "Array") -> bool:
-        """Whether task n of this array needs task n of the other array and no other task of it."""
-        other_keys = [stage.key for stage in other.stages]
-        needed = [{need.key for need in stage.inputs.values()} & set(other_keys) for stage in self.stages]
-        return needed == [{key} for key in other_keys]
+def left_to_slurm(runs: Path, goal: Stage, config: Config) -> bool:
+    """Submit the goal where the configuration names a cluster and anything is missing; whether that was the case."""
+    stages = in_order([goal])
+    if config.cluster.scheduler != "slurm" or all(Folder(runs, stage).sealed for stage in stages):
+        return False
+    print(submit(runs, goal, config.cluster, config.judge.endpoint.api_key_env))
+    return True
 
 
-def arrays(stages: list[Stage], done: set[str], queued: dict[str, str]) -> list[Array]:
-    """Group the stages left to submit, in order; `done` holds keys, `queued` maps keys to job ids."""
-    place: dict[str, Array] = {}
-    found: dict[tuple, Array] = {}
-    for stage in stages:
-        if stage.key in done:
-            continue
-        if stage.key in queued:
-            place[stage.key] = Array(stage.kind, (), [stage], queued[stage.key])
-            continue
-        needed = [place[need.key] for need in stage.inputs.values() if need.key in place]
-        waits_for = tuple({id(array): array for array in needed}.values())
-        key = (stage.kind, stage.launch.get("ranks", 1), tuple(sorted(id(array) for array in waits_for)))
-        array = found.setdefault(key, Array(stage.kind, waits_for))
-        array.stages.append(stage)
-        place[stage.key] = array
-    return list(found.values())
-
-
-def dependency(array: Array) -> str:
-    """The array's `--dependency`: task by task where the tasks correspond, so that a failed row stops only itself."""
-    kinds = [("aftercorr" if array.mirrors(other) else "afterok", other.job) for other in array.waits_for]
-    return ",".join(f"{kind}:{job}" for kind, job in kinds)
-
-
-def submit(runs: Path, goal: Stage, cluster: ClusterConfig) -> str:
+def submit(runs: Path, goal: Stage, cluster: ClusterConfig, judge_key: str | None = None) -> str:
     """Submit the goal and the missing stages that it needs; returns one line per array.
 
+    Args:
+        judge_key: the environment variable with the judge's key, besides those that the stages name.
+
     Raises:
-        ValueError: when the sizes do not match the ranks, Slurm cannot name a log under `runs`, or rejects a job.
+        ValueError: when the sizes do not match the ranks, Slurm cannot name a log under `runs`, or rejects a job; then
+            with what was submitted before.
     """
     runs = runs.absolute()
     if any(sign in str(runs) for sign in "\\\n"):
@@ -80,43 +53,125 @@ def submit(runs: Path, goal: Stage, cluster: ClusterConfig) -> str:
         return f"nothing to submit: {len(done)} stages are sealed, {len(queued)} are queued or running"
     for array in left:
         _check_size(array, cluster)
-    lines = []
-    for array in left:
-        array.job = _sbatch(array, runs, cluster)
-        waiting = dependency(array)
-        lines.append(f"{array.job}  {array.kind} x {len(array.stages)}" + (f"  {waiting}" if waiting else ""))
-    return "\n".join([*lines, f"{sum(len(a.stages) for a in left)} stages submitted; make status shows them"])
+    most = limits(cluster.account, _qos(cluster))
+    left = arrays(stages, done, queued, most.array)
+    fit = fitting(left, most.tasks)
+    secrets = {name for stage in stages for name in _keys_of(stage)} | ({judge_key} if judge_key else set())
+    lines = _submitted(fit, runs, cluster, secrets)
+    count, rest = (sum(len(array.stages) for array in part) for part in (fit, left))
+    if count < rest:
+        limit = f"MaxSubmitJobs leaves room for {most.tasks}"
+        return "\n".join(
+            [*lines, f"{count} of {rest} stages submitted, {limit}; run again for the others when these end"]
+        )
+    return "\n".join([*lines, f"{count} stages submitted; make status shows them"])
+
+
+def _submitted(left: list[Array], runs: Path, cluster: ClusterConfig, secrets: set[str]) -> list[str]:
+    """Submit arrays one after the other; returns a line for each."""
+    lines: list[str] = []
+    jobs: list[str] = []
+    try:
+        for array in left:
+            array.job = _sbatch(array, runs, cluster, secrets)
+            jobs.append(array.job)
+            waiting = dependency(array)
+            lines.append(f"{array.job}  {array.kind} x {len(array.stages)}" + (f"  {waiting}" if waiting else ""))
+    except ValueError as error:
+        raise ValueError(f"{error}; {_broken(jobs, len(left))}") from error
+    except KeyboardInterrupt:
+        print(_broken(jobs, len(left)), file=sys.stderr)
+        raise
+    return lines
+
+
+def _broken(jobs: list[str], total: int) -> str:
+    if not jobs:
+        return "nothing was submitted"
+    return (
+        f"{len(jobs)} of {total} arrays were submitted before: cancel them by scancel {' '.join(jobs)}, or run the "
+        "same command again to submit the others"
+    )
 
 
 def _check_size(array: Array, cluster: ClusterConfig) -> None:
-    size, ranks = cluster.stages.get(array.kind), ranks_of(array.stages[0])
+    size, ranks, place = cluster.stages.get(array.kind), ranks_of(array.stages[0]), f"cluster.stages.{array.kind}"
     if size is None:
-        raise ValueError(f"cluster.stages.{array.kind} is not set; set its size in conf/cluster")
+        raise ValueError(f"{place} is not set; set its size in conf/cluster")
+    required = f"launch.ranks={ranks}"
+    if array.kind not in RANKED:
+        required = f"the {ranks} of generate.tensor_parallel x generate.data_parallel"
     if size.gpus and size.nodes * size.gpus != ranks:
-        required = f"launch.ranks={ranks}"
-        if array.kind not in RANKED:
-            required = f"the {ranks} of generate.tensor_parallel x generate.data_parallel"
-        raise ValueError(
-            f"cluster.stages.{array.kind}: {size.nodes} nodes x {size.gpus} GPUs do not match {required}; change one"
-        )
+        raise ValueError(f"{place}: {size.nodes} nodes x {size.gpus} GPUs do not match {required}; change one")
+    if size.nodes > 1 and (array.kind not in RANKED or ranks % size.nodes):
+        remedy = f"{required} cannot be divided among them" if array.kind in RANKED else "it runs on one; set nodes=1"
+        raise ValueError(f"{place}.nodes={size.nodes}: {remedy}")
 
 
-def _sbatch(array: Array, runs: Path, cluster: ClusterConfig) -> str:
+def _sbatch(array: Array, runs: Path, cluster: ClusterConfig, secrets: set[str]) -> str:
     folders = [_prepared(Folder(runs, stage)) for stage in array.stages]
     text = "".join(f"{folder}\n" for folder in folders)
     name = f"{array.kind}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     tasks = runs / ".slurm" / name
     tasks.parent.mkdir(parents=True, exist_ok=True)
     tasks.write_text(text)
-    size = cluster.stages[array.kind]
+    size = placed(cluster.stages[array.kind], cluster)
     template = f"slurm/{TEMPLATES.get(array.kind, 'judge')}.sbatch"
-    arguments = [str(tasks), cluster.setup or "", *cluster.container]
-    command = ["sbatch", "--parsable", *_flags(array, size, cluster, tasks), template, *arguments]
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "FOCALPO_RANKS": str(array.stages[0].launch.get("ranks", 1)),
-    }
+    arguments = [*_launch(array, size, cluster), str(tasks), cluster.setup or "", *cluster.container]
+    needed = {name for stage in array.stages for name in _keys_of(stage)}
+    flags, environment = exported(size.sbatch, dict(os.environ), secrets, needed)
+    command = ["sbatch", "--parsable", *flags, *_flags(array, size, cluster, tasks), template, *arguments]
     return slurm(command, environment).split(";")[0]
+
+
+def placed(size: SizeConfig, cluster: ClusterConfig) -> SizeConfig:
+    """The size of one kind of stage with the cluster's partition, QoS and constraint where it has none of its own."""
+    own = {name: getattr(size, name) or getattr(cluster, name) for name in ("partition", "qos", "constraint")}
+    return replace(size, **own, sbatch=[*cluster.sbatch, *size.sbatch])
+
+
+def _qos(cluster: ClusterConfig) -> set[str]:
+    sizes = [placed(size, cluster) for size in cluster.stages.values()]
+    return {size.qos for size in sizes if size.qos}
+
+
+def _keys_of(stage: Stage) -> set[str]:
+    """The environment variables with keys that a stage reads."""
+    name = stage.launch.get("endpoint", {}).get("api_key_env")
+    return {name} if name else set()
+
+
+def exported(
+    flags: list[str], environment: dict[str, str], secrets: set[str], needed: set[str]
+) -> tuple[list[str], dict[str, str]]:
+    """The flags and the environment of an sbatch whose job has the needed secrets and no other.
+
+    The policy is that of the flags, or of the site's SBATCH_EXPORT; without one, sbatch exports everything. A policy
+    that does not (NONE, NIL or a list of names) has the needed secrets added by name, never by value.
+    """
+    own = [flag for flag in flags if flag.partition("=")[0] == "--export"]
+    others = [flag for flag in flags if flag not in own]
+    policy = own[-1].partition("=")[2] if own else environment.get("SBATCH_EXPORT", "ALL")
+    kept = {name: value for name, value in environment.items() if name not in secrets - needed}
+    names = [name for name in policy.split(",") if name and name.partition("=")[0] not in secrets]
+    if "ALL" not in (name.upper() for name in names):
+        listed = [name for name in names if name.upper() not in ("NONE", "NIL")] + sorted(needed & environment.keys())
+        names = listed or names or ["NONE"]
+    given = ",".join(names)
+    return ([*others, f"--export={given}"] if given != "ALL" or own else others), kept
+
+
+def _launch(array: Array, size: SizeConfig, cluster: ClusterConfig) -> list[str]:
+    """What the job is told, and compares with what it got: ranks, threads of each, and cores and GPUs of a node."""
+    ranks = array.stages[0].launch.get("ranks", 1) if array.kind in RANKED else 1
+    values = {
+        "ranks": ranks,
+        "threads": max(1, size.cpus // (ranks // size.nodes)),
+        "cpus": size.cpus,
+        "gpus": size.gpus,
+    }
+    python = [] if cluster.container else [f"--path={Path(sys.executable).parent}"]
+    return [*(f"--{name}={value}" for name, value in values.items()), *python]
 
 
 def _flags(array: Array, size: SizeConfig, cluster: ClusterConfig, tasks: Path) -> list[str]:
@@ -131,7 +186,9 @@ def _flags(array: Array, size: SizeConfig, cluster: ClusterConfig, tasks: Path) 
         "mem": size.memory,
         "time": str(size.minutes),
         "gpus-per-node": str(size.gpus) if size.gpus else None,
-        "partition": cluster.partition,
+        "partition": size.partition,
+        "qos": size.qos,
+        "constraint": size.constraint,
         "account": cluster.account,
         "dependency": dependency(array) or None,
         "kill-on-invalid-dep": "yes",
@@ -143,46 +200,3 @@ def _prepared(folder: Folder) -> Path:
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.job.write()
     return folder.path
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One of our tasks in Slurm's queue."""
-
-    folder: Path
-    job: str
-    state: str
-    reason: str
-
-    @property
-    def key(self) -> str:
-        return self.folder.name.rpartition("-")[2]
-
-
-def queue(runs: Path) -> list[Task]:
-    """Our tasks that are queued or running, each with its stage folder."""
-    tasks = []
-    for line in slurm(["squeue", "--me", "--array", "--noheader", "--format=%i|%T|%r|%j"]).splitlines():
-        job, state, reason, name = line.split("|", 3)
-        folders = runs.absolute() / ".slurm" / name
-        if folders.is_file() and state in ("PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "CONFIGURING", "REQUEUED"):
-            folder = Path(folders.read_text().split("\n")[int(job.partition("_")[2])])  # as bash's mapfile splits it
-            tasks.append(Task(folder, job, state, reason))
-    return tasks
-
-
-def slurm(command: list[str], environment: dict[str, str] | None = None) -> str:
-    """Run a Slurm command and return its output.
-
-    Raises:
-        ValueError: when the command fails, or Slurm is not installed.
-    """
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, cwd=ROOT)
-    except FileNotFoundError:
-        raise ValueError(f"{command[0]} not found; run this on a login node of a Slurm cluster") from None
-    except OSError as error:  # not executable, or arguments that are too long
-        raise ValueError(f"{command[0]} cannot be started ({error.strerror}); ask the cluster's operators") from error
-    if result.returncode:
-        raise ValueError(f"{command[0]} failed: {' '.join(result.stderr.split())}")
-    return result.stdout.strip()

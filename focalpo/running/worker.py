@@ -2,10 +2,12 @@
 
 python -m focalpo.running.worker STAGE_FOLDER                  in one process
 torchrun ... -m focalpo.running.worker STAGE_FOLDER            in several ranks; rank 0 holds the lock and seals
+    --ranks=N --threads=N       refuse any other number of ranks; threads of each
 
 USR1 and TERM ask it to stop: training saves first. It then exits with code 75; start it again to resume.
 """
 
+import argparse
 import contextlib
 import importlib
 import math
@@ -19,14 +21,14 @@ from pathlib import Path
 
 from focalpo.processes.lifeline import end_with
 from focalpo.processes.quiet import cores_each, quiet
-from focalpo.running.launching import STACKS, in_new_processes
+from focalpo.running.launching import RANKED, STACKS, in_new_processes
 from focalpo.running.out_of_memory import explaining_out_of_memory
+from focalpo.running.partial import make_of_sealed
 from focalpo.running.stopping import stopping
 from focalpo.stages.disk import explaining_disk_errors
 from focalpo.stages.folder import ERROR, Damaged, Folder, Job, Stage, Stopped, verify
 from focalpo.training.settings import TrainSettings
 
-RANKED = ("sft", "reward", "reference", "train")
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 RANKS_WAIT = 60.0  # seconds to wait for a lock: the other ranks wait meanwhile, and not forever
 
@@ -166,8 +168,13 @@ def _keeps_memory(job: Job) -> bool:
     return torch.cuda.is_available() or job.settings.get("backend") == "vllm"
 
 
-def main(path: Path) -> None:
-    """Run one process of a stage: the only one, or one of several ranks."""
+def main(path: Path, ranks: int | None = None, threads: int | None = None) -> None:
+    """Run one process of a stage: the only one, or one of several ranks.
+
+    Raises:
+        ValueError: when the stage fails, or the launcher started another number of ranks.
+    """
+    check_world(path, ranks)
     parent, ranked = os.environ.pop("FOCALPO_MAKER", None), "RANK" in os.environ
     if parent:
         end_with(int(parent))
@@ -175,14 +182,14 @@ def main(path: Path) -> None:
         end_with(os.getppid())  # torchrun
     folder = Folder.at(path)
     job = folder.job
-    quiet(int(os.environ.get("OMP_NUM_THREADS", cores_each(1))))
+    quiet(threads or int(os.environ.get("OMP_NUM_THREADS", cores_each(1))))
     check = repair
     if parent:
         check = _trust
     elif ranked or "SLURM_JOB_ID" in os.environ:
         check = refuse_damaged
     if not ranked:
-        make_here(folder, math.inf, check)
+        make_of_sealed(folder, lambda each: make_here(each, math.inf, check))
         return
     from focalpo.training.ranks import watch
 
@@ -192,6 +199,27 @@ def main(path: Path) -> None:
         make_here(folder, RANKS_WAIT, check, _agree)
     elif _agree(False):
         recipe(job)
+
+
+def check_world(path: Path, ranks: int | None) -> None:
+    """Refuse to run in another number of ranks than was asked for: weights would be split, and stored, differently."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks is not None and world != ranks:
+        reason = (
+            f"{ranks} ranks were asked for and {world} started (WORLD_SIZE); check the launcher, then submit it again"
+        )
+        (path / ERROR).write_text(f"{reason}\n")
+        raise ValueError(reason)
+
+
+def arguments(words: list[str]) -> tuple[Path, int | None, int | None]:
+    """The stage folder, ranks and threads of a command line."""
+    parser = argparse.ArgumentParser("python -m focalpo.running.worker")
+    parser.add_argument("stage", type=Path)
+    parser.add_argument("--ranks", type=int)
+    parser.add_argument("--threads", type=int)
+    given = parser.parse_args(words)
+    return given.stage, given.ranks, given.threads
 
 
 def _agree(go: bool) -> bool:
@@ -215,7 +243,7 @@ def leave(code: int) -> None:
 
 if __name__ == "__main__":
     try:
-        main(Path(sys.argv[1]))
+        main(*arguments(sys.argv[1:]))
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         leave(AGAIN)

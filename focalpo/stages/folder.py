@@ -13,8 +13,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TextIO
@@ -91,6 +91,16 @@ class Job:
         values = {name: getattr(self, name) for name in ("kind", "name", "key", "settings", "launch")}
         write_json(self.path / "stage.json", values | {"inputs": {name: str(p) for name, p in self.inputs.items()}})
 
+    def of(self, names: Collection[str]) -> "Job":
+        """The same job with only these of its inputs: another key, and a folder of its own beside this one."""
+        inputs = {name: path for name, path in self.inputs.items() if name in names}
+        key = _key(self.kind, self.settings, _keys(inputs))
+        return replace(self, key=key, path=self.path.with_name(f"{self.name}-{key}"), inputs=inputs)
+
+
+def _keys(inputs: dict[str, Path]) -> dict[str, str]:
+    return {name: path.name.rpartition("-")[2] for name, path in inputs.items()}
+
 
 def _key(kind: str, settings: dict, inputs: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps([kind, settings, inputs], sort_keys=True).encode()).hexdigest()[:12]
@@ -116,8 +126,7 @@ class Folder:
         """
         folder = cls.__new__(cls)
         folder.path, folder.job = path, Job.read(path)
-        keys = {name: other.name.rpartition("-")[2] for name, other in folder.job.inputs.items()}
-        if folder.job.key != _key(folder.job.kind, folder.job.settings, keys):
+        if folder.job.key != _key(folder.job.kind, folder.job.settings, _keys(folder.job.inputs)):
             raise ValueError(
                 f"{path / 'stage.json'} was edited (its settings do not match its key); remove {path} and run again"
             )
