@@ -18,11 +18,6 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-import httpx2
-import torch
-from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-
 from focalpo.config.schema import Config
 from focalpo.planning.table import Planned, planned
 from focalpo.running.command import run_command
@@ -51,7 +46,10 @@ def _local(plan: Planned) -> Iterator[Finding]:
     config = plan.first
     slurm = config.cluster.scheduler == "slurm"
     yield from _gpus(config, slurm)
-    yield from _versions(config)
+    if slurm and config.cluster.container:
+        yield Finding("ok", "versions", "those of the container")
+    else:
+        yield from _versions(config)
     yield from _disk(plan.runs)
     yield _memory()
     yield _judge_key(config)
@@ -64,7 +62,12 @@ def _local(plan: Planned) -> Iterator[Finding]:
 
 
 def _gpus(config: Config, slurm: bool) -> Iterator[Finding]:
-    found, required = torch.cuda.device_count(), 0 if slurm else config.launch.gpus
+    if slurm:
+        yield Finding("ok", "gpu", "not needed here, jobs request theirs")
+        return
+    import torch
+
+    found, required = torch.cuda.device_count(), config.launch.gpus
     if found < required:
         yield Finding("fail", "gpu", f"{required} GPUs, this machine has {found}: use a GPU node, or set CLUSTER=slurm")
     else:
@@ -84,6 +87,8 @@ def _gpus(config: Config, slurm: bool) -> Iterator[Finding]:
 
 def _gpu_memory(planned_for: float) -> Finding:
     """Whether every GPU has the memory that the plan counts on; a few per cent go to firmware and error correction."""
+    import torch
+
     smallest = min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())) / GIB
     message = f"{smallest:.1f} GiB, the plan counts on launch.gpu_gib={planned_for:g}"
     if smallest < 0.95 * planned_for:
@@ -162,6 +167,10 @@ def _slurm() -> Finding:
 
 def _hub(plan: Planned) -> Iterator[Finding]:
     """Whether models can be downloaded. Asks the hub, so it runs only in the doctor command."""
+    import httpx2
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
     models = {(config.model.path, config.model.revision) for config in plan.configs.values() if config.model.path}
     if not models:
         yield Finding("ok", "hub", "nothing to download")

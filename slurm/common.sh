@@ -68,8 +68,9 @@ worker=(python -m focalpo.running.worker "$stage" "--ranks=$ranks" "--threads=$t
 
 # What the next start does not have to do again: the newest checkpoint, or the replies of a judge.
 progress() {
-    local saved=("$stage"/.checkpoints/step-*/complete)
-    echo "${saved[-1]#"$stage"} $(grep -c '"outcome": "good"' "$stage/records.jsonl" 2>/dev/null)"
+    local saved=("$stage"/.checkpoints/step-*/complete) replies
+    replies=$(grep -c '"outcome": "good"' "$stage/records.jsonl" 2>/dev/null) || true
+    echo "${saved[-1]#"$stage"} ${replies:-0}"
 }
 began=$(progress)
 starts=$stage/.starts # one line per start: the task, and what there was

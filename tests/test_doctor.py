@@ -6,7 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import httpx2
+import huggingface_hub
 import pytest
+import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from focalpo.planning.table import planned
@@ -30,10 +32,10 @@ def test_a_machine_without_gpus_can_run_the_pocket_table_but_not_the_papers(monk
 
 def test_gpus_with_less_memory_than_planned_for_are_reported(monkeypatch) -> None:
     """Two GPUs, the smaller of 22.1 GiB: 24 planned for is too much, 23 is within a few per cent."""
-    monkeypatch.setattr(doctor.torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(doctor.torch.cuda, "get_device_name", lambda _: "one of them")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "one of them")
     sizes = [SimpleNamespace(total_memory=gib * 2**30) for gib in (80, 22.1)]
-    monkeypatch.setattr(doctor.torch.cuda, "get_device_properties", lambda place: sizes[place])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda place: sizes[place])
 
     def found(*overrides: str) -> doctor.Finding:
         plan = planned(["table=one_gpu", *overrides])
@@ -66,8 +68,8 @@ def test_gated_hidden_and_unreachable_models_are_reported_with_their_remedies(mo
 
             def auth_check(self, path: str) -> None: ...
 
-        monkeypatch.setattr(doctor, "HfApi", Hub)
-        monkeypatch.setattr(doctor, "get_token", lambda: token)
+        monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+        monkeypatch.setattr(huggingface_hub, "get_token", lambda: token)
         return [(found.grade, found.what, found.message) for found in doctor._hub(plan)]
 
     assert [found[:2] for found in findings(None)] == [("ok", "hub")] * 2
@@ -94,6 +96,16 @@ def test_wrong_versions_a_skewed_clock_and_a_full_disk_are_reported(monkeypatch,
 def test_missing_slurm_commands_are_a_failure(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert grades("cluster=slurm_cpu")["slurm"] == "fail"
+
+
+def test_what_a_container_brings_is_not_looked_for_on_the_login_node(monkeypatch) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    monkeypatch.setattr(doctor, "_slurm", lambda: doctor.Finding("ok", "slurm", "not asked"))
+    paper = ["table=paper", "rows=dpo", "settings=base", "cluster=slurm"]
+    assert grades(*paper)["vllm"] == "fail"
+    for container in ("[apptainer,exec,--nv,image.sif]", "['--container-image=image.sqsh']"):
+        inside = grades(*paper, f"cluster.container={container}")
+        assert "vllm" not in inside and inside["versions"] == "ok"
 
 
 def test_status_reports_each_state_of_a_stage(tmp_path: Path) -> None:

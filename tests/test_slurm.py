@@ -135,7 +135,11 @@ def test_training_at_its_time_limit_saves_requeues_and_is_sealed(cluster: Path, 
     wait_until(lambda: not jobs(), 60)
 
 
-def test_a_failed_row_is_reported_and_submitted_again_alone(cluster: Path, tmp_path: Path) -> None:
+def test_a_failed_row_leaves_a_table_of_the_others_and_is_submitted_again_alone(
+    cluster: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """At a site that exports nothing into jobs."""
+    monkeypatch.setenv("SBATCH_EXPORT", "NONE")
     more = [*LONG, "rows=sft,dpo", "train.max_steps=600"]
     command("reproduce", tmp_path, *more)
     wait_until(lambda: list(tmp_path.glob("train/base-dpo*/progress.json")), 400)
@@ -144,6 +148,12 @@ def test_a_failed_row_is_reported_and_submitted_again_alone(cluster: Path, tmp_p
     wait_until(lambda: not jobs(), 200)
     output = command("status", tmp_path, *more)
     assert f"train/{training.name}: train ended with code 137, see the end of {tmp_path}/.slurm/train-" in output
+    (partial,) = tmp_path.glob("report/*/table1.txt")
+    assert f"{partial.parent} has the others, these failed: base/dpo/1; make status says why" in output
+    rows = {
+        line.split()[0]: line for line in partial.read_text().splitlines() if line.split()[:1] in (["SFT"], ["DPO"])
+    }
+    assert rows["DPO"].count(" -") > 1 and any(sign.isdigit() for sign in rows["SFT"])
     assert "4 stages submitted" in command("reproduce", tmp_path, *more)  # train, generate, judge, and the report
     wait_until(lambda: not jobs(), 400)
     output = command("status", tmp_path, *more)

@@ -169,12 +169,6 @@ class Estimate:
         return need
 
 
-def ranks_of(stage: Stage) -> int:
-    """The number of processes that run the stage in parallel, each with its own GPU."""
-    launch = stage.launch
-    return launch.get("ranks", 1) * launch.get("tensor_parallel", 1) * launch.get("data_parallel", 1)
-
-
 def answers_of(stage: Stage) -> int:
     """Branches of a training stage's trees."""
     return 1 if stage.kind == "sft" else 2

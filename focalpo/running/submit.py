@@ -12,7 +12,7 @@ from pathlib import Path
 
 from focalpo.config.cluster import ClusterConfig, SizeConfig
 from focalpo.config.schema import Config
-from focalpo.planning.needs import ranks_of
+from focalpo.planning.ranks import ranks_of
 from focalpo.planning.stages import in_order
 from focalpo.running.arrays import Array, arrays, dependency, fitting
 from focalpo.running.launching import RANKED
