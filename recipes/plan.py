@@ -19,7 +19,8 @@ import yaml
 from focalpo.config.compose import CONF
 from focalpo.config.schema import Config
 from focalpo.planning.fitting import advice
-from focalpo.planning.needs import Estimate, Need, ranks_of
+from focalpo.planning.needs import Estimate, Need
+from focalpo.planning.ranks import ranks_of
 from focalpo.planning.stages import in_order
 from focalpo.planning.table import Planned, planned
 from focalpo.running.arrays import Array, arrays

@@ -17,7 +17,7 @@ from focalpo.planning.table import Planned, planned
 from focalpo.running.command import run_command
 from focalpo.running.schedule import clock, run_stages
 from focalpo.running.submit import left_to_slurm
-from focalpo.running.worker import repair
+from focalpo.running.worker import refuse_damaged, repair
 from focalpo.stages.folder import Folder
 from recipes.doctor import blocking
 
@@ -35,7 +35,9 @@ def reproduce(arguments: list[str]) -> None:
     workers, started = first.launch.workers, time.monotonic()
     stages = in_order([report])
     if Folder(runs, report).sealed:
-        repair(Folder(runs, report).path)  # no other stage reads it, so nothing else would check it
+        # No other stage reads it, so nothing else would check it; a login node is no place to make its inputs.
+        check = refuse_damaged if first.cluster.scheduler == "slurm" else repair
+        check(Folder(runs, report).path)
     try:
         ran = run_stages(runs, stages, workers, silent)
     except ValueError:

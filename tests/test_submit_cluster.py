@@ -246,7 +246,7 @@ def test_a_single_stage_is_submitted_where_cluster_says_so(
 ) -> None:
     monkeypatch.setattr("sys.argv", [goal, "cluster=slurm_cpu", f"runs={tmp_path / 'runs'}"])
     run_single(goal)
-    assert "stages submitted; make status shows them" in capsys.readouterr().out
+    assert "stages submitted; squeue --me shows them" in capsys.readouterr().out
     assert kind_of(calls(fake_slurm)[-1]) == goal
     assert not list(tmp_path.glob("runs/*/*/manifest.json"))
 

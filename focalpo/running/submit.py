@@ -64,7 +64,7 @@ def submit(runs: Path, goal: Stage, cluster: ClusterConfig, judge_key: str | Non
         return "\n".join(
             [*lines, f"{count} of {rest} stages submitted, {limit}; run again for the others when these end"]
         )
-    return "\n".join([*lines, f"{count} stages submitted; make status shows them"])
+    return "\n".join([*lines, f"{count} stages submitted; squeue --me shows them, make status those of a table"])
 
 
 def _submitted(left: list[Array], runs: Path, cluster: ClusterConfig, secrets: set[str]) -> list[str]:
