@@ -7,13 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from focalpo.config.compose import CONF, compose, compose_table
-from focalpo.config.overrides import spelled
+from focalpo.config.mistakes import Mistake, choose
+from focalpo.config.overrides import meant, spelled
 from focalpo.config.schema import Config, RowConfig, TableConfig
 from focalpo.planning.stages import Place, Row, report_stage, table_rows
 from focalpo.stages.folder import Stage
 from focalpo.training.objective import OBJECTIVES
 
 OWN = ("table", "settings", "rows", "seeds")
+# A group that every column or row of a table chooses for itself --> what chooses columns and rows.
+CHOSEN = {"setting": "settings=NAME,NAME", "experiment": "rows=NAME,NAME", "objective": "rows=NAME,NAME"}
+OF_A_COLUMN = ("model", "data")
 RELEASED = "released"
 
 
@@ -45,10 +49,28 @@ def planned(arguments: list[str]) -> Planned:
 
 
 def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Split a command line into `table=`, `settings=`, `rows=`, `seeds=` and the overrides for Hydra."""
-    pairs = [(argument.partition("=")[0], argument) for argument in arguments]
-    own = {name: argument.partition("=")[2] for name, argument in pairs if name in OWN}
-    return own, [argument for name, argument in pairs if name not in OWN]
+    """Split a command line into `table=`, `settings=`, `rows=`, `seeds=` and the overrides for Hydra.
+
+    Raises:
+        ValueError: when one of them is given twice, or an override would replace what makes a row or a column.
+    """
+    keyed = [(argument.partition("=")[0], argument) for argument in arguments]
+    own = [(name, argument.partition("=")[2]) for name, argument in keyed if name in OWN]
+    overrides = [argument for name, argument in keyed if name not in OWN]
+    twice = [name for name in OWN if [key for key, _ in own].count(name) > 1]
+    problems = [f"{name}= is given twice; give it once" for name in twice]
+    for override in overrides:
+        if remedy := CHOSEN.get(group_of(override)):
+            what = "column" if remedy.startswith("settings") else "row"
+            problems.append(f"{override} would make every {what} of the table the same one; choose them by {remedy}")
+    if problems:
+        raise Mistake("\n".join(problems))
+    return dict(own), overrides
+
+
+def group_of(override: str) -> str:
+    """The key of an override without what Hydra's grammar puts around it: `model` of `+model@here=NAME`."""
+    return meant(override)[0].lstrip("+~").partition("@")[0]
 
 
 def with_rows(table: TableConfig, own: dict[str, str]) -> TableConfig:
@@ -61,8 +83,8 @@ def with_rows(table: TableConfig, own: dict[str, str]) -> TableConfig:
         chosen = own["settings"].split(",")
         unknown = [name for name in chosen if name not in table.settings]
         if unknown:
-            raise ValueError(
-                f"settings={own['settings']}: unknown setting {unknown[0]!r}; choose from {', '.join(table.settings)}"
+            raise Mistake(
+                f"settings={own['settings']}: unknown setting {unknown[0]!r}; {choose(unknown[0], table.settings)}"
             )
         table = replace(table, settings={name: table.settings[name] for name in chosen})
     rows = dict(table.rows)
@@ -78,11 +100,11 @@ def with_rows(table: TableConfig, own: dict[str, str]) -> TableConfig:
         known = new | rows
         unknown = [name for name in names if name not in known]
         if unknown:
-            raise ValueError(f"rows={own['rows']}: unknown row {unknown[0]!r}; choose from {', '.join(known)}")
+            raise Mistake(f"rows={own['rows']}: unknown row {unknown[0]!r}; {choose(unknown[0], known)}")
         rows = {name: known[name] for name in names}
     if "seeds" in own:
         if not own["seeds"].isdecimal() or int(own["seeds"]) < 1:
-            raise ValueError(f"seeds={own['seeds']} must be a number >= 1")
+            raise Mistake(f"seeds={own['seeds']} must be a number >= 1")
         rows = {name: replace(row, seeds=int(own["seeds"])) for name, row in rows.items()}
     if not released:
         table = replace(table, settings={name: replace(each, released={}) for name, each in table.settings.items()})
@@ -98,7 +120,7 @@ def released_rows(table: TableConfig) -> dict[str, RowConfig]:
     columns = table.settings.values()
     rows = {name: row for name, row in table.rows.items() if all(name in column.released for column in columns)}
     if not rows:
-        raise ValueError(f"rows={RELEASED}: the {table.scale} table names no released checkpoints; remove it")
+        raise Mistake(f"rows={RELEASED}: the {table.scale} table names no released checkpoints; remove it")
     return {name: replace(row, label=f"{row.label} (released)", trained=False) for name, row in rows.items()}
 
 
@@ -108,6 +130,9 @@ def compose_rows(table: TableConfig, overrides: list[str]) -> dict[tuple[str, st
     Raises:
         ValueError: with every mistake once, and the rows that have it unless all have.
     """
+    if len(table.settings) > 1 and (of_all := [each for each in overrides if group_of(each) in OF_A_COLUMN]):
+        choices = "|".join(table.settings)
+        raise Mistake(f"{' '.join(of_all)} would replace that of every column; name its column by settings={choices}")
     configs: dict[tuple[str, str], Config] = {}
     wrong: dict[str, list[str]] = {}
     for setting, column in table.settings.items():
@@ -130,5 +155,5 @@ def compose_rows(table: TableConfig, overrides: list[str]) -> dict[tuple[str, st
     if wrong:
         total = len(table.settings) * len(table.rows)
         rows = {line: "" if len(places) == total else f"{', '.join(places)}: " for line, places in wrong.items()}
-        raise ValueError("\n".join(f"{named}{line}" for line, named in rows.items()))
+        raise Mistake("\n".join(f"{named}{line}" for line, named in rows.items()))
     return configs
