@@ -26,6 +26,7 @@ from focalpo.config.overrides import advice, changed, meant, spelled, unread
 from focalpo.config.schema import DATA_KEYS, NO_EFFECT, CalibrateJudgeConfig, Config, DataConfig, TableConfig
 from focalpo.data.truncation import RULES
 from focalpo.stages.origin import ROOT
+from focalpo.stages.ranges import out_of_range
 from focalpo.training.objective import OBJECTIVES
 from focalpo.training.settings import NCCL_SECONDS
 
@@ -219,6 +220,7 @@ def _problems(config: Config):
         objective_of(plain(config.objective))
     except ValueError as error:
         yield str(error)
+    yield from out_of_range(config)
     yield from config.train.problems()
     if config.lora is not None:
         yield from config.lora.problems()

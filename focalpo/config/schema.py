@@ -7,7 +7,7 @@ schema.
 from dataclasses import dataclass, field
 from typing import Any
 
-from focalpo.stages.track import TrackSettings
+from focalpo.stages.track_settings import TrackSettings
 from focalpo.training.package import Package
 from focalpo.training.settings import Architecture, LoraSettings, TrainSettings
 
