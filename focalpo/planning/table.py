@@ -6,7 +6,7 @@ Every command about a table takes table=NAME settings=A,B rows=A,B seeds=N and a
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from focalpo.config.compose import CONF, compose, compose_table
+from focalpo.config.compose import compose, compose_table, folders_of
 from focalpo.config.mistakes import Mistake, choose
 from focalpo.config.overrides import meant, spelled
 from focalpo.config.schema import Config, RowConfig, TableConfig
@@ -41,11 +41,16 @@ class Planned:
 
 def planned(arguments: list[str]) -> Planned:
     """Compose the requested table and plan its stages; start nothing."""
-    own, overrides = split_arguments(arguments)
-    table = with_rows(compose_table(own.get("table", "pocket")), own)
-    configs = compose_rows(table, overrides)
+    table, configs = composed_table(arguments)
     rows = table_rows(table, configs)
     return Planned(table, configs, rows, report_stage(table, rows, arguments))
+
+
+def composed_table(arguments: list[str]) -> tuple[TableConfig, dict[tuple[str, str], Config]]:
+    """The table that a command line requests, and the configuration of each setting and row."""
+    own, overrides = split_arguments(arguments)
+    table = with_rows(compose_table(own.get("table", "pocket"), overrides), own)
+    return table, compose_rows(table, overrides)
 
 
 def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -128,32 +133,46 @@ def compose_rows(table: TableConfig, overrides: list[str]) -> dict[tuple[str, st
     """One configuration per setting and row: its experiment file, or a new objective with its defaults.
 
     Raises:
-        ValueError: with every mistake once, and the rows that have it unless all have.
+        ValueError: with every mistake once, and the row that has it unless it is in every setting.
     """
     if len(table.settings) > 1 and (of_all := [each for each in overrides if group_of(each) in OF_A_COLUMN]):
         choices = "|".join(table.settings)
         raise Mistake(f"{' '.join(of_all)} would replace that of every column; name its column by settings={choices}")
+    places = [(setting, row) for setting in table.settings for row in table.rows]
+    first = {next(place for place in places if place[0] == setting) for setting in table.settings}
+    wrong: dict[str, list[tuple[str, str]]] = {}
     configs: dict[tuple[str, str], Config] = {}
-    wrong: dict[str, list[str]] = {}
-    for setting, column in table.settings.items():
-        for row, values in table.rows.items():
-            name = values.experiment or row
-            experiment = f"{column.experiments}/{name}"
-            if (CONF / "experiment" / f"{experiment}.yaml").is_file():
-                selected = [f"experiment={experiment}"]
-            else:
-                selected = [f"objective={name}"] if values.trained else []
-            if column.released:
-                checkpoint = column.released[row]
-                revision = checkpoint.revision and spelled("model.revision", checkpoint.revision)
-                selected += [spelled("model.path", checkpoint.path), revision or "model.revision=null"]
-            try:
-                configs[setting, row] = compose([*column.overrides, *selected, *values.overrides, *overrides])
-            except ValueError as error:
-                for line in str(error).splitlines():
-                    wrong.setdefault(line, []).append(f"{setting}/{row}")
+    # Composing takes its time, and nearly every mistake is in every row: it is told after the first of each setting.
+    for place in sorted(places, key=lambda place: place not in first):
+        if wrong and place not in first:
+            break
+        try:
+            configs[place] = compose(overrides, _chosen(table, *place, overrides))
+        except ValueError as error:
+            for line in str(error).splitlines():
+                wrong.setdefault(line, []).append(place)
     if wrong:
-        total = len(table.settings) * len(table.rows)
-        rows = {line: "" if len(places) == total else f"{', '.join(places)}: " for line, places in wrong.items()}
-        raise Mistake("\n".join(f"{named}{line}" for line, named in rows.items()))
-    return configs
+        raise Mistake("\n".join(f"{_where(line, found, len(first))}{line}" for line, found in wrong.items()))
+    return {place: configs[place] for place in places}
+
+
+def _where(line: str, places: list[tuple[str, str]], settings: int) -> str:
+    """The rows found to have a mistake; nothing if every setting has it and it is no row's own, as a loss's is."""
+    everywhere = len(places) == settings and not line.startswith("objective.")
+    return "" if everywhere else ", ".join(map("/".join, places)) + ": "
+
+
+def _chosen(table: TableConfig, setting: str, row: str, overrides: list[str]) -> list[str]:
+    """The overrides that make a row in a setting: its experiment file, or a new objective with its defaults."""
+    column, values = table.settings[setting], table.rows[row]
+    name = values.experiment or row
+    experiment = f"{column.experiments}/{name}"
+    if any((folder / "experiment" / f"{experiment}.yaml").is_file() for folder in folders_of(overrides)):
+        selected = [f"experiment={experiment}"]
+    else:
+        selected = [f"objective={name}"] if values.trained else []
+    if column.released:
+        checkpoint = column.released[row]
+        revision = checkpoint.revision and spelled("model.revision", checkpoint.revision)
+        selected += [spelled("model.path", checkpoint.path), revision or "model.revision=null"]
+    return [*column.overrides, *selected, *values.overrides]
