@@ -87,7 +87,7 @@ def test_several_quoting_mistakes_and_others_are_reported_at_once() -> None:
         ("objective.name=nothing", "write objective=NAME"),
         ("seed=-1", "in [0, 2^32)"),
         ("model.seed=4294967296", "in [0, 2^32)"),
-        ("--help", "KEY=VALUE"),
+        ("--hlep", "did you mean --help?"),
         ("hydra.run.dir=x", "is not read"),
         ("data.path", "KEY=VALUE"),
         ("=x", "is not read"),
@@ -127,7 +127,7 @@ def test_a_benchmarks_keys_are_named_as_they_are_typed() -> None:
         (["~model.phases.sft"], ["model.architecture is trained by model.phases, of which there are none"]),
         (["model.tokenizer=null"], ["model.tokenizer=None is not one of pocket, bpe"]),
         (["model.phases.sft.train.global_batch=0"], ["model.phases.sft.train.global_batch=0 must be >= 1"]),
-        (["model.phases.sft.train.epochs=0", "train.epochs=0"], ["train.epochs=0", "model.phases.sft.train.epochs=0"]),
+        (["model.phases.sft.train.epochs=0", "train.epochs=0"], ["model.phases.sft.train.epochs=0", "train.epochs=0"]),
         (["model.phases.sft.demonstrations=x"], ["model.phases.sft.demonstrations='x' is not one of chosen"]),
         (["model.phases.sft.count=0"], ["model.phases.sft.count=0 must be >= 1"]),
         (

@@ -29,6 +29,7 @@ from focalpo.config.overrides import SEARCHPATH, advice, changed, meant, searche
 from focalpo.config.problems import problems
 from focalpo.config.schema import CalibrateJudgeConfig, Config, TableConfig
 from focalpo.stages.origin import ROOT
+from focalpo.stages.ranges import out_of_range
 from focalpo.training.objective import OBJECTIVES
 
 CONF = ROOT / "conf"
@@ -98,7 +99,14 @@ def _checked(conf: Path, losses: tuple, base: tuple[str, ...], overrides: tuple[
 def compose_table(name: str, overrides: Sequence[str] = ()) -> TableConfig:
     """Compose table/<name>.yaml of conf/ or of a folder that the overrides add."""
     _find("table", name, overrides)
-    return _compose(f"table/{name}", [each for each in overrides if each.startswith(SEARCHPATH)], TableConfig, "table")
+    added = [each for each in overrides if each.startswith(SEARCHPATH)]
+    return _in_range(_compose(f"table/{name}", added, TableConfig, "table"))
+
+
+def _in_range(config: Shape) -> Shape:
+    if wrong := list(out_of_range(config)):
+        raise Mistake("\n".join(wrong))
+    return config
 
 
 def folders_of(overrides: Sequence[str]) -> list[Path]:
@@ -117,12 +125,12 @@ def compose_bench(name: str, overrides: Sequence[str]) -> BenchSettings:
     """Compose conf/bench/<name>.yaml with overrides of its keys."""
     _find("bench", name, ())
     prefixed = [f"~bench.{each[1:]}" if each.startswith("~") else f"bench.{each}" for each in overrides]
-    return _compose(f"bench/{name}", prefixed, BenchSettings, "bench")
+    return _in_range(_compose(f"bench/{name}", prefixed, BenchSettings, "bench"))
 
 
 def compose_calibrate_judge(overrides: Sequence[str]) -> CalibrateJudgeConfig:
     """Compose conf/calibrate_judge.yaml with overrides of its keys."""
-    return _compose("calibrate_judge", overrides, CalibrateJudgeConfig)
+    return _in_range(_compose("calibrate_judge", overrides, CalibrateJudgeConfig))
 
 
 def objective_of(settings: dict) -> Any:

@@ -3,6 +3,7 @@
 what the user typed --meant--> key, text --spelled--> an override that Hydra reads as exactly this text
 """
 
+import difflib
 import shlex
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -16,8 +17,9 @@ from focalpo.config.mistakes import Mistake
 
 SEARCHPATH = "hydra.searchpath"
 """The one key of Hydra's own that is read: folders of further configuration files."""
-HYDRAS_OWN = ("hydra.", "-")
-"""Beginnings of arguments for `hydra.main`, which nothing here reads."""
+HYDRAS_OWN = "hydra."
+"""The beginning of overrides for `hydra.main`, which nothing here reads."""
+FLAGS = ("--help", "--info", "--cfg", "--package", "--config-dir", "--quiet")
 
 
 def meant(override: str) -> tuple[str, str]:
@@ -46,6 +48,9 @@ def unread(override: str) -> str | None:
     if override.startswith(f"{SEARCHPATH}="):
         missing = [path for path in searched(override) if not path.is_dir()]
         return f"{SEARCHPATH}: {missing[0]} is not a folder; correct the path" if missing else None
+    if override.startswith("-"):
+        near = difflib.get_close_matches(override.partition("=")[0], FLAGS, 1, 0.7)
+        return f"{override!r} is not read; " + (f"did you mean {near[0]}?" if near else "--help lists the flags")
     if "=" not in override and not override.startswith("~"):
         return f"{override!r} is not KEY=VALUE; conf/ holds the keys"
     if override.startswith(HYDRAS_OWN) or override.startswith("="):

@@ -16,6 +16,11 @@ Some = Annotated[int, ">= 0", lambda x: x >= 0]
 Seed = Annotated[int, "in [0, 2^32)", lambda x: 0 <= x < 1 << 32]
 Probability = Annotated[float, "in (0, 1]", lambda x: 0 < x <= 1]
 Share = Annotated[float, "in [0, 1)", lambda x: 0 <= x < 1]
+Between = Annotated[float, "in (0, 1)", lambda x: 0 < x < 1]
+NotNegativeOrNone = Annotated[float | None, "a finite number >= 0, or null", lambda x: x is None or 0 <= x < math.inf]
+Text = Annotated[str, "a text that is not empty", lambda x: bool(x.strip())]
+ZeroStage = Annotated[int, "0, 1, 2 or 3", lambda x: x in (0, 1, 2, 3)]
+Scheduler = Annotated[str, "local or slurm", lambda x: x in ("local", "slurm")]
 Dtype = Annotated[str, "float32 or bfloat16", lambda x: x in ("float32", "bfloat16")]
 
 
