@@ -66,7 +66,7 @@ def _publish(losses: tuple[tuple[str, type], ...]) -> None:
     store.store(group="bench", name="schema", node=BenchSettings)
     for name, cls in losses:
         hints = get_type_hints(cls)
-        options = [(f.name, hints[f.name], MISSING if f.default is NO_DEFAULT else f.default) for f in fields(cls)]  # type: ignore[arg-type]  # a dataclass
+        options = [(f.name, hints[f.name], MISSING if f.default is NO_DEFAULT else f.default) for f in fields(cls)]
         node = make_dataclass(f"{cls.__name__}Config", [("name", str, name), *options], slots=True)
         store.store(group="objective", name=name, node=node)
 
