@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from focalpo.config.mistakes import Mistake
 from focalpo.running.beginning import answer
@@ -93,6 +94,13 @@ WRONG = {
     "train cluster=slurm cluster.stages.train.nodes=0": "cluster.stages.train.nodes=0 must be >= 1",
     "train track.wandb=on": "must be off, offline or online",
     "train runs=": "must be a text that is not empty",
+    "sweep table=paper": "632 trainings, more than 100: choose fewer by settings=, rows= or KEY=VALUE, or allow them",
+    "sweep rows=dpo settings=base points=5": "6 trainings, more than 5",
+    "sweep points=all": "must be one number",
+    "sweep objective=dpo,ipo": "choose them by rows=",
+    "sweep rows=dpo settings=base train.lrr=1,2": "there is no such key",
+    "dynamics table=paper data.path=x": "is not read: rows and settings are those of conf/table/files.yaml",
+    "dynamics data.path=x rows=dppo": "did you mean dpo?",
     "calibrate_judge annotations=x out=x limit=0": "limit=0 must be >= 1, or null",
 }
 
@@ -106,6 +114,67 @@ def test_wrong_input_is_one_line_with_its_remedy(line: str, monkeypatch: pytest.
         answer(name, RECIPES / f"{name}.py", arguments)
     said = str(caught.value)
     assert WRONG[line] in said and len(said.splitlines()) == 1
+
+
+def told(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["-m"])
+    return answer(name, RECIPES / f"{name}.py", list(arguments)) or ""
+
+
+@pytest.mark.parametrize("flags", [["--config-dir", "{}"], ["-cd", "{}"], ["hydra.searchpath=[{}]"]])
+def test_a_folder_of_the_users_own_adds_choices_tables_and_experiments(flags, tmp_path, monkeypatch) -> None:
+    for name, text in {
+        "data/mine.yaml": "defaults: [pocket_base, _self_]\nname: mine\nprompts: 77\n",
+        "table/mine.yaml": "defaults: [pocket, _self_]\nscale: mine\nadd_new_objectives: false\n",
+        "experiment/pocket/dpo.yaml": "# @package _global_\ndefaults: [override /objective: dpo]\nseed: 5\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    given = [each.format(tmp_path) for each in flags]
+    for _ in range(2):
+        assert told(monkeypatch, "train", *given, "data=mine", "--cfg", "job", "-p", "data.prompts") == "77"
+    words = ["table=mine", "rows=dpo", "settings=base", "--cfg", "job", "--package", "table.scale"]
+    assert told(monkeypatch, "plan", *given, *words) == "mine"
+    assert "table=files, gamma, mine, noise" in told(monkeypatch, "plan", *given, "--help")
+    assert f"configuration\n  {ROOT / 'conf'}\n  {tmp_path}\n" in told(monkeypatch, "plan", *given, "--info")
+
+
+def test_a_printed_configuration_has_the_values_of_the_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = yaml.safe_load(told(monkeypatch, "train", "objective=dpo", "objective.beta=0.25", "--cfg", "job"))
+    assert printed["objective"] == {"name": "dpo", "beta": 0.25} and printed["data"]["source"] == "pocket_base"
+    rows = yaml.safe_load(told(monkeypatch, "plan", "rows=dpo", "seed=7", "settings=base", "-c", "job", "-p", "rows"))
+    assert rows["base/dpo"]["seed"] == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "the cell is missing: run python -m recipes.why ROW/SETTING/COLUMN [REPORT]"),
+        (["--cell", "a/b/c"], "run python -m recipes.why"),
+        (["a/b/c", "/nowhere"], "/nowhere is not a folder; a report is one of runs/report/*"),
+        (["a/b/c", "d", "e"], "run python -m recipes.why"),
+    ],
+)
+def test_why_refuses_words_that_it_does_not_read_and_explains_missing_folders(arguments: list[str], said: str) -> None:
+    from recipes.why import main
+
+    with pytest.raises(Mistake) as caught:
+        main(arguments)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("arguments", [[], ["/nowhere"], ["a", "b"]])
+def test_a_worker_without_the_folder_of_a_stage_says_so(arguments: list[str]) -> None:
+    out, err = (ended := command("focalpo.running.worker", *arguments)).communicate()
+    assert ended.returncode == 1 and "is no folder of a stage; run python -m" in err and len(err.splitlines()) == 1
+
+
+def test_hours_are_printed_for_people() -> None:
+    from recipes.plan import hours_shown
+
+    assert [hours_shown(x) for x in (0.0, 1.79e-05, 0.5, 9.994, 62.5, 12345.6)] == [
+        "0.00", "<0.01", "0.50", "9.99", "62", "12,346"
+    ]  # fmt: skip
 
 
 def command(*arguments: str, cwd: Path = ROOT) -> subprocess.Popen:

@@ -82,7 +82,7 @@ def compose(overrides: Sequence[str], base: Sequence[str] = ()) -> Config:
     return copy.deepcopy(_checked(CONF, tuple(OBJECTIVES.items()), tuple(base), tuple(overrides)))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _checked(conf: Path, losses: tuple, base: tuple[str, ...], overrides: tuple[str, ...]) -> Config:
     """As `compose`: a command's line is checked before its imports, and its rows are not composed twice."""
     config = _compose("config", overrides, Config, base=base)

@@ -46,10 +46,16 @@ def planned(arguments: list[str]) -> Planned:
     return Planned(table, configs, rows, report_stage(table, rows, arguments))
 
 
-def composed_table(arguments: list[str]) -> tuple[TableConfig, dict[tuple[str, str], Config]]:
-    """The table that a command line requests, and the configuration of each setting and row."""
+def composed_table(arguments: list[str], only: str | None = None) -> tuple[TableConfig, dict[tuple[str, str], Config]]:
+    """The table that a command line requests, or the `only` one that a command is about, and each row's configuration.
+
+    Raises:
+        ValueError: when the command line is wrong.
+    """
     own, overrides = split_arguments(arguments)
-    table = with_rows(compose_table(own.get("table", "pocket"), overrides), own)
+    if only and "table" in own:
+        raise Mistake(f"table={own['table']} is not read: rows and settings are those of conf/table/{only}.yaml")
+    table = with_rows(compose_table(only or own.get("table", "pocket"), overrides), own)
     return table, compose_rows(table, overrides)
 
 
@@ -176,3 +182,8 @@ def _chosen(table: TableConfig, setting: str, row: str, overrides: list[str]) ->
         revision = checkpoint.revision and spelled("model.revision", checkpoint.revision)
         selected += [spelled("model.path", checkpoint.path), revision or "model.revision=null"]
     return [*column.overrides, *selected, *values.overrides]
+
+
+def only_row(table: TableConfig, setting: str, row: str) -> TableConfig:
+    """The table of one row in one setting."""
+    return replace(table, settings={setting: table.settings[setting]}, rows={row: table.rows[row]})

@@ -16,7 +16,6 @@ STOPPED = "stopped; sealed stages are kept, run the same command again to resume
 TABLES = ("reproduce", "plan", "status", "cancel", "doctor", "rescore", "calibrate")
 SINGLE = ("pairs", "train", "generate", "judge")
 OWN_FLAGS = {"reproduce": ["--quiet"]}
-PLAIN = ("why", "notebooks", "publish", "dashboard")  # they compose nothing before they run
 
 
 def begin(recipes: Path) -> None:
@@ -60,6 +59,7 @@ def answer(name: str, recipe: Path, arguments: list[str]) -> str | None:
         ValueError: when the command line is wrong.
     """
     from focalpo.config.asking import asked, help_text, info_text, shown
+    from focalpo.config.mistakes import Mistake
 
     if name == "score_annotations":
         return None  # it reads flags of its own
@@ -72,14 +72,21 @@ def answer(name: str, recipe: Path, arguments: list[str]) -> str | None:
     own = OWN_FLAGS.get(name, [])
     compose = _composer(name)
     composed = compose([each for each in found.overrides if each not in own]) if compose else None
+    if found.cfg and (compose is None or name == "sweep"):
+        raise Mistake(f"recipes.{name} has no one configuration to show; leave --cfg out")
     return shown(composed, found.package) if found.cfg else None
 
 
 def _composer(name: str) -> Callable[[list[str]], Any] | None:
     """The function that composes a command's configuration from its overrides."""
     from focalpo.config.compose import compose, compose_calibrate_judge
+    from focalpo.planning.search import search
     from focalpo.planning.table import composed_table
 
+    if name == "sweep":
+        return search
+    if name == "dynamics":
+        return lambda arguments: composed_table(arguments, only="files")
     if name in SINGLE:
         return compose
     if name in TABLES:
