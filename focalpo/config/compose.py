@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from focalpo.config.bench import BenchSettings
 from focalpo.config.mistakes import Mistake, choose, instead
-from focalpo.config.overrides import SEARCHPATH, advice, changed, meant, searched, spelled, unread
+from focalpo.config.overrides import SEARCHPATH, advice, below, changed, meant, searched, spelled, unread
 from focalpo.config.problems import problems
 from focalpo.config.schema import CalibrateJudgeConfig, Config, TableConfig
 from focalpo.stages.origin import ROOT
@@ -177,18 +177,11 @@ def _compose(
         found = {each: problem for each in undotted if (problem := _problem_of(name, [*base, each], key))}
         groups = [*base] + [each for each in undotted if each not in found]
         unknown = {each.lstrip("+").partition("=")[0] for each in found}
-        others = [each for each in overrides if each not in undotted and not _below(each, unknown)]
+        others = [each for each in overrides if each not in undotted and not below(each, unknown)]
         found |= {each: problem for each in others if (problem := _problem_of(name, [*groups, each], key))}
         raise Mistake(
             "\n".join(found[each] for each in dict.fromkeys(overrides) if each in found) or str(first)
         ) from first
-
-
-def _below(override: str, wrong: set[str]) -> bool:
-    """Whether what an override may set depends on a choice that could not be made: not its own mistake."""
-    group = override.lstrip("+~").partition(".")[0]
-    chosen = {"model", "data", "objective", "lora", "judge", "generate"} if wrong & {"setting", "experiment"} else set()
-    return group in wrong | chosen
 
 
 def _composed(name: str, overrides: Sequence[str], key: str | None) -> Any:
@@ -215,8 +208,14 @@ def _resolved(whole: DictConfig, name: str, overrides: Sequence[str], key: str |
 def _merged(name: str, overrides: Sequence[str]) -> DictConfig:
     """The files of conf/ with overrides, before anything is resolved."""
     GlobalHydra.instance().clear()
+    folders = folders_of(overrides)
+    home = next((folder for folder in folders if (folder / f"{name}.yaml").is_file()), CONF)
+    if home != CONF:  # Hydra looks for the first file in its own folder only
+        rest = [spelled("", str(folder))[1:] for folder in folders if folder != home]
+        kept = [each for each in overrides if not each.startswith(SEARCHPATH)]
+        overrides = [*kept, f"{SEARCHPATH}=[{','.join(rest)}]"]
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with initialize_config_dir(str(home.absolute()), version_base="1.3"):
             return hydra_compose(name, list(overrides))
     except UnicodeDecodeError as error:
         raise ValueError(f"a file of {CONF} is not UTF-8 text ({error.reason}); save it as UTF-8") from error

@@ -77,6 +77,13 @@ def searched(override: str) -> list[Path]:
     return [Path(each.removeprefix("file://").strip("'\"")) for each in folders]
 
 
+def below(override: str, wrong: set[str]) -> bool:
+    """Whether what an override may set depends on a choice that could not be made: not its own mistake."""
+    group = override.lstrip("+~").partition(".")[0]
+    chosen = {"model", "data", "objective", "lora", "judge", "generate"} if wrong & {"setting", "experiment"} else set()
+    return group in wrong | chosen
+
+
 def changed(override: str, value: object) -> bool:
     """Whether an override gave a key, whose value is now `value`, another text than the one typed: `runs=1e3`."""
     key, text = meant(override)
