@@ -17,6 +17,26 @@ PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do \
 EXTRAS ?= dev
 SCALE ?= pocket
 CLUSTER ?= local
+
+# Make itself would take any variable on its command line and read none of them.
+TABLE_TARGETS := reproduce-table1 plan status cancel doctor rescore
+$(foreach target,$(TABLE_TARGETS),$(eval READ_$(target) := SCALE ROWS CLUSTER ARGS))
+READ_rehearse := SCALE ROWS ARGS
+READ_dashboard := SCALE ARGS
+READ_notebooks := SCALE
+READ_why := CELL REPORT
+$(foreach target,bench soak argument lock test test-slow test-browser test-slurm test-vllm test-all,\
+	$(eval READ_$(target) := ARGS))
+READ := PYTHON EXTRAS $(sort $(foreach target,$(MAKECMDGOALS),$(READ_$(target))))
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+UNREAD := $(filter-out $(READ),$(GIVEN))
+NEAREST = import difflib, sys; near = difflib.get_close_matches(sys.argv[1].upper(), sys.argv[2:], 1, 0.5); \
+	print(*(f"did you mean {name}? " for name in near))
+ifneq ($(UNREAD),)
+$(error $(UNREAD) is not read by make $(MAKECMDGOALS); $(shell python3 -c '$(NEAREST)' $(firstword $(UNREAD)) \
+	$(READ))it reads $(READ))
+endif
+
 TABLE = table=$(SCALE) cluster=$(CLUSTER) $(if $(ROWS),rows=$(ROWS)) $(ARGS)
 INSTALLED := .venv/installed-$(EXTRAS)
 VLLM_VERSION := $(shell sed -n 's/.*"vllm==\(.*\)".*/\1/p' pyproject.toml)
@@ -76,7 +96,7 @@ dashboard: $(INSTALLED) ## create or update the W&B workspace and report of the 
 	@python -m recipes.dashboard $(SCALE) $(ARGS)
 
 # One test at a time on each core, each with one thread.
-PYTEST = OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --maxprocesses 8
+PYTEST = MAKEFLAGS= OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --maxprocesses 8
 
 test: $(INSTALLED) ## run the quick tests, about 4 minutes on 2 cores
 	$(PYTEST) -m 'not slow and not vllm and not browser and not slurm' $(ARGS)

@@ -34,3 +34,9 @@ Commands, `python -m recipes.NAME`, most of them with a make target. Stages that
     score_annotations   score published annotations
     bench               measure the speed of training beside TRL's
 """
+
+from pathlib import Path
+
+from focalpo.running.beginning import begin
+
+begin(Path(__file__).parent)

@@ -19,6 +19,7 @@ import torch
 
 from focalpo.config.bench import BenchSettings
 from focalpo.config.compose import compose_bench, plain
+from focalpo.config.mistakes import Mistake, choose
 from focalpo.data.sources import FileSource, load
 from focalpo.data.tokens import pair_trees
 from focalpo.data.truncation import Limits
@@ -42,13 +43,15 @@ PLANNED_TOKENS = 16384  # per micro-batch, as in conf/train at paper scale
 def bench(arguments: list[str]) -> None:
     """Run the missing measurements and print the tables."""
     names = [each for each in arguments if each.startswith("bench=")]
-    name = names[-1].partition("=")[2] if names else "cpu"
+    if len(names) > 1:
+        raise Mistake("bench= is given twice; give it once")
+    name = names[0].partition("=")[2] if names else "cpu"
     config = compose_bench(name, [each for each in arguments if each not in names])
     unknown = [part for part in config.parts if part not in PARTS]
     if unknown:
-        raise ValueError(f"parts={config.parts}: unknown part {unknown[0]!r}; choose from {', '.join(PARTS)}")
+        raise Mistake(f"parts={config.parts}: unknown part {unknown[0]!r}; {choose(unknown[0], PARTS)}")
     if not config.lengths:
-        raise ValueError("lengths={}: no distribution of pair lengths is left; keep one of those in conf/bench")
+        raise Mistake("lengths={}: no distribution of pair lengths is left; keep one of those in conf/bench")
     plan = measurements(config, real_lengths(config))
     folder = Path(config.out) / f"{name}-{_key(config)}"
     folder.mkdir(parents=True, exist_ok=True)

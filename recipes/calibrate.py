@@ -11,6 +11,7 @@ import json
 import sys
 from dataclasses import replace
 
+from focalpo.config.mistakes import Mistake
 from focalpo.planning.needs import Estimate
 from focalpo.planning.table import planned
 from focalpo.running.command import run_command
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> None:
     plan = planned(arguments)
     trained = [(place, row.train) for place, row in plan.rows.items() if row.train]
     if not trained:
-        raise ValueError("these rows train nothing, so there is no step to measure; name a trained one, as in rows=dpo")
+        raise Mistake("these rows train nothing, so there is no step to measure; name a trained one, as in rows=dpo")
     (setting, row, _), stage = trained[0]
     estimate, workers = Estimate(plan.configs[setting, row], plan.runs), plan.first.launch.workers
     shape = replace(estimate.shape, layers=min(estimate.shape.layers, MOST_LAYERS))

@@ -31,8 +31,9 @@ with warnings.catch_warnings():
 
 def main(arguments: list[str]) -> None:
     """Create or update both; without a login, print what is planned and how to upload offline runs."""
-    name = arguments[0] if arguments and "=" not in arguments[0] else "pocket"
-    own, overrides = split_arguments([argument for argument in arguments if argument != name])
+    given = [argument for argument in arguments[:1] if not set("=-") & set(argument)]
+    own, overrides = split_arguments([f"table={each}" for each in given] + arguments[len(given) :])
+    name = own.get("table", "pocket")
     table = with_rows(compose_table(name), own)
     configs = compose_rows(table, overrides)
     first = next(iter(configs.values()))

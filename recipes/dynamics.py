@@ -7,9 +7,8 @@ python -m recipes.dynamics data.path=pairs.parquet rows=dpo,focalpo,simpo data.l
 import sys
 from pathlib import Path
 
-from focalpo.config.compose import compose_table
 from focalpo.planning.stages import in_order, train_stage
-from focalpo.planning.table import compose_rows, split_arguments, with_rows
+from focalpo.planning.table import composed_table
 from focalpo.running.command import run_command
 from focalpo.running.schedule import run_stages
 from focalpo.stages.folder import Folder, read_manifest
@@ -26,9 +25,7 @@ COLUMNS = {
 
 def compare(arguments: list[str]) -> None:
     """Train each row on the same pairs and print its accuracies on the held-out pairs."""
-    own, overrides = split_arguments(arguments)
-    table = with_rows(compose_table("files"), own)
-    configs = compose_rows(table, overrides)
+    table, configs = composed_table(arguments, only="files")
     stages = {row: train_stage(config, row) for (_, row), config in configs.items()}
     first = next(iter(configs.values()))
     runs = Path(first.runs)

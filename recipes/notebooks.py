@@ -13,6 +13,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 
+from focalpo.config.mistakes import Mistake
 from focalpo.reporting.table_run import TableRun, newest_reports
 from focalpo.running.command import run_command
 from focalpo.stages.origin import ROOT
@@ -59,7 +60,11 @@ def render(report: Path) -> list[Path]:
     return written
 
 
-def main(which: str) -> None:
+def main(arguments: list[str]) -> None:
+    """Render the notebooks of the newest report of a table, or of the report that is named."""
+    if len(arguments) > 1 or any(each.startswith("-") or "=" in each for each in arguments):
+        raise Mistake(f"{' '.join(arguments)}: run python -m recipes.notebooks TABLE, or runs/report/NAME")
+    which = arguments[0] if arguments else "pocket"
     reports = [Path(which)] if Path(which).is_dir() else newest_reports(Path("runs"), which)
     if not reports:
         raise ValueError(f"no report of the {which} table found; run: make reproduce-table1 SCALE={which}")
@@ -68,4 +73,4 @@ def main(which: str) -> None:
 
 
 if __name__ == "__main__":
-    run_command(lambda: main(sys.argv[1] if len(sys.argv) > 1 else "pocket"))
+    run_command(lambda: main(sys.argv[1:]))

@@ -43,6 +43,13 @@ def rate_of(runs: Path, scale: str) -> tuple[float, str]:
     return yaml.safe_load((CONF / "sizes.yaml").read_text())["operations_per_second"], "assumed, conf/sizes.yaml"
 
 
+def hours_shown(hours: float) -> str:
+    """Hours for people to read: two digits after the point, and none where they say nothing."""
+    if 0 < hours < 0.01:
+        return "<0.01"
+    return f"{hours:.2f}" if hours < 10 else f"{hours:,.0f}"
+
+
 @dataclass(frozen=True, slots=True)
 class Pace:
     """The rank-seconds that sealed stages of a kind took, and the operations planned for them."""
@@ -126,7 +133,7 @@ def _sum(needs: list[Need]) -> Need:
 
 def _figures(need: Need, hours: float) -> tuple[str, ...]:
     return (
-        f"{hours:.3g}" if hours else "",
+        hours_shown(hours) if hours else "",
         f"{need.memory.total / GIB:.2f}" if need.memory else "",
         f"{need.disk / GIB:.2f}" if need.disk else "",
         f"{need.requests:,}" if need.requests else "",
@@ -162,8 +169,8 @@ def _checkpoints(plan: Planned, groups: list[Array], config_of: dict[str, Config
 def _sealed_kinds(paces: dict[str, Pace], rate: float) -> list[str]:
     """What sealed stages took, one line per kind, beside their estimate at the default rate."""
     return [
-        f"{pace.stages} sealed {kind} stages took {pace.seconds / 3600:.3g} rank-hours, "
-        f"{pace.operations / rate / 3600:.3g} at the rate below"
+        f"{pace.stages} sealed {kind} stages took {hours_shown(pace.seconds / 3600)} rank-hours, "
+        f"{hours_shown(pace.operations / rate / 3600)} at the rate below"
         for kind, pace in paces.items()
     ]
 

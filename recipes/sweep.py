@@ -3,6 +3,7 @@
 python -m recipes.sweep table=paper rows=dpo,focalpo                 the search that the table defines for each row
 python -m recipes.sweep rows=focalpo objective.gamma=0,0.05,0.1 train.learning_rate=3e-4,6e-4         or your own search
 python -m recipes.sweep table=paper cluster=slurm                    one array task per point; run again for the results
+python -m recipes.sweep table=paper points=800                           more than 100 trainings need their number
 
 The best point of a row has the highest reward accuracy on the held-out pairs after training; ties go to the first. No
 benchmark and no judge is involved, so that the selection does not use what is judged later.
@@ -10,19 +11,18 @@ benchmark and no judge is involved, so that the selection does not use what is j
 
 import csv
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-from focalpo.config.compose import compose_table
-from focalpo.config.overrides import expand
-from focalpo.config.schema import TableConfig
+from focalpo.config.schema import Config
+from focalpo.planning.needs import Estimate
+from focalpo.planning.search import Point, search
 from focalpo.planning.stages import in_order, sweep_stage, train_stage
-from focalpo.planning.table import compose_rows, split_arguments, with_rows
 from focalpo.running.command import run_command
 from focalpo.running.schedule import run_stages
 from focalpo.running.submit import left_to_slurm
-from focalpo.stages.folder import Folder, Job, read_manifest
+from focalpo.stages.folder import Folder, Job, Stage, read_manifest
 from focalpo.stages.records import PairState, read_records
+from recipes.plan import hours_shown, rate_of
 
 FIELDS = ("setting", "row", "point", "reward_accuracy", "standard_error", "margin", "best")
 
@@ -31,22 +31,16 @@ def sweep(arguments: list[str]) -> None:
     """Train every point of every requested row and print the results.
 
     Raises:
-        ValueError: when a point cannot be trained; the others are still trained and shown.
+        ValueError: when the search is wrong or too large, or when a point cannot be trained; the others are still
+            trained and shown.
     """
-    own, overrides = split_arguments(arguments)
-    table = with_rows(compose_table(own.get("table", "pocket")), own)
-    configs = {
-        (setting, row, tuple(point)): config
-        for setting, row in ((s, r) for s in table.settings for r, values in table.rows.items() if values.trained)
-        for point in expand(table.searches.get(row, []), overrides)
-        for config in compose_rows(_only(table, setting, row), point).values()
-    }
+    scale, configs = search(arguments)
     stages = {place: train_stage(config, f"{place[0]}-{place[1]}") for place, config in configs.items()}
     first = next(iter(configs.values()))
     runs, workers = Path(first.runs), first.launch.workers
-    print(f"{len(stages)} points")
+    print(f"{len(stages)} points{_expected(runs, scale, configs, stages)}")
     tried = [(setting, row, _knobs(point), stage) for (setting, row, point), stage in stages.items()]
-    whole = sweep_stage(table.scale, [*tried])
+    whole = sweep_stage(scale, [*tried])
     if left_to_slurm(runs, whole, first):
         return
     failed: ValueError | None = None
@@ -54,7 +48,7 @@ def sweep(arguments: list[str]) -> None:
         run_stages(runs, in_order(list(stages.values())), workers)
     except ValueError as error:
         failed = error
-    results = sweep_stage(table.scale, [(s, r, k, t if Folder(runs, t).sealed else None) for s, r, k, t in tried])
+    results = sweep_stage(scale, [(s, r, k, t if Folder(runs, t).sealed else None) for s, r, k, t in tried])
     run_stages(runs, in_order([results]), workers)
     print((Folder(runs, results).path / "sweep.txt").read_text() + f"\n  {Folder(runs, results).path / 'sweep.csv'}")
     if failed:
@@ -66,8 +60,11 @@ def _knobs(point: tuple[str, ...]) -> list[str]:
     return [override for override in point if override.partition("=")[0] not in ("runs", "cluster")]
 
 
-def _only(table: TableConfig, setting: str, row: str) -> TableConfig:
-    return replace(table, settings={setting: table.settings[setting]}, rows={row: table.rows[row]})
+def _expected(runs: Path, scale: str, configs: dict[Point, Config], stages: dict[Point, Stage]) -> str:
+    """What is left of a search, and the rank-hours that the plan's rate gives for its trainings."""
+    left = {place: stage for place, stage in stages.items() if not Folder(runs, stage).sealed}
+    operations = sum(Estimate(configs[place], runs).of(stage).operations for place, stage in left.items())
+    return f", {len(left)} trainings left, about {hours_shown(operations / rate_of(runs, scale)[0] / 3600)} rank-hours"
 
 
 def make(job: Job) -> dict:

@@ -8,6 +8,7 @@ import csv
 import sys
 from pathlib import Path
 
+from focalpo.config.mistakes import Mistake
 from focalpo.reporting.provenance import Chain, chain, commands, warnings_of
 from focalpo.reporting.table_run import TableRun, newest_reports
 from focalpo.running.command import run_command
@@ -29,7 +30,7 @@ def why(cell: str, reports: list[Path]) -> str:
         if column in COLUMNS and score is not None and score["value"] != "-":
             return _explained(run, row, setting, column, score)
     expected = f"ROW/SETTING/COLUMN with a column of {', '.join(COLUMNS)}"
-    raise ValueError(
+    raise Mistake(
         f"no report has a number for {cell!r}; it must be {expected}; searched {', '.join(map(str, reports)) or 'none'}"
     )
 
@@ -69,8 +70,16 @@ def _stage_lines(stages: Chain) -> list[str]:
     return lines
 
 
+def main(arguments: list[str]) -> None:
+    """Print the chain behind the cell that the arguments name, of a report or of the newest that has it."""
+    if not 1 <= len(arguments) <= 2 or any(each.startswith("-") or "=" in each for each in arguments):
+        said = " ".join(arguments) or "the cell is missing"
+        raise Mistake(f"{said}: run python -m recipes.why ROW/SETTING/COLUMN [REPORT], or make why CELL=... REPORT=...")
+    cell, reports = arguments[0], [Path(each) for each in arguments[1:]]
+    if missing := [each for each in reports if not each.is_dir()]:
+        raise Mistake(f"{missing[0]} is not a folder; a report is one of runs/report/*")
+    print(why(cell, reports or newest_reports(Path("runs"))))
+
+
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
-        sys.exit("error: the cell is missing; run python -m recipes.why ROW/SETTING/COLUMN [REPORT]")
-    where = [Path(given) for given in sys.argv[2:]]
-    run_command(lambda: print(why(sys.argv[1], where or newest_reports(Path("runs")))))
+    run_command(lambda: main(sys.argv[1:]))

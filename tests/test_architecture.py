@@ -103,7 +103,11 @@ def test_a_library_is_known_to_the_place_that_needs_it(path: Path) -> None:
 
 
 def test_the_objective_stands_apart() -> None:
-    assert not [name for name in imported(ROOT / "focalpo/training/objective.py") if name.startswith("focalpo")]
+    """Of ours it knows how a range is declared, and a torch that is imported when a loss is evaluated."""
+    names = [name for name in imported(ROOT / "focalpo/training/objective.py") if name.startswith("focalpo")]
+    assert {name for name in names if not name.startswith("focalpo.stages.ranges.")} == {
+        "focalpo.training.later", "focalpo.training.later.Tensor", "focalpo.training.later.logsigmoid"
+    }  # fmt: skip
 
 
 def test_there_is_no_import_cycle() -> None:

@@ -73,4 +73,4 @@ def test_a_measured_step_gives_the_plan_its_rate(tmp_path: Path) -> None:
 def test_rows_that_train_nothing_have_no_step_to_measure() -> None:
     command = [sys.executable, "-m", "recipes.calibrate", "rows=sft"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 1 and result.stderr.startswith("error: these rows train nothing")
+    assert result.returncode == 2 and result.stderr.startswith("error: these rows train nothing")

@@ -154,7 +154,7 @@ def test_every_yaml_of_the_checkout_that_is_read_holds_keys(tmp_path: Path) -> N
         assert read_yaml(path, "-")
 
 
-def test_a_command_line_shows_the_line_and_exits_with_one(tmp_path: Path) -> None:
+def test_a_command_line_shows_the_line_and_exits_as_for_wrong_input(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "recipes.why", "a/b/ae2_lc", str(tmp_path / "no report")]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 1 and result.stderr.startswith("error: ") and len(result.stderr.splitlines()) == 1
+    assert result.returncode == 2 and result.stderr.startswith("error: ") and len(result.stderr.splitlines()) == 1

@@ -5,10 +5,13 @@
 All mistakes in a configuration are reported at once, before anything is loaded. No other package sees a Hydra config.
 """
 
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, is_dataclass, make_dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import yaml
@@ -16,22 +19,21 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from focalpo.config.bench import BenchSettings
-from focalpo.config.cluster import cluster_problems
-from focalpo.config.models import model_problems
-from focalpo.config.overrides import advice, changed, meant, spelled, unread
-from focalpo.config.schema import DATA_KEYS, NO_EFFECT, CalibrateJudgeConfig, Config, DataConfig, TableConfig
-from focalpo.data.truncation import RULES
+from focalpo.config.mistakes import Mistake, choose, instead
+from focalpo.config.overrides import SEARCHPATH, advice, below, changed, meant, searched, spelled, unread
+from focalpo.config.problems import problems
+from focalpo.config.schema import CalibrateJudgeConfig, Config, TableConfig
 from focalpo.stages.origin import ROOT
+from focalpo.stages.ranges import out_of_range
 from focalpo.training.objective import OBJECTIVES
-from focalpo.training.settings import NCCL_SECONDS
 
 CONF = ROOT / "conf"
-NO_KEY = "there is no such key; check the spelling"
+NO_KEY = "there is no such key"
 # What Hydra says --> what it means here.
 OWN_WORDS = {
     "Ambiguous value for argument": "several values are a search, which recipes.sweep runs; give one value",
@@ -52,45 +54,83 @@ Shape = TypeVar("Shape")
 
 def publish() -> None:
     """Register the schema with Hydra, and one option per objective with the fields and defaults of its class."""
+    _publish(tuple(OBJECTIVES.items()))
+
+
+@lru_cache(maxsize=8)
+def _publish(losses: tuple[tuple[str, type], ...]) -> None:
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     store.store(name="calibrate_judge_schema", node=CalibrateJudgeConfig)
     store.store(group="table", name="schema", node=TableConfig)
     store.store(group="bench", name="schema", node=BenchSettings)
-    for name, cls in OBJECTIVES.items():
+    for name, cls in losses:
         hints = get_type_hints(cls)
-        options = [(f.name, hints[f.name], MISSING if f.default is NO_DEFAULT else f.default) for f in fields(cls)]  # type: ignore[arg-type]  # a dataclass
+        options = [(f.name, hints[f.name], MISSING if f.default is NO_DEFAULT else f.default) for f in fields(cls)]
         node = make_dataclass(f"{cls.__name__}Config", [("name", str, name), *options], slots=True)
         store.store(group="objective", name=name, node=node)
 
 
-def compose(overrides: Sequence[str]) -> Config:
+def compose(overrides: Sequence[str], base: Sequence[str] = ()) -> Config:
     """Compose conf/config.yaml with command-line overrides into validated plain objects.
+
+    `base` holds overrides of ours that come first, as those that make a row of a table.
 
     Raises:
         ValueError: with one line per mistake.
     """
-    config = _compose("config", overrides, Config)
-    problems = list(_problems(config))
-    if problems:
-        raise ValueError("\n".join(problems))
+    return copy.deepcopy(_checked(CONF, tuple(OBJECTIVES.items()), tuple(base), tuple(overrides)))
+
+
+@lru_cache(maxsize=1024)
+def _checked(conf: Path, losses: tuple, base: tuple[str, ...], overrides: tuple[str, ...]) -> Config:
+    """As `compose`: a command's line is checked before its imports, and its rows are not composed twice."""
+    config = _compose("config", overrides, Config, base=base)
+    try:
+        objective_of(plain(config.objective))
+        wrong = []
+    except ValueError as error:
+        wrong = [str(error)]
+    if wrong := list(dict.fromkeys([*wrong, *problems(config)])):
+        raise Mistake("\n".join(wrong))
     return config
 
 
-def compose_table(name: str) -> TableConfig:
-    """Compose conf/table/<name>.yaml."""
-    return _compose(f"table/{name}", [], TableConfig, "table")
+def compose_table(name: str, overrides: Sequence[str] = ()) -> TableConfig:
+    """Compose table/<name>.yaml of conf/ or of a folder that the overrides add."""
+    _find("table", name, overrides)
+    added = [each for each in overrides if each.startswith(SEARCHPATH)]
+    return _in_range(_compose(f"table/{name}", added, TableConfig, "table"))
+
+
+def _in_range(config: Shape) -> Shape:
+    if wrong := list(out_of_range(config)):
+        raise Mistake("\n".join(wrong))
+    return config
+
+
+def folders_of(overrides: Sequence[str]) -> list[Path]:
+    """The folders that configuration files are read from, first match first."""
+    return [CONF, *(path for each in overrides if each.startswith(SEARCHPATH) for path in searched(each))]
+
+
+def _find(group: str, name: str, overrides: Sequence[str]) -> None:
+    """Refuse a name of a group that has no file, with those that have one."""
+    files = {path.stem for folder in folders_of(overrides) for path in (folder / group).glob("*.yaml")}
+    if name not in files:
+        raise Mistake(f"{group}={name}: there is no such {group}; {choose(name, sorted(files))}")
 
 
 def compose_bench(name: str, overrides: Sequence[str]) -> BenchSettings:
     """Compose conf/bench/<name>.yaml with overrides of its keys."""
+    _find("bench", name, ())
     prefixed = [f"~bench.{each[1:]}" if each.startswith("~") else f"bench.{each}" for each in overrides]
-    return _compose(f"bench/{name}", prefixed, BenchSettings, "bench")
+    return _in_range(_compose(f"bench/{name}", prefixed, BenchSettings, "bench"))
 
 
 def compose_calibrate_judge(overrides: Sequence[str]) -> CalibrateJudgeConfig:
     """Compose conf/calibrate_judge.yaml with overrides of its keys."""
-    return _compose("calibrate_judge", overrides, CalibrateJudgeConfig)
+    return _in_range(_compose("calibrate_judge", overrides, CalibrateJudgeConfig))
 
 
 def objective_of(settings: dict) -> Any:
@@ -121,21 +161,27 @@ def shaped(values: dict, shape: type[Shape]) -> Shape:
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(shape), values))  # type: ignore[return-value]
 
 
-def _compose(name: str, overrides: Sequence[str], shape: type[Shape], key: str | None = None) -> Shape:
+def _compose(
+    name: str, overrides: Sequence[str], shape: type[Shape], key: str | None = None, base: Sequence[str] = ()
+) -> Shape:
     publish()
     strange = [line for each in overrides if (line := unread(each))]
     if strange:
-        raise ValueError("\n".join(strange))
+        raise Mistake("\n".join(strange))
     try:
-        return _composed(name, overrides, key)
+        return _composed(name, [*base, *overrides], key)
     except ValueError as first:
         # Hydra stops at the first wrong override. Trying each one together with the valid group choices finds all:
         # whether an option is valid depends on its objective.
-        undotted = [each for each in overrides if "." not in each.partition("=")[0]]
-        groups = [each for each in undotted if not _problem_of(name, [each], key)]
-        others = [each for each in overrides if each not in groups]
-        problems = [problem for each in others if (problem := _problem_of(name, [*groups, each], key))]
-        raise ValueError("\n".join(dict.fromkeys(problems)) or str(first)) from first
+        undotted = [each for each in overrides if "." not in each.partition("=")[0] or each.startswith(SEARCHPATH)]
+        found = {each: problem for each in undotted if (problem := _problem_of(name, [*base, each], key))}
+        groups = [*base] + [each for each in undotted if each not in found]
+        unknown = {each.lstrip("+").partition("=")[0] for each in found}
+        others = [each for each in overrides if each not in undotted and not below(each, unknown)]
+        found |= {each: problem for each in others if (problem := _problem_of(name, [*groups, each], key))}
+        raise Mistake(
+            "\n".join(found[each] for each in dict.fromkeys(overrides) if each in found) or str(first)
+        ) from first
 
 
 def _composed(name: str, overrides: Sequence[str], key: str | None) -> Any:
@@ -162,11 +208,23 @@ def _resolved(whole: DictConfig, name: str, overrides: Sequence[str], key: str |
 def _merged(name: str, overrides: Sequence[str]) -> DictConfig:
     """The files of conf/ with overrides, before anything is resolved."""
     GlobalHydra.instance().clear()
+    folders = folders_of(overrides)
+    home = next((folder for folder in folders if (folder / f"{name}.yaml").is_file()), CONF)
+    if home != CONF:  # Hydra looks for the first file in its own folder only
+        rest = [spelled("", str(folder))[1:] for folder in folders if folder != home]
+        kept = [each for each in overrides if not each.startswith(SEARCHPATH)]
+        overrides = [*kept, f"{SEARCHPATH}=[{','.join(rest)}]"]
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with initialize_config_dir(str(home.absolute()), version_base="1.3"):
             return hydra_compose(name, list(overrides))
     except UnicodeDecodeError as error:
         raise ValueError(f"a file of {CONF} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    except MissingConfigException as error:
+        group, _, file = str(error.missing_cfg_file).partition("/")
+        options = _experiments(overrides) if group == "experiment" else error.options
+        if not options:
+            raise ValueError(_one_line(error)) from error
+        raise ValueError(f"there is no {group} {file}; {choose(file, options)}") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ValueError(_one_line(error)) from error
     except AssertionError as error:  # OmegaConf's, for a key inside of null
@@ -176,16 +234,40 @@ def _merged(name: str, overrides: Sequence[str]) -> DictConfig:
         raise ValueError(f"{' '.join(str(error).split())}; a file of {CONF} is not valid YAML, correct it") from error
 
 
+def _experiments(overrides: Sequence[str]) -> list[str]:
+    """The names of all experiments, which lie in folders."""
+    files = [path for folder in folders_of(overrides) for path in (folder / "experiment").glob("*/*.yaml")]
+    return sorted(f"{path.parent.name}/{path.stem}" for path in files)
+
+
 def _problem_of(name: str, overrides: Sequence[str], key: str | None) -> str | None:
     """What is wrong with the last of the overrides, named as the user typed it; None if nothing is."""
     last = overrides[-1]
     try:
         _composed(name, overrides, key)
     except ValueError as error:
-        if _is_text(name, overrides, key):
+        if NO_KEY not in str(error) and _is_text(name, overrides, key):
             return advice(last)
-        return f"{last.removeprefix(f'{key}.')}: {error}"
+        said = _named(name, overrides, str(error)) if NO_KEY in str(error) else str(error)
+        return f"{last.removeprefix(f'{key}.')}: {said}"
     return None
+
+
+def _named(name: str, overrides: Sequence[str], said: str) -> str:
+    """What is said about the last override's key, which does not exist, with the keys that do where it is."""
+    parts = meant(overrides[-1])[0].lstrip("+~").split(".")
+    try:
+        place: Any = _merged(name, overrides[:-1])
+    except ValueError:
+        return said
+    for part in parts:
+        if not isinstance(place, DictConfig) or OmegaConf.is_missing(place, part):
+            return said
+        if part not in place:
+            keys = [str(each) for each in place if each not in ("name", "table", "bench")]
+            return f"{NO_KEY}; {instead(part, parts[0], keys)}"
+        place = place._get_node(part)
+    return said
 
 
 def _is_text(name: str, overrides: Sequence[str], key: str | None) -> bool:
@@ -212,72 +294,3 @@ def _one_line(error: Exception) -> str:
         if found in kept:
             return words
     return kept.replace("full_key: ", "at ")
-
-
-def _problems(config: Config):
-    """Every mistake that the types do not catch, each with its remedy."""
-    try:
-        objective_of(plain(config.objective))
-    except ValueError as error:
-        yield str(error)
-    yield from config.train.problems()
-    if config.lora is not None:
-        yield from config.lora.problems()
-    yield from _data_problems(config.data)
-    yield from model_problems(config)
-    yield from cluster_problems(config.cluster)
-    if config.model.package is not None:
-        yield from config.model.package.problems()
-    template = config.model.chat_template
-    if template is not None and not (CONF.parent / template).is_file():
-        yield f"model.chat_template={template} is not a file of {CONF.parent}; correct the path"
-    for name, seed in (("seed", config.seed), ("model.seed", config.model.seed), ("data.seed", config.data.seed)):
-        if not 0 <= seed < 1 << 32:
-            yield f"{name}={seed} must be in [0, 2^32)"
-    ranks, batch = config.launch.ranks, config.train.global_batch
-    if ranks < 1:
-        yield f"launch.ranks={ranks} must be >= 1"
-    elif batch % ranks:
-        yield f"train.global_batch={batch} is not divisible by launch.ranks={ranks}; change one of them"
-    if not 0 < config.launch.hang_seconds < NCCL_SECONDS:
-        yield f"launch.hang_seconds={config.launch.hang_seconds:g} must be > 0 and below NCCL's own {NCCL_SECONDS}"
-    if "@" in (config.judge.endpoint.base_url or "").partition("://")[2].partition("/")[0]:
-        yield "judge.endpoint.base_url contains a password; put the key into the variable of judge.endpoint.api_key_env"
-    if config.generate.backend not in ("hf", "vllm"):
-        yield f"generate.backend={config.generate.backend!r} is not one of hf, vllm"
-    for name, decoding in config.generate.sets.items():
-        if decoding.temperature < 0 or not 0 < decoding.top_p <= 1 or decoding.max_new_tokens < 1:
-            yield f"generate.sets.{name}: needs temperature >= 0, 0 < top_p <= 1, max_new_tokens >= 1"
-        if decoding.questions not in config.judge.benchmarks:
-            yield f"generate.sets.{name}.questions={decoding.questions!r} is not in judge.benchmarks"
-
-
-def _data_problems(data: DataConfig):
-    if data.source not in DATA_KEYS:
-        yield f"data.source={data.source!r} is not one of {', '.join(DATA_KEYS)}"
-    for name in dict.fromkeys(name for names in DATA_KEYS.values() for name in names):
-        value, neutral = getattr(data, name), NO_EFFECT.get(name)
-        if name not in DATA_KEYS.get(data.source, (name,)) and value != neutral:
-            remedy = f"leave it at {'null' if neutral is None else neutral}"
-            if data.source == "hub" and name == "test_path":
-                # trl-lib's train split seems to contain half of H4's test_prefs: never test on another dataset's pairs.
-                remedy = "a hub dataset brings its own test pairs, set data.test_split"
-            yield f"data.{name}={value} has no effect with data.source={data.source}; {remedy}"
-    if data.source in ("file", "hub", "on_policy") and not data.path:
-        yield f"data.path is not set; data.source={data.source} needs " + (
-            "the path of a jsonl, jsonl.gz, json or parquet file" if data.source == "file" else "a dataset id"
-        )
-    if (data.source == "on_policy") != (data.on_policy is not None):
-        yield f"data.source={data.source}: data.on_policy belongs to data.source=on_policy; set both or neither"
-    if data.source in ("hub", "on_policy") and not data.revision:
-        yield "data.revision is not set; pin the dataset to a commit so that the run is reproducible"
-    if data.on_bad_rows not in ("error", "drop"):
-        yield f"data.on_bad_rows={data.on_bad_rows!r} is not one of error, drop"
-    if not 0 <= data.label_noise <= 0.5:
-        yield f"data.label_noise={data.label_noise} must be in [0, 0.5]"
-    if not 0 <= data.test_fraction < 1:
-        yield f"data.test_fraction={data.test_fraction} must be in [0, 1)"
-    if data.truncation not in RULES:
-        yield f"data.truncation={data.truncation!r} is not one of {', '.join(RULES)}"
-    if not 1 <= data.max_prompt_length < data.max_length:
-        yield f"data.max_prompt_length={data.max_prompt_length} must be in [1, data.max_length={data.max_length})"

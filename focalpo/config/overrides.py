@@ -3,6 +3,7 @@
 what the user typed --meant--> key, text --spelled--> an override that Hydra reads as exactly this text
 """
 
+import difflib
 import shlex
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -12,8 +13,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
-HYDRAS_OWN = ("hydra.", "-")
-"""Beginnings of arguments for `hydra.main`, which nothing here reads."""
+from focalpo.config.mistakes import Mistake
+
+SEARCHPATH = "hydra.searchpath"
+"""The one key of Hydra's own that is read: folders of further configuration files."""
+HYDRAS_OWN = "hydra."
+"""The beginning of overrides for `hydra.main`, which nothing here reads."""
+FLAGS = ("--help", "--info", "--cfg", "--package", "--config-dir", "--quiet")
 
 
 def meant(override: str) -> tuple[str, str]:
@@ -39,6 +45,12 @@ def advice(override: str) -> str:
 
 def unread(override: str) -> str | None:
     """Why an argument is no override of a key, in one line; None if it is one."""
+    if override.startswith(f"{SEARCHPATH}="):
+        missing = [path for path in searched(override) if not path.is_dir()]
+        return f"{SEARCHPATH}: {missing[0]} is not a folder; correct the path" if missing else None
+    if override.startswith("-"):
+        near = difflib.get_close_matches(override.partition("=")[0], FLAGS, 1, 0.7)
+        return f"{override!r} is not read; " + (f"did you mean {near[0]}?" if near else "--help lists the flags")
     if "=" not in override and not override.startswith("~"):
         return f"{override!r} is not KEY=VALUE; conf/ holds the keys"
     if override.startswith(HYDRAS_OWN) or override.startswith("="):
@@ -47,6 +59,29 @@ def unread(override: str) -> str | None:
     if text.replace(" ", "") == "{}":
         return f"{override} changes nothing, as mappings are merged; remove an entry by '~{key}.NAME'"
     return None
+
+
+def searched(override: str) -> list[Path]:
+    """The folders of an override `hydra.searchpath=[DIR]`.
+
+    Raises:
+        ValueError: when it is no list of folders.
+    """
+    try:
+        value = OverridesParser.create().parse_override(override).value()
+    except HydraException as error:
+        raise Mistake(f"{override}: its value cannot be read; write {SEARCHPATH}=[DIR,DIR]") from error
+    folders = [str(each) for each in value] if isinstance(value, list) else [""]
+    if not all(folders):
+        raise Mistake(f"{override} is not a list of folders; write {SEARCHPATH}=[DIR,DIR]")
+    return [Path(each.removeprefix("file://").strip("'\"")) for each in folders]
+
+
+def below(override: str, wrong: set[str]) -> bool:
+    """Whether what an override may set depends on a choice that could not be made: not its own mistake."""
+    group = override.lstrip("+~").partition(".")[0]
+    chosen = {"model", "data", "objective", "lora", "judge", "generate"} if wrong & {"setting", "experiment"} else set()
+    return group in wrong | chosen
 
 
 def changed(override: str, value: object) -> bool:
@@ -84,4 +119,4 @@ def _parsed(overrides: Sequence[str]) -> Iterator:
         try:
             yield parser.parse_override(override)
         except HydraException as error:
-            raise ValueError(unread(override) or advice(override)) from error
+            raise Mistake(unread(override) or advice(override)) from error

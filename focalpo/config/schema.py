@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from focalpo.config.cluster import ClusterConfig
-from focalpo.stages.track import TrackSettings
+from focalpo.stages import ranges
+from focalpo.stages.track_settings import TrackSettings
 from focalpo.training.package import Package
 from focalpo.training.settings import Architecture, LoraSettings, TrainSettings
 
@@ -18,7 +19,7 @@ class PhaseConfig:
     """One phase of supervised training: which demonstrations, how many, and how to train on them."""
 
     demonstrations: str
-    count: int
+    count: ranges.Count
     train: TrainSettings
 
 
@@ -26,7 +27,7 @@ class PhaseConfig:
 class ModelConfig:
     """The SFT model: a hub id at a revision, a package to convert, or an architecture; phases train it further."""
 
-    name: str
+    name: ranges.Text
     path: str | None
     revision: str | None
     chat_template: str | None
@@ -34,7 +35,7 @@ class ModelConfig:
     architecture: Architecture | None
     tokenizer: str | None
     phases: dict[str, PhaseConfig]
-    seed: int
+    seed: ranges.Seed
     package: Package | None = None
 
 
@@ -45,14 +46,14 @@ class OnPolicyConfig:
     `reward_code` lets the reward model run code from its repository, at the pinned revision.
     """
 
-    seeds: list[int]
-    temperature: float
-    top_p: float
-    max_new_tokens: int
-    reward_model: str
+    seeds: list[ranges.Seed]
+    temperature: ranges.NotNegative
+    top_p: ranges.Probability
+    max_new_tokens: ranges.Count
+    reward_model: ranges.Text
     reward_revision: str | None
     reward_code: bool
-    reward_dtype: str
+    reward_dtype: ranges.Dtype
 
 
 @dataclass(slots=True)
@@ -66,18 +67,18 @@ class DataConfig:
     revision: str | None
     train_split: str
     test_split: str | None
-    test_fraction: float
-    limit: int | None
+    test_fraction: ranges.Share
+    limit: ranges.CountOrNone
     on_bad_rows: str
     ignore_columns: list[str]
     max_prompt_length: int
     max_length: int
     truncation: str
-    prompts: int
+    prompts: ranges.Some
     label_noise: float
-    samples: int
-    temperature: float
-    seed: int
+    samples: ranges.Some
+    temperature: ranges.NotNegative
+    seed: ranges.Seed
     on_policy: OnPolicyConfig | None = None
 
 
@@ -101,16 +102,16 @@ NO_EFFECT: dict[str, object] = {"train_split": "train", "ignore_columns": []} | 
 class ReferenceConfig:
     """How reference logps are computed."""
 
-    dtype: str
-    micro_batch_tokens: int
+    dtype: ranges.Dtype
+    micro_batch_tokens: ranges.Count
 
 
 @dataclass(slots=True)
 class DynamicsConfig:
     """Tracking of logps during training: how many training pairs, and every how many steps (0: start and end only)."""
 
-    train_pairs: int
-    every: int
+    train_pairs: ranges.Some
+    every: ranges.Some
 
 
 @dataclass(slots=True)
@@ -118,9 +119,9 @@ class DecodingConfig:
     """How one set of completions is decoded; temperature 0 is greedy."""
 
     questions: str
-    temperature: float
-    top_p: float
-    max_new_tokens: int
+    temperature: ranges.NotNegative
+    top_p: ranges.Probability
+    max_new_tokens: ranges.Count
 
 
 @dataclass(slots=True)
@@ -128,10 +129,10 @@ class GenerateConfig:
     """The generation backend and the sets of completions to generate."""
 
     backend: str
-    dtype: str
-    tensor_parallel: int
-    data_parallel: int
-    max_batch_tokens: int
+    dtype: ranges.Dtype
+    tensor_parallel: ranges.Count
+    data_parallel: ranges.Count
+    max_batch_tokens: ranges.Count
     sets: dict[str, DecodingConfig]
 
 
@@ -139,11 +140,11 @@ class GenerateConfig:
 class PriceConfig:
     """Prices in USD per million tokens, and the reply length and speed assumed by the estimate before any call."""
 
-    input_usd: float
-    output_usd: float
-    reply_tokens: int
-    seconds_per_request: float
-    seconds_per_reply_token: float
+    input_usd: ranges.NotNegative
+    output_usd: ranges.NotNegative
+    reply_tokens: ranges.Some
+    seconds_per_request: ranges.NotNegative
+    seconds_per_reply_token: ranges.NotNegative
 
 
 @dataclass(slots=True)
@@ -156,11 +157,11 @@ class EndpointConfig:
 
     base_url: str | None
     api_key_env: str | None
-    concurrency: int
-    timeout_seconds: float
-    max_attempts: int
+    concurrency: ranges.Count
+    timeout_seconds: ranges.Positive
+    max_attempts: ranges.Count
     price: PriceConfig
-    budget_usd: float | None
+    budget_usd: ranges.NotNegativeOrNone
 
 
 @dataclass(slots=True)
@@ -178,11 +179,11 @@ class CalibrateJudgeConfig:
     """Comparison of a judge with published annotations: how many pairs per model, in one order or both."""
 
     judge: JudgeConfig
-    annotations: str
+    annotations: ranges.Text
     gamed: str | None
-    limit: int | None
+    limit: ranges.CountOrNone
     both_orders: bool
-    out: str
+    out: ranges.Text
 
 
 @dataclass(slots=True)
@@ -191,10 +192,10 @@ class LaunchConfig:
     `gpu_gib`: the memory of each, which plan and doctor compare; `hang_seconds`: a step of several ranks that takes
     longer counts as hung."""
 
-    gpus: int
-    gpu_gib: float
-    ranks: int
-    workers: int
+    gpus: ranges.Some
+    gpu_gib: ranges.NotNegative
+    ranks: ranges.Count
+    workers: ranges.Count
     hang_seconds: float
 
 
@@ -214,8 +215,8 @@ class Config:
     cluster: ClusterConfig
     track: TrackSettings
     lora: LoraSettings | None
-    seed: int
-    runs: str
+    seed: ranges.Seed
+    runs: ranges.Text
 
 
 @dataclass(slots=True)
@@ -247,7 +248,7 @@ class RowConfig:
     """
 
     label: str
-    seeds: int
+    seeds: ranges.Count
     trained: bool = True
     experiment: str | None = None
     overrides: list[str] = field(default_factory=list)
@@ -270,5 +271,5 @@ class TableConfig:
     paper_numbers: str | None
     needs: dict[str, str] = field(default_factory=dict)
     study: str | None = None
-    sft_models: int = 1
+    sft_models: ranges.Count = 1
     searches: dict[str, list[str]] = field(default_factory=dict)

@@ -6,14 +6,18 @@ Every command about a table takes table=NAME settings=A,B rows=A,B seeds=N and a
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from focalpo.config.compose import CONF, compose, compose_table
-from focalpo.config.overrides import spelled
+from focalpo.config.compose import compose, compose_table, folders_of
+from focalpo.config.mistakes import Mistake, choose
+from focalpo.config.overrides import meant, spelled
 from focalpo.config.schema import Config, RowConfig, TableConfig
 from focalpo.planning.stages import Place, Row, report_stage, table_rows
 from focalpo.stages.folder import Stage
 from focalpo.training.objective import OBJECTIVES
 
 OWN = ("table", "settings", "rows", "seeds")
+# A group that every column or row of a table chooses for itself --> what chooses columns and rows.
+CHOSEN = {"setting": "settings=NAME,NAME", "experiment": "rows=NAME,NAME", "objective": "rows=NAME,NAME"}
+OF_A_COLUMN = ("model", "data")
 RELEASED = "released"
 
 
@@ -37,18 +41,47 @@ class Planned:
 
 def planned(arguments: list[str]) -> Planned:
     """Compose the requested table and plan its stages; start nothing."""
-    own, overrides = split_arguments(arguments)
-    table = with_rows(compose_table(own.get("table", "pocket")), own)
-    configs = compose_rows(table, overrides)
+    table, configs = composed_table(arguments)
     rows = table_rows(table, configs)
     return Planned(table, configs, rows, report_stage(table, rows, arguments))
 
 
+def composed_table(arguments: list[str], only: str | None = None) -> tuple[TableConfig, dict[tuple[str, str], Config]]:
+    """The table that a command line requests, or the `only` one that a command is about, and each row's configuration.
+
+    Raises:
+        ValueError: when the command line is wrong.
+    """
+    own, overrides = split_arguments(arguments)
+    if only and "table" in own:
+        raise Mistake(f"table={own['table']} is not read: rows and settings are those of conf/table/{only}.yaml")
+    table = with_rows(compose_table(only or own.get("table", "pocket"), overrides), own)
+    return table, compose_rows(table, overrides)
+
+
 def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Split a command line into `table=`, `settings=`, `rows=`, `seeds=` and the overrides for Hydra."""
-    pairs = [(argument.partition("=")[0], argument) for argument in arguments]
-    own = {name: argument.partition("=")[2] for name, argument in pairs if name in OWN}
-    return own, [argument for name, argument in pairs if name not in OWN]
+    """Split a command line into `table=`, `settings=`, `rows=`, `seeds=` and the overrides for Hydra.
+
+    Raises:
+        ValueError: when one of them is given twice, or an override would replace what makes a row or a column.
+    """
+    keyed = [(argument.partition("=")[0], argument) for argument in arguments]
+    own = [(name, argument.partition("=")[2]) for name, argument in keyed if name in OWN]
+    overrides = [argument for name, argument in keyed if name not in OWN]
+    twice = [name for name in OWN if [key for key, _ in own].count(name) > 1]
+    problems = [f"{name}= is given twice; give it once" for name in twice]
+    for override in overrides:
+        if remedy := CHOSEN.get(group_of(override)):
+            what = "column" if remedy.startswith("settings") else "row"
+            problems.append(f"{override} would make every {what} of the table the same one; choose them by {remedy}")
+    if problems:
+        raise Mistake("\n".join(problems))
+    return dict(own), overrides
+
+
+def group_of(override: str) -> str:
+    """The key of an override without what Hydra's grammar puts around it: `model` of `+model@here=NAME`."""
+    return meant(override)[0].lstrip("+~").partition("@")[0]
 
 
 def with_rows(table: TableConfig, own: dict[str, str]) -> TableConfig:
@@ -61,8 +94,8 @@ def with_rows(table: TableConfig, own: dict[str, str]) -> TableConfig:
         chosen = own["settings"].split(",")
         unknown = [name for name in chosen if name not in table.settings]
         if unknown:
-            raise ValueError(
-                f"settings={own['settings']}: unknown setting {unknown[0]!r}; choose from {', '.join(table.settings)}"
+            raise Mistake(
+                f"settings={own['settings']}: unknown setting {unknown[0]!r}; {choose(unknown[0], table.settings)}"
             )
         table = replace(table, settings={name: table.settings[name] for name in chosen})
     rows = dict(table.rows)
@@ -78,11 +111,11 @@ def with_rows(table: TableConfig, own: dict[str, str]) -> TableConfig:
         known = new | rows
         unknown = [name for name in names if name not in known]
         if unknown:
-            raise ValueError(f"rows={own['rows']}: unknown row {unknown[0]!r}; choose from {', '.join(known)}")
+            raise Mistake(f"rows={own['rows']}: unknown row {unknown[0]!r}; {choose(unknown[0], known)}")
         rows = {name: known[name] for name in names}
     if "seeds" in own:
         if not own["seeds"].isdecimal() or int(own["seeds"]) < 1:
-            raise ValueError(f"seeds={own['seeds']} must be a number >= 1")
+            raise Mistake(f"seeds={own['seeds']} must be a number >= 1")
         rows = {name: replace(row, seeds=int(own["seeds"])) for name, row in rows.items()}
     if not released:
         table = replace(table, settings={name: replace(each, released={}) for name, each in table.settings.items()})
@@ -98,7 +131,7 @@ def released_rows(table: TableConfig) -> dict[str, RowConfig]:
     columns = table.settings.values()
     rows = {name: row for name, row in table.rows.items() if all(name in column.released for column in columns)}
     if not rows:
-        raise ValueError(f"rows={RELEASED}: the {table.scale} table names no released checkpoints; remove it")
+        raise Mistake(f"rows={RELEASED}: the {table.scale} table names no released checkpoints; remove it")
     return {name: replace(row, label=f"{row.label} (released)", trained=False) for name, row in rows.items()}
 
 
@@ -106,29 +139,51 @@ def compose_rows(table: TableConfig, overrides: list[str]) -> dict[tuple[str, st
     """One configuration per setting and row: its experiment file, or a new objective with its defaults.
 
     Raises:
-        ValueError: with every mistake once, and the rows that have it unless all have.
+        ValueError: with every mistake once, and the row that has it unless it is in every setting.
     """
+    if len(table.settings) > 1 and (of_all := [each for each in overrides if group_of(each) in OF_A_COLUMN]):
+        choices = "|".join(table.settings)
+        raise Mistake(f"{' '.join(of_all)} would replace that of every column; name its column by settings={choices}")
+    places = [(setting, row) for setting in table.settings for row in table.rows]
+    first = {next(place for place in places if place[0] == setting) for setting in table.settings}
+    wrong: dict[str, list[tuple[str, str]]] = {}
     configs: dict[tuple[str, str], Config] = {}
-    wrong: dict[str, list[str]] = {}
-    for setting, column in table.settings.items():
-        for row, values in table.rows.items():
-            name = values.experiment or row
-            experiment = f"{column.experiments}/{name}"
-            if (CONF / "experiment" / f"{experiment}.yaml").is_file():
-                selected = [f"experiment={experiment}"]
-            else:
-                selected = [f"objective={name}"] if values.trained else []
-            if column.released:
-                checkpoint = column.released[row]
-                revision = checkpoint.revision and spelled("model.revision", checkpoint.revision)
-                selected += [spelled("model.path", checkpoint.path), revision or "model.revision=null"]
-            try:
-                configs[setting, row] = compose([*column.overrides, *selected, *values.overrides, *overrides])
-            except ValueError as error:
-                for line in str(error).splitlines():
-                    wrong.setdefault(line, []).append(f"{setting}/{row}")
+    # Composing takes its time, and nearly every mistake is in every row: it is told after the first of each setting.
+    for place in sorted(places, key=lambda place: place not in first):
+        if wrong and place not in first:
+            break
+        try:
+            configs[place] = compose(overrides, _chosen(table, *place, overrides))
+        except ValueError as error:
+            for line in str(error).splitlines():
+                wrong.setdefault(line, []).append(place)
     if wrong:
-        total = len(table.settings) * len(table.rows)
-        rows = {line: "" if len(places) == total else f"{', '.join(places)}: " for line, places in wrong.items()}
-        raise ValueError("\n".join(f"{named}{line}" for line, named in rows.items()))
-    return configs
+        raise Mistake("\n".join(f"{_where(line, found, len(first))}{line}" for line, found in wrong.items()))
+    return {place: configs[place] for place in places}
+
+
+def _where(line: str, places: list[tuple[str, str]], settings: int) -> str:
+    """The rows found to have a mistake; nothing if every setting has it and it is no row's own, as a loss's is."""
+    everywhere = len(places) == settings and not line.startswith("objective.")
+    return "" if everywhere else ", ".join(map("/".join, places)) + ": "
+
+
+def _chosen(table: TableConfig, setting: str, row: str, overrides: list[str]) -> list[str]:
+    """The overrides that make a row in a setting: its experiment file, or a new objective with its defaults."""
+    column, values = table.settings[setting], table.rows[row]
+    name = values.experiment or row
+    experiment = f"{column.experiments}/{name}"
+    if any((folder / "experiment" / f"{experiment}.yaml").is_file() for folder in folders_of(overrides)):
+        selected = [f"experiment={experiment}"]
+    else:
+        selected = [f"objective={name}"] if values.trained else []
+    if column.released:
+        checkpoint = column.released[row]
+        revision = checkpoint.revision and spelled("model.revision", checkpoint.revision)
+        selected += [spelled("model.path", checkpoint.path), revision or "model.revision=null"]
+    return [*column.overrides, *selected, *values.overrides]
+
+
+def only_row(table: TableConfig, setting: str, row: str) -> TableConfig:
+    """The table of one row in one setting."""
+    return replace(table, settings={setting: table.settings[setting]}, rows={row: table.rows[row]})

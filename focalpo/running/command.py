@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from focalpo.config.compose import compose
+from focalpo.config.mistakes import USAGE, Mistake
 from focalpo.config.schema import Config
 from focalpo.planning.stages import in_order, pairs_stage, row_stages, train_stage
+from focalpo.running.beginning import STOPPED
 from focalpo.running.schedule import run_stages
 from focalpo.running.submit import left_to_slurm
 from focalpo.stages.folder import Folder, Stage, read_manifest
@@ -43,9 +45,14 @@ def run_single(goal: str) -> None:
 
 def run_command(command: Callable[[], None]) -> None:
     """Run a command; a user error ends it with an explanation instead of a traceback, as an error of a file does."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that child processes are asked to stop
     try:
         command()
+    except Mistake as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        sys.exit(USAGE)
     except ValueError as error:
         sys.exit(f"error: {error}")
     except BrokenPipeError:  # whoever read our output has ended, as `head` does: nobody is left to be told
@@ -56,4 +63,4 @@ def run_command(command: Callable[[], None]) -> None:
             raise
         sys.exit(f"error: {error.filename}: {os_remedy(error)}")
     except KeyboardInterrupt:
-        sys.exit("stopped; sealed stages are kept, run the same command again to resume")
+        sys.exit(STOPPED)

@@ -242,6 +242,9 @@ def leave(code: int) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
+        given = " ".join(sys.argv[1:]) or "nothing"
+        sys.exit(f"error: {given} is no folder of a stage; run python -m focalpo.running.worker RUNS/KIND/NAME")
     try:
         main(*arguments(sys.argv[1:]))
     except Stopped as stopped:

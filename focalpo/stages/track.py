@@ -9,13 +9,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from focalpo.processes.memory import resident_peak
 from focalpo.stages.folder import Job, write_json
 from focalpo.stages.origin import commit
 from focalpo.stages.records import append_json, read_json_lines
+from focalpo.stages.track_settings import TrackSettings
 
 # The W&B artifact type of a stage folder, so that its lineage reads dataset -> reference -> checkpoint -> ... -> table.
 ARTIFACT_TYPES = {
@@ -29,18 +29,6 @@ ARTIFACT_TYPES = {
     "judge": "judgements",
     "report": "table",
 }
-
-
-@dataclass(slots=True)
-class TrackSettings:
-    """W&B mode and project; `online` without WANDB_API_KEY falls back to `offline` instead of prompting for a key."""
-
-    wandb: str = "off"
-    project: str = "focalpo"
-
-    def __post_init__(self) -> None:
-        if self.wandb not in ("off", "offline", "online"):
-            raise ValueError(f"track.wandb={self.wandb!r} is not one of off, offline, online")
 
 
 class Tracker:

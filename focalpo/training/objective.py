@@ -11,14 +11,18 @@ the validation, the tests and the tables find it in `OBJECTIVES`. In the equatio
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, dataclass_transform, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, dataclass_transform
 
-import torch
-from torch import Tensor
-from torch.nn.functional import logsigmoid
+from focalpo.stages.ranges import NotNegative, Positive, out_of_range
 
-Positive = Annotated[float, "a finite number > 0", lambda x: 0 < x < math.inf]
-NotNegative = Annotated[float, "a finite number >= 0", lambda x: 0 <= x < math.inf]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.nn.functional import logsigmoid
+else:
+    from focalpo.training import later as torch
+    from focalpo.training.later import Tensor, logsigmoid
+
 TokenMeanOrSum = Annotated[str, "token_mean or sum", lambda x: x in ("token_mean", "sum")]
 OBJECTIVES: dict[str, type["Objective"]] = {}  # by the name that the command line uses
 
@@ -74,9 +78,7 @@ class Objective:
         return {}
 
     def problems(self) -> list[str]:
-        hints = get_type_hints(type(self), include_extras=True).items()
-        ranged = [(k, getattr(self, k), *hint.__metadata__) for k, hint in hints if get_origin(hint) is Annotated]
-        return [f"objective.{k}={x!r} must be {meaning}" for k, x, meaning, valid in ranged if not valid(x)]
+        return list(out_of_range(self, "objective."))
 
     def __post_init__(self) -> None:
         if problems := self.problems():
@@ -115,9 +117,9 @@ class FocalPO(Objective):
         found = Objective.problems(self)
         # training starts at p = 1/2, where the gradient's factor 1 + gamma ln p is 0 at gamma = 1/ln 2
         if self.gamma >= 1 / math.log(2) and not (self.detach_factor or self.allow_sign_flip):
-            consequence = "must be below 1/ln 2 = 1.4427, or the first step lowers every margin"
+            must = "must be below 1/ln 2 = 1.4427, or the first step lowers every margin"
             remedy = "set objective.detach_factor=true, or objective.allow_sign_flip=true to allow it"
-            found.append(f"objective.gamma={self.gamma!r} {consequence}; {remedy}")
+            found.append(f"objective.gamma={self.gamma!r} {must}; {remedy}")
         return found
 
     def __call__(self, logps: Logps) -> Loss:

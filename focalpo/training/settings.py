@@ -1,12 +1,16 @@
 """Training settings of a configuration, and constants that the cost estimates share with the training loop.
 
-Classes are not frozen, since they are part of the schema. Imports neither torch nor other modules of the project: every
-command reads a configuration, few train.
+Classes are not frozen, since they are part of the schema. Imports no torch: every command reads a configuration, few
+train.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from focalpo.stages import ranges
 
 KERNELS = ("plain", "compiled", "liger")
+Kernels = Annotated[str, ", ".join(KERNELS), lambda x: x in KERNELS]
 # How to compute, not what: these settings change no result beyond rounding.
 EXECUTION = ("zero_stage", "activation_checkpointing", "micro_batch_tokens", "checkpoint_every", "kernels")
 CONVERSION = 1  # of a package's weights: raise it when the same file gives other weights or another tokenizer
@@ -28,53 +32,42 @@ def words_at_once(rows: int, chunk_logits: int) -> int:
 class TrainSettings:
     """Optimisation settings: those that change the weights, and the last five (EXECUTION), which do not."""
 
-    learning_rate: float
-    global_batch: int
-    epochs: int
-    max_steps: int | None
-    warmup_ratio: float
-    weight_decay: float
-    adam_beta2: float
-    max_grad_norm: float
-    dtype: str
-    zero_stage: int
+    learning_rate: ranges.Positive
+    global_batch: ranges.Count
+    epochs: ranges.Count
+    max_steps: ranges.CountOrNone
+    warmup_ratio: ranges.Share
+    weight_decay: ranges.NotNegative
+    adam_beta2: ranges.Between
+    max_grad_norm: ranges.Positive
+    dtype: ranges.Dtype
+    zero_stage: ranges.ZeroStage
     activation_checkpointing: bool
-    micro_batch_tokens: int
-    checkpoint_every: int
-    kernels: str = "plain"
+    micro_batch_tokens: ranges.Count
+    checkpoint_every: ranges.Some
+    kernels: Kernels = "plain"
 
     def problems(self) -> list[str]:
         """Return what is wrong with the values, each with its remedy."""
-        checks = {
-            f"train.learning_rate={self.learning_rate} must be > 0": self.learning_rate > 0,
-            f"train.global_batch={self.global_batch} must be >= 1 pairs": self.global_batch >= 1,
-            f"train.epochs={self.epochs} must be >= 1": self.epochs >= 1,
-            f"train.max_steps={self.max_steps} must be >= 1, or null": self.max_steps is None or self.max_steps >= 1,
-            f"train.warmup_ratio={self.warmup_ratio} must be in [0, 1)": 0 <= self.warmup_ratio < 1,
-            f"train.weight_decay={self.weight_decay} must be >= 0": self.weight_decay >= 0,
-            f"train.adam_beta2={self.adam_beta2} must be in (0, 1)": 0 < self.adam_beta2 < 1,
-            f"train.max_grad_norm={self.max_grad_norm} must be > 0": self.max_grad_norm > 0,
-            f"train.dtype={self.dtype!r} must be float32 or bfloat16": self.dtype in ("float32", "bfloat16"),
-            f"train.zero_stage={self.zero_stage} must be 0, 1, 2 or 3": self.zero_stage in (0, 1, 2, 3),
-            f"train.micro_batch_tokens={self.micro_batch_tokens} must be >= 1": self.micro_batch_tokens >= 1,
-            f"train.kernels={self.kernels!r} must be {', '.join(KERNELS)}": self.kernels in KERNELS,
-            "train.kernels=compiled does not work with train.zero_stage=3, which gathers weights inside what would be "
-            "compiled; use plain or liger": self.kernels != "compiled" or self.zero_stage != 3,
-            f"train.checkpoint_every={self.checkpoint_every} must be >= 0 steps": self.checkpoint_every >= 0,
-        }
-        return [message for message, fine in checks.items() if not fine]
+        found = list(ranges.out_of_range(self, "train."))
+        if self.kernels == "compiled" and self.zero_stage == 3:
+            found.append(
+                "train.kernels=compiled does not work with train.zero_stage=3, which gathers weights inside what would "
+                "be compiled; use plain or liger"
+            )
+        return found
 
 
 @dataclass(slots=True)
 class Architecture:
     """A Llama to be trained from scratch."""
 
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    initializer_range: float
-    max_position_embeddings: int
+    hidden_size: ranges.Count
+    intermediate_size: ranges.Count
+    num_hidden_layers: ranges.Count
+    num_attention_heads: ranges.Count
+    initializer_range: ranges.Positive
+    max_position_embeddings: ranges.Count
 
 
 @dataclass(slots=True)

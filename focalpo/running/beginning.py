@@ -1,0 +1,94 @@
+"""What happens before a command imports anything heavy: Ctrl-C, Hydra's flags, and every check of its command line.
+
+A recipe's own imports may take seconds (torch, transformers); a typing mistake is told before them.
+"""
+
+import ast
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+STOPPED = "stopped; sealed stages are kept, run the same command again to resume"
+TABLES = ("reproduce", "plan", "status", "cancel", "doctor", "rescore", "calibrate")
+SINGLE = ("pairs", "train", "generate", "judge")
+OWN_FLAGS = {"reproduce": ["--quiet"]}
+
+
+def begin(recipes: Path) -> None:
+    """Answer the command line of `python -m recipes.NAME` as far as it needs no recipe; else return.
+
+    Called while the package of recipes is imported: Python has not yet replaced the -m by the path of the recipe.
+    """
+    if sys.argv[0] != "-m":
+        return  # imported by something else, as by a test or by a stage's own process
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
+            signal.signal(number, _stop)
+    name = next((each.partition("recipes.")[2] for each in sys.orig_argv if "recipes." in each), "")
+    recipe = recipes / f"{name}.py"
+    if recipe.is_file():
+        _answer(name, recipe)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    os.write(2, f"{STOPPED}\n".encode())
+    os._exit(1)  # an import that is interrupted might swallow an exception
+
+
+def _answer(name: str, recipe: Path) -> None:
+    from focalpo.config.mistakes import USAGE
+
+    try:
+        text = answer(name, recipe, sys.argv[1:])
+    except ValueError as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        sys.exit(USAGE)
+    if text is not None:
+        print(text)
+        sys.exit()
+
+
+def answer(name: str, recipe: Path, arguments: list[str]) -> str | None:
+    """What the flags ask for; None when there is something to run, after its command line was checked.
+
+    Raises:
+        ValueError: when the command line is wrong.
+    """
+    from focalpo.config.asking import asked, help_text, info_text, shown
+    from focalpo.config.mistakes import Mistake
+
+    if name == "score_annotations":
+        return None  # it reads flags of its own
+    found = asked(arguments, searches=name == "sweep")
+    if found.help:
+        return help_text(ast.get_docstring(ast.parse(recipe.read_text())) or "", found.overrides)
+    if found.info:
+        return info_text(found.overrides)
+    sys.argv[1:] = found.overrides
+    own = OWN_FLAGS.get(name, [])
+    compose = _composer(name)
+    composed = compose([each for each in found.overrides if each not in own]) if compose else None
+    if found.cfg and (compose is None or name == "sweep"):
+        raise Mistake(f"recipes.{name} has no one configuration to show; leave --cfg out")
+    return shown(composed, found.package) if found.cfg else None
+
+
+def _composer(name: str) -> Callable[[list[str]], Any] | None:
+    """The function that composes a command's configuration from its overrides."""
+    from focalpo.config.compose import compose, compose_calibrate_judge
+    from focalpo.planning.search import search
+    from focalpo.planning.table import composed_table
+
+    if name == "sweep":
+        return search
+    if name == "dynamics":
+        return lambda arguments: composed_table(arguments, only="files")
+    if name in SINGLE:
+        return compose
+    if name in TABLES:
+        return composed_table
+    return compose_calibrate_judge if name == "calibrate_judge" else None
