@@ -130,18 +130,18 @@ def test_an_edited_chat_template_changes_the_key(tmp_path: Path) -> None:
 
 KEYS = {
     "table=pocket": (
-        "sft/pocket-sft-6e4849540ba2",
-        "pairs/pocket_instruct-550ba8e8127e",
-        "reference/pocket_base-mismatched-d77e34f7a168",
-        "train/base-focalpo-s5-3f1941199874",
-        "generate/base-focalpo-s5-b22749715244",
-        "judge/base-focalpo-s5-33d920125e7b",
+        "sft/pocket-sft-26e888ef80a0",
+        "pairs/pocket_instruct-f2bed3c0f960",
+        "reference/pocket_base-mismatched-1168ed4150a2",
+        "train/base-focalpo-s5-f1e61d7c4667",
+        "generate/base-focalpo-s5-f5c442a4f987",
+        "judge/base-focalpo-s5-627782456278",
     ),
     "table=paper": (
         "pairs/ultrafeedback_binarized-9b48e5f18eeb",
         "reference/llama3_ultrafeedback_armorm-chosen-rejected-97719ee17d84",
-        "train/base-dpo-s42-bd2a0e7a1359",
-        "judge/base-focalpo-s42-4f12267b3769",
+        "train/base-dpo-s42-5c8989132efd",
+        "judge/base-focalpo-s42-10a9b19e76f3",
     ),
     "table=one_gpu lora=rank16 data=on_policy": (
         "sample/qwen2_5_0_5b_instruct-on_policy-s13-67227f5966b5",

@@ -14,6 +14,14 @@ from dataclasses import dataclass, replace
 from focalpo.config.compose import objective_of, plain
 from focalpo.config.schema import DATA_KEYS, Config, TableConfig
 from focalpo.judging.protocol import EVAL
+from focalpo.planning.code import (
+    benchmark_code,
+    demonstrations_code,
+    judge_code,
+    objective_code,
+    pairs_code,
+    report_code,
+)
 from focalpo.planning.slices import (
     backend_slice,
     data_files,
@@ -61,7 +69,10 @@ def row_stages(config: Config, name: str, trained: bool = True) -> Row:
     judge = Stage(
         "judge",
         label,
-        settings={"protocols": {name: protocol_slice(config, name) for name in config.judge.benchmarks}},
+        settings={
+            "protocols": {name: protocol_slice(config, name) for name in config.judge.benchmarks},
+            "code": judge_code(config),
+        },
         inputs={"completions": generate} | benchmarks,
         launch={
             "endpoint": plain(config.judge.endpoint),
@@ -90,6 +101,7 @@ def train_stage(config: Config, name: str) -> Stage:
             "train": settings,
             "dynamics": plain(config.dynamics),
             "seed": config.seed,
+            "code": objective_code(config.objective.name),
         }
         | ({"lora": plain(config.lora)} if config.lora else {}),
         inputs=inputs,
@@ -115,7 +127,7 @@ def pairs_stage(config: Config) -> Stage:
     return Stage(
         "pairs",
         config.data.name,
-        settings={"model": model_slice(config), "data": data} | sampler,
+        settings={"model": model_slice(config), "data": data} | sampler | pairs_code(config),
         inputs=_model_input(config) | ({"rated": reward_stage(config)} if config.data.on_policy else {}),
         launch={"max_batch_tokens": config.generate.max_batch_tokens, "track": plain(config.track)}
         | data_files(config),
@@ -173,6 +185,7 @@ def sft_stage(config: Config) -> Stage | None:
                 "limits": limits_slice(config),
                 "train": settings,
                 "seed": config.model.seed,
+                "code": demonstrations_code(config, phase.demonstrations),
             },
             inputs={"model": stage} if stage else {},
             launch=launch_slice(config) | {"train": execution, "phase": phase_name} | data_files(config),
@@ -189,7 +202,8 @@ def convert_stage(config: Config) -> Stage:
 def benchmark_stage(config: Config, name: str) -> Stage:
     """The benchmark's questions and reference answers: downloaded, read from a folder, or from the pocket world."""
     launch = {"folder": config.judge.folder, "track": plain(config.track)}
-    return Stage("benchmark", name, settings=protocol_slice(config, name), launch=launch)
+    settings = protocol_slice(config, name) | benchmark_code(config.judge.benchmarks[name])
+    return Stage("benchmark", name, settings, launch=launch)
 
 
 Place = tuple[str, str, str]
@@ -209,6 +223,7 @@ def report_stage(table: TableConfig, rows: dict[Place, Row], command: Sequence[s
                 inputs[f"benchmark/{setting}/{name}"] = stage
     paper = table.paper_numbers and file_hash(EVAL / table.paper_numbers)
     settings = {"table": plain(table), "paper_numbers": paper, "verdicts": file_hash(EVAL / "verdicts.yaml")}
+    settings["code"] = report_code()
     launch = {"command": list(command), "track": next(iter(rows.values())).judge.launch["track"] if rows else {}}
     return Stage("report", table.study or table.scale, settings, inputs, launch)
 
