@@ -20,6 +20,9 @@ from focalpo.stages.origin import ROOT
 SHOWN_ONLY = {"label", "equation", "source"}
 """Attributes of an objective that describe it to readers."""
 WHOLE = "*"
+ROOMS = ("recipes", *(f"focalpo.{room}" for room in ("data", "pocket", "judging", "scoring", "training", "reporting")))
+ROOMS += ("focalpo.answering",)
+"""Where the recipes of stages have what they compute with; the rest moves, starts and records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,3 +191,9 @@ def _is_shown_only(statement: ast.stmt) -> bool:
         return isinstance(statement.value, ast.Constant)
     targets = statement.targets if isinstance(statement, ast.Assign) else []
     return bool(targets) and all(isinstance(each, ast.Name) and each.id in SHOWN_ONLY for each in targets)
+
+
+def recipe_code(kind: str) -> str:
+    """The hash of all code by which stages of a kind are made, for the manifest: more than what their key holds."""
+    recipe = f"recipes.{kind}"
+    return code_of((f"{recipe}:make",), ROOMS) if _file(recipe) else "unknown"

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TextIO
 
+from focalpo.stages.code import recipe_code
 from focalpo.stages.disk import explaining_disk_errors
 from focalpo.stages.origin import commit, hardware, packages
 from focalpo.stages.reading import KeysMissing, check_keys, os_remedy, read_json
@@ -160,6 +161,7 @@ class Folder:
             "starts": (self.path / LOCK).stat().st_size,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "commit": commit(),
+            "code": recipe_code(self.job.kind),
             "packages": packages(),
             "hardware": hardware(),
         }

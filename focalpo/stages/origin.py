@@ -36,6 +36,12 @@ def commit() -> str:
     return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
 
 
+def short(commit: str) -> str:
+    """A commit as people read it: twelve digits, and `+changes` when the tree was not the commit's."""
+    digits, plus, _ = commit.partition("+")
+    return f"{digits[:12]}+changes" if plus else digits[:12]
+
+
 @cache
 def packages() -> dict[str, str]:
     """Versions of the installed packages that can change a number."""
