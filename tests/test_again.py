@@ -36,6 +36,17 @@ def test_a_stage_of_changed_code_is_told_with_the_commit_that_made_the_old_one(
         assert changed_code(tmp_path, [other], []) == []
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9000/v1", "http://elsewhere:8000/v1"])
+def test_another_judge_is_told_with_the_name_that_keeps_the_scores(tmp_path: Path, address: str) -> None:
+    judged = replace(JUDGE, settings={"protocols": {}, "judge": "http://127.0.0.1:8000/v1", "code": "a"})
+    sealed(tmp_path, judged)
+    moved = replace(judged, settings=judged.settings | {"judge": address})
+    (line,) = changed_code(tmp_path, [moved], [])
+    assert line.startswith(f"1 stage is judged again, because the judge is another: {moved.title}, judged before by")
+    assert line.endswith("keep its scores by judge.name='http://127.0.0.1:8000/v1'")
+    assert changed_code(tmp_path, [judged], []) == []
+
+
 def test_a_sealed_stage_of_another_recipe_is_told_once_and_how_to_make_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

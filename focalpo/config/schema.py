@@ -164,9 +164,11 @@ class EndpointConfig:
 
 @dataclass(slots=True)
 class JudgeConfig:
-    """The protocols of eval/ by set of completions, the sentinel that is judged first, and the judge's endpoint."""
+    """The protocols of eval/ by set of completions, who judges (null: whoever is at the address), the sentinel that
+    is judged first, and the judge's endpoint."""
 
     benchmarks: dict[str, str]
+    name: str | None
     sentinel: str | None
     folder: str | None
     endpoint: EndpointConfig

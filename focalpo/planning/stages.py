@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from focalpo.config.compose import objective_of, plain
 from focalpo.config.schema import DATA_KEYS, Config, TableConfig
 from focalpo.judging.protocol import EVAL
+from focalpo.judging.serving import judge_name
 from focalpo.planning.code import (
     benchmark_code,
     demonstrations_code,
@@ -71,6 +72,7 @@ def row_stages(config: Config, name: str, trained: bool = True) -> Row:
         label,
         settings={
             "protocols": {name: protocol_slice(config, name) for name in config.judge.benchmarks},
+            "judge": judge_name(config.judge.name, config.judge.endpoint.base_url),
             "code": judge_code(config),
         },
         inputs={"completions": generate} | benchmarks,

@@ -1,4 +1,4 @@
-"""What a user is told about code that has changed since stages were made."""
+"""What a user is told when stages are made again, or are sealed, by other code or another judge than before."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,18 +10,24 @@ from focalpo.stages.origin import commit, short
 
 
 def changed_code(runs: Path, waiting: Sequence[Stage], sealed: Sequence[Stage]) -> list[str]:
-    """At most two lines: stages that are made again since code of their key changed, and sealed ones of other code."""
-    old = {stage.title: found for stage in waiting if "code" in stage.settings for found in _before(runs, stage)}
-    found = _manifests(Folder(runs, stage).path for stage in sealed)
-    other = [manifest for manifest in found if not _current(manifest)]
+    """A line each for stages that are judged again, stages of changed code, and sealed stages of other code."""
+    kinds = {stage.kind for stage in waiting}
+    kept = {kind: list(_manifests(path.parent for path in (runs / kind).glob(f"*/{MANIFEST}"))) for kind in kinds}
     lines = []
-    if old:
-        title, manifest = next(iter(old.items()))
+    if judged := _differing(kept, waiting, "judge"):
+        title, manifest = next(iter(judged.items()))
+        before = manifest["settings"]["judge"]
         lines.append(
-            f"{_count(old)} made again, because code that their keys depend on has changed: {title}, made before at "
-            f"commit {short(manifest['commit'])} as {manifest['stage']}{_more(old)}; the old folders are kept"
+            f"{_count(judged)} judged again, because the judge is another: {title}, judged before by {before!r}"
+            f"{_more(judged)}; if it is the same judge at another address, keep its scores by judge.name={before!r}"
         )
-    if other:
+    if remade := _differing(kept, waiting, "code"):
+        title, manifest = next(iter(remade.items()))
+        lines.append(
+            f"{_count(remade)} made again, because code that their keys depend on has changed: {title}, made before at "
+            f"commit {short(manifest['commit'])} as {manifest['stage']}{_more(remade)}; the old folders are kept"
+        )
+    if other := [each for each in _manifests(Folder(runs, stage).path for stage in sealed) if not _current(each)]:
         titles = [manifest["stage"] for manifest in other]
         lines.append(
             f"{_count(titles)} sealed by other code than this: {titles[0]}, at commit {short(other[0]['commit'])}"
@@ -30,14 +36,20 @@ def changed_code(runs: Path, waiting: Sequence[Stage], sealed: Sequence[Stage]) 
     return lines
 
 
-def _before(runs: Path, stage: Stage) -> list[dict]:
-    """The newest manifest of the same stage by other code, if any: settings that are new here are no difference."""
-    found = []
-    for old in _manifests(path.parent for path in (runs / stage.kind).glob(f"*/{MANIFEST}")):
-        same = all(stage.settings.get(name) == value for name, value in old["settings"].items() if name != "code")
-        if same and old["settings"].get("code") != stage.settings["code"] and _label(old) == stage.name:
-            found.append(old)
-    return sorted(found, key=lambda manifest: manifest.get("finished", ""))[-1:]
+def _differing(kept: dict[str, list[dict]], waiting: Sequence[Stage], name: str) -> dict[str, dict]:
+    """Stages of which one that differs in this setting alone is sealed, with its newest manifest.
+
+    Settings that the old one did not have yet are no difference.
+    """
+    found: dict[str, dict] = {}
+    for stage in waiting:
+        for old in sorted(kept[stage.kind], key=lambda manifest: manifest.get("finished", "")):
+            settings = old["settings"]
+            same = all(stage.settings.get(each) == value for each, value in settings.items() if each != name)
+            differs = name in stage.settings and settings.get(name) != stage.settings[name]
+            if same and differs and _label(old) == stage.name and (name == "code" or name in settings):
+                found[stage.title] = old
+    return found
 
 
 def _manifests(folders: Iterable[Path]) -> Iterator[dict]:
