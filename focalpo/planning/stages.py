@@ -220,6 +220,7 @@ def report_stage(table: TableConfig, rows: dict[Place, Row], command: Sequence[s
         inputs[f"{setting}/{row}/{seed}/generate"] = stages.generate
         if stages.train is not None:
             inputs[f"{setting}/{row}/{seed}/train"] = stages.train
+            inputs[f"{setting}/{row}/{seed}/pairs"] = stages.train.inputs["pairs"]
         for name, stage in stages.judge.inputs.items():
             if stage.kind == "benchmark":
                 inputs[f"benchmark/{setting}/{name}"] = stage

@@ -85,12 +85,19 @@ class Job:
         values = read_json(file, f"remove {path} and run again")
         kinds = {"kind": str, "name": str, "key": str, "settings": dict, "launch": dict, "inputs": dict}
         check_keys(file, values, kinds, f"remove {path} and run again")
-        inputs = {name: Path(folder) for name, folder in values.pop("inputs").items()}
+        # By their place in the same runs folder, wherever it was when this was written: it may be copied and moved.
+        runs = (path if len(path.parts) > 2 else path.absolute()).parent.parent
+        inputs = {name: runs.joinpath(*Path(folder).parts[-2:]) for name, folder in values.pop("inputs").items()}
         return Job(**{name: values[name] for name in kinds if name != "inputs"}, path=path, inputs=inputs)
 
     def write(self) -> None:
         values = {name: getattr(self, name) for name in ("kind", "name", "key", "settings", "launch")}
-        write_json(self.path / "stage.json", values | {"inputs": {name: str(p) for name, p in self.inputs.items()}})
+        write_json(self.path / "stage.json", values | {"inputs": _in_runs(self.inputs)})
+
+
+def _in_runs(folders: dict[str, Path]) -> dict[str, str]:
+    """Stage folders as KIND/NAME-KEY, their place in any runs folder."""
+    return {name: f"{path.parent.name}/{path.name}" for name, path in folders.items()}
 
 
 def _key(kind: str, settings: dict, inputs: dict[str, str]) -> str:
@@ -154,7 +161,7 @@ class Folder:
             "stage": f"{self.job.kind}/{self.path.name}",
             "key": self.job.key,
             "settings": self.job.settings,
-            "inputs": {name: f"{path.parent.name}/{path.name}" for name, path in self.job.inputs.items()},
+            "inputs": _in_runs(self.job.inputs),
             "outputs": output_hashes(self.path),
             "facts": facts or {},
             "seconds": round(seconds, 3),  # of the last start
