@@ -74,13 +74,25 @@ def test_a_worker_is_reused_and_replaced_when_it_died_idle(tmp_path: Path) -> No
 
 
 def test_a_failed_stage_is_reported_and_its_worker_continues(tmp_path: Path) -> None:
+    wrong = replace(quick(10), settings=quick(10).settings | {"protocol": "nowhere"})
     with Pool(1) as pool:
-        with Folder(tmp_path, quick(10)).being_made():
-            pool.start(tmp_path, quick(10))
-            reason = outcome(pool, quick(10))
-        assert isinstance(reason, str) and "another process" in reason
+        pool.start(tmp_path, wrong)
+        reason = outcome(pool, wrong)
+        assert isinstance(reason, str) and "nowhere.yaml does not exist" in reason
         pool.start(tmp_path, quick(10))
         assert outcome(pool, quick(10)) > 0
+
+
+def test_a_stage_that_another_process_makes_is_waited_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = Folder(tmp_path, quick(10))
+    with Pool(1) as pool:
+        with folder.being_made():
+            pool.start(tmp_path, quick(10))
+            assert list(pool.finished(15)) == []
+            (folder.path / "made.txt").write_text("by the other process")
+            folder.seal(1.0)
+        assert outcome(pool, quick(10)) == 0.0, "what the other made is used"
+    assert capfd.readouterr().err.count(f"waiting for {folder.path}, which another process is making") == 1
 
 
 @pytest.mark.slow

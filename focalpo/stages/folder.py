@@ -7,9 +7,9 @@ A folder with a manifest is sealed and is never written again; a folder without 
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -17,16 +17,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TextIO
 
 from focalpo.stages.code import recipe_code
 from focalpo.stages.disk import explaining_disk_errors
+from focalpo.stages.lock import LOCK, SHORT, locked
 from focalpo.stages.origin import commit, hardware, packages
 from focalpo.stages.reading import KeysMissing, check_keys, os_remedy, read_json
 
 MANIFEST = "manifest.json"
 MANIFEST_KEYS = {"stage": str, "settings": dict, "inputs": dict, "outputs": dict, "facts": dict}
-LOCK = ".lock"
 CHECKPOINTS = ".checkpoints"
 STOP = "stop"  # in .checkpoints: creating this file asks the training to save and exit
 SAVES = "saves"  # in .checkpoints: exists while the training would honour that request
@@ -136,7 +135,7 @@ class Folder:
         return (self.path / MANIFEST).is_file()
 
     @contextlib.contextmanager
-    def being_made(self, patience: float = 1.0) -> Iterator[Job]:
+    def being_made(self, patience: float = SHORT) -> Iterator[Job]:
         """Hold the folder's lock while its outputs are written. The kernel releases the lock of a dead owner.
 
         Args:
@@ -147,13 +146,17 @@ class Folder:
         """
         with explaining_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            with (self.path / LOCK).open("a") as lock:
-                if not _locked(lock, patience):
-                    raise ValueError(f"{self.path} is being made by another process; wait for it or stop it")
-                lock.write("x")  # one character per start: the file size counts them
-                lock.flush()
+            with locked(self.path, patience):
+                with (self.path / LOCK).open("a") as starts:
+                    starts.write("x")  # one character per start: the file size counts them
                 self.job.write()
                 yield self.job
+
+    def wait(self) -> None:
+        """Wait until no other process makes the stage."""
+        if (self.path / LOCK).exists():
+            with explaining_disk_errors(self.path), locked(self.path, math.inf):
+                pass
 
     def seal(self, seconds: float, facts: dict | None = None) -> None:
         """Write the manifest, last and atomically, to mark the stage complete. `facts` must not contain secrets."""
@@ -233,20 +236,6 @@ def verify(path: Path) -> None:
     for name in sorted(expected.keys() | actual.keys()):
         if expected.get(name) != actual.get(name):
             raise Damaged(f"{path / name} does not match its manifest (sha256 differs); its stage must run again")
-
-
-def _locked(lock: TextIO, patience: float) -> bool:
-    """Try for at most `patience` seconds to take the lock; whether it was taken."""
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.1)
-        else:
-            return True
 
 
 def _own_hash(manifest: dict) -> str:
