@@ -118,6 +118,18 @@ def test_the_batch_size_does_not_change_pairs_that_are_not_sampled() -> None:
     assert len(keys) == 1
 
 
+def test_threads_are_part_of_the_key_where_cpus_compute_and_only_there() -> None:
+    def keys(*overrides: str) -> dict[str, str]:
+        stages = in_order([row_stages(compose(["experiment=pocket/dpo", *overrides]), "row").judge])
+        return {stage.kind + stage.name: stage.key for stage in stages}
+
+    one, two = keys(), keys("launch.threads=2")
+    assert {name for name in one if one[name] == two[name]} == {"benchmarkalpaca_eval", "benchmarkarena_hard"} | {
+        name for name in one if name.startswith("pairs") and one[name] == two[name]
+    }
+    assert keys("launch=gpu1") == keys("launch=gpu1", "launch.threads=2")
+
+
 ADDRESS = "judge.endpoint.base_url"
 
 
@@ -166,12 +178,12 @@ def test_an_edited_chat_template_changes_the_key(tmp_path: Path) -> None:
 
 KEYS = {
     "table=pocket": (
-        "sft/pocket-sft-26e888ef80a0",
-        "pairs/pocket_instruct-f2bed3c0f960",
-        "reference/pocket_base-mismatched-1168ed4150a2",
-        "train/base-focalpo-s5-f1e61d7c4667",
-        "generate/base-focalpo-s5-f5c442a4f987",
-        "judge/base-focalpo-s5-c5d9652ab7b2",
+        "sft/pocket-sft-174032816433",
+        "pairs/pocket_instruct-197728c18adc",
+        "reference/pocket_base-mismatched-3d5dd2107f73",
+        "train/base-focalpo-s5-ed2b52c85e36",
+        "generate/base-focalpo-s5-0a305814d6d5",
+        "judge/base-focalpo-s5-1ec3c3dbc06f",
     ),
     "table=paper": (
         "pairs/ultrafeedback_binarized-9b48e5f18eeb",

@@ -14,7 +14,7 @@ import pytest
 from focalpo.config.compose import compose
 from focalpo.planning.stages import benchmark_stage, in_order, sft_stage
 from focalpo.running.pool import Pool
-from focalpo.stages.folder import Folder, Stage
+from focalpo.stages.folder import Folder, Stage, read_manifest
 
 ROOT = Path(__file__).parent.parent
 # A program that runs a long training in a pool; its argument is the runs folder.
@@ -81,6 +81,20 @@ def test_a_failed_stage_is_reported_and_its_worker_continues(tmp_path: Path) -> 
         assert isinstance(reason, str) and "nowhere.yaml does not exist" in reason
         pool.start(tmp_path, quick(10))
         assert outcome(pool, quick(10)) > 0
+
+
+@pytest.mark.parametrize("workers, threads", [(1, 2), (2, 1)])
+def test_a_stage_computes_with_its_own_threads_whatever_the_number_of_workers(
+    tmp_path: Path, workers: int, threads: int
+) -> None:
+    stage = replace(quick(10), settings=quick(10).settings | {"threads": threads})
+    with Pool(workers) as pool:
+        pool.start(tmp_path, stage)
+        assert outcome(pool, stage) > 0
+    manifest = read_manifest(Folder(tmp_path, stage).path)
+    assert manifest["threads"] == threads
+    assert manifest["hardware"]["cores"] == len(os.sched_getaffinity(0))
+    assert manifest["python"] and manifest["hardware"]["cpu"]
 
 
 def test_a_stage_that_another_process_makes_is_waited_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

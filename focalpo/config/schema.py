@@ -188,14 +188,15 @@ class CalibrateJudgeConfig:
 
 @dataclass(slots=True)
 class LaunchConfig:
-    """How stages are run; nothing here changes a result. `gpus`: how many this machine must have (0: none needed);
-    `gpu_gib`: the memory of each, which plan and doctor compare; `hang_seconds`: a step of several ranks that takes
-    longer counts as hung."""
+    """How stages are run; only `threads` (of a process on CPUs) changes results. `gpus`: how many this machine needs
+    (0: none needed); `gpu_gib`: the memory of each, which plan and doctor compare; `hang_seconds`: a step of several
+    ranks that takes longer counts as hung."""
 
     gpus: int
     gpu_gib: float
     ranks: int
     workers: int
+    threads: int
     hang_seconds: float
 
 

@@ -32,6 +32,7 @@ from focalpo.planning.slices import (
     model_slice,
     protocol_slice,
     split_train,
+    threads_slice,
 )
 from focalpo.stages.folder import Stage, file_hash
 from focalpo.training.settings import CONVERSION
@@ -63,7 +64,8 @@ def row_stages(config: Config, name: str, trained: bool = True) -> Row:
             "sets": plain(config.generate.sets),
             "seed": config.seed,
         }
-        | backend_slice(config),
+        | backend_slice(config)
+        | threads_slice(config),
         inputs=({"model": model} if model else {}) | benchmarks,
         launch=_generator(config),
     )
@@ -105,7 +107,8 @@ def train_stage(config: Config, name: str) -> Stage:
             "seed": config.seed,
             "code": objective_code(config.objective.name),
         }
-        | ({"lora": plain(config.lora)} if config.lora else {}),
+        | ({"lora": plain(config.lora)} if config.lora else {})
+        | threads_slice(config),
         inputs=inputs,
         launch=launch_slice(config) | {"train": execution},
     )
@@ -116,7 +119,8 @@ def reference_stage(config: Config, branches: tuple[str, ...]) -> Stage:
     return Stage(
         "reference",
         f"{config.data.name}-{'-'.join(branches)}",
-        settings={"model": model_slice(config), "branches": list(branches), "dtype": config.reference.dtype},
+        settings={"model": model_slice(config), "branches": list(branches), "dtype": config.reference.dtype}
+        | threads_slice(config),
         inputs=_model_input(config) | {"pairs": pairs_stage(config)},
         launch=launch_slice(config) | {"micro_batch_tokens": config.reference.micro_batch_tokens},
     )
@@ -125,7 +129,7 @@ def reference_stage(config: Config, branches: tuple[str, ...]) -> Stage:
 def pairs_stage(config: Config) -> Stage:
     """Preference pairs, validated and tokenised for the model."""
     data = data_slice(config) | limits_slice(config) | {"on_bad_rows": config.data.on_bad_rows}
-    sampler = backend_slice(config) if config.data.source == "pocket_instruct" else {}
+    sampler = backend_slice(config) | threads_slice(config) if config.data.source == "pocket_instruct" else {}
     return Stage(
         "pairs",
         config.data.name,
@@ -152,7 +156,8 @@ def reward_stage(config: Config) -> Stage:
                 "decoding": decoding,
                 "seed": seed,
             }
-            | backend_slice(config),
+            | backend_slice(config)
+            | threads_slice(config),
             inputs=_model_input(config) | {"prompts": prompts},
             launch=_generator(config),
         )
@@ -162,7 +167,8 @@ def reward_stage(config: Config) -> Stage:
     return Stage(
         "reward",
         f"{config.model.name}-{data.name}",
-        settings={"reward": reward | {"own_code": on_policy.reward_code}, "seeds": list(on_policy.seeds)},
+        settings={"reward": reward | {"own_code": on_policy.reward_code}, "seeds": list(on_policy.seeds)}
+        | threads_slice(config),
         inputs={"prompts": prompts} | samples,
         launch=launch_slice(config) | {"batch_tokens": config.reference.micro_batch_tokens},
     )
@@ -188,7 +194,8 @@ def sft_stage(config: Config) -> Stage | None:
                 "train": settings,
                 "seed": config.model.seed,
                 "code": demonstrations_code(config, phase.demonstrations),
-            },
+            }
+            | threads_slice(config),
             inputs={"model": stage} if stage else {},
             launch=launch_slice(config) | {"train": execution, "phase": phase_name} | data_files(config),
         )

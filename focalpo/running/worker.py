@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
+from focalpo.processes.cores import cores_each
 from focalpo.processes.lifeline import end_with
-from focalpo.processes.quiet import cores_each, quiet
+from focalpo.processes.quiet import quiet
 from focalpo.running.launching import STACKS, in_new_processes
 from focalpo.running.out_of_memory import explaining_out_of_memory
 from focalpo.running.stopping import stopping
@@ -133,7 +134,11 @@ def _damage(path: Path) -> str | None:
 
 
 def recipe(job: Job) -> dict:
-    """Call the recipe for the job's kind."""
+    """Call the recipe for the job's kind, with the threads that its settings name."""
+    if "threads" in job.settings:
+        import torch
+
+        torch.set_num_threads(job.settings["threads"])
     with naming_own_keys(job), explaining_disk_errors(job.path), explaining_out_of_memory(job), stopping(job):
         return _tracked(job, importlib.import_module(f"recipes.{job.kind}").make)
 

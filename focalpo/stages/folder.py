@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import platform
 import shutil
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from pathlib import Path
 from focalpo.stages.code import recipe_code
 from focalpo.stages.disk import explaining_disk_errors
 from focalpo.stages.lock import LOCK, SHORT, locked
-from focalpo.stages.origin import commit, hardware, packages
+from focalpo.stages.origin import commit, hardware, packages, threads
 from focalpo.stages.reading import KeysMissing, check_keys, os_remedy, read_json
 
 MANIFEST = "manifest.json"
@@ -174,6 +175,8 @@ class Folder:
             "code": recipe_code(self.job.kind),
             "packages": packages(),
             "hardware": hardware(),
+            "python": platform.python_version(),
+            "threads": threads(),
         }
         write_json(self.path / MANIFEST, manifest | {"sha256": _own_hash(manifest)})
         shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)  # as large as several models, and no longer needed
