@@ -77,7 +77,7 @@ def test_sealed_pairs_are_dealt_by_their_own_lengths(tmp_path: Path) -> None:
     "arguments, change",
     [
         ([*MISTRAL, "train.zero_stage=1"], "train.zero_stage=2"),  # smaller micro-batches as well
-        ([*MISTRAL, "train.zero_stage=1", "launch.gpu_gib=160"], "train.zero_stage=2"),
+        ([*MISTRAL, "train.zero_stage=1", "launch.gpu_gib=150"], "train.zero_stage=2"),
         ([*MISTRAL, "launch.gpu_gib=24"], "lora=rank16"),
         ([*SMALL, "model=qwen2_5_1_5b_instruct"], "lora=rank16"),
         ([*SMALL, "launch.gpu_gib=11.5"], "train.micro_batch_tokens"),

@@ -58,3 +58,15 @@ def test_a_changed_output_is_named(tmp_path: Path) -> None:
     (left_behind(tmp_path) / "model" / "model.safetensors").write_text("edited")
     with pytest.raises(ValueError, match="does not match its manifest"):
         checked(tmp_path, TABLE)
+
+
+def test_of_two_reports_the_newest_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first, of a rehearsal that was interrupted, has a gap."""
+    monkeypatch.setattr("focalpo.stages.folder.time.strftime", lambda *_: "2000-01-01T00:00:00Z")
+    old = Folder(tmp_path, Stage("report", "paper", {"rows": "some"}))
+    with old.being_made() as job:
+        (job.path / "table1.csv").write_text("setting,row,column,value\n")
+    old.seal(1.0)
+    monkeypatch.undo()
+    left_behind(tmp_path)
+    assert checked(tmp_path, TABLE).startswith("2 rows, no gap in the table")

@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import (
@@ -37,6 +38,7 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: when the folder or hub id cannot be loaded, or its chat template cannot be used.
     """
+    _check_there(source)
     with explaining_load(f"the tokenizer of {_named(source)}"):
         tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision)
     if source.chat_template is not None:
@@ -66,6 +68,7 @@ def load_model(source: ModelSource, dtype: str) -> PreTrainedModel:
     Raises:
         ValueError: when the folder or hub id cannot be loaded, or lacks weights.
     """
+    _check_there(source)
     with explaining_load(_named(source)):
         model, found = AutoModelForCausalLM.from_pretrained(
             source.path,
@@ -93,6 +96,14 @@ def _disable_dropout(model: PreTrainedModel) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+
+
+def _check_there(source: ModelSource) -> None:
+    """Tell a folder that is not there from a hub id: transformers would call its path a malformed id."""
+    if source.path.startswith(("/", "./", "../", "~")) and not Path(source.path).is_dir():
+        raise ValueError(
+            f"cannot load {source.path}: there is no such folder; correct the path, or run its stage first"
+        )
 
 
 def _named(source: ModelSource) -> str:

