@@ -46,7 +46,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The environment first, as when it is activated: DeepSpeed builds its operators with the ninja that it finds there.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup reproduce-table1 plan status cancel doctor rescore rehearse bench soak why argument notebooks dashboard \
+.PHONY: help setup reproduce-table1 plan status cancel doctor rescore rehearse bench soak why again argument notebooks dashboard \
 	test test-slow test-browser test-slurm test-vllm test-all check lock clean clean-runs
 
 help: ## show this list
@@ -84,6 +84,9 @@ soak: $(INSTALLED) ## kill a small table at random, again and again, and compare
 
 why: $(INSTALLED) ## the chain behind a number: make why CELL=focalpo/base/ae2_lc
 	@python -m recipes.why $(CELL) $(REPORT)
+
+again: $(INSTALLED) ## set a sealed stage aside, so that it is made again: make again STAGE=train/base-dpo-s1-0123456789ab
+	@python -m recipes.again $(STAGE)
 
 argument: $(INSTALLED) ## the studies behind the table, with their figures: gamma, and label noise
 	@python -m recipes.reproduce table=gamma $(ARGS)

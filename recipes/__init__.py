@@ -24,6 +24,7 @@ Commands, `python -m recipes.NAME`, most of them with a make target. Stages that
     cancel              remove its jobs from Slurm's queue
     doctor              check whether this machine can run it
     rescore             recompute its scores from the judge's records
+    again               set a sealed stage aside, so that it is made again
     why                 show the chain behind one of its numbers
     notebooks           run the notebooks on its report
     dashboard           create the W&B workspace and report

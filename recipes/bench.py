@@ -9,7 +9,6 @@ Each measurement runs in its own process and is saved, so the same command resum
 
 import hashlib
 import json
-import os
 import platform
 import sys
 from dataclasses import asdict, replace
@@ -31,6 +30,7 @@ from focalpo.speed.measurements import Measurement, TripleLengths, lengths_of, m
 from focalpo.speed.planner import Dealt, dealt
 from focalpo.speed.workload import draw
 from focalpo.stages.folder import write_json
+from focalpo.stages.origin import hardware
 from focalpo.training.scratch import bpe_tokenizer
 
 PARTS = ("peers", "ablations", "growth", "planner")
@@ -116,7 +116,7 @@ def _key(config: BenchSettings) -> str:
 def _machine() -> str:
     if torch.cuda.is_available():
         return f"one {torch.cuda.get_device_name()}"
-    return f"{os.cpu_count()} cores of {platform.processor() or platform.machine()}"
+    return f"{hardware()['cores']} cores of {platform.processor() or platform.machine()}"
 
 
 if __name__ == "__main__":

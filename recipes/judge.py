@@ -1,5 +1,6 @@
 """Judge one model's completions on every benchmark: verdicts, a record of each request, and the scores of this run."""
 
+import hashlib
 import sys
 from dataclasses import asdict
 
@@ -30,7 +31,11 @@ def make(job: Job) -> dict:
         facts = _drift(job, tasks, sentinel, endpoint) if sentinel else {"sentinel": {}, "warnings": []}
         for name, (protocol, questions, completions) in tasks.items():
             write_records(job.path / f"{name}.parquet", judge(questions, completions, protocol, endpoint))
-    return {"calls": asdict(endpoint.counts), "spent_usd": endpoint.spending.usd} | facts | _gold(job)
+    served = sorted(endpoint.served)
+    if len(served) > 1:
+        facts["warnings"].append(f"several models answered as the judge: {', '.join(served)}; see records.jsonl")
+    counts = {"calls": asdict(endpoint.counts), "spent_usd": endpoint.spending.usd, "served": served}
+    return counts | facts | _gold(job)
 
 
 def _task(job: Job, name: str, values: dict) -> Task:
@@ -71,7 +76,8 @@ def _drift(job: Job, tasks: dict[str, Task], sentinel: Sentinel, endpoint: Endpo
                 print(f"{protocol.name}: the sentinel has {error}", file=sys.stderr)
                 warnings.append(f"{protocol.name}: the judge's drift is not known, because its sentinel lacks verdicts")
             continue
-        mark = f"{job.settings['protocols'][name]['hash']}-{sentinel.hash}"
+        judge_hash = hashlib.sha256(job.settings["judge"].encode()).hexdigest()[:8]
+        mark = f"{job.settings['protocols'][name]['hash']}-{sentinel.hash}-{judge_hash}"
         since = drift(recorded_or(job.path.parent / f".sentinel-{mark}.json", results), results)
         found[name] = asdict(since)
         if since.changed > sentinel.most_changed:

@@ -13,7 +13,7 @@ from focalpo.reporting.content import content_of, draw
 from focalpo.reporting.document import as_latex_report, as_markdown_report, as_summary
 from focalpo.reporting.overlaps import training_overlaps
 from focalpo.reporting.page import page
-from focalpo.reporting.provenance import chain, warnings_of
+from focalpo.reporting.provenance import chain, dirty, warnings_of
 from focalpo.reporting.styled import with_styled
 from focalpo.reporting.table_run import TableRun
 from focalpo.reporting.tables import as_csv, as_latex, as_markdown
@@ -21,7 +21,7 @@ from focalpo.reporting.terminal import as_terminal
 from focalpo.reporting.verdicts import read_rule
 from focalpo.scoring.sanity import overlap_warnings
 from focalpo.stages.folder import Job, write_json
-from focalpo.stages.origin import commit
+from focalpo.stages.origin import commit, short
 
 STUDIES = {"gamma": "gamma study", "noise": "label noise study", None: "Table 1"}
 
@@ -33,7 +33,7 @@ def make(job: Job) -> dict:
     write_json(job.path / "contamination.json", {name: asdict(found) for name, found in overlaps.items()})
     warnings = [text for name, found in overlaps.items() for text in overlap_warnings(name, found)]
     stages = chain(run.inputs.values())
-    results = _results(run, (*warnings_of(stages), *warnings))
+    results = _results(run, (*warnings_of(stages), *dirty(stages), *warnings))
     for name, write in (("md", as_markdown), ("csv", as_csv), ("tex", as_latex)):
         (job.path / f"table1.{name}").write_text(write(results))
     (job.path / "table1.txt").write_text(as_terminal(results, run.table["scale"]))
@@ -50,7 +50,7 @@ def make(job: Job) -> dict:
 def _results(run: TableRun, warnings: tuple[str, ...]) -> Results:
     table = run.table
     paper = yaml.safe_load((EVAL / table["paper_numbers"]).read_text())["numbers"] if table["paper_numbers"] else {}
-    title = f"FocalPO, {STUDIES[table['study']]} at {table['scale']} scale, commit {commit()[:12]}"
+    title = f"FocalPO, {STUDIES[table['study']]} at {table['scale']} scale, commit {short(commit())}"
     results = run.results(paper, read_rule(EVAL / "verdicts.yaml"), title, warnings)
     for setting in run.settings:
         benchmark = run.benchmark(setting, "arena_hard")

@@ -9,6 +9,7 @@ everything else there links to the sealed stages. The results are compared with 
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from focalpo.planning.stages import Row, in_order, report_stage
@@ -19,7 +20,7 @@ from focalpo.stages.folder import Folder, Stage
 from recipes.reproduce import show
 
 REMADE = ("judge", "report")
-OFFLINE = ["judge.endpoint.base_url=null", "judge.endpoint.api_key_env=null"]
+OFFLINE = {"base_url": None, "api_key_env": None}
 
 
 def rescore(arguments: list[str]) -> None:
@@ -28,9 +29,9 @@ def rescore(arguments: list[str]) -> None:
     Raises:
         ValueError: when nothing of the table was judged, a record lacks a reply, or a file differs from the sealed one.
     """
-    plan = planned([*arguments, *OFFLINE])
+    plan = planned(arguments)
     runs, again = plan.runs, plan.runs / "rescored"
-    rows = {place: row for place, row in plan.rows.items() if _judged(runs, row)}
+    rows = {place: _offline(row) for place, row in plan.rows.items() if _judged(runs, row)}
     if not rows:
         raise ValueError(f"no row of this table is judged under {runs}; run recipes.reproduce first")
     report = report_stage(plan.table, rows, arguments)
@@ -61,6 +62,12 @@ def prepare(runs: Path, again: Path, stages: list[Stage]) -> None:
             (place.parent / sealed.name).symlink_to(sealed.resolve(), target_is_directory=True)
     for record in (runs / "judge").glob(".sentinel-*.json"):
         shutil.copyfile(record, again / "judge" / record.name)
+
+
+def _offline(row: Row) -> Row:
+    """The row with the judge that it had, of which only the records are read."""
+    launch = row.judge.launch | {"endpoint": row.judge.launch["endpoint"] | OFFLINE}
+    return replace(row, judge=replace(row.judge, launch=launch))
 
 
 def _judged(runs: Path, row: Row) -> bool:

@@ -14,6 +14,7 @@ from focalpo.reporting.table_run import TableRun, newest_reports
 from focalpo.running.command import run_command
 from focalpo.stages.folder import read_manifest
 from focalpo.stages.metrics import COLUMNS
+from focalpo.stages.origin import short
 from focalpo.stages.reading import read_text
 
 
@@ -66,7 +67,7 @@ def _stage_lines(stages: Chain) -> list[str]:
     for title, manifest in stages.items():
         keys = [name.rpartition("-")[2] for name in manifest["inputs"].values()]
         made_from = f"  from {', '.join(keys)}" if keys else ""
-        lines.append(f"{title:<{width}}  {manifest['seconds']:8.1f} s  commit {manifest['commit'][:12]}{made_from}")
+        lines.append(f"{title:<{width}}  {manifest['seconds']:8.1f} s  commit {short(manifest['commit'])}{made_from}")
     return lines
 
 

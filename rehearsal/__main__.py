@@ -7,7 +7,6 @@ python -m rehearsal --diff                print what a rehearsal changes, and wh
 python -m rehearsal --go-on               resume an interrupted rehearsal instead of starting over
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,8 @@ from pathlib import Path
 from focalpo.config.compose import CONF, compose, compose_table
 from focalpo.config.schema import Config, TableConfig
 from focalpo.planning.table import compose_rows, split_arguments, with_rows
-from focalpo.processes.quiet import cores_each, quiet
+from focalpo.processes.cores import cores, cores_each
+from focalpo.processes.quiet import quiet
 from focalpo.reporting.table_run import TableRun, newest_reports
 from focalpo.running.command import run_command
 from rehearsal.check import checked
@@ -68,7 +68,7 @@ def rehearse(arguments: list[str]) -> None:
     rows = tell_learned(newest_reports(runs)[0], folder / "hub")
     if found := faults(rows, table, paper):
         raise ValueError("\n".join(found))
-    print(f"rehearsed in {(time.monotonic() - started) / 60:.1f} min on {os.cpu_count()} cores")
+    print(f"rehearsed in {(time.monotonic() - started) / 60:.1f} min on {cores()} cores")
 
 
 def tell(table: TableConfig, first: Config, found: dict[str, set[Change]], protocols: Path) -> None:

@@ -66,6 +66,20 @@ def test_a_fault_is_retried_recorded_and_never_used_as_a_reply(tmp_path: Path, f
     assert lines(records)[2]["request"]["messages"][0]["content"] == "is it?"
 
 
+def test_the_models_that_answered_are_known_also_from_a_recording(tmp_path: Path) -> None:
+    def script(body: dict, _: int) -> dict:
+        return completion("yes") | {"model": f"model of {body['messages'][0]['content']}"}
+
+    with judge_stub(script) as stub, opened(stub.url, tmp_path) as endpoint:
+        ask(endpoint, "one")
+        assert endpoint.served == {"model of one"}
+        ask(endpoint, "two")
+    with opened(None, tmp_path) as offline:
+        ask(offline, "two")
+        ask(offline, "one")
+    assert offline.served == endpoint.served == {"model of one", "model of two"}
+
+
 def test_a_slow_reply_times_out_and_is_retried(tmp_path: Path) -> None:
     slow = Fault(body=json.dumps(completion("yes")).encode(), seconds=0.6)
     with (

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from focalpo.config.compose import compose
+from focalpo.judging.serving import judge_name
 from focalpo.planning.stages import in_order, row_stages, train_stage
 from focalpo.planning.table import planned
 from focalpo.running.worker import RANKED
@@ -117,6 +118,53 @@ def test_the_batch_size_does_not_change_pairs_that_are_not_sampled() -> None:
     assert len(keys) == 1
 
 
+def test_threads_are_part_of_the_key_where_cpus_compute_and_only_there() -> None:
+    def keys(*overrides: str) -> dict[str, str]:
+        stages = in_order([row_stages(compose(["experiment=pocket/dpo", *overrides]), "row").judge])
+        return {stage.kind + stage.name: stage.key for stage in stages}
+
+    one, two = keys(), keys("launch.threads=2")
+    assert {name for name in one if one[name] == two[name]} == {"benchmarkalpaca_eval", "benchmarkarena_hard"} | {
+        name for name in one if name.startswith("pairs") and one[name] == two[name]
+    }
+    assert keys("launch=gpu1") == keys("launch=gpu1", "launch.threads=2")
+
+
+ADDRESS = "judge.endpoint.base_url"
+
+
+@pytest.mark.parametrize(
+    "one, other, same",
+    [
+        (f"{ADDRESS}=http://a:1/v1", f"{ADDRESS}=http://b:1/v1", False),
+        (f"{ADDRESS}=http://a:1/v1", f"{ADDRESS}=http://a:2/v1", False),
+        (f"{ADDRESS}=http://a:1/v1", f"{ADDRESS}=http://a:1/v2", False),
+        (f"{ADDRESS}='vllm one/model'", f"{ADDRESS}='vllm another/model'", False),
+        (f"{ADDRESS}=http://a:1/v1", f"{ADDRESS}=null", False),
+        (f"{ADDRESS}=pocket", f"{ADDRESS}=http://a:1/v1", False),
+        ("judge.name=one", "judge.name=other", False),
+        (f"{ADDRESS}=http://a:1/v1", f"{ADDRESS}=http://A:1/v1/", True),
+        (f"{ADDRESS}=pocket", f"{ADDRESS}='pocket --faults 429=0.1 --fault-seed=3'", True),
+        (f"{ADDRESS}=http://a:1/v1", "judge.endpoint.concurrency=9", None),
+    ],
+)
+def test_another_judge_is_another_stage(one: str, other: str, same: bool | None) -> None:
+    def key(*overrides: str) -> str:
+        return row_stages(compose(["experiment=pocket/dpo", *overrides]), "row").judge.key
+
+    if same is None:
+        assert key(one) == key(one, other)
+        return
+    assert (key(one) == key(other)) == same
+    if not one.startswith("judge.name"):
+        assert key(one, "judge.name=mine") == key(other, "judge.name=mine") or "pocket" in one + other, "it moved"
+
+
+def test_no_secret_of_an_address_is_in_the_key() -> None:
+    name = judge_name(None, "https://me:secret@host:1/v1?api_key=secret#secret")
+    assert name == "https://host:1/v1"
+
+
 def test_an_edited_chat_template_changes_the_key(tmp_path: Path) -> None:
     (tmp_path / "chat.jinja").write_text("one")
     config = compose([])
@@ -130,18 +178,18 @@ def test_an_edited_chat_template_changes_the_key(tmp_path: Path) -> None:
 
 KEYS = {
     "table=pocket": (
-        "sft/pocket-sft-6e4849540ba2",
-        "pairs/pocket_instruct-550ba8e8127e",
-        "reference/pocket_base-mismatched-d77e34f7a168",
-        "train/base-focalpo-s5-3f1941199874",
-        "generate/base-focalpo-s5-b22749715244",
-        "judge/base-focalpo-s5-33d920125e7b",
+        "sft/pocket-sft-174032816433",
+        "pairs/pocket_instruct-197728c18adc",
+        "reference/pocket_base-mismatched-3d5dd2107f73",
+        "train/base-focalpo-s5-ed2b52c85e36",
+        "generate/base-focalpo-s5-0a305814d6d5",
+        "judge/base-focalpo-s5-1ec3c3dbc06f",
     ),
     "table=paper": (
         "pairs/ultrafeedback_binarized-9b48e5f18eeb",
         "reference/llama3_ultrafeedback_armorm-chosen-rejected-97719ee17d84",
-        "train/base-dpo-s42-bd2a0e7a1359",
-        "judge/base-focalpo-s42-4f12267b3769",
+        "train/base-dpo-s42-5c8989132efd",
+        "judge/base-focalpo-s42-d4c2e73dce8b",
     ),
     "table=one_gpu lora=rank16 data=on_policy": (
         "sample/qwen2_5_0_5b_instruct-on_policy-s13-67227f5966b5",

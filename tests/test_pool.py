@@ -14,7 +14,7 @@ import pytest
 from focalpo.config.compose import compose
 from focalpo.planning.stages import benchmark_stage, in_order, sft_stage
 from focalpo.running.pool import Pool
-from focalpo.stages.folder import Folder, Stage
+from focalpo.stages.folder import Folder, Stage, read_manifest
 
 ROOT = Path(__file__).parent.parent
 # A program that runs a long training in a pool; its argument is the runs folder.
@@ -74,13 +74,39 @@ def test_a_worker_is_reused_and_replaced_when_it_died_idle(tmp_path: Path) -> No
 
 
 def test_a_failed_stage_is_reported_and_its_worker_continues(tmp_path: Path) -> None:
+    wrong = replace(quick(10), settings=quick(10).settings | {"protocol": "nowhere"})
     with Pool(1) as pool:
-        with Folder(tmp_path, quick(10)).being_made():
-            pool.start(tmp_path, quick(10))
-            reason = outcome(pool, quick(10))
-        assert isinstance(reason, str) and "another process" in reason
+        pool.start(tmp_path, wrong)
+        reason = outcome(pool, wrong)
+        assert isinstance(reason, str) and "nowhere.yaml does not exist" in reason
         pool.start(tmp_path, quick(10))
         assert outcome(pool, quick(10)) > 0
+
+
+@pytest.mark.parametrize("workers, threads", [(1, 2), (2, 1)])
+def test_a_stage_computes_with_its_own_threads_whatever_the_number_of_workers(
+    tmp_path: Path, workers: int, threads: int
+) -> None:
+    stage = replace(quick(10), settings=quick(10).settings | {"threads": threads})
+    with Pool(workers) as pool:
+        pool.start(tmp_path, stage)
+        assert outcome(pool, stage) > 0
+    manifest = read_manifest(Folder(tmp_path, stage).path)
+    assert manifest["threads"] == threads
+    assert manifest["hardware"]["cores"] == len(os.sched_getaffinity(0))
+    assert manifest["python"] and manifest["hardware"]["cpu"]
+
+
+def test_a_stage_that_another_process_makes_is_waited_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = Folder(tmp_path, quick(10))
+    with Pool(1) as pool:
+        with folder.being_made():
+            pool.start(tmp_path, quick(10))
+            assert list(pool.finished(15)) == []
+            (folder.path / "made.txt").write_text("by the other process")
+            folder.seal(1.0)
+        assert outcome(pool, quick(10)) == 0.0, "what the other made is used"
+    assert capfd.readouterr().err.count(f"waiting for {folder.path}, which another process is making") == 1
 
 
 @pytest.mark.slow

@@ -14,10 +14,11 @@ from focalpo.reporting.checklist import checklist
 from focalpo.reporting.curves import training_curves
 from focalpo.reporting.document import as_summary
 from focalpo.reporting.judges import judge_statistics
-from focalpo.reporting.provenance import chain, commands
+from focalpo.reporting.provenance import chain, commands, dirty
 from focalpo.reporting.table_run import TableRun
 from focalpo.reporting.verdicts import read_rule
 from focalpo.scoring.stats import Interval
+from focalpo.stages.origin import short
 from focalpo.stages.records import AlpacaVerdict, ArenaGame, write_records
 
 
@@ -130,3 +131,18 @@ def test_runs_of_different_seeds_are_not_paired(sealed_report: Path, monkeypatch
     inputs = {name: path for name, path in run.inputs.items() if not name.startswith(lost)}
     replace(run, inputs=inputs).results({}, read_rule(EVAL / "verdicts.yaml"), "T", ())
     assert asked == [True] * 3 + [False] * 3, "SFT's run has DPO's seed, FocalPO's has another"
+
+
+def test_stages_of_a_tree_with_changes_are_named_and_commits_keep_the_word() -> None:
+    digits = "0123456789abcdef0123456789abcdef01234567"
+    made = {"train/a": digits, "judge/b": f"{digits}+changes", "judge/c": "unknown", "judge/d": "f" * 40 + "+changes"}
+    stages = {title: {"commit": commit} for title, commit in made.items()}
+    assert [short(commit) for commit in made.values()] == [
+        "0123456789ab",
+        "0123456789ab+changes",
+        "unknown",
+        "ffffffffffff+changes",
+    ]
+    (warning,) = dirty(stages)
+    assert warning.startswith("made with changes that no commit holds: judge/b at 0123456789ab+changes, and 1 more;")
+    assert dirty({"train/a": {"commit": digits}, "judge/c": {"commit": "unknown"}}) == []

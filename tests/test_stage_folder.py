@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -164,3 +165,30 @@ def test_an_added_file_is_reported_and_breaking_the_seal_deletes_only_that_file(
     with Folder.at(path).being_made():
         Folder.at(path).break_seal()
     assert (path / "weights.bin").exists() and not (path / "adapter.bin").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    message = r"the file system of .*dpo-s1-.* has no file locks \(.*\); set runs= to a folder on another one"
+    with pytest.raises(ValueError, match=message), Folder(tmp_path, stage()).being_made():
+        pass
+    assert not Folder(tmp_path, stage()).sealed
+
+
+def test_a_lock_that_cannot_be_opened_is_explained_as_other_files_are(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, stage())
+    (folder.path / ".lock").mkdir(parents=True)
+    with pytest.raises(ValueError, match="lock"), folder.being_made():
+        pass
+
+
+def test_starts_are_counted_and_the_lock_keeps_them(tmp_path: Path) -> None:
+    for _ in range(3):
+        with Folder(tmp_path, stage()).being_made():
+            pass
+    path = sealed(tmp_path, stage())
+    assert read_manifest(path)["starts"] == 4

@@ -166,9 +166,11 @@ class EndpointConfig:
 
 @dataclass(slots=True)
 class JudgeConfig:
-    """The protocols of eval/ by set of completions, the sentinel that is judged first, and the judge's endpoint."""
+    """The protocols of eval/ by set of completions, who judges (null: whoever is at the address), the sentinel that
+    is judged first, and the judge's endpoint."""
 
     benchmarks: dict[str, str]
+    name: str | None
     sentinel: str | None
     folder: str | None
     endpoint: EndpointConfig
@@ -188,14 +190,15 @@ class CalibrateJudgeConfig:
 
 @dataclass(slots=True)
 class LaunchConfig:
-    """How stages are run; nothing here changes a result. `gpus`: how many this machine must have (0: none needed);
-    `gpu_gib`: the memory of each, which plan and doctor compare; `hang_seconds`: a step of several ranks that takes
-    longer counts as hung."""
+    """How stages are run; only `threads` (of a process on CPUs) changes results. `gpus`: how many this machine needs
+    (0: none needed); `gpu_gib`: the memory of each, which plan and doctor compare; `hang_seconds`: a step of several
+    ranks that takes longer counts as hung."""
 
     gpus: ranges.Some
     gpu_gib: ranges.NotNegative
     ranks: ranges.Count
     workers: ranges.Count
+    threads: ranges.Count
     hang_seconds: float
 
 

@@ -76,6 +76,7 @@ class Endpoint:
         self.name = base_url or "replay"
         self.concurrency = concurrency
         self.counts = Counts()
+        self.served: set[str] = set()  # the models that the replies name, which may not be the one that is asked for
         self._timeout, self._max_attempts = timeout_seconds, max_attempts
         self.offline = offline = base_url is None
         if not offline and not str(base_url).startswith(("http://", "https://")):
@@ -125,11 +126,16 @@ class Endpoint:
             reply = self._recording.reply(name)
             if reply is not None and check(reply) is None:
                 self._count("replayed")
-                return reply
+                return self._used(reply)
             if self._http is None:
                 self._count("failed")
                 raise JudgeError(f"{self._recording.path} holds no usable reply; judge again with network access")
-            return self._ask(request, body, name, check)
+            return self._used(self._ask(request, body, name, check))
+
+    def _used(self, reply: dict) -> dict:
+        with self._lock:
+            self.served.add(str(reply.get("model")))
+        return reply
 
     def _ask(self, request: httpx2.Request, body: dict, name: str, check: Check) -> dict:
         for attempt in range(1, self._max_attempts + 1):

@@ -29,6 +29,11 @@ def backend_slice(config: Config) -> dict:
     return {"backend": generate.backend} | batch
 
 
+def threads_slice(config: Config) -> dict:
+    """Threads of each process that computes on CPUs; on GPUs they change nothing."""
+    return {} if config.launch.gpus else {"threads": config.launch.threads}
+
+
 def data_slice(config: Config) -> dict:
     """Where the pairs come from, with the content of files; length limits and `on_bad_rows` are not part of it."""
     data = config.data

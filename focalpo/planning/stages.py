@@ -14,6 +14,15 @@ from dataclasses import dataclass, replace
 from focalpo.config.compose import objective_of, plain
 from focalpo.config.schema import DATA_KEYS, Config, TableConfig
 from focalpo.judging.protocol import EVAL
+from focalpo.judging.serving import judge_name
+from focalpo.planning.code import (
+    benchmark_code,
+    demonstrations_code,
+    judge_code,
+    objective_code,
+    pairs_code,
+    report_code,
+)
 from focalpo.planning.slices import (
     backend_slice,
     data_files,
@@ -23,6 +32,7 @@ from focalpo.planning.slices import (
     model_slice,
     protocol_slice,
     split_train,
+    threads_slice,
 )
 from focalpo.stages.folder import Stage, file_hash
 from focalpo.training.settings import CONVERSION
@@ -54,14 +64,19 @@ def row_stages(config: Config, name: str, trained: bool = True) -> Row:
             "sets": plain(config.generate.sets),
             "seed": config.seed,
         }
-        | backend_slice(config),
+        | backend_slice(config)
+        | threads_slice(config),
         inputs=({"model": model} if model else {}) | benchmarks,
         launch=_generator(config),
     )
     judge = Stage(
         "judge",
         label,
-        settings={"protocols": {name: protocol_slice(config, name) for name in config.judge.benchmarks}},
+        settings={
+            "protocols": {name: protocol_slice(config, name) for name in config.judge.benchmarks},
+            "judge": judge_name(config.judge.name, config.judge.endpoint.base_url),
+            "code": judge_code(config),
+        },
         inputs={"completions": generate} | benchmarks,
         launch={
             "endpoint": plain(config.judge.endpoint),
@@ -90,8 +105,10 @@ def train_stage(config: Config, name: str) -> Stage:
             "train": settings,
             "dynamics": plain(config.dynamics),
             "seed": config.seed,
+            "code": objective_code(config.objective.name),
         }
-        | ({"lora": plain(config.lora)} if config.lora else {}),
+        | ({"lora": plain(config.lora)} if config.lora else {})
+        | threads_slice(config),
         inputs=inputs,
         launch=launch_slice(config) | {"train": execution},
     )
@@ -102,7 +119,8 @@ def reference_stage(config: Config, branches: tuple[str, ...]) -> Stage:
     return Stage(
         "reference",
         f"{config.data.name}-{'-'.join(branches)}",
-        settings={"model": model_slice(config), "branches": list(branches), "dtype": config.reference.dtype},
+        settings={"model": model_slice(config), "branches": list(branches), "dtype": config.reference.dtype}
+        | threads_slice(config),
         inputs=_model_input(config) | {"pairs": pairs_stage(config)},
         launch=launch_slice(config) | {"micro_batch_tokens": config.reference.micro_batch_tokens},
     )
@@ -111,11 +129,11 @@ def reference_stage(config: Config, branches: tuple[str, ...]) -> Stage:
 def pairs_stage(config: Config) -> Stage:
     """Preference pairs, validated and tokenised for the model."""
     data = data_slice(config) | limits_slice(config) | {"on_bad_rows": config.data.on_bad_rows}
-    sampler = backend_slice(config) if config.data.source == "pocket_instruct" else {}
+    sampler = backend_slice(config) | threads_slice(config) if config.data.source == "pocket_instruct" else {}
     return Stage(
         "pairs",
         config.data.name,
-        settings={"model": model_slice(config), "data": data} | sampler,
+        settings={"model": model_slice(config), "data": data} | sampler | pairs_code(config),
         inputs=_model_input(config) | ({"rated": reward_stage(config)} if config.data.on_policy else {}),
         launch={"max_batch_tokens": config.generate.max_batch_tokens, "track": plain(config.track)}
         | data_files(config),
@@ -138,7 +156,8 @@ def reward_stage(config: Config) -> Stage:
                 "decoding": decoding,
                 "seed": seed,
             }
-            | backend_slice(config),
+            | backend_slice(config)
+            | threads_slice(config),
             inputs=_model_input(config) | {"prompts": prompts},
             launch=_generator(config),
         )
@@ -148,7 +167,8 @@ def reward_stage(config: Config) -> Stage:
     return Stage(
         "reward",
         f"{config.model.name}-{data.name}",
-        settings={"reward": reward | {"own_code": on_policy.reward_code}, "seeds": list(on_policy.seeds)},
+        settings={"reward": reward | {"own_code": on_policy.reward_code}, "seeds": list(on_policy.seeds)}
+        | threads_slice(config),
         inputs={"prompts": prompts} | samples,
         launch=launch_slice(config) | {"batch_tokens": config.reference.micro_batch_tokens},
     )
@@ -173,7 +193,9 @@ def sft_stage(config: Config) -> Stage | None:
                 "limits": limits_slice(config),
                 "train": settings,
                 "seed": config.model.seed,
-            },
+                "code": demonstrations_code(config, phase.demonstrations),
+            }
+            | threads_slice(config),
             inputs={"model": stage} if stage else {},
             launch=launch_slice(config) | {"train": execution, "phase": phase_name} | data_files(config),
         )
@@ -189,7 +211,8 @@ def convert_stage(config: Config) -> Stage:
 def benchmark_stage(config: Config, name: str) -> Stage:
     """The benchmark's questions and reference answers: downloaded, read from a folder, or from the pocket world."""
     launch = {"folder": config.judge.folder, "track": plain(config.track)}
-    return Stage("benchmark", name, settings=protocol_slice(config, name), launch=launch)
+    settings = protocol_slice(config, name) | benchmark_code(config.judge.benchmarks[name])
+    return Stage("benchmark", name, settings, launch=launch)
 
 
 Place = tuple[str, str, str]
@@ -204,11 +227,13 @@ def report_stage(table: TableConfig, rows: dict[Place, Row], command: Sequence[s
         inputs[f"{setting}/{row}/{seed}/generate"] = stages.generate
         if stages.train is not None:
             inputs[f"{setting}/{row}/{seed}/train"] = stages.train
+            inputs[f"{setting}/{row}/{seed}/pairs"] = stages.train.inputs["pairs"]
         for name, stage in stages.judge.inputs.items():
             if stage.kind == "benchmark":
                 inputs[f"benchmark/{setting}/{name}"] = stage
     paper = table.paper_numbers and file_hash(EVAL / table.paper_numbers)
     settings = {"table": plain(table), "paper_numbers": paper, "verdicts": file_hash(EVAL / "verdicts.yaml")}
+    settings["code"] = report_code()
     launch = {"command": list(command), "track": next(iter(rows.values())).judge.launch["track"] if rows else {}}
     return Stage("report", table.study or table.scale, settings, inputs, launch)
 

@@ -38,8 +38,3 @@ def quiet(cores: int) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found no other
     # DeepSpeed logs the detected accelerator and its configuration at every start.
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-
-
-def cores_each(processes: int) -> int:
-    """This machine's cores per process, at least 1."""
-    return max(1, (os.cpu_count() or 1) // processes)

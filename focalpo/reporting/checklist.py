@@ -3,13 +3,14 @@
 from focalpo.reporting.cells import Results
 from focalpo.reporting.provenance import Chain, commits
 from focalpo.reporting.table_run import TableRun
+from focalpo.stages.origin import short
 
 
 def checklist(run: TableRun, results: Results, stages: Chain) -> str:
     """Return the checklist as Markdown: each question with its answer and where the answer is found."""
     seeds = sorted({len(run.seeds(setting, row, "judge")) for setting in run.settings for row in run.rows} - {0})
     prompts = sorted({cell.prompts for rows in results.rows.values() for row in rows for cell in row.cells.values()})
-    where = ", ".join(name[:12] for name in commits(stages))
+    where = ", ".join(map(short, commits(stages)))
     items = [
         ("Claims", "yes", "README says what the table shows and does not show; all its numbers are from this report."),
         ("Limitations", "yes", "docs/limits.md: what is not established about the paper, and what was not measured."),

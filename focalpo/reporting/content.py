@@ -16,7 +16,7 @@ from focalpo.reporting.page import Content, Origin, Picture
 from focalpo.reporting.provenance import Chain, commands, commits
 from focalpo.reporting.studies import gamma_figure, noise_figure
 from focalpo.reporting.table_run import TableRun
-from focalpo.stages.origin import commit
+from focalpo.stages.origin import commit, short
 from focalpo.stages.rankings import Change, groups
 
 Changes = Mapping[str, Mapping[str, list[Change]]]
@@ -58,7 +58,7 @@ def content_of(run: TableRun, results: Results, pictures: list[Picture], stages:
         judges[setting] = {row: found for row, found in statistics.items() if found is not None}
     seeds = sorted({len(origin.seeds) for found in origins.values() for origin in found.values()})
     per_row = " to ".join(map(str, dict.fromkeys([*seeds[:1], *seeds[-1:]])))
-    made_by = ", ".join(name[:12] for name in commits(stages))
+    made_by = ", ".join(map(short, commits(stages)))
     finished = max((manifest["finished"] for manifest in stages.values()), default="never")
     summary = (
         f"{finding(results)} The table has {len(run.settings)} settings, {len(run.rows)} rows, {per_row} seeds per "

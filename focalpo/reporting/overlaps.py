@@ -2,14 +2,12 @@
 
 from focalpo.reporting.table_run import TableRun
 from focalpo.scoring.sanity import Overlap, overlap
-from focalpo.stages.folder import Job
 from focalpo.stages.records import Pair, Question, read_records
 
 
 def training_overlaps(run: TableRun) -> dict[str, Overlap]:
     """Compare the prompts of all training pairs with those of all benchmarks; keys are "pairs against benchmark"."""
-    trained = [path for name, path in run.inputs.items() if name.endswith("/train")]
-    pairs = {folder.name: folder for folder in (Job.read(path).inputs["pairs"] for path in trained)}
+    pairs = {path.name: path for name, path in run.inputs.items() if name.endswith("/pairs")}
     benchmarks = {
         path.name: {question.id: question.prompt for question in read_records(path / "questions.parquet", Question)}
         for name, path in run.inputs.items()

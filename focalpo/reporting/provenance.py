@@ -6,6 +6,7 @@ from pathlib import Path
 
 from focalpo.reporting.table_run import TableRun
 from focalpo.stages.folder import Job, read_manifest
+from focalpo.stages.origin import short
 
 Chain = dict[str, dict]
 """Manifests by stage title; inputs come before the stages that use them."""
@@ -40,6 +41,17 @@ def warnings_of(stages: Chain) -> list[str]:
     return [
         f"{text} ({titles[0]}{f' and {len(titles) - 1} more' if len(titles) > 1 else ''})"
         for text, titles in sources.items()
+    ]
+
+
+def dirty(stages: Chain) -> list[str]:
+    """A warning when stages were made by code that no commit holds, and so cannot be made again from one."""
+    made = [(title, manifest["commit"]) for title, manifest in stages.items() if "+" in manifest["commit"]]
+    if not made:
+        return []
+    (title, commit), others = made[0], f", and {len(made) - 1} more" if len(made) > 1 else ""
+    return [
+        f"made with changes that no commit holds: {title} at {short(commit)}{others}; commit them and make it again"
     ]
 
 

@@ -25,9 +25,8 @@ class TableRun:
     @staticmethod
     def read(report: Path) -> "TableRun":
         """Read the run behind a report's folder, sealed or in progress; inputs are its sibling folders under runs/."""
-        job, runs = Job.read(report), report.resolve().parent.parent
-        inputs = {name: runs / path.parent.name / path.name for name, path in job.inputs.items()}
-        return TableRun(report, job.settings["table"], tuple(job.launch.get("command", ())), inputs)
+        job = Job.read(report.resolve())
+        return TableRun(report, job.settings["table"], tuple(job.launch.get("command", ())), job.inputs)
 
     @property
     def name(self) -> str:

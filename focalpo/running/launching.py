@@ -25,7 +25,8 @@ def in_new_processes(job: Job, ranks: int) -> None:
     """
     import torch
 
-    threads = max(1, torch.get_num_threads() // ranks)  # this worker's share of the machine
+    # Its own number, on which the last bits of a sum depend; else this worker's share of the machine.
+    threads = job.settings.get("threads") or max(1, torch.get_num_threads() // ranks)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     command = [sys.executable, *launcher, "-m", "focalpo.running.worker", str(job.path)]
     command += [f"--ranks={ranks}", f"--threads={threads}"]

@@ -17,7 +17,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 
-from focalpo.processes.quiet import cores_each, quiet_worker
+from focalpo.processes.cores import cores_each
+from focalpo.processes.quiet import quiet_worker
 from focalpo.running.stopping import saves
 from focalpo.running.worker import make
 from focalpo.stages.folder import Folder, Stage, Stopped
@@ -118,8 +119,7 @@ class Pool:
     def _new_worker(self) -> Worker:
         spawn = get_context("spawn")
         ours, theirs = spawn.Pipe()
-        # The thread count depends on the pool's size, not on how many workers are busy: the last bits of a sum depend
-        # on the number of threads, and a stage must give the same result when run first, alone, or again after a kill.
+        # For stages that name no number of threads themselves: those that compute on a GPU, or not with torch.
         process = spawn.Process(target=_work, args=(theirs, os.getpid(), cores_each(self.size)))
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C must not interrupt its startup
         process.start()

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from focalpo.running.pool import Pool
+from focalpo.running.remade import changed_code
 from focalpo.stages.folder import Folder, Stage, read_manifest
 
 
@@ -27,6 +28,9 @@ def run_stages(runs: Path, stages: list[Stage], workers: int, silent: bool = Fal
     """
     done = {stage.title for stage in stages if Folder(runs, stage).sealed}
     waiting = [stage for stage in stages if stage.title not in done]
+    if not silent:
+        sealed = [stage for stage in stages if stage.title in done]
+        print("".join(f"{line}\n" for line in changed_code(runs, waiting, sealed)), end="", flush=True)
     if not waiting:
         return 0
     display = Display(runs, total=len(stages), sealed=len(done), silent=silent)

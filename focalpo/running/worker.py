@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
+from focalpo.processes.cores import cores_each
 from focalpo.processes.lifeline import end_with
-from focalpo.processes.quiet import cores_each, quiet
+from focalpo.processes.quiet import quiet
 from focalpo.running.launching import RANKED, STACKS, in_new_processes
 from focalpo.running.out_of_memory import explaining_out_of_memory
 from focalpo.running.partial import make_of_sealed
@@ -34,16 +35,22 @@ RANKS_WAIT = 60.0  # seconds to wait for a lock: the other ranks wait meanwhile,
 
 
 def make(runs: Path, stage: Stage) -> float:
-    """Run a stage unless it is already sealed; returns the seconds it took, 0 when there was nothing to do."""
+    """Run a stage unless it is already sealed; returns the seconds it took, 0 when there was nothing to do.
+
+    Waits while another process makes the same stage: another command on the same runs folder.
+    """
     return _make(Folder(runs, stage))
 
 
-def _make(folder: Folder, patience: float = 1.0) -> float:
+def _make(folder: Folder) -> float:
     if folder.sealed:
         return 0.0
     ranks = folder.job.launch.get("ranks", 1) if folder.job.kind in RANKED else 1
     if ranks == 1 and not _keeps_memory(folder.job):
-        return make_here(folder, patience)
+        return make_here(folder, math.inf)
+    folder.wait()  # here, where no other rank waits with us
+    if folder.sealed:
+        return 0.0
     started = time.monotonic()
     for path in folder.job.inputs.values():
         repair(path)
@@ -54,7 +61,7 @@ def _make(folder: Folder, patience: float = 1.0) -> float:
 def repair(path: Path) -> None:
     """Run the stage of an input again when the input does not match its manifest; a damaged input is never used."""
     if _break_if_damaged(path):
-        _make(Folder.at(path), math.inf)
+        _make(Folder.at(path))
 
 
 def make_here(
@@ -129,7 +136,11 @@ def _damage(path: Path) -> str | None:
 
 
 def recipe(job: Job) -> dict:
-    """Call the recipe for the job's kind."""
+    """Call the recipe for the job's kind, with the threads that its settings name."""
+    if "threads" in job.settings:
+        import torch
+
+        torch.set_num_threads(job.settings["threads"])
     with naming_own_keys(job), explaining_disk_errors(job.path), explaining_out_of_memory(job), stopping(job):
         return _tracked(job, importlib.import_module(f"recipes.{job.kind}").make)
 

@@ -14,7 +14,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from focalpo.data.trees import Ids, Tree
-from focalpo.processes.quiet import cores_each, quiet_worker
+from focalpo.processes.cores import cores_each
+from focalpo.processes.quiet import quiet_worker
 from focalpo.speed.flops import synchronize
 from focalpo.speed.measured import forget_peak, peak_bytes
 from focalpo.training.cost import Batch, Shape, training_operations

@@ -11,7 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from focalpo.config.bench import PeerSettings
-from focalpo.processes.quiet import cores_each, quiet
+from focalpo.processes.cores import cores_each
+from focalpo.processes.quiet import quiet
 from focalpo.speed import ours
 from focalpo.speed.switches import Switches
 from focalpo.speed.workload import Workload, read

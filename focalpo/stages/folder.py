@@ -7,25 +7,26 @@ A folder with a manifest is sealed and is never written again; a folder without 
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
+import math
 import os
+import platform
 import shutil
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TextIO
 
+from focalpo.stages.code import recipe_code
 from focalpo.stages.disk import explaining_disk_errors
-from focalpo.stages.origin import commit, hardware, packages
+from focalpo.stages.lock import LOCK, SHORT, locked
+from focalpo.stages.origin import commit, hardware, packages, threads
 from focalpo.stages.reading import KeysMissing, check_keys, os_remedy, read_json
 
 MANIFEST = "manifest.json"
 MANIFEST_KEYS = {"stage": str, "settings": dict, "inputs": dict, "outputs": dict, "facts": dict}
-LOCK = ".lock"
 CHECKPOINTS = ".checkpoints"
 STOP = "stop"  # in .checkpoints: creating this file asks the training to save and exit
 SAVES = "saves"  # in .checkpoints: exists while the training would honour that request
@@ -84,12 +85,19 @@ class Job:
         values = read_json(file, f"remove {path} and run again")
         kinds = {"kind": str, "name": str, "key": str, "settings": dict, "launch": dict, "inputs": dict}
         check_keys(file, values, kinds, f"remove {path} and run again")
-        inputs = {name: Path(folder) for name, folder in values.pop("inputs").items()}
+        # By their place in the same runs folder, wherever it was when this was written: it may be copied and moved.
+        runs = (path if len(path.parts) > 2 else path.absolute()).parent.parent
+        inputs = {name: runs.joinpath(*Path(folder).parts[-2:]) for name, folder in values.pop("inputs").items()}
         return Job(**{name: values[name] for name in kinds if name != "inputs"}, path=path, inputs=inputs)
 
     def write(self) -> None:
         values = {name: getattr(self, name) for name in ("kind", "name", "key", "settings", "launch")}
-        write_json(self.path / "stage.json", values | {"inputs": {name: str(p) for name, p in self.inputs.items()}})
+        write_json(self.path / "stage.json", values | {"inputs": _in_runs(self.inputs)})
+
+
+def _in_runs(folders: dict[str, Path]) -> dict[str, str]:
+    """Stage folders as KIND/NAME-KEY, their place in any runs folder."""
+    return {name: f"{path.parent.name}/{path.name}" for name, path in folders.items()}
 
     def of(self, names: Collection[str]) -> "Job":
         """The same job with only these of its inputs: another key, and a folder of its own beside this one."""
@@ -137,7 +145,7 @@ class Folder:
         return (self.path / MANIFEST).is_file()
 
     @contextlib.contextmanager
-    def being_made(self, patience: float = 1.0) -> Iterator[Job]:
+    def being_made(self, patience: float = SHORT) -> Iterator[Job]:
         """Hold the folder's lock while its outputs are written. The kernel releases the lock of a dead owner.
 
         Args:
@@ -148,13 +156,17 @@ class Folder:
         """
         with explaining_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            with (self.path / LOCK).open("a") as lock:
-                if not _locked(lock, patience):
-                    raise ValueError(f"{self.path} is being made by another process; wait for it or stop it")
-                lock.write("x")  # one character per start: the file size counts them
-                lock.flush()
+            with locked(self.path, patience):
+                with (self.path / LOCK).open("a") as starts:
+                    starts.write("x")  # one character per start: the file size counts them
                 self.job.write()
                 yield self.job
+
+    def wait(self) -> None:
+        """Wait until no other process makes the stage."""
+        if (self.path / LOCK).exists():
+            with explaining_disk_errors(self.path), locked(self.path, math.inf):
+                pass
 
     def seal(self, seconds: float, facts: dict | None = None) -> None:
         """Write the manifest, last and atomically, to mark the stage complete. `facts` must not contain secrets."""
@@ -162,15 +174,18 @@ class Folder:
             "stage": f"{self.job.kind}/{self.path.name}",
             "key": self.job.key,
             "settings": self.job.settings,
-            "inputs": {name: f"{path.parent.name}/{path.name}" for name, path in self.job.inputs.items()},
+            "inputs": _in_runs(self.job.inputs),
             "outputs": output_hashes(self.path),
             "facts": facts or {},
             "seconds": round(seconds, 3),  # of the last start
             "starts": (self.path / LOCK).stat().st_size,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "commit": commit(),
+            "code": recipe_code(self.job.kind),
             "packages": packages(),
             "hardware": hardware(),
+            "python": platform.python_version(),
+            "threads": threads(),
         }
         write_json(self.path / MANIFEST, manifest | {"sha256": _own_hash(manifest)})
         shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)  # as large as several models, and no longer needed
@@ -233,20 +248,6 @@ def verify(path: Path) -> None:
     for name in sorted(expected.keys() | actual.keys()):
         if expected.get(name) != actual.get(name):
             raise Damaged(f"{path / name} does not match its manifest (sha256 differs); its stage must run again")
-
-
-def _locked(lock: TextIO, patience: float) -> bool:
-    """Try for at most `patience` seconds to take the lock; whether it was taken."""
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.1)
-        else:
-            return True
 
 
 def _own_hash(manifest: dict) -> str:

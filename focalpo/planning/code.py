@@ -1,0 +1,81 @@
+"""Which code a stage's key depends on: the objective's class, the pocket world, and what turns replies into verdicts.
+
+The rest of the code (the training loop, decoding, parsers of data) is meant to be the same for every outcome. It is not
+part of the key: a change there must not train everything again. Its hash is in the manifest, and who runs the table
+again is told where it differs (focalpo/running/remade.py).
+"""
+
+from focalpo.config.schema import Config
+from focalpo.judging.protocol import EVAL, AlpacaProtocol, load_protocol
+from focalpo.stages.code import code_of
+from focalpo.training.objective import OBJECTIVES
+
+POCKET = ("focalpo.pocket",)
+DATASETS, BENCHMARKS = "focalpo.pocket.datasets", "focalpo.pocket.benchmarks"
+DEMONSTRATIONS = {
+    "pocket_pretraining": f"{DATASETS}:pretraining_demonstrations",
+    "pocket_demonstrations": f"{DATASETS}:sft_demonstrations",
+}
+PAIRS = {
+    "pocket_base": [f"{DATASETS}:base_pairs"],
+    "pocket_instruct": [f"{DATASETS}:preference_tasks", f"{DATASETS}:as_messages", f"{DATASETS}:rate_samples"],
+}
+# How replies travel, are paid for and are kept: none of it changes a verdict.
+TRANSPORT = tuple(f"focalpo.judging.{name}" for name in ("endpoint", "price", "recording", "serving", "protocol"))
+NUMBERS = (
+    "focalpo.reporting.cells:setting_rows",
+    "focalpo.reporting.cells:holm_corrected",
+    "focalpo.reporting.verdicts:with_verdicts",
+    "focalpo.reporting.styled:with_styled",
+)
+
+
+def objective_code(name: str) -> str:
+    """The code of a loss: its class, its bases, and whatever of the project or the user's modules they use."""
+    cls = OBJECTIVES[name]
+    return code_of(tuple(f"{each.__module__}:{each.__name__}" for each in cls.__mro__ if each is not object))
+
+
+def demonstrations_code(config: Config, demonstrations: str) -> str:
+    """The code of supervised fine-tuning: its loss, and the pocket world where the demonstrations are from there."""
+    tokenizer = ["focalpo.pocket.tokenizer:build_tokenizer"] if config.model.tokenizer == "pocket" else []
+    made = pocket_pairs(config) if demonstrations == "chosen" else []
+    if demonstrations in DEMONSTRATIONS:
+        made = [DEMONSTRATIONS[demonstrations], f"{BENCHMARKS}:benchmark_prompts"]
+    return code_of(("focalpo.training.objective:SFT", *tokenizer, *made), (*POCKET, "focalpo.training.objective"))
+
+
+def pairs_code(config: Config) -> dict[str, str]:
+    """The code of the world that pairs are from, as a setting; none for pairs that are read."""
+    roots = pocket_pairs(config)
+    return {"code": code_of(tuple(roots), POCKET)} if roots else {}
+
+
+def pocket_pairs(config: Config) -> list[str]:
+    found = PAIRS.get(config.data.source, [])
+    return [*found, f"{BENCHMARKS}:benchmark_prompts"] if found else []
+
+
+def benchmark_code(protocol: str) -> dict[str, str]:
+    """The code of the world that a benchmark is from, as a setting; none for a published one."""
+    pocket = load_protocol(EVAL / f"{protocol}.yaml").source == "pocket"
+    return {"code": code_of((f"{BENCHMARKS}:write_benchmark",), POCKET)} if pocket else {}
+
+
+def judge_code(config: Config) -> str:
+    """The code that asks for verdicts and reads them, and that of the pocket judge where it is the judge."""
+    protocols = [load_protocol(EVAL / f"{name}.yaml") for name in config.judge.benchmarks.values()]
+    kinds = {
+        "alpaca_eval:judge_alpaca" if isinstance(p, AlpacaProtocol) else "arena_hard:judge_arena" for p in protocols
+    }
+    roots = [f"focalpo.judging.{kind}" for kind in sorted(kinds)]
+    if any(protocol.source == "pocket" for protocol in protocols):
+        roots.append("focalpo.pocket.world:is_correct")
+    if (config.judge.endpoint.base_url or "").split(" ")[0] == "pocket":
+        roots.append("focalpo.pocket.judge:complete")
+    return code_of(tuple(roots), ("focalpo.judging", *POCKET), TRANSPORT)
+
+
+def report_code() -> str:
+    """The code that computes a report's numbers from verdicts."""
+    return code_of(NUMBERS, ("focalpo.reporting", "focalpo.scoring"))
