@@ -217,7 +217,7 @@ def test_objectives_share_one_reference_stage() -> None:
 def test_an_impossible_benchmark_is_one_line_of_error(arguments: list[str], message: str) -> None:
     command = [sys.executable, "-m", "recipes.bench", "bench=tiny", *arguments]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 1 and run.stderr.startswith("error: ") and message in run.stderr
+    assert run.returncode == 2 and run.stderr.startswith("error: ") and message in run.stderr
 
 
 @pytest.mark.slow
