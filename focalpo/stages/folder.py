@@ -94,16 +94,16 @@ class Job:
         values = {name: getattr(self, name) for name in ("kind", "name", "key", "settings", "launch")}
         write_json(self.path / "stage.json", values | {"inputs": _in_runs(self.inputs)})
 
-
-def _in_runs(folders: dict[str, Path]) -> dict[str, str]:
-    """Stage folders as KIND/NAME-KEY, their place in any runs folder."""
-    return {name: f"{path.parent.name}/{path.name}" for name, path in folders.items()}
-
     def of(self, names: Collection[str]) -> "Job":
         """The same job with only these of its inputs: another key, and a folder of its own beside this one."""
         inputs = {name: path for name, path in self.inputs.items() if name in names}
         key = _key(self.kind, self.settings, _keys(inputs))
         return replace(self, key=key, path=self.path.with_name(f"{self.name}-{key}"), inputs=inputs)
+
+
+def _in_runs(folders: dict[str, Path]) -> dict[str, str]:
+    """Stage folders as KIND/NAME-KEY, their place in any runs folder."""
+    return {name: f"{path.parent.name}/{path.name}" for name, path in folders.items()}
 
 
 def _keys(inputs: dict[str, Path]) -> dict[str, str]:
