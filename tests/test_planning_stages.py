@@ -178,18 +178,18 @@ def test_an_edited_chat_template_changes_the_key(tmp_path: Path) -> None:
 
 KEYS = {
     "table=pocket": (
-        "sft/pocket-sft-174032816433",
-        "pairs/pocket_instruct-197728c18adc",
-        "reference/pocket_base-mismatched-3d5dd2107f73",
-        "train/base-focalpo-s5-ed2b52c85e36",
-        "generate/base-focalpo-s5-0a305814d6d5",
-        "judge/base-focalpo-s5-1ec3c3dbc06f",
+        "sft/pocket-sft-582dcc3fe23f",
+        "pairs/pocket_instruct-0739b0b6fb9c",
+        "reference/pocket_base-mismatched-f49f8b39ece5",
+        "train/base-focalpo-s5-e4949e56d9ec",
+        "generate/base-focalpo-s5-4788b9f87615",
+        "judge/base-focalpo-s5-43584e86007c",
     ),
     "table=paper": (
         "pairs/ultrafeedback_binarized-9b48e5f18eeb",
         "reference/llama3_ultrafeedback_armorm-chosen-rejected-97719ee17d84",
-        "train/base-dpo-s42-5c8989132efd",
-        "judge/base-focalpo-s42-d4c2e73dce8b",
+        "train/base-dpo-s42-2e9ec12ede00",
+        "judge/base-focalpo-s42-d55af4efe15f",
     ),
     "table=one_gpu lora=rank16 data=on_policy": (
         "sample/qwen2_5_0_5b_instruct-on_policy-s13-67227f5966b5",

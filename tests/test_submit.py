@@ -217,7 +217,7 @@ def test_the_plan_uses_the_pace_of_sealed_stages_of_a_kind(tmp_path: Path) -> No
                     folder.seal(seconds, {})
     lines = described(plan).splitlines()
     (train,) = (line.split() for line in lines if ". train" in line)
-    assert (train[2], train[4]) == ("1", "0.5"), "one training is left, at the pace of the two that count"
+    assert (train[2], train[4]) == ("1", "0.50"), "one training is left, at the pace of the two that count"
     sealed = next(line for line in lines if "sealed train stages" in line)
     assert sealed.startswith("2 sealed train stages took 1 rank-hours, ") and sealed.endswith(" at the rate below")
 
