@@ -176,12 +176,11 @@ def sealed(runs: Path, kind: str, name: str, facts: dict, inputs: dict | None = 
     return stage
 
 
-def test_overlaps_compare_the_pairs_of_train_stages_with_the_benchmarks(tmp_path: Path) -> None:
+def test_overlaps_compare_all_pairs_once_with_the_benchmarks(tmp_path: Path) -> None:
     prompt = [{"role": "user", "content": "sort: b a"}]
     pairs = sealed(tmp_path, "pairs", "data", {}, train=[Pair("p1", prompt, "a b", "b a")])
-    train = sealed(tmp_path, "train", "dpo-s1", {}, {"pairs": pairs})
     benchmark = sealed(tmp_path, "benchmark", "alpaca_eval", {}, questions=[Question("q1", prompt, "a b")])
-    inputs = {"base/dpo/1/train": train.path, "base/dpo/2/train": train.path}
+    inputs = {"base/dpo/1/pairs": pairs.path, "base/dpo/2/pairs": pairs.path}
     run = TableRun(tmp_path, {}, (), inputs | {"benchmark/base/alpaca_eval": benchmark.path})
     (found,) = training_overlaps(run).items()
     assert found[0] == f"{pairs.path.name} against {benchmark.path.name}" and found[1].exact == [("p1", "q1")]

@@ -219,7 +219,7 @@ def test_the_plan_uses_the_pace_of_sealed_stages_of_a_kind(tmp_path: Path) -> No
     (train,) = (line.split() for line in lines if ". train" in line)
     assert (train[2], train[4]) == ("1", "0.50"), "one training is left, at the pace of the two that count"
     sealed = next(line for line in lines if "sealed train stages" in line)
-    assert sealed.startswith("2 sealed train stages took 1 rank-hours, ") and sealed.endswith(" at the rate below")
+    assert sealed.startswith("2 sealed train stages took 1.00 rank-hours, ") and sealed.endswith(" at the rate below")
 
 
 def test_a_search_is_one_array_of_trainings_and_its_results_depend_on_all(fake_slurm: Path, tmp_path: Path) -> None:

@@ -259,7 +259,7 @@ def test_a_search_with_a_lost_point_is_submitted_again_instead_of_run_here(
     sweep(search)
     for path in sorted(tmp_path.glob("*/*/stage.json")):
         with (folder := Folder.at(path.parent)).being_made():
-            folder.seal(1.0, {})
+            folder.seal(1.0, {"train": 400, "test": 40})
     lost, *_ = sorted(tmp_path.glob("train/*/manifest.json"))
     lost.unlink()
     before = len(calls(fake_slurm))

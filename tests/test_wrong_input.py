@@ -90,7 +90,7 @@ WRONG = {
     "train reference.micro_batch_tokens=0": "reference.micro_batch_tokens=0 must be >= 1",
     "train dynamics.every=-1": "dynamics.every=-1 must be >= 0",
     "train model.architecture.num_hidden_layers=0": "must be >= 1",
-    "train cluster.scheduler=pbs": "cluster.scheduler='pbs' must be local or slurm",
+    "train cluster.scheduler=pbs": "cluster.scheduler='pbs' is not one of local, slurm; choose cluster=NAME",
     "train cluster=slurm cluster.stages.train.nodes=0": "cluster.stages.train.nodes=0 must be >= 1",
     "train track.wandb=on": "must be off, offline or online",
     "train runs=": "must be a text that is not empty",
