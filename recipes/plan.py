@@ -9,12 +9,9 @@ there are any, from what `python -m recipes.calibrate` measured on the machine t
 of training: generation is bound by a GPU's memory bandwidth, so its hours at that rate are a lower bound.
 """
 
-import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import yaml
 
 from focalpo.config.compose import CONF
 from focalpo.config.schema import Config
@@ -26,6 +23,7 @@ from focalpo.planning.table import Planned, planned
 from focalpo.running.arrays import Array, arrays
 from focalpo.running.command import run_command
 from focalpo.stages.folder import Folder, Stage, read_manifest
+from focalpo.stages.reading import read_json, read_yaml
 from focalpo.training.cost import checkpoint_bytes
 
 GIB = 1 << 30
@@ -37,10 +35,10 @@ def rate_of(runs: Path, scale: str) -> tuple[float, str]:
     """Operations per second of a rank, and the source of the figure."""
     measured = runs / RATE.format(scale)
     if measured.is_file():
-        values = json.loads(measured.read_text())
+        values = read_json(measured, "delete it and run `python -m recipes.calibrate` again")
         where = f"GPUs {values['hardware']['gpus']}, {values['hardware']['cores']} cores"
         return values["operations_per_second"], f"measured, {measured}: {where}"
-    return yaml.safe_load((CONF / "sizes.yaml").read_text())["operations_per_second"], "assumed, conf/sizes.yaml"
+    return read_yaml(CONF / "sizes.yaml", "correct it")["operations_per_second"], "assumed, conf/sizes.yaml"
 
 
 def hours_shown(hours: float) -> str:

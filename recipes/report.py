@@ -2,8 +2,6 @@
 
 from dataclasses import asdict, replace
 
-import yaml
-
 from focalpo.judging.protocol import EVAL, ArenaTwoProtocol, protocol_of
 from focalpo.reporting.answers import write_answers
 from focalpo.reporting.blocks import table_notes
@@ -22,6 +20,7 @@ from focalpo.reporting.verdicts import read_rule
 from focalpo.scoring.sanity import overlap_warnings
 from focalpo.stages.folder import Job, write_json
 from focalpo.stages.origin import commit, short
+from focalpo.stages.reading import read_yaml
 
 STUDIES = {"gamma": "gamma study", "noise": "label noise study", None: "Table 1"}
 
@@ -49,7 +48,7 @@ def make(job: Job) -> dict:
 
 def _results(run: TableRun, warnings: tuple[str, ...]) -> Results:
     table = run.table
-    paper = yaml.safe_load((EVAL / table["paper_numbers"]).read_text())["numbers"] if table["paper_numbers"] else {}
+    paper = read_yaml(EVAL / table["paper_numbers"], "correct it")["numbers"] if table["paper_numbers"] else {}
     title = f"FocalPO, {STUDIES[table['study']]} at {table['scale']} scale, commit {short(commit())}"
     results = run.results(paper, read_rule(EVAL / "verdicts.yaml"), title, warnings)
     for setting in run.settings:

@@ -175,5 +175,8 @@ def test_a_question_may_hold_any_line_separator(tmp_path: Path) -> None:
     ]
     write_files(tmp_path, {"h": "hard_prompt", "c": "creative_writing"})
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    (tmp_path / "question.jsonl").write_text("".join(lines) + '{"torn')
+    (tmp_path / "question.jsonl").write_text("".join(lines))
     assert read_questions(protocol(2), tmp_path)[0].prompt[-1]["content"] == text
+    (tmp_path / "question.jsonl").write_text("".join(lines) + '{"torn')
+    with pytest.raises(ValueError, match="question.jsonl line 3 is not JSON"):
+        read_questions(protocol(2), tmp_path)

@@ -215,3 +215,34 @@ def test_a_question_without_the_baselines_answer_is_named(tmp_path: Path) -> Non
     protocol = arena(tmp_path, questions, [{"uid": "a", "answer": "so"}])
     with pytest.raises(ValueError, match="gpt-4-0314 has no answer to b and 0 more"):
         read_questions(protocol, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "rows, said",
+    [
+        ({"instruction": "a"}, "is not a list of questions"),
+        ([ROWS[0], {"instruction": "a"}], "row 2 has another layout \\(no 'output'\\)"),
+        ([ROWS[0], ["a", "b"]], "row 2 has another layout"),
+        ([ROWS[0], {"instruction": 7, "output": "b"}], "row 2 has another layout \\(int where a text is expected\\)"),
+        ("", "is empty"),
+        ("[{", "line 1 is not JSON"),
+    ],
+)
+def test_a_benchmark_file_of_another_layout_is_named_by_its_row(tmp_path: Path, rows: object, said: str) -> None:
+    (tmp_path / "rows.json").write_text(rows if isinstance(rows, str) else json.dumps(rows))
+    with pytest.raises(ValueError, match=f"rows.json {said}"):
+        read_questions(alpaca(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "question, answer, said",
+    [
+        ({"uid": "u"}, {"uid": "u", "answer": "so"}, "question.jsonl row 1 has another layout \\(no 'turns'\\)"),
+        ({"uid": "u", "prompt": "why?"}, {"uid": "u"}, "answers.jsonl row 1 has another layout \\(no 'choices'\\)"),
+        ({"uid": "u", "prompt": "why?"}, {"uid": "u", "messages": []}, "answers.jsonl row 1 has another layout"),
+        ({"uid": 5, "prompt": "why?"}, {"uid": "u", "answer": "so"}, "question.jsonl row 1 has another layout"),
+    ],
+)
+def test_an_arena_file_of_another_layout_is_named_by_its_row(tmp_path: Path, question, answer, said: str) -> None:
+    with pytest.raises(ValueError, match=f"{said}.*get the file of the revision"):
+        read_questions(arena(tmp_path, [question], [answer]), tmp_path)

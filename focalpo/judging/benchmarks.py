@@ -3,21 +3,25 @@
 protocol.files --copy or download, sha256 checked--> folder --> list[Question], in the benchmark's order
 """
 
-import json
 import os
 import shutil
 import urllib.request
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
+from typing import TypeVar
 
 import httpx2
 from huggingface_hub import hf_hub_download
 
 from focalpo.judging.protocol import AlpacaProtocol, ArenaProtocol, ArenaTwoProtocol, Protocol
 from focalpo.stages.folder import file_hash
-from focalpo.stages.records import Question, read_json_lines
+from focalpo.stages.reading import read_json, read_json_rows
+from focalpo.stages.records import Question
 
 GITHUB = "github.com/"
+REMEDY = "get the file of the revision that the benchmark names"
+Read = TypeVar("Read")
 
 
 def fetch(protocol: Protocol, given: Path | None, into: Path) -> None:
@@ -86,51 +90,77 @@ def _raw_endpoint() -> str:
 
 
 def _alpaca_questions(protocol: AlpacaProtocol, folder: Path) -> list[Question]:
-    rows = json.loads((folder / Path(protocol.files["questions"].path).name).read_text())
-    return [Question(str(index), _user_message(row["instruction"]), row["output"]) for index, row in enumerate(rows)]
+    file = folder / Path(protocol.files["questions"].path).name
+    rows = read_json(file, REMEDY)
+    if not isinstance(rows, list):
+        raise ValueError(f"{file} is not a list of questions; {REMEDY}")
+    texts = _each(file, rows, lambda row: (_text(row["instruction"]), _text(row["output"])))
+    return [Question(str(index), _user_message(asked), answer) for index, (asked, answer) in enumerate(texts)]
+
+
+def _each(file: Path, rows: list, read: Callable[[dict], Read]) -> list[Read]:
+    """What `read` takes from each row.
+
+    Raises:
+        ValueError: names the first row of another layout.
+    """
+    found = []
+    for number, row in enumerate(rows, 1):
+        try:
+            found.append(read(row))
+        except (LookupError, TypeError, AttributeError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"{file} row {number} has another layout ({reason}); {REMEDY}") from error
+    return found
 
 
 def _arena_questions(protocol: ArenaProtocol, folder: Path) -> list[Question]:
-    questions = read_json_lines(folder / Path(protocol.files["questions"].path).name)
+    file = folder / Path(protocol.files["questions"].path).name
+    questions = read_json_rows(file)
     if isinstance(protocol, ArenaTwoProtocol):
-        return _arena_two_questions(protocol, folder, questions)
-    rows = read_json_lines(folder / Path(protocol.files["answers"].path).name)
-    answers = {_uid(row): _arena_answer(row) for row in rows}
-    missing = [_uid(row) for row in questions if _uid(row) not in answers]
+        return _arena_two_questions(protocol, folder, file, questions)
+    answers = _arena_answers(folder / Path(protocol.files["answers"].path).name)
+    asked = _each(file, questions, lambda row: (_uid(row), _text(row.get("prompt") or row["turns"][0]["content"])))
+    missing = [uid for uid, _ in asked if uid not in answers]
     if missing:
         raise ValueError(
             f"{protocol.name}: {protocol.baseline} has no answer to {missing[0]} and {len(missing) - 1} more; get the "
             f"file of revision {protocol.revision}"
         )
-    return [
-        Question(_uid(row), _user_message(row.get("prompt") or row["turns"][0]["content"]), answers[_uid(row)])
-        for row in questions
-    ]
+    return [Question(uid, _user_message(text), answers[uid]) for uid, text in asked]
 
 
-def _arena_two_questions(protocol: ArenaTwoProtocol, folder: Path, rows: list[dict]) -> list[Question]:
+def _arena_answers(file: Path) -> dict[str, str]:
+    return dict(_each(file, read_json_rows(file), lambda row: (_uid(row), _text(_arena_answer(row)))))
+
+
+def _arena_two_questions(protocol: ArenaTwoProtocol, folder: Path, file: Path, rows: list[dict]) -> list[Question]:
     """Each question with the answer of its category's baseline."""
-    present = {row["category"] for row in rows}
+    asked = _each(file, rows, lambda row: (_text(row["category"]), _uid(row), _text(row["prompt"])))
+    present = {category for category, _, _ in asked}
     if present != protocol.categories.keys():
         raise ValueError(f"{protocol.name} has categories {sorted(present)}, expected {sorted(protocol.categories)}")
     by_id = {}
     for name, category in protocol.categories.items():
-        answers = read_json_lines(folder / Path(protocol.files[category.answers].path).name)
-        by_id |= {(name, _uid(row)): _arena_answer(row) for row in answers}
-    missing = [_uid(row) for row in rows if (row["category"], _uid(row)) not in by_id]
+        answers = _arena_answers(folder / Path(protocol.files[category.answers].path).name)
+        by_id |= {(name, uid): answer for uid, answer in answers.items()}
+    missing = [uid for category, uid, _ in asked if (category, uid) not in by_id]
     if missing:
         raise ValueError(
             f"{protocol.name}: the baseline has no answer to {missing[0]} and {len(missing) - 1} more; get the file of "
             f"revision {protocol.revision}"
         )
-    return [
-        Question(f"{row['category']}/{_uid(row)}", _user_message(row["prompt"]), by_id[row["category"], _uid(row)])
-        for row in rows
-    ]
+    return [Question(f"{category}/{uid}", _user_message(text), by_id[category, uid]) for category, uid, text in asked]
 
 
 def _uid(row: dict) -> str:
-    return row.get("uid") or row["question_id"]
+    return _text(row.get("uid") or row["question_id"])
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} where a text is expected")
+    return value
 
 
 def _arena_answer(row: dict) -> str:

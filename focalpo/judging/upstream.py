@@ -7,12 +7,13 @@ import ast
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
-
 from focalpo.judging.protocol import ArenaProtocol
+from focalpo.stages.reading import check_keys, first_line, read_text, read_yaml
 
 PROMPT = "OG_ARENA_HARD_PROMPT"
 PROMPT_FILE = "judge_prompt.txt"
+REMEDY = "get the file of the revision that the benchmark names"
+SETTINGS = {"prompt_template": str, "regex_patterns": list}
 TEMPLATE_NAMES = {"{QUESTION}": "{question}", "{ANSWER_A}": "{answer_1}", "{ANSWER_B}": "{answer_2}"}
 
 
@@ -20,16 +21,18 @@ def check_settings(protocol: ArenaProtocol, path: Path) -> None:
     """Check that the protocol matches the published settings of the benchmark.
 
     Raises:
-        ValueError: names the first value that differs. The judge's name is the user's choice and is not compared.
+        ValueError: names the first value that differs, or is not there. The judge's name is the user's choice and is
+            not compared.
     """
-    published = yaml.safe_load(path.read_text())
+    published = read_yaml(path, REMEDY)
+    check_keys(path, published, SETTINGS, REMEDY)
     template = published["prompt_template"]
     for place, name in TEMPLATE_NAMES.items():
         template = template.replace(place, name)
     pairs = {
-        "temperature": (protocol.temperature, published["temperature"]),
-        "max_tokens": (protocol.max_tokens, published["max_tokens"]),
-        "regex": (protocol.regex, published["regex_patterns"][0]),
+        "temperature": (protocol.temperature, published.get("temperature")),
+        "max_tokens": (protocol.max_tokens, published.get("max_tokens")),
+        "regex": (protocol.regex, next(iter(published["regex_patterns"]), None)),
         "user_template": (protocol.user_template, template),
     }
     for value, (ours, theirs) in pairs.items():
@@ -43,14 +46,17 @@ def system_prompt(path: Path) -> str:
     """Read the judge's system prompt from the authors' Python file.
 
     Raises:
-        ValueError: if the file does not define the prompt as a text.
+        ValueError: if the file is no Python, or does not define the prompt as a text.
     """
-    for node in ast.parse(path.read_text()).body:
+    try:
+        parsed = ast.parse(read_text(path))
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"{path} is no Python ({first_line(error)}); {REMEDY}") from error
+    for node in parsed.body:
         if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [PROMPT]:
-            text = ast.literal_eval(node.value)
-            if isinstance(text, str) and text.strip():
-                return text
-    raise ValueError(f"{path} does not define {PROMPT} as text; get the file of the revision that the benchmark names")
+            if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str) and node.value.value.strip():
+                return node.value.value
+    raise ValueError(f"{path} does not define {PROMPT} as text; {REMEDY}")
 
 
 def write_prompt(protocol: ArenaProtocol, folder: Path) -> None:

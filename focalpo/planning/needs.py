@@ -7,14 +7,13 @@ observed number is how many pairs a sealed stage kept.
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from focalpo.config.compose import CONF, plain
 from focalpo.config.schema import Config
 from focalpo.judging.price import Price
 from focalpo.judging.protocol import EVAL, load_protocol
 from focalpo.planning.lengths import Dealt, Lengths, deal_assumed, deal_sealed
 from focalpo.stages.folder import Folder, Stage, read_manifest
+from focalpo.stages.reading import read_yaml
 from focalpo.training.cost import (
     Batch,
     Shape,
@@ -42,7 +41,7 @@ class Estimate:
 
     def __init__(self, config: Config, runs: Path) -> None:
         self.config, self.runs = config, runs
-        self.sizes = yaml.safe_load((CONF / "sizes.yaml").read_text())
+        self.sizes = read_yaml(CONF / "sizes.yaml", "correct it")
         self.shape = _shape(config, self.sizes)
         self.device = "cuda" if config.launch.gpus else "cpu"
         self.data = self.sizes["data"][config.data.name]
