@@ -15,8 +15,10 @@ from tests.sealed_table import planned, sealed_stages
 @pytest.fixture(scope="session")
 def sealed_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sealed report of a small table: two seeds of SFT, DPO and FocalPO in the base setting."""
-    folder = sealed_stages(tmp_path_factory.mktemp("table") / "runs", planned())
-    return made(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("focalpo.stages.folder.commit", lambda: "c0ffee" * 6 + "c0ff")  # whatever this checkout holds
+        folder = sealed_stages(tmp_path_factory.mktemp("table") / "runs", planned())
+        return made(folder)
 
 
 @pytest.fixture(scope="session")
