@@ -34,7 +34,8 @@ TINY = [
 
 
 def reproduce(runs: Path, *more: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "recipes.reproduce", f"runs={runs}", *TINY, *more]
+    given = {word.partition("=")[0]: word for word in (*TINY, *more)}  # a word may be given once
+    command = [sys.executable, "-m", "recipes.reproduce", f"runs={runs}", *given.values()]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
 
@@ -146,7 +147,7 @@ def test_a_row_that_fails_is_a_dash_and_the_others_still_make_a_table(made: tupl
         else:  # unfinished work of another run, which must be refused
             checkpoint = tmp_path / "train" / folder.name / ".checkpoints" / "step-000001"
             checkpoint.mkdir(parents=True)
-            (checkpoint / "complete").write_text('{"run": "another"}')
+            (checkpoint / "complete").write_text('{"run": "another", "step": 1, "files": {}}')
     output = output_of(reproduce(tmp_path), fails=True)
     assert output.count("was saved by a run with other settings") == 2, "two seeds"
     table, whole = table_of(tmp_path), table_of(made[0])

@@ -30,8 +30,9 @@ SMALL = [
 
 
 def command(verb: str, runs: Path, *more: str) -> str:
+    given = {word.partition("=")[0]: word for word in (*SMALL, *more)}  # a word may be given once
     result = subprocess.run(
-        [sys.executable, "-m", f"recipes.{verb}", f"runs='{runs}'", *SMALL, *more],
+        [sys.executable, "-m", f"recipes.{verb}", f"runs='{runs}'", *given.values()],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -224,12 +224,19 @@ def check_world(path: Path, ranks: int | None) -> None:
 
 
 def arguments(words: list[str]) -> tuple[Path, int | None, int | None]:
-    """The stage folder, ranks and threads of a command line."""
-    parser = argparse.ArgumentParser("python -m focalpo.running.worker")
-    parser.add_argument("stage", type=Path)
+    """The stage folder, ranks and threads of a command line.
+
+    Raises:
+        ValueError: when it names no stage folder, or holds anything else.
+    """
+    parser = argparse.ArgumentParser("python -m focalpo.running.worker", add_help=False)
+    parser.add_argument("stage", type=Path, nargs="?")
     parser.add_argument("--ranks", type=int)
     parser.add_argument("--threads", type=int)
-    given = parser.parse_args(words)
+    given, unread = parser.parse_known_args(words)
+    if unread or given.stage is None or not given.stage.is_dir():
+        shown = " ".join(unread or words) or "nothing"
+        raise ValueError(f"{shown} is no folder of a stage; run python -m focalpo.running.worker RUNS/KIND/NAME")
     return given.stage, given.ranks, given.threads
 
 
@@ -253,9 +260,6 @@ def leave(code: int) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
-        given = " ".join(sys.argv[1:]) or "nothing"
-        sys.exit(f"error: {given} is no folder of a stage; run python -m focalpo.running.worker RUNS/KIND/NAME")
     try:
         main(*arguments(sys.argv[1:]))
     except Stopped as stopped:
