@@ -113,3 +113,10 @@ def test_mismatched_answers_come_from_the_next_prompt_both_sides_in_turn() -> No
     assert found[0].branches["mismatched"] == trees[1].branches["chosen"]
     assert found[1].branches["mismatched"] == trees[2].branches["rejected"]
     assert found[2].branches["mismatched"] == trees[0].branches["chosen"]
+
+
+def test_a_mismatched_answer_is_cut_where_it_would_be_longer_than_any_pair() -> None:
+    long_prompt = Tree("a", [1] * 9, {"chosen": [2], "rejected": [3]})
+    long_answer = Tree("b", [4], {"chosen": [5] * 8, "rejected": [6] * 9})
+    found = with_mismatched([long_prompt, long_answer])  # the longest pair has 1 + 9 tokens
+    assert [tree.branches["mismatched"] for tree in found] == [[5], [3]]

@@ -28,12 +28,14 @@ def with_mismatched(trees: Sequence[Tree]) -> list[Tree]:
     """Trees with the single branch "mismatched", an answer to another prompt: KTO's KL sample (arXiv 2402.01306, 3.2).
 
     The answer is that of the next tree of the dataset, chosen and rejected in turn, so that it does not depend on the
-    batch, the seed or the number of ranks, and its reference logps can be cached.
+    batch, the seed or the number of ranks, and its reference logps can be cached. It is cut where prompt + answer would
+    be longer than any pair's: the pairs keep `data.max_length` and the model's positions, two strangers might not.
     """
+    longest = max((len(tree.prompt) + max(map(len, tree.branches.values())) for tree in trees), default=0)
     following = [*trees[1:], *trees[:1]]
     sides = ("chosen", "rejected")
     return [
-        Tree(tree.id, tree.prompt, {"mismatched": other.branches[sides[place % 2]]})
+        Tree(tree.id, tree.prompt, {"mismatched": other.branches[sides[place % 2]][: longest - len(tree.prompt)]})
         for place, (tree, other) in enumerate(zip(trees, following, strict=True))
     ]
 
