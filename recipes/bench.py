@@ -31,6 +31,7 @@ from focalpo.speed.planner import Dealt, dealt
 from focalpo.speed.workload import draw
 from focalpo.stages.folder import write_json
 from focalpo.stages.origin import hardware
+from focalpo.stages.reading import read_json
 from focalpo.training.scratch import bpe_tokenizer
 
 PARTS = ("peers", "ablations", "growth", "planner")
@@ -97,7 +98,7 @@ def report(config: BenchSettings, plan: list[Measurement], results: dict[str, di
 def plans(config: BenchSettings, kept: Path) -> list[Dealt]:
     """Deal full-size global batches of the first lengths to more ranks than this machine has; `kept` caches them."""
     if kept.is_file():
-        return [Dealt(**values) for values in json.loads(kept.read_text())]
+        return [Dealt(**values) for values in read_json(kept, "delete it")]
     lengths = next(iter(config.lengths.values()))
     deals = []
     for ranks, pairs in PLANNED:

@@ -5,7 +5,6 @@ python -m recipes.dashboard pocket track.project=focalpo     creates them, or up
 Without a login (WANDB_API_KEY) nothing is written online; runs tracked with track=offline are uploaded by `wandb sync`.
 """
 
-import json
 import os
 import sys
 import warnings
@@ -19,6 +18,7 @@ from focalpo.reporting.table_run import newest_reports
 from focalpo.running.command import run_command
 from focalpo.stages.folder import MANIFEST, Folder, Stage, read_manifest, write_json
 from focalpo.stages.metrics import METRICS
+from focalpo.stages.reading import read_json
 
 ADDRESSES = "dashboard.json"  # under runs/: addresses of what exists, so that it is updated and not created twice
 
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
         print(f"offline runs are in {runs / 'wandb'}; log in, then: wandb sync {runs / 'wandb'}/offline-run-*")
         return
     entity = os.environ.get("WANDB_ENTITY", "")
-    known = json.loads((runs / ADDRESSES).read_text()) if (runs / ADDRESSES).is_file() else {}
+    known = read_json(runs / ADDRESSES, "delete it; new pages are made") if (runs / ADDRESSES).is_file() else {}
     workspace = workspace_of(entity, project, known.get(f"{project}/{name}/workspace"))
     report = report_of(entity, project, name, summary, cost_table(runs, stages), known.get(f"{project}/{name}/report"))
     workspace.save()

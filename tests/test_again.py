@@ -1,4 +1,4 @@
-"""Changed code is told in one line, and a sealed stage can be set aside to be made again."""
+"""Changed code is reported in one line, and a sealed stage can be set aside to be made again."""
 
 from dataclasses import replace
 from pathlib import Path

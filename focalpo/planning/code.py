@@ -2,7 +2,7 @@
 
 The rest of the code (the training loop, decoding, parsers of data) is meant to be the same for every outcome. It is not
 part of the key: a change there must not train everything again. Its hash is in the manifest, and who runs the table
-again is told where it differs (focalpo/running/remade.py).
+again is reported where it differs (focalpo/running/remade.py).
 """
 
 from focalpo.config.schema import Config

@@ -148,7 +148,7 @@ def compose_rows(table: TableConfig, overrides: list[str]) -> dict[tuple[str, st
     first = {next(place for place in places if place[0] == setting) for setting in table.settings}
     wrong: dict[str, list[tuple[str, str]]] = {}
     configs: dict[tuple[str, str], Config] = {}
-    # Composing takes its time, and nearly every mistake is in every row: it is told after the first of each setting.
+    # Composing takes its time, and nearly every mistake is in every row: reported after the first of each setting.
     for place in sorted(places, key=lambda place: place not in first):
         if wrong and place not in first:
             break

@@ -1,6 +1,6 @@
 """What happens before a command imports anything heavy: Ctrl-C, Hydra's flags, and every check of its command line.
 
-A recipe's own imports may take seconds (torch, transformers); a typing mistake is told before them.
+A recipe's own imports may take seconds (torch, transformers); a typing mistake is reported before them.
 """
 
 import ast

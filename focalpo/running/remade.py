@@ -1,4 +1,4 @@
-"""What a user is told when stages are made again, or are sealed, by other code or another judge than before."""
+"""What is reported when stages are made again, or are sealed, by other code or another judge than before."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
