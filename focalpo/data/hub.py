@@ -39,7 +39,7 @@ def hub_rows(dataset: str, revision: str, split: str) -> list[dict]:
         raise ValueError(f"{where}: {first_line(error)}; a file is corrupt, delete it and run again") from error
     except OSError as error:
         raise ValueError(f"{where}: {os_remedy(error)} (the cache is {datasets.config.HF_DATASETS_CACHE})") from error
-    except (RuntimeError, NotImplementedError) as error:  # a dataset that is a script, or a feature that was removed
+    except RuntimeError as error:  # a dataset that is a script, or a feature that was removed
         remedy = "convert it to parquet or JSON lines, and set the path of that file"
         raise ValueError(f"{where}: {first_line(error)}; {remedy}") from error
     except (
