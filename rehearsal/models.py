@@ -132,9 +132,7 @@ def llama3_config(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
 
 
 def qwen2_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2Config:
-    # Its greedy answers repeat themselves up to the window: as short as data.max_length allows.
-    own = {"tie_word_embeddings": True, "max_position_embeddings": POSITIONS // 2}
-    return Qwen2Config(**SHAPE | own, **_tokens(tokenizer))
+    return Qwen2Config(**SHAPE | {"tie_word_embeddings": True}, **_tokens(tokenizer))
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase) -> dict:
