@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     ("processes",),
     ("stages",),
-    ("data", "pocket", "judging", "scoring"),
+    ("data", "pocket", "judging", "scoring", "checking"),
     ("training", "reporting"),
     ("answering", "config"),
     ("planning", "speed"),
@@ -36,6 +36,7 @@ ONLY = {
     "trl": {"speed/peer"},
     "peft": {"training/lora"},
     "gguf": {"training/gguf"},
+    "lm_eval": {"checking/instructions", "checking/capability"},
 }
 NO_TORCH = (
     "stages",
