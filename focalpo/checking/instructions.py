@@ -1,7 +1,7 @@
 """IFEval's checkers, as lm-eval ships them: which of a prompt's instructions does an answer follow?
 
-Strict takes the answer as it is. Loose also tries it without its first line, its last line and its asterisks, and counts
-an instruction that any of these follows (Zhou et al. 2023, arXiv 2311.07911, section 2.2).
+Strict takes the answer as it is. Loose also tries it without its first line, its last line and its asterisks, and
+counts an instruction that any of these follows (Zhou et al. 2023, arXiv 2311.07911, section 2.2).
 """
 
 import json
@@ -63,6 +63,12 @@ def check_kinds(instructed: Sequence[Instructed]) -> None:
                 f"the checkers of {', '.join(lacking)} read nltk's punkt_tab; run python -m nltk.downloader punkt_tab, "
                 "or unpack it into a folder that NLTK_DATA names"
             ) from None
+
+
+def conflicting(kind: str, other: str) -> bool:
+    """Whether two kinds of instructions exclude each other, as IFEval's authors list them; each excludes itself."""
+    conflicts = _checkers().instructions_registry.INSTRUCTION_CONFLICTS
+    return kind == other or other in conflicts.get(kind, ()) or kind in conflicts.get(other, ())
 
 
 @lru_cache(maxsize=1)
