@@ -12,12 +12,9 @@ def make(job: Job) -> dict:
     start_ranks()
     prompts = read_records(job.inputs["prompts"] / "prompts.parquet", Prompt)
     seeds = job.settings["seeds"]
-    samples = [read_records(job.inputs[f"seed-{seed}"] / "samples.parquet", Completion) for seed in seeds]
-    rows = [
-        (prompt, seed, answer.text)
-        for prompt, *drawn in zip(prompts, *samples, strict=True)
-        for seed, answer in zip(seeds, drawn, strict=True)
-    ]
+    samples = read_records(job.inputs["samples"] / "samples.parquet", Completion)
+    drawn = [(prompt, seed) for prompt in prompts for seed in seeds]  # the order of the samples
+    rows = [(prompt, seed, answer.text) for (prompt, seed), answer in zip(drawn, samples, strict=True)]
     model = RewardModel(**job.settings["reward"])
     scores = model.scores(
         [prompt.prompt for prompt, _, _ in rows], [text for _, _, text in rows], job.launch["batch_tokens"]

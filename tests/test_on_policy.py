@@ -136,16 +136,16 @@ def test_a_reward_model_that_would_have_to_be_unpickled_is_refused(rewarder: Pat
         RewardModel(str(tmp_path), None, "float32", own_code=False)
 
 
-def test_the_recipe_is_the_published_one_with_a_stage_per_seed() -> None:
+def test_the_recipe_is_the_published_one_with_one_stage_for_all_seeds() -> None:
     config = compose(["setting=llama3_instruct", "data=on_policy"])
     made = config.data.on_policy
     assert made is not None and tuple(made.seeds) == SEEDS
     assert (made.temperature, made.top_p, made.max_new_tokens) == (0.8, 0.95, 4096)
     assert made.reward_model == "RLHFlow/ArmoRM-Llama3-8B-v0.1" and made.reward_revision
     stages = in_order([pairs_stage(config)])
-    assert [stage.kind for stage in stages] == ["prompts", *["sample"] * 5, "reward", "pairs"]
-    assert [stage.settings["seed"] for stage in stages[1:6]] == list(SEEDS)
-    assert len({stage.key for stage in stages}) == 8
+    assert [stage.kind for stage in stages] == ["prompts", "sample", "reward", "pairs"]
+    assert stages[1].settings["seeds"] == stages[2].settings["seeds"] == list(SEEDS)
+    assert stages[2].inputs == {"prompts": stages[0], "samples": stages[1]}
 
 
 @pytest.mark.slow
@@ -162,8 +162,8 @@ def test_two_ranks_give_the_same_rewards_as_one(rewarder: Path, tmp_path: Path) 
             if name == "prompts":
                 write_records(job.path / "prompts.parquet", prompts)
             else:
-                answers = drawn[int(name.removeprefix("seed-"))]
-                rows = [Completion(p.id, p.prompt, text, 1, True) for p, text in zip(prompts, answers, strict=True)]
+                pairs = [(prompt, drawn[seed][place]) for place, prompt in enumerate(prompts) for seed in (1, 2)]
+                rows = [Completion(prompt.id, prompt.prompt, text, 1, True) for prompt, text in pairs]
                 write_records(job.path / "samples.parquet", rows)
             folder.seal(0.0, {})
     make(tmp_path, stage)

@@ -140,7 +140,8 @@ class Estimate:
 
     def _sample(self, stage: Stage) -> Need:
         answer = min(stage.settings["decoding"]["max_new_tokens"], self.sizes["answer"])
-        count = (self._given("train") + self._given("test")) * (self.data["prompt"] + answer)
+        each = self.data["prompt"] + len(stage.settings["seeds"]) * answer  # samples share the prompt's prefill
+        count = (self._given("train") + self._given("test")) * each
         return Need(forward_operations(self.shape, Batch(count, count), answer), self._weights(stage))
 
     def _weights(self, stage: Stage) -> Memory:

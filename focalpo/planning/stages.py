@@ -2,7 +2,7 @@
 
     sft* -> pairs -> reference -> train -> generate -> judge -> report        benchmark -> generate, judge
             a model from the package index: convert -> pairs
-            pairs from the model's own answers: prompts -> sample, one per seed -> reward -> pairs
+            pairs from the model's own answers: prompts -> sample -> reward -> pairs
 
 Each stage's settings are the slice of the configuration that its outputs depend on. Rows, seeds and sweeps therefore
 share whatever they have in common, and a change re-runs what depends on it and nothing else.
@@ -141,36 +141,39 @@ def pairs_stage(config: Config) -> Stage:
 
 
 def reward_stage(config: Config) -> Stage:
-    """The model's own answers to the data's prompts, one per seed, scored by a reward model."""
+    """The model's own answers to the data's prompts, scored by a reward model."""
     data, on_policy = config.data, config.data.on_policy
     assert on_policy is not None
-    prompts = Stage("prompts", data.name, settings={name: getattr(data, name) for name in DATA_KEYS["on_policy"]})
-    decoding = {name: getattr(on_policy, name) for name in ("temperature", "top_p", "max_new_tokens")}
-    samples = {
-        f"seed-{seed}": Stage(
-            "sample",
-            f"{config.model.name}-{data.name}-s{seed}",
-            settings={
-                "model": model_slice(config),
-                "dtype": config.generate.dtype,
-                "decoding": decoding,
-                "seed": seed,
-            }
-            | backend_slice(config)
-            | threads_slice(config),
-            inputs=_model_input(config) | {"prompts": prompts},
-            launch=_generator(config),
-        )
-        for seed in on_policy.seeds
-    }
+    samples = sample_stage(config)
     reward = {"path": on_policy.reward_model, "revision": on_policy.reward_revision, "dtype": on_policy.reward_dtype}
     return Stage(
         "reward",
         f"{config.model.name}-{data.name}",
         settings={"reward": reward | {"own_code": on_policy.reward_code}, "seeds": list(on_policy.seeds)}
         | threads_slice(config),
-        inputs={"prompts": prompts} | samples,
+        inputs={"prompts": samples.inputs["prompts"], "samples": samples},
         launch=launch_slice(config) | {"batch_tokens": config.reference.micro_batch_tokens},
+    )
+
+
+def sample_stage(config: Config) -> Stage:
+    """The model's own answers to the data's prompts, one per seed."""
+    data, on_policy = config.data, config.data.on_policy
+    assert on_policy is not None
+    prompts = Stage("prompts", data.name, settings={name: getattr(data, name) for name in DATA_KEYS["on_policy"]})
+    return Stage(
+        "sample",
+        f"{config.model.name}-{data.name}",
+        settings={
+            "model": model_slice(config),
+            "dtype": config.generate.dtype,
+            "decoding": {name: getattr(on_policy, name) for name in ("temperature", "top_p", "max_new_tokens")},
+            "seeds": list(on_policy.seeds),
+        }
+        | backend_slice(config)
+        | threads_slice(config),
+        inputs=_model_input(config) | {"prompts": prompts},
+        launch=_generator(config),
     )
 
 
