@@ -9,9 +9,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from types import ModuleType
 from unittest.mock import patch
 
+HARNESS = "0.4.13"
+"""The version of lm-eval whose checkers these are; a stage's key depends on it."""
 NEED_SENTENCES = ("length_constraints:number_sentences", "change_case:capital_word_frequency")
 """Kinds whose checkers read nltk's punkt_tab, which no package brings."""
 
@@ -83,5 +86,9 @@ def _checkers() -> ModuleType:
         raise ValueError(
             f"IFEval's checkers cannot be imported ({error}); install the laptop extra: make setup EXTRAS=dev,laptop"
         ) from error
+    if (found := version("lm-eval")) != HARNESS:
+        raise ValueError(
+            f"lm-eval {found} is installed, its checkers may differ from {HARNESS}'s; install that version"
+        )
     langdetect.DetectorFactory.seed = 0
     return utils

@@ -64,7 +64,6 @@ def _prompt(
     words = random_of.sample(words, len(words))  # no word is both demanded and forbidden
     for entry in chosen:
         values = {name: random_of.choice(options) for name, options in entry.get("draws", {}).items()}
-        values |= {"request": request}
         if "{word}" in entry["text"]:
             values["word"] = words.pop()
         texts.append(entry["text"].format(**values))

@@ -102,11 +102,11 @@ class Sampling:
 
 @dataclass(slots=True)
 class Reward:
-    """A reward model of the hub; `code` lets it run code from its repository, at the pinned revision."""
+    """A reward model of the hub; `own_code` lets it run code from its repository, at the pinned revision."""
 
     path: ranges.Text
     revision: str | None
-    code: bool
+    own_code: bool
     dtype: ranges.Dtype
 
 
