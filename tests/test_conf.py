@@ -23,7 +23,7 @@ GROUP_FILES = sorted(
 REQUIRED = {
     "data/file.yaml": ["data.path=pairs.jsonl", "model=from_scratch"],
     "setting/files.yaml": ["data.path=pairs.jsonl"],
-    "setting/laptop.yaml": ["data.path=pairs.jsonl"],
+    "setting/laptop_files.yaml": ["data.path=pairs.jsonl"],
 }
 # Pairs of the hub are too long for the pocket model's 128 positions.
 LONG = ("ultrafeedback_binarized", "h4_ultrafeedback_binarized", "llama3_ultrafeedback_armorm", "on_policy")

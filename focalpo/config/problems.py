@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from focalpo.config.cluster import cluster_problems
-from focalpo.config.models import model_problems
 from focalpo.config.data import SOURCES, Data
+from focalpo.config.models import model_problems
 from focalpo.config.schema import Config
 from focalpo.stages.origin import ROOT
 from focalpo.stages.ranges import out_of_range

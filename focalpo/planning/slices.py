@@ -11,7 +11,6 @@ from focalpo.stages.folder import file_hash
 from focalpo.stages.reading import read_text
 from focalpo.training.settings import EXECUTION
 
-
 FILES = ("path", "test_path")
 SAMPLED = ("on_policy", "instructions")
 """Sources whose answers are sampled from the model and scored by stages of their own."""

@@ -35,7 +35,6 @@ from focalpo.planning.slices import (
     model_slice,
     prompts_slice,
     protocol_slice,
-    source_slice,
     split_train,
     threads_slice,
 )
@@ -146,7 +145,7 @@ def pairs_stage(config: Config) -> Stage:
 
 
 def reward_stage(config: Config) -> Stage:
-    """The model's own answers to the data's prompts, scored by a reward model, or by how many instructions they follow."""
+    """The model's own answers to the data's prompts, scored by a reward model or by the instructions they follow."""
     samples = sample_stage(config)
     if config.data.source == "on_policy":
         scorer = {"reward": plain(config.data.reward)} | threads_slice(config)
