@@ -11,6 +11,7 @@ from focalpo.config.compose import compose
 from focalpo.data import on_policy
 from focalpo.data.on_policy import best_against_worst, hub_prompts
 from focalpo.data.validate import EMPTY, IDENTICAL, validate
+from focalpo.data.values import TIE
 from focalpo.planning.stages import in_order, pairs_stage, reward_stage
 from focalpo.running.worker import make
 from focalpo.stages.folder import Folder
@@ -47,6 +48,15 @@ def test_identical_and_empty_answers_are_dropped_and_counted() -> None:
     checked = validate(*best_against_worst(everything, "own"), "drop")
     assert checked.dropped == {IDENTICAL: 1, EMPTY: 1}
     assert [pair.id for pair in checked.train] == ["p"] and [pair.id for pair in checked.test] == ["s"]
+
+
+def test_answers_that_all_score_alike_are_a_tie_which_is_dropped_and_counted() -> None:
+    alike = [(text, 0.5) for text in "abcde"]
+    better = [("a", 0.5), ("b", 0.5), ("c", 0.5), ("d", 0.5), ("e", 1.0)]
+    everything = rated("p", alike) + rated("q", better) + rated("s", better, "test")
+    checked = validate(*best_against_worst(everything, "own"), "error")
+    assert checked.dropped == {TIE: 1}
+    assert [(pair.id, pair.chosen, pair.rejected) for pair in checked.train] == [("q", "e", "a")]
 
 
 def test_prompts_are_unique_and_sorted_and_no_test_prompt_is_a_train_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
