@@ -184,6 +184,9 @@ def test_pairs_can_be_made_for_any_model_and_only_on_request() -> None:
     assert pairs_stage(own).key != pairs_stage(other).key
     with pytest.raises(ValueError, match="data.on_policy belongs to data.source=on_policy"):
         compose(["setting=mistral_base", "data.source=on_policy"])
+    for seeds in ("[]", "[3]", "[3,4,3]"):
+        with pytest.raises(ValueError, match="must be two or more, each once"):
+            compose(["setting=one_gpu", "data=on_policy", f"data.on_policy.seeds={seeds}"])
 
 
 @pytest.mark.vllm

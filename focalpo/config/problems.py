@@ -56,6 +56,8 @@ def _data_problems(data: DataConfig) -> Iterator[str]:
         )
     if (data.source == "on_policy") != (data.on_policy is not None):
         yield f"data.source={data.source}: data.on_policy belongs to data.source=on_policy; set both or neither"
+    if data.on_policy and not 1 < len(data.on_policy.seeds) == len(set(data.on_policy.seeds)):
+        yield f"data.on_policy.seeds={data.on_policy.seeds} must be two or more, each once: a pair is of two samples"
     if data.source in ("hub", "on_policy") and not data.revision:
         yield "data.revision is not set; pin the dataset to a commit so that the run is reproducible"
     if data.on_bad_rows not in ("error", "drop"):
