@@ -65,7 +65,7 @@ class Estimate:
 
     def _given(self, split: str) -> int:
         """Pairs in the data set before any are dropped."""
-        return min(self.data[split], self.config.data.limit or self.data[split])
+        return min(self.data[split], getattr(self.config.data, "limit", None) or self.data[split])
 
     def _train(self, stage: Stage) -> Need:
         settings, execution = stage.settings["train"], stage.launch["train"]
