@@ -59,6 +59,12 @@ def composed_table(arguments: list[str], only: str | None = None) -> tuple[Table
     return table, compose_rows(table, overrides)
 
 
+def naming_table(arguments: list[str]) -> list[str]:
+    """The arguments of a command whose first one may be the name of the table alone."""
+    words = [each for each in arguments[:1] if not set("=-") & set(each)]
+    return [f"table={each}" for each in words] + arguments[len(words) :]
+
+
 def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
     """Split a command line into `table=`, `settings=`, `rows=`, `seeds=` and the overrides for Hydra.
 
