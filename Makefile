@@ -25,6 +25,8 @@ READ_rehearse := SCALE ROWS ARGS
 READ_dashboard := SCALE ARGS
 READ_notebooks := SCALE
 READ_why := CELL REPORT
+READ_again := STAGE
+READ_cancel += STAGE
 $(foreach target,bench soak argument lock test test-slow test-browser test-slurm test-vllm test-all,\
 	$(eval READ_$(target) := ARGS))
 READ := PYTHON EXTRAS $(sort $(foreach target,$(MAKECMDGOALS),$(READ_$(target))))
@@ -63,8 +65,8 @@ plan: $(INSTALLED) ## what the table would take: jobs, GPU-hours, memory of a GP
 status: $(INSTALLED) ## where each row of the table stands, here or in Slurm's queue
 	@python -m recipes.status $(TABLE)
 
-cancel: $(INSTALLED) ## take the table's jobs out of Slurm's queue
-	@python -m recipes.cancel $(TABLE)
+cancel: $(INSTALLED) ## take the table's jobs out of Slurm's queue; STAGE=KIND/NAME: those of a single stage or a search
+	@python -m recipes.cancel $(TABLE) $(STAGE)
 
 doctor: $(INSTALLED) ## what this machine has and lacks for the table, each line with its remedy
 	@python -m recipes.doctor $(TABLE)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,10 @@ def test_a_judge_of_ones_own_judges_and_another_one_judges_anew(mine: str, tmp_p
         first, scores = judged(tmp_path, mine_judged := stage(one.url))
         assert first["settings"]["judge"] == "my-judge" and len(one.requests) == first["facts"]["calls"]["calls"]
         assert make(tmp_path, stage(two.url)) == 0, "a judge with a name may move"
+        edited = replace(mine_judged, settings=mine_judged.settings | {"code": "of another commit"})
+        again, same = judged(tmp_path, edited)
+        assert same == scores and again["key"] != first["key"] and again["facts"]["records_of"] == [first["stage"]]
+        assert again["facts"]["calls"]["calls"] == 0 and len(one.requests) == first["facts"]["calls"]["calls"]
         for other in (stage(two.url, "judge.name=yours"), stage(two.url, "judge.name=null")):
             manifest, others = judged(tmp_path, other)
             assert manifest["settings"]["judge"] in ("yours", two.url) and manifest["key"] != first["key"]

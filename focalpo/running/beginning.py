@@ -97,6 +97,8 @@ def _composer(name: str) -> Callable[[list[str]], Any] | None:
         return search
     if name == "dynamics":
         return lambda arguments: composed_table(arguments, only="files")
+    if name == "cancel":  # names of stages, besides
+        return lambda arguments: composed_table([each for each in arguments if "=" in each or each.startswith("-")])
     if name == "dashboard":
         return lambda arguments: composed_table(naming_table(arguments))
     if name == "bench":
