@@ -1,4 +1,4 @@
-"""Sample one answer of the policy to every prompt, with one seed."""
+"""Sample answers of the policy to every prompt, one per seed."""
 
 from focalpo.answering.generation import Decoding, Generator, backend_of
 from focalpo.stages.folder import Job
@@ -7,15 +7,16 @@ from focalpo.training.jobs import source_of
 
 
 def make(job: Job) -> dict:
-    """Fill the job's folder with `samples.parquet`, in the order of the prompts."""
+    """Fill the job's folder with `samples.parquet`: prompt by prompt, the answers in the order of the seeds."""
     settings = job.settings
     prompts = read_records(job.inputs["prompts"] / "prompts.parquet", Prompt)
     with Generator(source_of(job), backend_of(job)) as generator:
-        answers = generator.answer(
+        samples = generator.samples(
             [prompt.id for prompt in prompts],
             [prompt.prompt for prompt in prompts],
             Decoding(**settings["decoding"]),
-            settings["seed"],
+            settings["seeds"],
         )
+    answers = [answer for drawn in samples for answer in drawn]
     write_records(job.path / "samples.parquet", answers)
     return {"samples": len(answers), "unfinished": sum(not answer.finished for answer in answers) / len(answers)}

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     ("processes",),
     ("stages",),
-    ("data", "pocket", "judging", "scoring"),
+    ("data", "pocket", "judging", "scoring", "checking"),
     ("training", "reporting"),
     ("answering", "config"),
     ("planning", "speed"),
@@ -22,7 +22,7 @@ FLOORS = (
     ("rehearsal",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-MOST_ROOMS, MOST_ARROWS, MOST_RECIPES, MOST_LINES, MOST_MEDIAN = 16, 52, 31, 300, 110
+MOST_ROOMS, MOST_ARROWS, MOST_RECIPES, MOST_LINES, MOST_MEDIAN = 16, 56, 31, 300, 110
 # package -> the only places that may import it
 ONLY = {
     "hydra": {"config/compose", "config/overrides"},
@@ -36,6 +36,7 @@ ONLY = {
     "trl": {"speed/peer"},
     "peft": {"training/lora"},
     "gguf": {"training/gguf"},
+    "lm_eval": {"checking/instructions", "checking/capability"},
 }
 NO_TORCH = (
     "stages",

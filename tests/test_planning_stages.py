@@ -192,9 +192,9 @@ KEYS = {
         "judge/base-focalpo-s42-d55af4efe15f",
     ),
     "table=one_gpu lora=rank16 data=on_policy": (
-        "sample/qwen2_5_0_5b_instruct-on_policy-s13-67227f5966b5",
-        "reward/qwen2_5_0_5b_instruct-on_policy-3c6d3fe51a32",
-        "pairs/on_policy-e0a9cdb37042",
+        "sample/qwen2_5_0_5b_instruct-on_policy-226e1414c0e3",
+        "reward/qwen2_5_0_5b_instruct-on_policy-75cfcef9597e",
+        "pairs/on_policy-79bc7d1acd5e",
     ),
 }
 

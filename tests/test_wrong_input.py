@@ -74,7 +74,7 @@ WRONG = {
     "judge judge.endpoint.max_attempts=0": "must be >= 1",
     "judge judge.endpoint.budget_usd=-1": "must be a finite number >= 0, or null",
     "judge judge.endpoint.price.input_usd=-1": "must be a finite number >= 0",
-    "pairs data.prompts=0": "data.prompts=0 must be >= 1 with data.source=pocket_base",
+    "pairs data.prompts=0": "data.prompts=0 must be >= 1",
     "pairs setting=pocket_instruct data.samples=1": "data.samples=1 must be >= 2",
     "pairs data.label_noise=0.9": "must be in [0, 0.5]",
     "pairs data.test_fraction=1": "must be in [0, 1)",
@@ -161,7 +161,7 @@ def test_a_folder_of_the_users_own_adds_choices_tables_and_experiments(flags, tm
 
 def test_a_printed_configuration_has_the_values_of_the_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
     printed = yaml.safe_load(told(monkeypatch, "train", "objective=dpo", "objective.beta=0.25", "--cfg", "job"))
-    assert printed["objective"] == {"name": "dpo", "beta": 0.25} and printed["data"]["source"] == "pocket_base"
+    assert printed["objective"] == {"name": "dpo", "beta": 0.25} and printed["data"]["name"] == "pocket_base"
     rows = yaml.safe_load(told(monkeypatch, "plan", "rows=dpo", "seed=7", "settings=base", "-c", "job", "-p", "rows"))
     assert rows["base/dpo"]["seed"] == 7
 

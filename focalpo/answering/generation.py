@@ -50,14 +50,14 @@ def backend_of(job: Job) -> Backend:
     return Backend(job.settings["backend"], job.settings["dtype"], **launch)
 
 
-Answerer = Callable[[list[list[int]], Decoding, int, Progress], list[list[int]]]
+Answerer = Callable[[list[list[int]], Decoding, Sequence[int], Progress], list[list[list[int]]]]
 Row = tuple[list[int], list[int]]
 """Token ids of a prompt and of its answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A loaded model: maps prompt ids to answer ids, and with vLLM also rows to vLLM's log-probs of their answers."""
+    """A loaded model: maps prompt ids to the ids of an answer per seed, and with vLLM also rows to vLLM's log-probs."""
 
     answer: Answerer
     logprobs: Callable[[list[Row]], list[list[float]]] | None = None
@@ -98,15 +98,27 @@ class Generator:
         progress: Progress = lambda done, total: None,
     ) -> list[Completion]:
         """Return one completion per prompt, in order; the same seed gives the same answers on the same machine."""
+        return [drawn for (drawn,) in self.samples(names, prompts, decoding, [seed], progress)]
+
+    def samples(
+        self,
+        names: Sequence[str],
+        prompts: Sequence[Messages],
+        decoding: Decoding,
+        seeds: Sequence[int],
+        progress: Progress = lambda done, total: None,
+    ) -> list[list[Completion]]:
+        """Return a completion per seed for every prompt, in order."""
         ids = prompt_ids(self.tokenizer, prompts)
-        rows = self.engine.answer(ids, decoding, seed, progress)
-        self.first_rows += [*zip(ids, map(self._until_stop, rows), strict=True)][: KEPT_ROWS - len(self.first_rows)]
+        drawn = self.engine.answer(ids, decoding, seeds, progress)
+        rows = [(prompt, self._until_stop(row)) for prompt, group in zip(ids, drawn, strict=True) for row in group]
+        self.first_rows += rows[: KEPT_ROWS - len(self.first_rows)]
         return [
-            self._completion(name, prompt, row, decoding)
-            for name, prompt, row in zip(names, prompts, rows, strict=True)
+            [self._completion(name, prompt, row) for row in group]
+            for name, prompt, group in zip(names, prompts, drawn, strict=True)
         ]
 
-    def _completion(self, name: str, prompt: Messages, row: list[int], decoding: Decoding) -> Completion:
+    def _completion(self, name: str, prompt: Messages, row: list[int]) -> Completion:
         row = self._until_stop(row)
         finished = bool(row) and row[-1] in self.stops
         answer = row[:-1] if finished else row
@@ -125,7 +137,12 @@ def _load_hf(source: ModelSource, backend: Backend, tokenizer: PreTrainedTokeniz
     model.generation_config = generation_config(tokenizer, stops)
     pad = model.generation_config.pad_token_id
 
-    def answer(prompts: list[list[int]], decoding: Decoding, seed: int, progress: Progress) -> list[list[int]]:
+    def answer(
+        prompts: list[list[int]], decoding: Decoding, seeds: Sequence[int], progress: Progress
+    ) -> list[list[list[int]]]:
+        return [list(drawn) for drawn in zip(*(one(prompts, decoding, seed, progress) for seed in seeds), strict=True)]
+
+    def one(prompts: list[list[int]], decoding: Decoding, seed: int, progress: Progress) -> list[list[int]]:
         torch.manual_seed(seed)
         answers: dict[int, list[int]] = {}
         for items in _batches(prompts, decoding.max_new_tokens, backend.max_batch_tokens):
@@ -173,10 +190,12 @@ def _load_vllm(source: ModelSource, backend: Backend, stops: list[int], processe
     for replica in replicas:
         replica.hear()
 
-    def answer(prompts: list[list[int]], decoding: Decoding, seed: int, progress: Progress) -> list[list[int]]:
+    def answer(
+        prompts: list[list[int]], decoding: Decoding, seeds: Sequence[int], progress: Progress
+    ) -> list[list[list[int]]]:
         # Round-robin, and prompts keep their numbers: an answer does not depend on the number of replicas.
         for first, replica in enumerate(replicas):
-            replica.ask("answer", list(enumerate(prompts))[first :: len(replicas)], decoding, seed)
+            replica.ask("answer", list(enumerate(prompts))[first :: len(replicas)], decoding, seeds)
         answers = [replica.hear() for replica in replicas]
         progress(len(prompts), len(prompts))
         return [answers[item % len(replicas)][item // len(replicas)] for item in range(len(prompts))]
@@ -240,8 +259,11 @@ class _Vllm:
             disable_log_stats=True,
         )
 
-    def answer(self, prompts: list[tuple[int, list[int]]], decoding: Decoding, seed: int) -> list[list[int]]:
-        # One seed per request, so that answers do not depend on how vLLM batches them.
+    def answer(
+        self, prompts: list[tuple[int, list[int]]], decoding: Decoding, seeds: Sequence[int]
+    ) -> list[list[list[int]]]:
+        # One seed per request, so that answers do not depend on how vLLM batches them. The samples of a prompt are
+        # neighbours, so that they share the cache of its prefill.
         sampling = [
             self.vllm.SamplingParams(
                 temperature=decoding.temperature,
@@ -252,9 +274,11 @@ class _Vllm:
                 detokenize=False,
             )
             for item, _ in prompts
+            for seed in seeds
         ]
-        outputs = self._run([prompt for _, prompt in prompts], sampling)
-        return [list(output.outputs[0].token_ids) for output in outputs]
+        outputs = self._run([prompt for _, prompt in prompts for _ in seeds], sampling)
+        rows = [list(output.outputs[0].token_ids) for output in outputs]
+        return [rows[first : first + len(seeds)] for first in range(0, len(rows), len(seeds))]
 
     def logprobs(self, rows: list[Row]) -> list[list[float]]:
         """Log-probs of the answers' tokens; of an answer that fills the model's window, all but the last one."""
