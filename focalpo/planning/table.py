@@ -79,7 +79,8 @@ def labelled(table: TableConfig, configs: dict[tuple[str, str], Config], overrid
 def _identity(config: Config) -> list[str | None]:
     """Which model and which data a column is about, whatever else of them is set."""
     model, data = config.model, config.data
-    return [model.name, model.path, model.revision, data.name, data.source, data.path, data.revision]
+    places = [getattr(data, name, None) for name in ("path", "revision", "file")]  # of those sources that have them
+    return [model.name, model.path, model.revision, data.name, data.source, *places]
 
 
 def naming_table(arguments: list[str]) -> list[str]:
