@@ -30,6 +30,8 @@ READ_dashboard := SCALE ARGS
 READ_notebooks := SCALE
 READ_why := CELL REPORT SCALE
 READ_setup := SCALE
+READ_again := STAGE
+READ_cancel += STAGE
 $(foreach target,bench soak argument lock test test-slow test-browser test-slurm test-vllm test-all,\
 	$(eval READ_$(target) := ARGS))
 READ := PYTHON $(if $(INSTALLED_$(SCALE)),,EXTRAS) $(sort $(foreach target,$(MAKECMDGOALS),$(READ_$(target))))
@@ -71,8 +73,8 @@ plan: $(SCALE_INSTALLED) ## what the table would take: jobs, GPU-hours, memory o
 status: $(SCALE_INSTALLED) ## where each row of the table stands, here or in Slurm's queue
 	@python -m recipes.status $(TABLE)
 
-cancel: $(SCALE_INSTALLED) ## take the table's jobs out of Slurm's queue
-	@python -m recipes.cancel $(TABLE)
+cancel: $(SCALE_INSTALLED) ## take the table's jobs out of Slurm's queue; STAGE=KIND/NAME: those of a single stage or a search
+	@python -m recipes.cancel $(TABLE) $(STAGE)
 
 doctor: $(SCALE_INSTALLED) ## what this machine has and lacks for the table, each line with its remedy
 	@python -m recipes.doctor $(TABLE)

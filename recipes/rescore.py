@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from focalpo.judging.earlier import RECORDS, earlier_records, take_records
 from focalpo.planning.stages import Row, in_order, report_stage
 from focalpo.planning.table import planned
 from focalpo.running.command import run_command
@@ -42,7 +43,11 @@ def rescore(arguments: list[str]) -> None:
     differing = [title for stage in stages if stage.kind in REMADE for title in _differing(runs, again, stage)]
     if differing:
         raise ValueError(f"{len(differing)} files differ from the sealed ones: {', '.join(differing)}")
-    print(f"rescored {len({row.judge.key for row in rows.values()})} judge stages from their records, all as sealed")
+    judged = {row.judge.key: Folder(runs, row.judge).sealed for row in rows.values()}
+    if earlier := len(judged) - sum(judged.values()):
+        print(f"rescored {earlier} judge stages of changed code from the records of their judge; nothing to compare")
+    if sum(judged.values()):
+        print(f"rescored {sum(judged.values())} judge stages from their records, all as sealed")
 
 
 def prepare(runs: Path, again: Path, stages: list[Stage]) -> None:
@@ -54,14 +59,22 @@ def prepare(runs: Path, again: Path, stages: list[Stage]) -> None:
         if stage.kind == "judge":
             place = place.with_name(sealed.name)  # keep the name of the existing folder
             place.mkdir(parents=True)
-            if not (sealed / "records.jsonl").is_file():
-                raise ValueError(f"{sealed} has no records.jsonl, from which its scores are recomputed; restore it")
-            shutil.copyfile(sealed / "records.jsonl", place / "records.jsonl")
+            _put_records(Folder(runs, stage), place)
         elif stage.kind not in REMADE and not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             (place.parent / sealed.name).symlink_to(sealed.resolve(), target_is_directory=True)
     for record in (runs / "judge").glob(".sentinel-*.json"):
         shutil.copyfile(record, again / "judge" / record.name)
+
+
+def _put_records(sealed: Folder, place: Path) -> None:
+    """Copy the stage's own records or, where its code has changed since, those of the same judge and answers."""
+    if not sealed.sealed:
+        take_records(sealed.job, place)
+    elif (sealed.path / RECORDS).is_file():
+        shutil.copyfile(sealed.path / RECORDS, place / RECORDS)
+    else:
+        raise ValueError(f"{sealed.path} has no {RECORDS}, from which its scores are recomputed; restore it")
 
 
 def _offline(row: Row) -> Row:
@@ -71,7 +84,9 @@ def _offline(row: Row) -> Row:
 
 
 def _judged(runs: Path, row: Row) -> bool:
-    return all(Folder(runs, stage).sealed for stage in in_order([row.judge]))
+    judge = Folder(runs, row.judge)
+    inputs = all(Folder(runs, stage).sealed for stage in in_order(list(row.judge.inputs.values())))
+    return inputs and (judge.sealed or bool(earlier_records(judge.job)))
 
 
 def _differing(runs: Path, again: Path, stage: Stage) -> list[str]:
