@@ -5,7 +5,8 @@ python -m recipes.pairs setting=llama3_instruct data=on_policy        the model'
 
 from pathlib import Path
 
-from focalpo.answering.generation import Backend, Decoding, Generator
+from focalpo.answering.engine import Backend, Decoding
+from focalpo.answering.generation import Generator
 from focalpo.data.on_policy import SPLITS, best_against_worst
 from focalpo.data.sources import FileSource, HubSource, load, prompt_position
 from focalpo.data.tokens import Tokenised, by_kind, counted, described, pair_trees

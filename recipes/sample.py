@@ -1,8 +1,11 @@
 """Sample answers of the policy to every prompt, one per seed."""
 
-from focalpo.answering.generation import Decoding, Generator, backend_of
+from focalpo.answering.engine import Decoding, backend_of
+from focalpo.answering.generation import Generator
+from focalpo.answering.parts import Parts
 from focalpo.stages.folder import Job
 from focalpo.stages.records import Prompt, read_records, write_records
+from focalpo.stages.track import Progress
 from focalpo.training.jobs import source_of
 
 
@@ -16,6 +19,8 @@ def make(job: Job) -> dict:
             [prompt.prompt for prompt in prompts],
             Decoding(**settings["decoding"]),
             settings["seeds"],
+            Parts(job.path, "samples"),
+            Progress(job.path),
         )
     answers = [answer for drawn in samples for answer in drawn]
     write_records(job.path / "samples.parquet", answers)

@@ -28,7 +28,7 @@ ONLY = {
     "hydra": {"config/compose", "config/overrides"},
     "omegaconf": {"config/compose"},
     "deepspeed": {"training/engine", "training/checkpoint", "training/buffers", "training/lora"},
-    "vllm": {"answering/generation"},
+    "vllm": {"answering/vllm_engine"},
     "wandb": {"stages/track"},
     "wandb_workspaces": {"dashboard"},
     "nbclient": {"notebooks"},

@@ -198,7 +198,8 @@ def test_pairs_can_be_made_for_any_model_and_only_on_request() -> None:
 
 @pytest.mark.vllm
 def test_two_replicas_give_the_same_answers_as_one(tmp_path: Path) -> None:
-    from focalpo.answering.generation import Backend, Decoding, Generator
+    from focalpo.answering.engine import Backend, Decoding
+    from focalpo.answering.generation import Generator
     from focalpo.training.model import ModelSource
 
     write_model("llama3", texts(), tmp_path / "model")

@@ -179,11 +179,11 @@ def test_an_edited_chat_template_changes_the_key(tmp_path: Path) -> None:
 KEYS = {
     "table=pocket": (
         "sft/pocket-sft-582dcc3fe23f",
-        "pairs/pocket_instruct-0739b0b6fb9c",
+        "pairs/pocket_instruct-9fed85257c24",
         "reference/pocket_base-mismatched-f49f8b39ece5",
         "train/base-focalpo-s5-e4949e56d9ec",
-        "generate/base-focalpo-s5-4788b9f87615",
-        "judge/base-focalpo-s5-43584e86007c",
+        "generate/base-focalpo-s5-84988f4d3439",
+        "judge/base-focalpo-s5-1730be2fce47",
     ),
     "table=paper": (
         "pairs/ultrafeedback_binarized-9b48e5f18eeb",

@@ -9,7 +9,7 @@ from focalpo.config.schema import Config
 from focalpo.judging.protocol import EVAL, CheckedProtocol, Protocol, load_protocol, protocol_hash
 from focalpo.stages.folder import file_hash
 from focalpo.stages.reading import read_text
-from focalpo.training.settings import EXECUTION
+from focalpo.training.settings import EXECUTION, SAMPLING
 
 FILES = ("path", "test_path")
 SAMPLED = ("on_policy", "instructions")
@@ -29,10 +29,10 @@ def model_slice(config: Config, from_hub: bool = True) -> dict:
 
 
 def backend_slice(config: Config) -> dict:
-    """Hugging Face draws the random numbers of a whole batch at once, so samples depend on which rows share a batch."""
+    """The last bits of Hugging Face's logits, and now and then a token, depend on which rows share a batch."""
     generate = config.generate
-    batch = {"max_batch_tokens": generate.max_batch_tokens} if generate.backend == "hf" else {}
-    return {"backend": generate.backend} | batch
+    own = {"max_batch_tokens": generate.max_batch_tokens, "sampling": SAMPLING} if generate.backend == "hf" else {}
+    return {"backend": generate.backend} | own
 
 
 def threads_slice(config: Config) -> dict:
