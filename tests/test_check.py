@@ -4,6 +4,9 @@ import csv
 import json
 import random
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +29,13 @@ from focalpo.stages.records import Completion, Followed, PromptScore, Question, 
 from recipes import check
 from recipes.doctor import blocking
 from recipes.why import why
+from rehearsal.benchmarks import protocol_over, repository_of
 from tests import sealed_table
 from tests.conftest import made
 from tests.instructed import KINDS, answer, hub_row, hub_rows, write_benchmark
 from tests.sealed_table import sealed_stages
 
+PHASES = ("pretraining", "sft")
 NO_COMMA = "punctuation:no_comma"
 HOW = {"questions": "ifeval", "temperature": 0.0, "top_p": 1.0, "max_new_tokens": 20}
 
@@ -275,3 +280,26 @@ def test_missing_data_and_another_version_are_found_before_anything_starts(
     with pytest.raises(ValueError, match=r"0.5.0 is needed"):
         check.make(Folder(tmp_path / "runs", stage).job)
     assert not blocking(planned(["rows=sft"])), "a table without checked benchmarks needs none of it"
+
+
+@pytest.mark.slow
+def test_a_tiny_model_goes_from_nothing_to_a_table_without_a_judge(tmp_path: Path) -> None:
+    """The real stages on the rehearsal's stand-in prompts, which the pocket model's tokenizer knows."""
+    repository = repository_of("ifeval", tmp_path / "hub")
+    protocol = protocol_over("ifeval", {repository.name: repository}, tmp_path / "eval")
+    shutil.copy(repository.folder / "ifeval_input_data.jsonl", protocol.parent)
+    few = [f"model.phases.{phase}.{each}" for phase in PHASES for each in ("count=640", "train.max_steps=10")]
+    rows = ["settings=base", "rows=sft", "seeds=1", *few, f"runs={tmp_path / 'runs'}"]
+    command = [sys.executable, "-m", "recipes.reproduce", *rows, *overrides(protocol, "ifeval", "ifeval_sampled")]
+    done = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "IF prompt" in done.stdout and "judge" not in done.stdout.split("report.html")[0]
+    (path,) = (tmp_path / "runs" / "report").glob("*/table1.csv")
+    found = cells(path.parent)
+    assert found["sft", "ifeval_instruction"]["prompts"] == "20" and found["sft", "tokens"]["value"] != "-"
+    assert {stage.name for stage in (tmp_path / "runs").iterdir() if stage.is_dir()} >= {
+        "check",
+        "generate",
+        "benchmark",
+    }
+    assert not (tmp_path / "runs" / "judge").exists()
