@@ -53,7 +53,8 @@ def _tell_made(runs: Path, scored: list[Stage]) -> None:
     for kind in dict.fromkeys(stage.kind for stage in scored):
         sealed = [folder.sealed for folder in folders.values() if folder.job.kind == kind]
         if earlier := sealed.count(False):
-            print(f"rescored {earlier} {kind} stages of changed code from earlier records; nothing to compare")
+            source = " from the records of their judge" * (kind == "judge")
+            print(f"rescored {earlier} {kind} stages of changed code{source}; nothing to compare")
         if sum(sealed):
             print(f"rescored {sum(sealed)} {kind} stages from their records, all as sealed")
 

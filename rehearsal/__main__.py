@@ -15,6 +15,7 @@ from pathlib import Path
 
 from focalpo.config.compose import CONF, compose, compose_table
 from focalpo.config.schema import Config, TableConfig
+from focalpo.planning.slices import benchmarks
 from focalpo.planning.table import compose_rows, split_arguments, with_rows
 from focalpo.processes.cores import cores, cores_each
 from focalpo.processes.quiet import quiet
@@ -76,7 +77,7 @@ def tell(table: TableConfig, first: Config, found: dict[str, set[Change]], proto
     print(f"differences from the {table.scale} scale, over all rows")
     print(described(found))
     print(stand_ins())
-    for protocol in first.judge.benchmarks.values():
+    for protocol in benchmarks(first).values():
         print(f"  protocol  {protocol:32} " + ", ".join(protocol_changes(protocol, protocols)))
 
 

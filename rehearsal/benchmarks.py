@@ -1,22 +1,39 @@
 """The benchmarks' files in their published formats with our own texts, and the protocols that name them.
 
-A protocol here is the one in eval/ except for what a stand-in cannot keep: the number of prompts and the files' sha256.
+A protocol here is the one in eval/ except for what a stand-in cannot keep: the number of prompts, the kinds of their
+instructions and the files' sha256.
 """
 
 import hashlib
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from focalpo.judging.benchmarks import GITHUB
-from focalpo.judging.protocol import EVAL, AlpacaProtocol, ArenaProtocol, Protocol, load_protocol
+from focalpo.judging.protocol import (
+    EVAL,
+    AlpacaProtocol,
+    ArenaProtocol,
+    CheckedProtocol,
+    JudgedProtocol,
+    load_protocol,
+)
 from focalpo.judging.upstream import PROMPT, TEMPLATE_NAMES
 from focalpo.pocket.benchmarks import write_benchmark
 from rehearsal.hub import Repository
 
-PROMPTS = {"alpaca_eval": 24, "arena_hard": 16}
+PROMPTS = {"alpaca_eval": 24, "arena_hard": 16, "ifeval": 20}
+# Instructions that the stand-ins' answers may or may not follow; their checkers need no data of nltk's.
+INSTRUCTIONS: dict[str, dict[str, Any]] = {
+    "punctuation:no_comma": {},
+    "change_case:english_lowercase": {},
+    "length_constraints:number_words": {"num_words": 8, "relation": "less than"},
+    "keywords:forbidden_words": {"forbidden_words": ["ant", "cat"]},
+}
 # The files that the pocket world writes, by role in a protocol.
 MADE = {
     "questions": {"alpaca_eval": "alpaca_eval.json", "arena_hard": "question.jsonl"},
@@ -34,6 +51,12 @@ def repository_of(name: str, root: Path) -> Repository:
     repository = Repository("raw" if on_github else "datasets", source, protocol.revision, root / source)
     made = root / f"{name}.made"
     made.mkdir(parents=True)
+    if isinstance(protocol, CheckedProtocol):
+        write_benchmark("alpaca_eval", made, rows=PROMPTS["ifeval"])
+        (file,) = protocol.files.values()
+        repository.folder.mkdir(parents=True, exist_ok=True)
+        (repository.folder / file.path).write_text(_instructed(json.loads((made / "alpaca_eval.json").read_text())))
+        return repository
     write_benchmark(_kind(protocol), made, rows=PROMPTS[_kind(protocol)])
     for role, file in protocol.files.items():
         place = repository.folder / file.path
@@ -44,6 +67,18 @@ def repository_of(name: str, root: Path) -> Repository:
             assert isinstance(protocol, ArenaProtocol)
             place.write_text(_published(role, protocol))
     return repository
+
+
+def _instructed(rows: list[dict]) -> str:
+    """Prompts with one or two instructions in google/IFEval's layout: arguments of other kinds stand there as null."""
+    names = dict.fromkeys(name for arguments in INSTRUCTIONS.values() for name in arguments)
+    kinds, lines = list(INSTRUCTIONS), []
+    for number, row in enumerate(rows):
+        own = [kinds[number % len(kinds)], kinds[(number + 1) % len(kinds)]][: 1 + number % 2]
+        arguments = [dict.fromkeys(names) | INSTRUCTIONS[kind] for kind in own]
+        values = {"key": 1000 + number, "prompt": row["instruction"], "instruction_id_list": own, "kwargs": arguments}
+        lines.append(json.dumps(values) + "\n")
+    return "".join(lines)
 
 
 def _published(role: str, protocol: ArenaProtocol) -> str:
@@ -62,6 +97,8 @@ def protocol_over(name: str, repositories: Mapping[str, Repository], folder: Pat
     values = yaml.safe_load((EVAL / f"{name}.yaml").read_text())
     repository = repositories[values["source"].removeprefix(GITHUB)]
     values["prompts"] = PROMPTS[values["benchmark"]]
+    if "kinds" in values:
+        values["kinds"] = list(INSTRUCTIONS)
     for file in values["files"].values():
         file["sha256"] = hashlib.sha256((repository.folder / file["path"]).read_bytes()).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,5 +109,5 @@ def protocol_over(name: str, repositories: Mapping[str, Repository], folder: Pat
     return folder / f"{name}.yaml"
 
 
-def _kind(protocol: Protocol) -> str:
+def _kind(protocol: JudgedProtocol) -> str:
     return "alpaca_eval" if isinstance(protocol, AlpacaProtocol) else "arena_hard"

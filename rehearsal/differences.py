@@ -14,9 +14,12 @@ from rehearsal.datasets import TEST, TRAIN
 from rehearsal.models import GAIN, SHAPE
 
 HARDWARE = ("launch.gpus", "launch.ranks", "launch.workers", "generate.data_parallel")
-ENDPOINTS = ("judge.endpoint.base_url", "judge.benchmarks.alpaca_eval", "judge.benchmarks.arena_hard", "runs")
-PROTOCOL = ("prompts", "files.*.sha256")
-"""What a stand-in cannot keep of a protocol: the number of prompts and the hashes of its files."""
+ENDPOINTS = (
+    *("judge.endpoint.base_url", "judge.benchmarks.alpaca_eval", "judge.benchmarks.arena_hard"),
+    *("check.benchmarks.ifeval", "runs"),
+)
+PROTOCOL = ("prompts", "kinds", "files.*.sha256")
+"""What a stand-in cannot keep of a protocol: its prompts' number and kinds, and the hashes of its files."""
 
 Change = tuple[Any, Any]
 

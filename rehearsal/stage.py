@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from focalpo.config.schema import Config
+from focalpo.planning.slices import benchmarks
 from rehearsal.benchmarks import protocol_over, repository_of
 from rehearsal.datasets import texts, write_armorm, write_h4, write_trl_lib
 from rehearsal.hub import Hub, Repository
@@ -47,7 +48,7 @@ def build(configs: Mapping[tuple[str, str], Config], starts: Mapping[str, str], 
             if (repository.kind, repository.name) not in found:
                 found[repository.kind, repository.name] = repository
                 write(repository.folder)
-    names = {name for config in configs.values() for name in config.judge.benchmarks.values()}
+    names = {name for config in configs.values() for name in benchmarks(config).values()}
     return [*found.values(), *(repository_of(name, root) for name in sorted(names))]
 
 
@@ -69,9 +70,10 @@ def endpoints(config: Config, repositories: Iterable[Repository], protocols: Pat
     """Overrides for the judge's address, and for protocols over the stand-in's files instead of the published ones."""
     by_source = {repository.name: repository for repository in repositories}
     overrides = [f"judge.endpoint.base_url={judge}"]
-    for role, name in config.judge.benchmarks.items():
+    for role, name in benchmarks(config).items():
+        key = "check" if role in config.check.benchmarks else "judge"
         path = protocol_over(name, by_source, protocols)
-        overrides.append(f"judge.benchmarks.{role}={path.with_suffix('')}")
+        overrides.append(f"{key}.benchmarks.{role}={path.with_suffix('')}")
     return overrides
 
 

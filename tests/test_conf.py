@@ -31,7 +31,8 @@ REQUIRED |= {f"data/{name}.yaml": ["model=llama3_8b_instruct"] for name in LONG}
 REQUIRED["data/laptop.yaml"] = ["model=smollm2_135m_instruct"]
 # What is judged or checked, and the sets of answers to it, are chosen together.
 REQUIRED |= {f"{name}.yaml": ["setting=laptop"] for name in ("check/laptop", "generate/laptop", "judge/none")}
-REQUIRED["check/ifeval.yaml"] = ["setting=laptop", "~generate.sets.ifeval_new"]
+REQUIRED |= {f"generate/{name}.yaml": [f"setting={name}"] for name in ("one_gpu", "mistral_base", "llama3_instruct")}
+REQUIRED["check/ifeval.yaml"] = ["setting=one_gpu"]
 
 
 @cache

@@ -133,6 +133,8 @@ def test_models_data_and_decoding_of_the_paper_rows():
         for config in (base, instruct)
         for name, each in config.generate.sets.items()
     }
+    for model in ("mistral_7b_sft_beta", "llama3_8b_instruct"):
+        assert decoding.pop((model, "ifeval")) == (0.0, 1.0, 1280), "lm-eval's own, greedy"
     assert decoding == {
         ("mistral_7b_sft_beta", "alpaca_eval"): (0.7, 1.0, 2048),
         ("mistral_7b_sft_beta", "arena_hard"): (0.0, 1.0, 4096),
@@ -161,10 +163,11 @@ def test_the_rows_of_a_setting_share_pairs_reference_and_benchmarks():
     columns = zip(table.settings, PAPER_SETTINGS, strict=True)
     configs = {(name, row): paper(setting, row) for name, setting in columns for row in PAPER_ROWS}
     rows = table_rows(table, configs)
-    stages = in_order([stage.judge for stage in rows.values()])
+    stages = in_order([stage for row in rows.values() for stage in row.scored()])
     count = {kind: sum(stage.kind == kind for stage in stages) for kind in {stage.kind for stage in stages}}
     # reference: (chosen, rejected) and KTO's mismatched answers, for each setting; no model is trained from scratch
-    assert count == {"benchmark": 2, "pairs": 2, "reference": 4, "train": 20, "generate": 22, "judge": 22}
+    made = {"benchmark": 3, "pairs": 2, "reference": 4, "train": 20}
+    assert count == made | dict.fromkeys(("generate", "judge", "check"), 22)
 
 
 @pytest.mark.parametrize("path", [*PAPER_FILES, *PAPER_PARTS], ids=lambda path: str(path.relative_to(CONF)))

@@ -18,6 +18,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from focalpo.config.compose import CONF, compose, compose_table
 from focalpo.data.tokens import pair_trees, prompt_ids
 from focalpo.data.truncation import Limits
+from focalpo.planning.slices import benchmarks
 from focalpo.planning.table import compose_rows, with_rows
 from focalpo.stages.records import Pair
 from focalpo.training.model import ModelSource, load_model, load_tokenizer, stop_ids
@@ -37,12 +38,12 @@ def test_a_rehearsal_differs_only_in_hardware_and_endpoints(name: str, tmp_path:
     table = with_rows(compose_table(name), {})
     paper = compose_rows(table, [])
     first = next(iter(paper.values()))
-    made = [repository_of(protocol, tmp_path) for protocol in first.judge.benchmarks.values()]
+    made = [repository_of(protocol, tmp_path) for protocol in benchmarks(first).values()]
     changed = endpoints(first, made, tmp_path / "eval", "http://127.0.0.1:1/v1")
     found = changes(paper, compose_rows(table, [*hardware(first), *changed, "runs=elsewhere"]))
     assert found.keys() <= {*HARDWARE, *ENDPOINTS}
     assert {"judge.endpoint.base_url", "launch.gpus"} <= found.keys()
-    for protocol in first.judge.benchmarks.values():
+    for protocol in benchmarks(first).values():
         for key in protocol_changes(protocol, tmp_path / "eval"):
             assert any(re.fullmatch(kept.replace(".", r"\.").replace("*", r"\w+"), key) for kept in PROTOCOL), key
 
@@ -168,7 +169,7 @@ data = "princeton-nlp/llama3-ultrafeedback-armorm"
 ignored = ["all_generated_responses", "all_rm_scores"]
 checked = load(HubSource(data, pinned, "train", "test"), "drop", ignore_columns=ignored)
 print("pairs", len(checked.train), len(checked.test), checked.schemas["train"])
-for name in ("alpaca_eval_2", "arena_hard_v0_1"):
+for name in ("alpaca_eval_2", "arena_hard_v0_1", "ifeval"):
     fetch(load_protocol(protocols / f"{name}.yaml"), None, into)
 named = "meta-llama/Meta-Llama-3-8B-Instruct"
 print("model", load_model(ModelSource(named, other), "bfloat16").config.model_type)
@@ -187,7 +188,7 @@ def stage(tmp_path: Path) -> Iterator[tuple[dict[str, str], Path]]:
     config = compose(["experiment=llama3_instruct/dpo"])
     made = build({("instruct", "dpo"): config}, {"instruct": str(config.model.path)}, tmp_path / "hub")
     by_name: dict[str, Repository] = {each.name: each for each in made}
-    for protocol in config.judge.benchmarks.values():
+    for protocol in benchmarks(config).values():
         protocol_over(protocol, by_name, tmp_path / "eval")
     with serving(made) as hub:
         yield environment(hub, tmp_path / "home", None), tmp_path / "eval"
@@ -205,7 +206,13 @@ def test_the_real_clients_get_models_data_and_benchmarks_only_at_their_pins(stag
     assert "pairs 540 40 prompt and dialogues\n" in done.stdout and "model llama\n" in done.stdout
     assert done.stdout.count("refused ") == 2
     expected = {"alpaca_eval_gpt4_baseline.json", "df_gamed.csv", "instruction_difficulty.csv"}
-    expected |= {"question.jsonl", "gpt-4-0314.jsonl", "arena-hard-v0.1.yaml", "judge_utils.py"}
+    expected |= {
+        "ifeval_input_data.jsonl",
+        "question.jsonl",
+        "gpt-4-0314.jsonl",
+        "arena-hard-v0.1.yaml",
+        "judge_utils.py",
+    }
     assert {path.name for path in into.iterdir()} == expected
 
 

@@ -111,7 +111,7 @@ def test_changed_judging_code_is_rescored_from_the_records_of_the_same_judge(
     runs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     first, again = stages_of([*ARGUMENTS, f"runs={runs}"])[-1], runs / "rescored"
-    monkeypatch.setattr("focalpo.planning.stages.judge_code", lambda config: "of another commit")
+    monkeypatch.setattr("focalpo.planning.scored.judge_code", lambda config: "of another commit")
     rescore([*ARGUMENTS, f"runs={runs}"])
     output = capfd.readouterr().out
     count = len(list((again / "judge").glob("*/manifest.json")))
