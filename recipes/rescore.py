@@ -3,8 +3,9 @@
 python -m recipes.rescore                            the pocket table, from runs/
 python -m recipes.rescore table=paper rows=dpo,focalpo      the rows, seeds and overrides of the table's own command
 
-Verdicts are parsed again from the recorded replies, and scores and tables are computed from them, under RUNS/rescored;
-everything else there links to the sealed stages. The results are compared with the sealed ones.
+Verdicts are parsed again from the recorded replies, answers checked by code are checked again, and scores and tables
+are computed from them, under RUNS/rescored; everything else there links to the sealed stages. The results are compared
+with the sealed ones.
 """
 
 import shutil
@@ -20,7 +21,7 @@ from focalpo.running.schedule import run_stages
 from focalpo.stages.folder import Folder, Stage
 from recipes.reproduce import show
 
-REMADE = ("judge", "report")
+REMADE = ("judge", "check", "report")
 OFFLINE = {"base_url": None, "api_key_env": None}
 
 
@@ -34,7 +35,7 @@ def rescore(arguments: list[str]) -> None:
     runs, again = plan.runs, plan.runs / "rescored"
     rows = {place: _offline(row) for place, row in plan.rows.items() if _judged(runs, row)}
     if not rows:
-        raise ValueError(f"no row of this table is judged under {runs}; run recipes.reproduce first")
+        raise ValueError(f"no row of this table is scored under {runs}; run recipes.reproduce first")
     report = report_stage(plan.table, rows, arguments)
     stages = in_order([report])
     prepare(runs, again, stages)
@@ -43,11 +44,18 @@ def rescore(arguments: list[str]) -> None:
     differing = [title for stage in stages if stage.kind in REMADE for title in _differing(runs, again, stage)]
     if differing:
         raise ValueError(f"{len(differing)} files differ from the sealed ones: {', '.join(differing)}")
-    judged = {row.judge.key: Folder(runs, row.judge).sealed for row in rows.values()}
-    if earlier := len(judged) - sum(judged.values()):
-        print(f"rescored {earlier} judge stages of changed code from the records of their judge; nothing to compare")
-    if sum(judged.values()):
-        print(f"rescored {sum(judged.values())} judge stages from their records, all as sealed")
+    _tell_made(runs, [stage for row in rows.values() for stage in row.scored()])
+
+
+def _tell_made(runs: Path, scored: list[Stage]) -> None:
+    """Print what was made again, by kind: what is sealed here, and what only its judge's earlier records are of."""
+    folders = {stage.key: Folder(runs, stage) for stage in scored}
+    for kind in dict.fromkeys(stage.kind for stage in scored):
+        sealed = [folder.sealed for folder in folders.values() if folder.job.kind == kind]
+        if earlier := sealed.count(False):
+            print(f"rescored {earlier} {kind} stages of changed code from earlier records; nothing to compare")
+        if sum(sealed):
+            print(f"rescored {sum(sealed)} {kind} stages from their records, all as sealed")
 
 
 def prepare(runs: Path, again: Path, stages: list[Stage]) -> None:
@@ -79,14 +87,21 @@ def _put_records(sealed: Folder, place: Path) -> None:
 
 def _offline(row: Row) -> Row:
     """The row with the judge that it had, of which only the records are read."""
+    if row.judge is None:
+        return row
     launch = row.judge.launch | {"endpoint": row.judge.launch["endpoint"] | OFFLINE}
     return replace(row, judge=replace(row.judge, launch=launch))
 
 
 def _judged(runs: Path, row: Row) -> bool:
-    judge = Folder(runs, row.judge)
-    inputs = all(Folder(runs, stage).sealed for stage in in_order(list(row.judge.inputs.values())))
-    return inputs and (judge.sealed or bool(earlier_records(judge.job)))
+    return bool(row.scored()) and all(_can_be_made(runs, stage) for stage in row.scored())
+
+
+def _can_be_made(runs: Path, stage: Stage) -> bool:
+    """Whether the stage's inputs are sealed, and the replies recorded that a judge stage needs."""
+    inputs = all(Folder(runs, each).sealed for each in in_order(list(stage.inputs.values())))
+    folder = Folder(runs, stage)
+    return inputs and (folder.sealed or stage.kind != "judge" or bool(earlier_records(folder.job)))
 
 
 def _differing(runs: Path, again: Path, stage: Stage) -> list[str]:

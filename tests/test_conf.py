@@ -29,6 +29,9 @@ REQUIRED = {
 LONG = ("ultrafeedback_binarized", "h4_ultrafeedback_binarized", "llama3_ultrafeedback_armorm", "on_policy")
 REQUIRED |= {f"data/{name}.yaml": ["model=llama3_8b_instruct"] for name in LONG}
 REQUIRED["data/laptop.yaml"] = ["model=smollm2_135m_instruct"]
+# What is judged or checked, and the sets of answers to it, are chosen together.
+REQUIRED |= {f"{name}.yaml": ["setting=laptop"] for name in ("check/laptop", "generate/laptop", "judge/none")}
+REQUIRED["check/ifeval.yaml"] = ["setting=laptop", "~generate.sets.ifeval_new"]
 
 
 @cache
@@ -82,7 +85,10 @@ def test_every_trained_row_of_a_table_has_a_file_or_is_an_objective(name):
             assert file.is_file() or not values.trained or name in OBJECTIVES, row
 
 
-@pytest.mark.parametrize("path", sorted((CONF / "judge").glob("*.yaml")), ids=lambda path: path.stem)
+JUDGES = [path for path in sorted((CONF / "judge").glob("*.yaml")) if path.stem != "none"]
+
+
+@pytest.mark.parametrize("path", JUDGES, ids=lambda path: path.stem)
 def test_every_judge_names_protocols_and_a_sentinel_that_exist(path):
     judge = compose([f"judge={path.stem}"]).judge
     for protocol in judge.benchmarks.values():

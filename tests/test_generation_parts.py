@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from focalpo.answering import vllm_engine
 from focalpo.answering.decoding import decode
-from focalpo.answering.engine import Decoding
+from focalpo.answering.engine import Backend, Decoding
+from focalpo.answering.generation import Generator
 from focalpo.answering.parts import Parts
 from focalpo.running.worker import make
 from focalpo.stages.folder import CHECKPOINTS, Folder, Stage
 from focalpo.stages.records import Completion, Prompt, read_records, write_records
-from focalpo.training.model import load_model
+from focalpo.training.model import ModelSource, load_model
 from tests.test_generation import NAMES, PROMPTS, generator, write_pocket_model
 
 WARM = Decoding(temperature=1.0, top_p=1.0, max_new_tokens=12)
@@ -146,3 +148,21 @@ def test_progress_counts_answers_and_shows_the_rate(model: Path) -> None:
     assert [total for _, total, _ in shown] == [2 * len(NAMES)] * len(shown) and len(shown) > 3
     assert [done for done, _, _ in shown] == sorted(done for done, _, _ in shown) and shown[-1][0] == 2 * len(NAMES)
     assert all(rate["tokens/s"] > 0 for _, _, rate in shown)
+
+
+@pytest.mark.vllm
+def test_vllm_too_answers_a_batch_alike_whatever_came_before_it(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_engine, "AT_ONCE", {True: 20, False: 20})
+    source, backend = ModelSource(str(model)), Backend("vllm", "bfloat16", 1, 1, 4096)
+    parts = Parts(tmp_path, "set")
+    found = []
+    for _ in range(2):
+        with Generator(source, backend) as made:
+            found.append(made.samples(NAMES, PROMPTS, WARM, SEEDS, parts))
+        first, *others = sorted((tmp_path / CHECKPOINTS).iterdir())
+        assert len(others) == 2
+        for path in others:
+            path.unlink()  # the second engine has answered nothing before these
+    assert found[0] == found[1]

@@ -6,36 +6,19 @@ counts an instruction that any of these follows (Zhou et al. 2023, arXiv 2311.07
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from importlib.metadata import version
+from importlib import metadata
 from types import ModuleType
 from unittest.mock import patch
 
+from focalpo.stages.records import Followed, Instructed
+
 HARNESS = "0.4.13"
 """The version of lm-eval whose checkers these are; a stage's key depends on it."""
+INSTALL = "install the laptop extra: make setup EXTRAS=dev,laptop"
 NEED_SENTENCES = ("length_constraints:number_sentences", "change_case:capital_word_frequency")
 """Kinds whose checkers read nltk's punkt_tab, which no package brings."""
-
-
-@dataclass(frozen=True, slots=True)
-class Instructed:
-    """A prompt with verifiable instructions: their kinds, by IFEval's names, and the arguments of each as JSON."""
-
-    id: str
-    prompt: str
-    kinds: list[str]
-    arguments: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Followed:
-    """Whether an answer follows each instruction of its prompt, strictly and loosely."""
-
-    id: str
-    strict: list[bool]
-    loose: list[bool]
 
 
 def followed(instructed: Instructed, answer: str) -> Followed:
@@ -56,16 +39,35 @@ def check_kinds(instructed: Sequence[Instructed]) -> None:
     kinds = {kind for each in instructed for kind in each.kinds}
     if unknown := sorted(kinds - _checkers().instructions_registry.INSTRUCTION_DICT.keys()):
         raise ValueError(f"lm-eval has no checker of {', '.join(unknown)}; correct the kinds of the prompts' file")
-    if lacking := sorted(kinds.intersection(NEED_SENTENCES)):
-        import nltk
+    if lacking := missing_data(kinds):
+        raise ValueError(lacking)
 
-        try:
-            nltk.data.find("tokenizers/punkt_tab")
-        except LookupError:
-            raise ValueError(
-                f"the checkers of {', '.join(lacking)} read nltk's punkt_tab; run python -m nltk.downloader punkt_tab, "
-                "or unpack it into a folder that NLTK_DATA names"
-            ) from None
+
+def missing_data(kinds: Iterable[str]) -> str | None:
+    """What the checkers of these kinds lack, with the remedy; lm-eval itself is not imported."""
+    if not (lacking := sorted(set(kinds).intersection(NEED_SENTENCES))):
+        return None
+    import nltk
+
+    try:
+        nltk.data.find("tokenizers/punkt_tab")
+    except LookupError:
+        return (
+            f"the checkers of {', '.join(lacking)} read nltk's punkt_tab; run python -m nltk.downloader punkt_tab, "
+            "or unpack it into a folder that NLTK_DATA names"
+        )
+    return None
+
+
+def other_version(required: str) -> str | None:
+    """What is wrong with the installed lm-eval where it is not the required version, with the remedy."""
+    try:
+        found = metadata.version("lm_eval")
+    except metadata.PackageNotFoundError:
+        return f"lm-eval {required} is not installed; {INSTALL}"
+    if found != required:
+        return f"lm-eval {found} is installed, {required} is needed, whose checkers may differ; {INSTALL}"
+    return None
 
 
 def conflicting(kind: str, other: str) -> bool:
@@ -83,12 +85,8 @@ def _checkers() -> ModuleType:
         with patch.dict(os.environ, LOCAL_RANK="1"):  # rank 0 would download nltk's data
             from lm_eval.tasks.ifeval import utils
     except ImportError as error:
-        raise ValueError(
-            f"IFEval's checkers cannot be imported ({error}); install the laptop extra: make setup EXTRAS=dev,laptop"
-        ) from error
-    if (found := version("lm-eval")) != HARNESS:
-        raise ValueError(
-            f"lm-eval {found} is installed, its checkers may differ from {HARNESS}'s; install that version"
-        )
+        raise ValueError(f"IFEval's checkers cannot be imported ({error}); {INSTALL}") from error
+    if wrong := other_version(HARNESS):
+        raise ValueError(wrong)
     langdetect.DetectorFactory.seed = 0
     return utils

@@ -118,6 +118,14 @@ class JudgeConfig:
 
 
 @dataclass(slots=True)
+class CheckConfig:
+    """The protocols of eval/ by set of completions that are checked by code, without a judge."""
+
+    benchmarks: dict[str, str]
+    folder: str | None
+
+
+@dataclass(slots=True)
 class CalibrateJudgeConfig:
     """Comparison of a judge with published annotations: how many pairs per model, in one order or both."""
 
@@ -155,6 +163,7 @@ class Config:
     dynamics: DynamicsConfig
     generate: GenerateConfig
     judge: JudgeConfig
+    check: CheckConfig
     launch: LaunchConfig
     cluster: ClusterConfig
     track: TrackSettings

@@ -21,8 +21,17 @@ GOALS: dict[str, Callable[[Config], Stage]] = {
     "pairs": pairs_stage,
     "train": lambda config: train_stage(config, config.objective.name),
     "generate": lambda config: row_stages(config, config.objective.name).generate,
-    "judge": lambda config: row_stages(config, config.objective.name).judge,
+    "judge": lambda config: _scored(config, "judge"),
+    "check": lambda config: _scored(config, "check"),
 }
+
+
+def _scored(config: Config, kind: str) -> Stage:
+    row = row_stages(config, config.objective.name)
+    found = {stage.kind: stage for stage in row.scored()}
+    if kind not in found:
+        raise Mistake(f"{kind}.benchmarks is empty, so there is nothing to do; choose some by {kind}=NAME")
+    return found[kind]
 
 
 def run_single(goal: str) -> None:

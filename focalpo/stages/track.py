@@ -28,6 +28,7 @@ ARTIFACT_TYPES = {
     "train": "checkpoint",
     "generate": "completions",
     "judge": "judgements",
+    "check": "judgements",
     "report": "table",
 }
 
