@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from focalpo.checking.instructions import HARNESS
 from focalpo.config.compose import objective_of, plain
 from focalpo.config.schema import Config, TableConfig
-from focalpo.judging.identity import judge_name
 from focalpo.judging.protocol import EVAL
 from focalpo.planning.code import (
     demonstrations_code,
