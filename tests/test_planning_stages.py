@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from focalpo.config.compose import compose
-from focalpo.judging.serving import judge_name
+from focalpo.judging.identity import judge_name
 from focalpo.planning.stages import in_order, row_stages, train_stage
 from focalpo.planning.table import planned
 from focalpo.running.worker import RANKED
