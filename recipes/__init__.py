@@ -13,6 +13,7 @@ Stages, in pipeline order; `make(job)` fills a stage folder and returns the fact
     benchmark           questions and reference answers
     generate            completions
     judge               verdicts
+    capability          scores on lm-eval's tasks
     report              tables, figures and the report page
     sweep               the results of a search
 

@@ -80,7 +80,8 @@ def searched(override: str) -> list[Path]:
 def below(override: str, wrong: set[str]) -> bool:
     """Whether what an override may set depends on a choice that could not be made: not its own mistake."""
     group = override.lstrip("+~").partition(".")[0]
-    chosen = {"model", "data", "objective", "lora", "judge", "generate"} if wrong & {"setting", "experiment"} else set()
+    groups = {"model", "data", "objective", "lora", "judge", "generate", "capability"}
+    chosen = groups if wrong & {"setting", "experiment"} else set()
     return group in wrong | chosen
 
 

@@ -8,6 +8,7 @@ from focalpo.config.schema import DATA_KEYS, NO_EFFECT, Config, DataConfig
 from focalpo.data.truncation import RULES
 from focalpo.stages.origin import ROOT
 from focalpo.stages.ranges import out_of_range
+from focalpo.stages.suites import suites
 from focalpo.training.settings import NCCL_SECONDS
 
 
@@ -34,6 +35,9 @@ def problems(config: Config) -> Iterator[str]:
         yield "judge.endpoint.base_url contains a password; put the key into the variable of judge.endpoint.api_key_env"
     if config.generate.backend not in ("hf", "vllm"):
         yield f"generate.backend={config.generate.backend!r} is not one of hf, vllm"
+    if config.capability is not None and config.capability.suite not in suites():
+        known = ", ".join(suites())
+        yield f"capability.suite={config.capability.suite!r} is not in eval/capability.yaml; it has {known}"
     for name, decoding in config.generate.sets.items():
         if decoding.questions not in config.judge.benchmarks:
             yield f"generate.sets.{name}.questions={decoding.questions!r} is not in judge.benchmarks"

@@ -177,6 +177,17 @@ class JudgeConfig:
 
 
 @dataclass(slots=True)
+class CapabilityConfig:
+    """lm-eval's tasks: a suite of eval/capability.yaml, whether documents are put into the model's chat template, the
+    documents of a Hugging Face batch, and the first `limit` documents of a task (null: all)."""
+
+    suite: ranges.Text
+    chat_template: bool
+    batch_size: ranges.Count
+    limit: ranges.CountOrNone
+
+
+@dataclass(slots=True)
 class CalibrateJudgeConfig:
     """Comparison of a judge with published annotations: how many pairs per model, in one order or both."""
 
@@ -218,6 +229,7 @@ class Config:
     cluster: ClusterConfig
     track: TrackSettings
     lora: LoraSettings | None
+    capability: CapabilityConfig | None
     seed: ranges.Seed
     runs: ranges.Text
 

@@ -15,6 +15,7 @@ from focalpo.config.compose import objective_of, plain
 from focalpo.config.schema import DATA_KEYS, Config, TableConfig
 from focalpo.judging.protocol import EVAL
 from focalpo.judging.serving import judge_name
+from focalpo.planning.capability import capability_stage
 from focalpo.planning.code import (
     benchmark_code,
     demonstrations_code,
@@ -45,9 +46,10 @@ class Row:
     train: Stage | None
     generate: Stage
     judge: Stage
+    capability: Stage | None = None
 
     def stages(self) -> list[Stage]:
-        return [stage for stage in (self.train, self.generate, self.judge) if stage is not None]
+        return [stage for stage in (self.train, self.generate, self.judge, self.capability) if stage is not None]
 
 
 def row_stages(config: Config, name: str, trained: bool = True) -> Row:
@@ -84,7 +86,8 @@ def row_stages(config: Config, name: str, trained: bool = True) -> Row:
             "track": plain(config.track),
         },
     )
-    return Row(model if trained else None, generate, judge)
+    capability = capability_stage(config, label, model) if config.capability else None
+    return Row(model if trained else None, generate, judge, capability)
 
 
 def train_stage(config: Config, name: str) -> Stage:
@@ -225,6 +228,8 @@ def report_stage(table: TableConfig, rows: dict[Place, Row], command: Sequence[s
     for (setting, row, seed), stages in rows.items():
         inputs[f"{setting}/{row}/{seed}/judge"] = stages.judge
         inputs[f"{setting}/{row}/{seed}/generate"] = stages.generate
+        if stages.capability is not None:
+            inputs[f"{setting}/{row}/{seed}/capability"] = stages.capability
         if stages.train is not None:
             inputs[f"{setting}/{row}/{seed}/train"] = stages.train
             inputs[f"{setting}/{row}/{seed}/pairs"] = stages.train.inputs["pairs"]

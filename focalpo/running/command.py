@@ -22,7 +22,16 @@ GOALS: dict[str, Callable[[Config], Stage]] = {
     "train": lambda config: train_stage(config, config.objective.name),
     "generate": lambda config: row_stages(config, config.objective.name).generate,
     "judge": lambda config: row_stages(config, config.objective.name).judge,
+    "capability": lambda config: _capability(config),
 }
+
+
+def _capability(config: Config) -> Stage:
+    if config.capability is None:
+        raise Mistake("capability is null, so there is nothing to do; choose a suite by capability=NAME")
+    stage = row_stages(config, config.objective.name).capability
+    assert stage is not None
+    return stage
 
 
 def run_single(goal: str) -> None:

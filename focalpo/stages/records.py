@@ -111,6 +111,15 @@ class ArenaGame:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptScore:
+    """What one answer earns of the most that it can: 1 of 1 for a prompt, 2 of 3 for its instructions."""
+
+    id: str
+    points: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
 class PairState:
     """The policy's logps of one pair after `step` optimizer steps, in nats, summed over response tokens."""
 
