@@ -14,7 +14,9 @@ from functools import partial
 from pathlib import Path
 
 from focalpo.config.schema import Config
+from focalpo.stages.suites import suites
 from rehearsal.benchmarks import protocol_over, repository_of
+from rehearsal.capability import write_capability
 from rehearsal.datasets import texts, write_armorm, write_h4, write_trl_lib
 from rehearsal.hub import Hub, Repository
 from rehearsal.models import write_model, write_reward_model
@@ -58,6 +60,9 @@ def wanted(config: Config, family: str, words: list[str], root: Path) -> Iterato
     yield _repository(root, "datasets", data.path, data.revision), DATASETS[str(data.path)]
     if (made := data.on_policy) is not None:
         yield _repository(root, "models", made.reward_model, made.reward_revision), partial(write_reward_model, words)
+    if config.capability is not None:
+        for name in {task.dataset for task in suites()[config.capability.suite].values() if task.dataset}:
+            yield _repository(root, "datasets", name, None), partial(write_capability, name, words)
 
 
 def _repository(root: Path, kind: str, name: str | None, revision: str | None) -> Repository:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -20,6 +21,7 @@ from focalpo.stages.reading import first_line
 from focalpo.stages.records import PromptScore
 from focalpo.stages.suites import OWN, Task, lm_eval_version
 
+SAME = 1e-6
 INSTALL = "run make setup EXTRAS=dev,laptop"
 
 
@@ -96,7 +98,7 @@ def measure(model: Any, task: Task, limit: int | None, chat_template: bool) -> M
     with _explaining_data(task):
         spec = _spec(task)
         manager = task_manager(of_lm_eval=isinstance(spec, str))
-        data = sorted({source for each in manager.load([spec])["tasks"].values() for source in _sources(each)})
+        loaded = manager.load([spec])["tasks"].values() if task.dataset else ()
         found = simple_evaluate(
             model,
             tasks=[spec],
@@ -111,10 +113,12 @@ def measure(model: Any, task: Task, limit: int | None, chat_template: bool) -> M
     if key not in whole:
         known = ", ".join(name for name in whole if "," in name and "stderr" not in name)
         raise ValueError(f"eval/capability.yaml: {task.task} has no {key}; it has {known}")
+    scores, own = [*_scores(found["samples"], task)], 100 * whole[key]
+    if abs(own - 100 * fmean(score.points for score in scores)) > SAME:
+        raise ValueError(f"lm-eval's {key} of {task.task} is no mean over documents; choose another metric")
     error = whole.get(f"{task.metric}_stderr,{task.filter}")
-    return Measured(
-        [*_scores(found["samples"], task)], 100 * whole[key], 100 * error if isinstance(error, float) else None, data
-    )
+    spread = 100 * error if isinstance(error, float) else None  # "N/A" for a group with a part of one document
+    return Measured(scores, own, spread, sorted(set(map(_source, loaded))))
 
 
 @cache
@@ -143,11 +147,10 @@ def _scores(samples: dict[str, list[dict]], task: Task) -> Iterator[PromptScore]
                 yield PromptScore(f"{name}/{each['doc_id']}", float(each[task.metric]), 1.0)
 
 
-def _sources(task: Any) -> Iterator[str]:
-    """The files that a task's documents are from, with the commit of the hub; a local file by its name."""
-    for split in task.dataset.values():
-        for source in split.info.download_checksums or {}:
-            yield source.removeprefix("hf://datasets/") if "://" in source else Path(source).name
+def _source(task: Any) -> str:
+    """Where a task's documents are from: a data set of the hub at the commit that is in the cache."""
+    files = [Path(each["filename"]) for split in task.dataset.values() for each in split.cache_files]
+    return f"{task.config.dataset_path}@{files[0].parent.name}"
 
 
 @contextmanager
