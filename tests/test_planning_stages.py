@@ -196,6 +196,10 @@ KEYS = {
         "reward/qwen2_5_0_5b_instruct-on_policy-3c6d3fe51a32",
         "pairs/on_policy-e0a9cdb37042",
     ),
+    "table=one_gpu rows=sft,dpo capability=leaderboard": (
+        "capability/sft-s42-3cadab6eb8fd",
+        "capability/one_gpu-dpo-s42-6ff2ee346a4a",
+    ),
 }
 
 

@@ -5,14 +5,15 @@ model --load--> lm-eval's model --measured, a task at a time--> document scores,
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from unittest.mock import patch
 
 import yaml
 
@@ -76,15 +77,29 @@ def load(loading: Loading) -> Any:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # a child would outlive a killed stage
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; not read where there is a GPU
-        given |= {"tensor_parallel_size": loading.tensor_parallel}
+        given |= {"tensor_parallel_size": loading.tensor_parallel, "disable_log_stats": True}
+        given |= {
+            "enforce_eager": not torch.cuda.is_available()
+        }  # on a CPU, compilation would take longer than the tasks
     else:
         given |= {"device": "cuda" if torch.cuda.is_available() else "cpu"}
     try:
-        return get_model(loading.backend)(**given)
+        with patch("importlib.metadata.version", partial(_version, metadata.version)):
+            return get_model(loading.backend)(**given)
     except ImportError as error:
         raise ValueError(
             f"{loading.backend} cannot be imported ({error}); install it or set generate.backend=hf"
         ) from None
+
+
+def _version(real: Callable[[str], str], name: str) -> str:
+    """The version of a package; of vllm-cpu where that is the vllm that is installed: lm-eval asks for vllm alone."""
+    try:
+        return real(name)
+    except metadata.PackageNotFoundError:
+        if name != "vllm":
+            raise
+        return f"{real('vllm-cpu').partition('+')[0]}+cpu"  # the suffix by which vLLM itself knows its kind
 
 
 def measure(model: Any, task: Task, limit: int | None, chat_template: bool) -> Measured:
