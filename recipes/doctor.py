@@ -19,7 +19,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from focalpo.checking.capability import lacking
+from focalpo.checking.instructions import missing_data, other_version
 from focalpo.config.schema import Config
+from focalpo.judging.protocol import CheckedProtocol
+from focalpo.planning.slices import protocol_named
 from focalpo.planning.table import Planned, planned
 from focalpo.running.command import run_command
 from focalpo.stages.origin import ROOT
@@ -53,6 +56,7 @@ def _local(plan: Planned) -> Iterator[Finding]:
         yield Finding("ok", "versions", "those of the container")
     else:
         yield from _versions(config)
+        yield from _checkers(plan)
     yield from _disk(plan.runs)
     yield _memory()
     yield _judge_key(config)
@@ -121,6 +125,18 @@ def _versions(config: Config) -> Iterator[Finding]:
         yield Finding("fail", "vllm", "vllm: run make setup EXTRAS=dev,vllm")
 
 
+def _checkers(plan: Planned) -> Iterator[Finding]:
+    """Whether the benchmarks that are checked by code can be: the checkers' version, and the data of their kinds."""
+    named = {each: config for config in plan.configs.values() for each in config.check.benchmarks.items()}
+    for (name, _), config in named.items():
+        protocol = protocol_named(config, name)
+        assert isinstance(protocol, CheckedProtocol)
+        wrong = other_version(protocol.library) or missing_data(protocol.kinds)
+        yield Finding(
+            "fail" if wrong else "ok", "checkers", f"{protocol.name}: {wrong or f'lm-eval {protocol.library}'}"
+        )
+
+
 def _lock() -> str:
     return (ROOT / "constraints.txt").read_text()
 
@@ -163,7 +179,7 @@ def _capability(config: Config) -> Iterator[Finding]:
     """Whether lm-eval is as the suite needs it, and its data sets can be downloaded or are in the cache."""
     if config.capability is None:
         return
-    if problem := lacking():
+    if not config.cluster.container and (problem := lacking()):
         yield Finding("fail", "lm-eval", problem)
         return
     yield Finding("ok", "lm-eval", f"as in eval/capability.yaml, suite {config.capability.suite}")

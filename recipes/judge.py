@@ -7,7 +7,7 @@ from dataclasses import asdict
 from focalpo.judging.dispatch import judge
 from focalpo.judging.endpoint import Endpoint, EndpointError
 from focalpo.judging.price import NOTHING, Estimate, Price, expected
-from focalpo.judging.protocol import EVAL, ArenaProtocol, Protocol, protocol_of
+from focalpo.judging.protocol import EVAL, ArenaProtocol, CheckedProtocol, JudgedProtocol, protocol_of
 from focalpo.judging.sentinel import Sentinel, drift, judged, read_sentinel, recorded_or
 from focalpo.judging.serving import endpoint_of
 from focalpo.judging.upstream import with_prompt
@@ -16,7 +16,7 @@ from focalpo.running.command import run_single
 from focalpo.stages.folder import Job, write_json
 from focalpo.stages.records import Completion, Question, read_records, write_records
 
-Task = tuple[Protocol, list[Question], list[Completion]]
+Task = tuple[JudgedProtocol, list[Question], list[Completion]]
 
 
 def make(job: Job) -> dict:
@@ -40,6 +40,7 @@ def make(job: Job) -> dict:
 
 def _task(job: Job, name: str, values: dict) -> Task:
     protocol, benchmark = protocol_of(values), job.inputs[name]
+    assert not isinstance(protocol, CheckedProtocol)
     if isinstance(protocol, ArenaProtocol):
         protocol = with_prompt(protocol, benchmark)
     questions = read_records(benchmark / "questions.parquet", Question)

@@ -101,7 +101,7 @@ def _configs(plan: Planned, stages: list[Stage]) -> dict[str, Config]:
     """The configuration under which each stage was planned; for shared stages, that of the first row."""
     found: dict[str, Config] = {}
     for (setting, row, _), stages_of_row in plan.rows.items():
-        for stage in in_order([stages_of_row.judge]):
+        for stage in in_order(stages_of_row.stages()):
             found.setdefault(stage.key, plan.configs[setting, row])
     return {stage.key: found.get(stage.key, plan.first) for stage in stages}
 

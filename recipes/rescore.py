@@ -3,12 +3,14 @@
 python -m recipes.rescore                            the pocket table, from runs/
 python -m recipes.rescore table=paper rows=dpo,focalpo      the rows, seeds and overrides of the table's own command
 
-Verdicts are parsed again from the recorded replies, and scores and tables are computed from them, under RUNS/rescored;
-everything else there links to the sealed stages. The results are compared with the sealed ones.
+Verdicts are parsed again from the recorded replies, answers checked by code are checked again, and scores and tables
+are computed from them, under RUNS/rescored; everything else there links to the sealed stages. The results are compared
+with the sealed ones.
 """
 
 import shutil
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from focalpo.running.schedule import run_stages
 from focalpo.stages.folder import Folder, Stage
 from recipes.reproduce import show
 
-REMADE = ("judge", "report")
+REMADE = ("judge", "check", "report")
 OFFLINE = {"base_url": None, "api_key_env": None}
 
 
@@ -33,7 +35,7 @@ def rescore(arguments: list[str]) -> None:
     runs, again = plan.runs, plan.runs / "rescored"
     rows = {place: _offline(row) for place, row in plan.rows.items() if _judged(runs, row)}
     if not rows:
-        raise ValueError(f"no row of this table is judged under {runs}; run recipes.reproduce first")
+        raise ValueError(f"no row of this table is scored under {runs}; run recipes.reproduce first")
     report = report_stage(plan.table, rows, arguments)
     stages = in_order([report])
     prepare(runs, again, stages)
@@ -42,7 +44,10 @@ def rescore(arguments: list[str]) -> None:
     differing = [title for stage in stages if stage.kind in REMADE for title in _differing(runs, again, stage)]
     if differing:
         raise ValueError(f"{len(differing)} files differ from the sealed ones: {', '.join(differing)}")
-    print(f"rescored {len({row.judge.key for row in rows.values()})} judge stages from their records, all as sealed")
+    counts = Counter(kind for kind, _ in {(stage.kind, stage.key) for row in rows.values() for stage in row.scored()})
+    del counts["capability"]  # of no records, and kept
+    made = " and ".join(f"{count} {kind} stages" for kind, count in sorted(counts.items(), reverse=True))
+    print(f"rescored {made} from their records, all as sealed")
 
 
 def prepare(runs: Path, again: Path, stages: list[Stage]) -> None:
@@ -66,12 +71,14 @@ def prepare(runs: Path, again: Path, stages: list[Stage]) -> None:
 
 def _offline(row: Row) -> Row:
     """The row with the judge that it had, of which only the records are read."""
+    if row.judge is None:
+        return row
     launch = row.judge.launch | {"endpoint": row.judge.launch["endpoint"] | OFFLINE}
     return replace(row, judge=replace(row.judge, launch=launch))
 
 
 def _judged(runs: Path, row: Row) -> bool:
-    return all(Folder(runs, stage).sealed for stage in in_order([row.judge]))
+    return all(Folder(runs, stage).sealed for stage in in_order(row.scored()))
 
 
 def _differing(runs: Path, again: Path, stage: Stage) -> list[str]:

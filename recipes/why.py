@@ -13,7 +13,7 @@ from focalpo.reporting.provenance import Chain, chain, commands, warnings_of
 from focalpo.reporting.table_run import TableRun, newest_reports
 from focalpo.running.command import run_command
 from focalpo.stages.folder import read_manifest
-from focalpo.stages.metrics import COLUMNS
+from focalpo.stages.metrics import NONE, column_of
 from focalpo.stages.origin import short
 from focalpo.stages.reading import read_text
 
@@ -24,13 +24,17 @@ def why(cell: str, reports: list[Path]) -> str:
     Raises:
         ValueError: when no report has the cell, or a file of a report is damaged.
     """
+    columns: dict[str, None] = {}
     for report in reports:
         run = TableRun.read(report)
         row, setting, column = parts if len(parts := cell.split("/")) == 3 else ("", "", "")
-        score = _scores(report).get((setting, row, column))
-        if column in COLUMNS and score is not None and score["value"] != "-":
+        scores = _scores(report)
+        score = scores.get((setting, row, column))
+        # What stands beside the scores has no interval: it is no cell.
+        columns |= dict.fromkeys(each for (_, _, each), line in scores.items() if line["low"] != NONE)
+        if score is not None and score["low"] != NONE:
             return _explained(run, row, setting, column, score)
-    expected = f"ROW/SETTING/COLUMN with a column of {', '.join(COLUMNS)}"
+    expected = f"ROW/SETTING/COLUMN{' with a column of ' * bool(columns)}{', '.join(columns)}"
     raise Mistake(
         f"no report has a number for {cell!r}; it must be {expected}; searched {', '.join(map(str, reports)) or 'none'}"
     )
@@ -47,10 +51,10 @@ def _scores(report: Path) -> dict[tuple[str, str, str], dict[str, str]]:
 
 def _explained(run: TableRun, row: str, setting: str, column: str, score: dict[str, str]) -> str:
     value, low, high = (f"{float(score[name]):.1f}" for name in ("value", "low", "high"))
-    judges = run.seeds(setting, row, "judge")
-    stages = chain(judges.values())
+    scored = column_of(column)
+    stages = chain(run.seeds(setting, row, scored.stage).values())
     lines = [
-        f"{run.rows[row]}, {run.settings[setting]}, {COLUMNS[column]}: {value} [{low}, {high}]",
+        f"{run.rows[row]}, {run.settings[setting]}, {scored.title}: {value} [{low}, {high}]",
         f"{score['seeds']} seeds on {score['prompts']} prompts, in {run.path}",
         "",
         *_stage_lines(stages),

@@ -18,7 +18,7 @@ from focalpo.stages.records import (
     read_records,
     write_records,
 )
-from recipes import benchmark
+from recipes import benchmark, check
 
 ASKED = ["table=pocket", "settings=base", "rows=sft,dpo,focalpo", "seeds=2"]
 STEPS = 12
@@ -92,3 +92,4 @@ def _judge(job: Job) -> dict:
 
 
 MAKERS = {"benchmark": benchmark.make, "pairs": _pairs, "train": _train, "generate": _generate, "judge": _judge}
+MAKERS["check"] = check.make

@@ -1,5 +1,6 @@
 """Scores on lm-eval's tasks: what the stage keeps, against scores computed here and against lm-eval run by hand."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -13,12 +14,17 @@ import pytest
 
 from focalpo.checking import capability
 from focalpo.checking.capability import Measured, measure
-from focalpo.config.compose import compose
+from focalpo.config.compose import compose, compose_table
+from focalpo.planning.stages import report_stage, table_rows
+from focalpo.planning.table import compose_rows, with_rows
 from focalpo.running.command import GOALS
 from focalpo.stages import suites
-from focalpo.stages.folder import Folder, Stage, read_manifest
-from focalpo.stages.records import PromptScore, read_records
+from focalpo.stages.folder import Folder, Job, Stage, read_manifest
+from focalpo.stages.records import PromptScore, read_records, write_records
 from recipes import capability as recipe
+from recipes.why import why
+from tests.conftest import made
+from tests.sealed_table import MAKERS, sealed_stages
 from tests.tiny import chatml_tokenizer, tiny_model
 
 QUESTIONS = suites.suites()["laptop"]["plain_questions"]
@@ -147,7 +153,9 @@ def test_vllm_batches_tracking_and_labels_do_not_change_the_key(monkeypatch: pyt
 def test_an_unknown_suite_and_none_at_all_are_told() -> None:
     with pytest.raises(ValueError, match="capability.suite='lapdog' is not in eval/capability.yaml; it has leader"):
         compose([*LAPTOP, "capability.suite=lapdog"])
-    with pytest.raises(ValueError, match="capability is null, so there is nothing to do; choose a suite by"):
+    with pytest.raises(
+        ValueError, match="capability has nothing to do in this configuration; choose something by capability=NAME"
+    ):
         GOALS["capability"](compose(["experiment=pocket/dpo"]))
 
 
@@ -176,6 +184,37 @@ def test_an_interrupted_stage_goes_on_with_the_next_task(tmp_path: Path, monkeyp
     for number, name in enumerate("abc"):
         assert facts[name]["mean"] == 100 * number
         assert read_records(folder.path / f"{name}.parquet", PromptScore) == [PromptScore("x/0", float(number), 1.0)]
+
+
+def test_a_task_is_a_column_with_interval_and_paired_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DPO is right on documents 0 to 59 and FocalPO on 0 to 69, so it is ahead on ten of a hundred: 10 points."""
+
+    def capability_of(job: Job) -> dict:
+        right = 70 if "focalpo" in job.name else 60
+        scores = [PromptScore(f"plain_questions/{n}", float(n < right), 1.0) for n in range(100)]
+        write_records(job.path / "plain_questions.parquet", scores)
+        return {"tasks": {}, "warnings": []}
+
+    monkeypatch.setitem(MAKERS, "capability", capability_of)
+    table = with_rows(compose_table("pocket"), {"settings": "base", "rows": "dpo,focalpo", "seeds": "1"})
+    rows = table_rows(table, compose_rows(table, ["capability=laptop"]))
+    report = made(sealed_stages(tmp_path / "runs", report_stage(table, rows, ["capability=laptop"])))
+    with (report / "table1.csv").open() as lines:
+        cells = {line["row"]: line for line in csv.DictReader(lines) if line["column"] == "plain_questions"}
+    assert {row: (float(cell["value"]), cell["prompts"]) for row, cell in cells.items()} == {
+        "dpo": (60.0, "100"),
+        "focalpo": (70.0, "100"),
+    }
+    assert float(cells["focalpo"]["difference"]) == pytest.approx(10.0)
+    assert float(cells["focalpo"]["library_se"]) == pytest.approx(100 * sqrt(0.7 * 0.3 / 99))
+    text = (report / "table1.md").read_text()
+    assert "Plain questions" in text and "Tasks of lm-eval 0.4.13" in text and "0-shot, acc" in text
+    assert "Plain questions" in (report / "report.html").read_text()
+    explained = why("focalpo/base/plain_questions", [report])
+    assert "FocalPO, Pocket base (off-policy pairs), Plain questions: 70.0 [" in explained
+    assert "capability/" in explained and "EXTRAS=dev,laptop" in explained
 
 
 @pytest.mark.slow

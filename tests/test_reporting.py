@@ -8,7 +8,7 @@ import pytest
 
 from focalpo.judging.protocol import EVAL
 from focalpo.reporting import cells
-from focalpo.reporting.answers import judged_answers
+from focalpo.reporting.answers import scored_answers
 from focalpo.reporting.cells import Cell, Results, RowResult
 from focalpo.reporting.checklist import checklist
 from focalpo.reporting.curves import training_curves
@@ -56,8 +56,8 @@ def test_judge_statistics_by_hand(tmp_path: Path) -> None:
 
 def test_an_answer_has_its_share_of_the_win(sealed_report: Path) -> None:
     run = TableRun.read(sealed_report)
-    folders = (run.seeds("base", "dpo", kind)["1"] for kind in ("judge", "generate"))
-    answers = judged_answers(*folders)
+    judge, generate = (run.seeds("base", "dpo", kind)["1"] for kind in ("judge", "generate"))
+    answers = scored_answers({"judge": judge}, generate)
     assert all(0 <= answer["score"] <= 1 for found in answers.values() for answer in found)
     assert len(answers["alpaca_eval"]) == 400 and len(answers["arena_hard"]) == 200
     assert set(answers["arena_hard"][0]) == {"text", "tokens", "finished", "score", "games"}
@@ -71,8 +71,10 @@ def test_the_summary_marks_significant_differences_and_rows_that_did_not_run() -
     ]
     lines = as_summary(Results("T", {"base": "Base (x)"}, {"base": rows}, "dpo", "DPO", ())).splitlines()
     assert lines[0].startswith("**No finding")
-    assert lines[2] == "|  | Base, AlpacaEval LC | Base, AlpacaEval WR | Base, Arena-Hard WR |"
-    assert lines[4:6] == ["| A | 30.0 ±2.0\\* | 30.0 ±2.0 | - |", "| B | - | - | - |"]
+    assert lines[2] == "|  | Base, AlpacaEval LC | Base, AlpacaEval WR |", (
+        "columns of which no row has a number are not"
+    )
+    assert lines[4:6] == ["| A | 30.0 ±2.0\\* | 30.0 ±2.0 |", "| B | - | - |"]
 
 
 @pytest.mark.parametrize("commit, first", [("abc", "git checkout abc"), ("abc+changes", "make setup")])

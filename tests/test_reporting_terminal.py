@@ -8,6 +8,7 @@ from focalpo.reporting.cells import Results, RowResult
 from focalpo.reporting.finding import finding
 from focalpo.reporting.terminal import WIDTH, as_terminal
 from focalpo.scoring.stats import Interval
+from focalpo.stages.metrics import LEVELS
 from tests.test_reporting_blocks import cell
 
 SETTINGS = {"base": "Pocket base (off-policy pairs)", "instruct": "Pocket instruct (on-policy pairs)"}
@@ -58,18 +59,36 @@ def test_two_settings_are_side_by_side_and_a_significant_difference_has_a_star()
     assert max(map(len, text.splitlines())) <= WIDTH
     above, head, dpo, focalpo = text.split("\n\n")[2].splitlines()
     assert [above.index(name) for name in ("Pocket base", "Pocket instruct")] == [
-        place for place in range(len(head)) if head.startswith("AE2 LC", place)
-    ]
-    assert dpo.split() == ["DPO", "-", "25.0", "±2.0", "-", "-", "25.0", "±2.0", "-"]
-    assert focalpo.split() == ["FocalPO", "-", "25.4", "±2.0", "-", "-", "28.0", "±2.0*", "-"]
-    assert dpo.index("25.0", 40) == focalpo.index("28.0"), "a star does not shift a number"
+        9,
+        21,
+    ], "above their first columns, as wide as a score with its sign"
+    assert head.split() == ["AE2", "WR", "AE2", "WR"], "columns of which no row has a number are not shown"
+    assert dpo.split() == ["DPO", "25.0", "±2.0", "25.0", "±2.0"]
+    assert focalpo.split() == ["FocalPO", "25.4", "±2.0", "28.0", "±2.0*"]
+    assert dpo.index("25.0", 21) == focalpo.index("28.0"), "a star does not shift a number"
 
 
 def test_many_settings_are_below_each_other_within_the_width() -> None:
     settings = {f"base_{noise}": f"Pocket base, {noise}% of labels flipped" for noise in range(8)}
     text = as_terminal(table(*[(0.4, 0.8)] * 8, settings=settings), "pocket")
     assert max(map(len, text.splitlines())) <= WIDTH
-    assert text.count("AE2 LC") == 8
+    assert text.count("AE2 WR") == 8
+
+
+def test_columns_that_do_not_fit_go_on_below() -> None:
+    """Nine columns of a score of 10 places, two between them, and labels of 40: 148 wide, so two parts of 5 and 4."""
+    names = ["ae2_lc", "ae2_wr", "arena_hard"]
+    names += [f"{name}_{level}" for name in ("ifeval", "ifeval_new", "ifeval_greedy") for level in LEVELS]
+    label = "a method with a name of forty characters"
+    rows = [RowResult("dpo", label, {name: cell(value=10.0 + n) for n, name in enumerate(names)}, {}, {})]
+    text = as_terminal(Results("T", {"base": "Base"}, {"base": rows}, "dpo", "DPO", ()), "files")
+    assert max(map(len, text.splitlines())) <= WIDTH
+    heads = [line.split("  ") for line in text.splitlines() if " instr" in line]
+    assert [[word.strip() for word in line if word.strip()] for line in heads] == [
+        ["AE2 LC", "AE2 WR", "Arena-Hard", "IF prompt", "IF instr"],
+        ["new prompt", "new instr", "greedy prompt", "greedy instr"],
+    ]
+    assert [f"{10 + n}.0" in text for n in range(len(names))] == [True] * len(names)
 
 
 def test_many_warnings_are_counted() -> None:

@@ -1,38 +1,22 @@
 """IFEval's checkers, as lm-eval ships them: which of a prompt's instructions does an answer follow?
 
-Strict takes the answer as it is. Loose also tries it without its first line, its last line and its asterisks, and counts
-an instruction that any of these follows (Zhou et al. 2023, arXiv 2311.07911, section 2.2).
+Strict takes the answer as it is. Loose also tries it without its first line, its last line and its asterisks, and
+counts an instruction that any of these follows (Zhou et al. 2023, arXiv 2311.07911, section 2.2).
 """
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from importlib import metadata
 from types import ModuleType
 from unittest.mock import patch
 
+from focalpo.stages.records import Followed, Instructed
+
+INSTALL = "install the laptop extra: make setup EXTRAS=dev,laptop"
 NEED_SENTENCES = ("length_constraints:number_sentences", "change_case:capital_word_frequency")
 """Kinds whose checkers read nltk's punkt_tab, which no package brings."""
-
-
-@dataclass(frozen=True, slots=True)
-class Instructed:
-    """A prompt with verifiable instructions: their kinds, by IFEval's names, and the arguments of each as JSON."""
-
-    id: str
-    prompt: str
-    kinds: list[str]
-    arguments: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Followed:
-    """Whether an answer follows each instruction of its prompt, strictly and loosely."""
-
-    id: str
-    strict: list[bool]
-    loose: list[bool]
 
 
 def followed(instructed: Instructed, answer: str) -> Followed:
@@ -53,16 +37,35 @@ def check_kinds(instructed: Sequence[Instructed]) -> None:
     kinds = {kind for each in instructed for kind in each.kinds}
     if unknown := sorted(kinds - _checkers().instructions_registry.INSTRUCTION_DICT.keys()):
         raise ValueError(f"lm-eval has no checker of {', '.join(unknown)}; correct the kinds of the prompts' file")
-    if lacking := sorted(kinds.intersection(NEED_SENTENCES)):
-        import nltk
+    if lacking := missing_data(kinds):
+        raise ValueError(lacking)
 
-        try:
-            nltk.data.find("tokenizers/punkt_tab")
-        except LookupError:
-            raise ValueError(
-                f"the checkers of {', '.join(lacking)} read nltk's punkt_tab; run python -m nltk.downloader punkt_tab, "
-                "or unpack it into a folder that NLTK_DATA names"
-            ) from None
+
+def missing_data(kinds: Iterable[str]) -> str | None:
+    """What the checkers of these kinds lack, with the remedy; lm-eval itself is not imported."""
+    if not (lacking := sorted(set(kinds).intersection(NEED_SENTENCES))):
+        return None
+    import nltk
+
+    try:
+        nltk.data.find("tokenizers/punkt_tab")
+    except LookupError:
+        return (
+            f"the checkers of {', '.join(lacking)} read nltk's punkt_tab; run python -m nltk.downloader punkt_tab, "
+            "or unpack it into a folder that NLTK_DATA names"
+        )
+    return None
+
+
+def other_version(required: str) -> str | None:
+    """What is wrong with the installed lm-eval where it is not the required version, with the remedy."""
+    try:
+        found = metadata.version("lm_eval")
+    except metadata.PackageNotFoundError:
+        return f"lm-eval {required} is not installed; {INSTALL}"
+    return (
+        None if found == required else f"lm-eval {found} is installed, but the protocol requires {required}; {INSTALL}"
+    )
 
 
 @lru_cache(maxsize=1)
@@ -74,8 +77,6 @@ def _checkers() -> ModuleType:
         with patch.dict(os.environ, LOCAL_RANK="1"):  # rank 0 would download nltk's data
             from lm_eval.tasks.ifeval import utils
     except ImportError as error:
-        raise ValueError(
-            f"IFEval's checkers cannot be imported ({error}); install the laptop extra: make setup EXTRAS=dev,laptop"
-        ) from error
+        raise ValueError(f"IFEval's checkers cannot be imported ({error}); {INSTALL}") from error
     langdetect.DetectorFactory.seed = 0
     return utils

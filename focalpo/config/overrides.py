@@ -80,9 +80,9 @@ def searched(override: str) -> list[Path]:
 def below(override: str, wrong: set[str]) -> bool:
     """Whether what an override may set depends on a choice that could not be made: not its own mistake."""
     group = override.lstrip("+~").partition(".")[0]
-    groups = {"model", "data", "objective", "lora", "judge", "generate", "capability"}
-    chosen = groups if wrong & {"setting", "experiment"} else set()
-    return group in wrong | chosen
+    if wrong & {"setting", "experiment"}:
+        wrong = wrong | {"model", "data", "objective", "lora", "judge", "check", "generate", "capability"}
+    return group in wrong
 
 
 def changed(override: str, value: object) -> bool:

@@ -38,9 +38,24 @@ def problems(config: Config) -> Iterator[str]:
     if config.capability is not None and config.capability.suite not in suites():
         known = ", ".join(suites())
         yield f"capability.suite={config.capability.suite!r} is not in eval/capability.yaml; it has {known}"
-    for name, decoding in config.generate.sets.items():
-        if decoding.questions not in config.judge.benchmarks:
-            yield f"generate.sets.{name}.questions={decoding.questions!r} is not in judge.benchmarks"
+    yield from _benchmark_problems(config)
+
+
+def _benchmark_problems(config: Config) -> Iterator[str]:
+    """Whether the sets of completions and the benchmarks, which are judged or checked by code, are of each other."""
+    judged, checked, sets = config.judge.benchmarks, config.check.benchmarks, config.generate.sets
+    for name, decoding in sets.items():
+        if decoding.questions not in {*judged, *checked}:
+            place = f"generate.sets.{name}.questions={decoding.questions!r}"
+            remedy = f"remove the set by '~generate.sets.{name}'"
+            yield f"{place} is not in judge.benchmarks or check.benchmarks; {remedy}"
+    for name in judged.keys() & checked.keys():
+        yield f"{name} is in judge.benchmarks and in check.benchmarks; remove it by '~check.benchmarks.{name}'"
+    for key, benchmarks in (("judge", judged), ("check", checked)):
+        for name in benchmarks:
+            if name not in sets or sets[name].questions != name:
+                remedy = f"add the set, or remove the benchmark by '~{key}.benchmarks.{name}'"
+                yield f"{key}.benchmarks.{name}: no set of that name in generate.sets has its questions; {remedy}"
 
 
 def _data_problems(data: DataConfig) -> Iterator[str]:

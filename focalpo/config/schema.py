@@ -177,6 +177,14 @@ class JudgeConfig:
 
 
 @dataclass(slots=True)
+class CheckConfig:
+    """The protocols of eval/ by set of completions that are checked by code, without a judge."""
+
+    benchmarks: dict[str, str]
+    folder: str | None
+
+
+@dataclass(slots=True)
 class CapabilityConfig:
     """lm-eval's tasks: a suite of eval/capability.yaml, whether documents are put into the model's chat template, the
     documents of a Hugging Face batch, and the first `limit` documents of a task (null: all)."""
@@ -225,6 +233,7 @@ class Config:
     dynamics: DynamicsConfig
     generate: GenerateConfig
     judge: JudgeConfig
+    check: CheckConfig
     launch: LaunchConfig
     cluster: ClusterConfig
     track: TrackSettings

@@ -14,7 +14,14 @@ from typing import TypeVar
 import httpx2
 from huggingface_hub import hf_hub_download
 
-from focalpo.judging.protocol import AlpacaProtocol, ArenaProtocol, ArenaTwoProtocol, Protocol
+from focalpo.judging.protocol import (
+    AlpacaProtocol,
+    ArenaProtocol,
+    ArenaTwoProtocol,
+    CheckedProtocol,
+    JudgedProtocol,
+    Protocol,
+)
 from focalpo.stages.folder import file_hash
 from focalpo.stages.reading import read_json, read_json_rows
 from focalpo.stages.records import Question
@@ -38,7 +45,7 @@ def fetch(protocol: Protocol, given: Path | None, into: Path) -> None:
         if given is not None:
             if not (given / name).is_file():
                 raise ValueError(
-                    f"{protocol.name}: {given} has no {name}; put it there, or unset judge.folder to download"
+                    f"{protocol.name}: {given} has no {name}; put it there, or unset {_key(protocol)} to download"
                 )
             shutil.copyfile(given / name, into / name)
         else:
@@ -51,7 +58,7 @@ def fetch(protocol: Protocol, given: Path | None, into: Path) -> None:
             )
 
 
-def read_questions(protocol: Protocol, folder: Path) -> list[Question]:
+def read_questions(protocol: JudgedProtocol, folder: Path) -> list[Question]:
     """Read the benchmark's questions with the baseline's answers.
 
     Raises:
@@ -79,9 +86,14 @@ def _download(protocol: Protocol, path: str, into: Path) -> None:
     except (OSError, HTTPException, httpx2.HTTPError) as error:  # the connection can also break in the middle of a file
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(
-            f"{protocol.name}: cannot download {path} from {protocol.source} ({reason}); set judge.folder to a folder "
-            "that holds it"
+            f"{protocol.name}: cannot download {path} from {protocol.source} ({reason}); set {_key(protocol)} to a "
+            "folder that holds it"
         ) from error
+
+
+def _key(protocol: Protocol) -> str:
+    """The key of the configuration that names a folder with the benchmark's files."""
+    return "check.folder" if isinstance(protocol, CheckedProtocol) else "judge.folder"
 
 
 def _raw_endpoint() -> str:

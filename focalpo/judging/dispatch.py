@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from focalpo.judging.alpaca_eval import judge_alpaca
 from focalpo.judging.arena_hard import judge_arena
 from focalpo.judging.endpoint import Endpoint
-from focalpo.judging.protocol import AlpacaProtocol, Protocol
+from focalpo.judging.protocol import AlpacaProtocol, JudgedProtocol
 from focalpo.stages.records import AlpacaVerdict, ArenaGame, Completion, Question
 
 
 def judge(
-    questions: Sequence[Question], completions: Sequence[Completion], protocol: Protocol, endpoint: Endpoint
+    questions: Sequence[Question], completions: Sequence[Completion], protocol: JudgedProtocol, endpoint: Endpoint
 ) -> list[AlpacaVerdict] | list[ArenaGame]:
     """Judge all questions of a benchmark; returns the verdicts in the order of its questions.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from focalpo.judging.protocol import AlpacaProtocol, Protocol, annotator_config, prompt_files
+from focalpo.judging.protocol import AlpacaProtocol, JudgedProtocol, annotator_config, prompt_files
 from focalpo.stages.records import Completion, Question
 
 MILLION = 1_000_000
@@ -74,7 +74,7 @@ NOTHING = Estimate(0, 0, 0, 0.0, 0.0)
 
 
 def expected(
-    protocol: Protocol,
+    protocol: JudgedProtocol,
     questions: Sequence[Question],
     completions: Sequence[Completion],
     price: Price,

@@ -1,6 +1,7 @@
 """The measurement protocol as data: loads a benchmark YAML of eval/ into a frozen record, and hashes it.
 
-    eval/NAME.yaml --> AlpacaProtocol | ArenaProtocol --> protocol_hash (of the values and of every file they name)
+    eval/NAME.yaml --> AlpacaProtocol | ArenaProtocol | CheckedProtocol
+    --> protocol_hash (of the values and of every file they name)
 
 Two numbers are comparable exactly when their protocol hashes are equal.
 """
@@ -8,7 +9,7 @@ Two numbers are comparable exactly when their protocol hashes are equal.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -82,8 +83,31 @@ class ArenaTwoProtocol(ArenaProtocol):
     categories: Mapping[str, ArenaCategory]
 
 
-Protocol = AlpacaProtocol | ArenaProtocol
-KINDS: dict[str, type] = {"alpaca_eval": AlpacaProtocol, "arena_hard": ArenaProtocol, "arena_hard_2": ArenaTwoProtocol}
+@dataclass(frozen=True, slots=True)
+class CheckedProtocol:
+    """IFEval: `prompts` with instructions of these `kinds`, checked by the code of lm-eval version `library`.
+
+    `layout` names the layout of the file of prompts (focalpo/checking/layouts.py).
+    """
+
+    name: str
+    source: str
+    revision: str | None
+    files: Mapping[str, BenchmarkFile]
+    prompts: int
+    layout: str
+    kinds: Sequence[str]
+    library: str
+
+
+JudgedProtocol = AlpacaProtocol | ArenaProtocol
+Protocol = JudgedProtocol | CheckedProtocol
+KINDS: dict[str, type] = {
+    "alpaca_eval": AlpacaProtocol,
+    "arena_hard": ArenaProtocol,
+    "arena_hard_2": ArenaTwoProtocol,
+    "ifeval": CheckedProtocol,
+}
 SHOWN = ["answer_1", "answer_2", "question"]
 """The fields that an Arena-Hard user turn must show the judge."""
 
@@ -110,7 +134,7 @@ def load_protocol(path: Path) -> Protocol:
         raise ValueError(f"{path}: each file of 'files' needs exactly the keys path and sha256 ({error})") from None
     if kind is AlpacaProtocol:
         values["annotator"] = _beside(path, values["annotator"])
-    else:
+    elif kind is not CheckedProtocol:
         values["prompt_file"] = _beside(path, values["prompt_file"])
         values["verdicts"] = _verdicts(path, values["verdicts"])
         _check_user_turn(path, values["user_template"])
@@ -163,6 +187,8 @@ def protocol_hash(protocol: Protocol) -> str:
         template = Path(annotator["prompt_template"])
         annotator["prompt_template"] = template.name
         named = {protocol.annotator.name: config, template.name: template.read_text()}
+    elif isinstance(protocol, CheckedProtocol):
+        named = {}
     else:
         named = {file.name: file.read_text() for file in prompt_files(protocol).values()}
     content = {"values": asdict(protocol), "files": named}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from focalpo.judging.dispatch import judge
 from focalpo.judging.endpoint import Endpoint
-from focalpo.judging.protocol import ArenaTwoProtocol, Protocol
+from focalpo.judging.protocol import ArenaTwoProtocol, JudgedProtocol
 from focalpo.stages.folder import write_json
 from focalpo.stages.reading import read_json, read_yaml
 from focalpo.stages.records import AlpacaVerdict, Completion, Question
@@ -76,7 +76,7 @@ def read_sentinel(path: Path) -> Sentinel:
     return Sentinel(tuple(questions), tuple(answers), most)
 
 
-def judged(sentinel: Sentinel, protocol: Protocol, endpoint: Endpoint) -> dict[str, float]:
+def judged(sentinel: Sentinel, protocol: JudgedProtocol, endpoint: Endpoint) -> dict[str, float]:
     """Judge the pairs: the second answer's result, 0 to 1, by pair (AlpacaEval) or by pair and game (Arena-Hard)."""
     # Arena-Hard v2 finds the judge's prompt by the question's category; any category works here.
     category = f"{next(iter(protocol.categories))}/" if isinstance(protocol, ArenaTwoProtocol) else ""

@@ -76,6 +76,11 @@ def judge_code(config: Config) -> str:
     return code_of(tuple(roots), ("focalpo.judging", *POCKET), TRANSPORT)
 
 
+def check_code() -> str:
+    """The code that has answers checked, beside lm-eval's own, of which the protocol names the version."""
+    return code_of(("focalpo.checking.instructions:followed",), ("focalpo.checking",))
+
+
 def report_code() -> str:
     """The code that computes a report's numbers from verdicts."""
     return code_of(NUMBERS, ("focalpo.reporting", "focalpo.scoring"))

@@ -10,8 +10,8 @@ from pathlib import Path
 from focalpo.config.compose import CONF, plain
 from focalpo.config.schema import Config
 from focalpo.judging.price import Price
-from focalpo.judging.protocol import EVAL, load_protocol
 from focalpo.planning.lengths import Dealt, Lengths, deal_assumed, deal_sealed
+from focalpo.planning.slices import protocol_named
 from focalpo.stages.folder import Folder, Stage, read_manifest
 from focalpo.stages.reading import read_yaml
 from focalpo.training.cost import (
@@ -135,7 +135,7 @@ class Estimate:
         operations = 0.0
         for values in stage.settings["sets"].values():
             answer = min(values["max_new_tokens"], self.sizes["answer"])
-            count = _prompts(self.config, values["questions"]) * (answer + self.data["prompt"])
+            count = protocol_named(self.config, values["questions"]).prompts * (answer + self.data["prompt"])
             operations += forward_operations(self.shape, Batch(count, count), answer)
         return Need(operations, self._weights(stage))
 
@@ -170,7 +170,7 @@ class Estimate:
         need = Need()
         for name in stage.settings["protocols"]:
             each, endpoint = self.sizes["judge"][name], self.config.judge.endpoint
-            requests = each["requests"] * _prompts(self.config, name)
+            requests = each["requests"] * protocol_named(self.config, name).prompts
             need.requests += requests
             if endpoint.api_key_env:  # a paid endpoint
                 need.tokens += requests * (each["prompt"] + each["reply"])
@@ -181,10 +181,6 @@ class Estimate:
 def answers_of(stage: Stage) -> int:
     """Branches of a training stage's trees."""
     return 1 if stage.kind == "sft" else 2
-
-
-def _prompts(config: Config, benchmark: str) -> int:
-    return load_protocol(EVAL / f"{config.judge.benchmarks[benchmark]}.yaml").prompts
 
 
 def _shape(config: Config, sizes: dict) -> Shape:

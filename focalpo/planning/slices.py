@@ -4,7 +4,7 @@ from pathlib import Path
 
 from focalpo.config.compose import CONF, plain
 from focalpo.config.schema import DATA_KEYS, FILES, Config
-from focalpo.judging.protocol import EVAL, load_protocol, protocol_hash
+from focalpo.judging.protocol import EVAL, CheckedProtocol, Protocol, load_protocol, protocol_hash
 from focalpo.stages.folder import file_hash
 from focalpo.stages.reading import read_text
 from focalpo.training.settings import EXECUTION
@@ -64,8 +64,26 @@ def _content(path: str | None) -> str | None:
 
 def protocol_slice(config: Config, name: str) -> dict:
     """A benchmark's protocol and the hash of everything in it."""
-    protocol = config.judge.benchmarks[name]
-    return {"protocol": protocol, "hash": protocol_hash(load_protocol(EVAL / f"{protocol}.yaml"))}
+    return {"protocol": benchmarks(config)[name], "hash": protocol_hash(protocol_named(config, name))}
+
+
+def benchmarks(config: Config) -> dict[str, str]:
+    """The protocols of all benchmarks by name, judged ones first."""
+    return config.judge.benchmarks | config.check.benchmarks
+
+
+def protocol_named(config: Config, name: str) -> Protocol:
+    """Load a benchmark's protocol.
+
+    Raises:
+        ValueError: where what is judged is a protocol of what is checked by code, or the reverse.
+    """
+    protocol = load_protocol(EVAL / f"{benchmarks(config)[name]}.yaml")
+    key, other = ("check", "judge") if name in config.check.benchmarks else ("judge", "check")
+    if isinstance(protocol, CheckedProtocol) != (key == "check"):
+        place = f"{key}.benchmarks.{name}={benchmarks(config)[name]}"
+        raise ValueError(f"{place}: this protocol is of the other kind; name it in {other}.benchmarks")
+    return protocol
 
 
 def split_train(train: dict) -> tuple[dict, dict]:

@@ -1,6 +1,6 @@
 """Turn a configuration into the stages that produce its results. Pure: reads only what goes into stage keys.
 
-    sft* -> pairs -> reference -> train -> generate -> judge -> report        benchmark -> generate, judge
+    sft* -> pairs -> reference -> train -> generate -> judge, check -> report    benchmark -> generate, judge, check
             a model from the package index: convert -> pairs
             pairs from the model's own answers: prompts -> sample, one per seed -> reward -> pairs
 
@@ -14,24 +14,22 @@ from dataclasses import dataclass, replace
 from focalpo.config.compose import objective_of, plain
 from focalpo.config.schema import DATA_KEYS, Config, TableConfig
 from focalpo.judging.protocol import EVAL
-from focalpo.judging.serving import judge_name
 from focalpo.planning.capability import capability_stage
 from focalpo.planning.code import (
-    benchmark_code,
     demonstrations_code,
-    judge_code,
     objective_code,
     pairs_code,
     report_code,
 )
+from focalpo.planning.scored import benchmark_stage, check_stage, judge_stage
 from focalpo.planning.slices import (
     backend_slice,
+    benchmarks,
     data_files,
     data_slice,
     launch_slice,
     limits_slice,
     model_slice,
-    protocol_slice,
     split_train,
     threads_slice,
 )
@@ -41,21 +39,29 @@ from focalpo.training.settings import CONVERSION
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The stages of one row and seed; `train` is None for the SFT model itself."""
+    """The stages of one row and seed; `train` is None for the SFT model itself.
+
+    `judge`, `check` and `capability` are None where nothing is judged, checked by code, or run by lm-eval.
+    """
 
     train: Stage | None
     generate: Stage
-    judge: Stage
+    judge: Stage | None
+    check: Stage | None = None
     capability: Stage | None = None
 
     def stages(self) -> list[Stage]:
-        return [stage for stage in (self.train, self.generate, self.judge, self.capability) if stage is not None]
+        return [stage for stage in (self.train, self.generate, *self.scored()) if stage is not None]
+
+    def scored(self) -> list[Stage]:
+        """The stages that score the completions or, on tasks of its own, the model."""
+        return [stage for stage in (self.judge, self.check, self.capability) if stage is not None]
 
 
 def row_stages(config: Config, name: str, trained: bool = True) -> Row:
-    """The stages that lead from a configuration to the judged answers of one model."""
+    """The stages that lead from a configuration to the scored answers of one model."""
     model = train_stage(config, name) if trained else sft_stage(config)
-    benchmarks = {name: benchmark_stage(config, name) for name in config.judge.benchmarks}
+    questions = {name: benchmark_stage(config, name) for name in benchmarks(config)}
     label = f"{name}-s{config.seed}"
     generate = Stage(
         "generate",
@@ -68,26 +74,13 @@ def row_stages(config: Config, name: str, trained: bool = True) -> Row:
         }
         | backend_slice(config)
         | threads_slice(config),
-        inputs=({"model": model} if model else {}) | benchmarks,
+        inputs=({"model": model} if model else {}) | questions,
         launch=_generator(config),
     )
-    judge = Stage(
-        "judge",
-        label,
-        settings={
-            "protocols": {name: protocol_slice(config, name) for name in config.judge.benchmarks},
-            "judge": judge_name(config.judge.name, config.judge.endpoint.base_url),
-            "code": judge_code(config),
-        },
-        inputs={"completions": generate} | benchmarks,
-        launch={
-            "endpoint": plain(config.judge.endpoint),
-            "sentinel": config.judge.sentinel,
-            "track": plain(config.track),
-        },
-    )
+    judge = judge_stage(config, label, generate) if config.judge.benchmarks else None
+    check = check_stage(config, label, generate) if config.check.benchmarks else None
     capability = capability_stage(config, label, model) if config.capability else None
-    return Row(model if trained else None, generate, judge, capability)
+    return Row(model if trained else None, generate, judge, check, capability)
 
 
 def train_stage(config: Config, name: str) -> Stage:
@@ -211,35 +204,27 @@ def convert_stage(config: Config) -> Stage:
     return Stage("convert", config.model.name, settings, launch={"track": plain(config.track)})
 
 
-def benchmark_stage(config: Config, name: str) -> Stage:
-    """The benchmark's questions and reference answers: downloaded, read from a folder, or from the pocket world."""
-    launch = {"folder": config.judge.folder, "track": plain(config.track)}
-    settings = protocol_slice(config, name) | benchmark_code(config.judge.benchmarks[name])
-    return Stage("benchmark", name, settings, launch=launch)
-
-
 Place = tuple[str, str, str]
 """The place of a run in a table: setting, row and seed. The seed is "2", or "3.2" if there are several SFT models."""
 
 
 def report_stage(table: TableConfig, rows: dict[Place, Row], command: Sequence[str] = ()) -> Stage:
-    """The report on the judged rows; `command` holds the arguments of `recipes.reproduce` that requested it."""
+    """The report on the scored rows; `command` holds the arguments of `recipes.reproduce` that requested it."""
     inputs = {}
     for (setting, row, seed), stages in rows.items():
-        inputs[f"{setting}/{row}/{seed}/judge"] = stages.judge
+        scored = {stage.kind: stage for stage in stages.scored()}
+        inputs |= {f"{setting}/{row}/{seed}/{kind}": stage for kind, stage in scored.items()}
         inputs[f"{setting}/{row}/{seed}/generate"] = stages.generate
-        if stages.capability is not None:
-            inputs[f"{setting}/{row}/{seed}/capability"] = stages.capability
         if stages.train is not None:
             inputs[f"{setting}/{row}/{seed}/train"] = stages.train
             inputs[f"{setting}/{row}/{seed}/pairs"] = stages.train.inputs["pairs"]
-        for name, stage in stages.judge.inputs.items():
+        for name, stage in stages.generate.inputs.items():
             if stage.kind == "benchmark":
                 inputs[f"benchmark/{setting}/{name}"] = stage
     paper = table.paper_numbers and file_hash(EVAL / table.paper_numbers)
     settings = {"table": plain(table), "paper_numbers": paper, "verdicts": file_hash(EVAL / "verdicts.yaml")}
     settings["code"] = report_code()
-    launch = {"command": list(command), "track": next(iter(rows.values())).judge.launch["track"] if rows else {}}
+    launch = {"command": list(command), "track": next(iter(rows.values())).generate.launch["track"] if rows else {}}
     return Stage("report", table.study or table.scale, settings, inputs, launch)
 
 

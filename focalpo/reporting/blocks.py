@@ -3,12 +3,14 @@
 Results --> Block (title, header, rows of text) for each setting; every format prints the same words.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from focalpo.reporting.cells import Cell, Results, RowResult
 from focalpo.scoring.stats import ROUNDS
-from focalpo.stages.metrics import COLUMNS, NONE
+from focalpo.stages.metrics import NONE, Column
+from focalpo.stages.suites import lm_eval_version, suites
 
 INTERVALS = (
     "In brackets: 95% bootstrap intervals; prompts are resampled (both games and all seeds of a prompt together), "
@@ -20,7 +22,6 @@ SCALE_NOTES = {
     "one_gpu": "One-GPU scale: a small chat model and a judge of your own; do not compare it with the paper.",
     "paper": "The paper's judge is retired: compare numbers only under the same protocol hash.",
 }
-SHORT = {"ae2_lc": "LC", "ae2_wr": "WR", "arena_hard": "AH"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,32 +35,38 @@ class Block:
 
 def blocks(rows: Sequence[RowResult], results: Results) -> list[Block]:
     """The blocks of one setting, without those that have no rows."""
-    candidates = [differences(rows, results), certainty(rows, results), verdicts(rows)]
+    candidates = [differences(rows, results), certainty(rows, results), verdicts(rows, results)]
     return [block for block in candidates if block.body]
 
 
 def differences(rows: Sequence[RowResult], results: Results) -> Block:
     """Paired differences: every row minus the row that the table compares with, on the same prompts."""
-    body = _body([row for row in rows if row.name != results.compare_with], _difference)
-    return Block(f"minus {results.compare_label}, paired", list(COLUMNS.values()), body)
+    compared = [row for row in rows if row.name != results.compare_with]
+    body = _body(compared, results.columns, _difference)
+    return Block(f"minus {results.compare_label}, paired", _titles(results), body)
 
 
 def certainty(rows: Sequence[RowResult], results: Results) -> Block:
     """For each number: its standard error, the library's own, the spread of seeds, the least detectable difference."""
-    header = [f"{short} {what}" for short in SHORT.values() for what in ("SE", "library", "seed sd", "detectable")]
+    shorts = [column.short for column in results.columns]
+    header = [f"{short} {what}" for short in shorts for what in ("SE", "library", "seed sd", "detectable")]
     body = [
-        [row.label, *(text for name in COLUMNS for text in _certainty(row.cells.get(name)))]
+        [row.label, *(text for column in results.columns for text in _certainty(row.cells.get(column.name)))]
         for row in rows
         if row.cells
     ]
     return Block("uncertainty (points)", header, body)
 
 
-def verdicts(rows: Sequence[RowResult]) -> Block:
+def verdicts(rows: Sequence[RowResult], results: Results) -> Block:
     """Our numbers against the paper's, one word per cell."""
     judged = [row for row in rows if any(cell.verdict for cell in row.cells.values())]
-    body = [[row.label, *(_verdict(row, name) for name in COLUMNS)] for row in judged]
-    return Block("against the paper", list(COLUMNS.values()), body)
+    body = [[row.label, *(_verdict(row, column.name) for column in results.columns)] for row in judged]
+    return Block("against the paper", _titles(results), body)
+
+
+def _titles(results: Results) -> list[str]:
+    return [column.title for column in results.columns]
 
 
 def table_notes(results: Results, scale: str) -> tuple[str, ...]:
@@ -71,22 +78,57 @@ def table_notes(results: Results, scale: str) -> tuple[str, ...]:
             f"p: two-sided bootstrap of {ROUNDS:,} rounds, Holm-corrected over all {results.compared} differences of "
             f"the table; {p_text(least)} is the smallest p that this number of rounds can give."
         )
-    notes.append(
-        "Uncertainty: SE is ours, over prompts and seeds together. The library's own value differs because it sees one "
-        "run: for WR it covers prompts alone; for LC it measures how prompts differ in difficulty, which is not an "
-        "error of the score; for Arena-Hard it counts a strong verdict as three independent games and the two games of "
-        f"a prompt as two prompts. Detectable: the true difference to {results.compare_label} that shows 80 times in "
-        "100 at p < .05 before correction."
-    )
-    if not verdicts([row for rows in results.rows.values() for row in rows]).body:
+    notes += [_uncertainty(results), *_checked(results), *_capability(results)]
+    if not verdicts([row for rows in results.rows.values() for row in rows], results).body:
         reason = "no cell was judged under the paper's protocol" if results.has_paper else "there is none at this scale"
         notes.append(f"No cell has a verdict against the paper's number: {reason}.")
     return (*notes, SCALE_NOTES[scale]) if scale in SCALE_NOTES else tuple(notes)
 
 
-def _body(rows: Sequence[RowResult], text: Callable[[Cell | None], str]) -> list[list[str]]:
-    body = [[row.label, *(text(row.cells.get(name)) for name in COLUMNS)] for row in rows]
-    return [line for line in body if set(line[1:]) != {NONE}]
+def _uncertainty(results: Results) -> str:
+    """What the errors of each kind of column are, of the library's own for those that the table has."""
+    names = {column.name for column in results.columns}
+    own = {
+        "ae2_wr": "for WR it covers prompts alone",
+        "ae2_lc": "for LC it measures how prompts differ in difficulty, which is not an error of the score",
+        "arena_hard": "for Arena-Hard it counts a strong verdict as three independent games and the two games of a "
+        "prompt as two prompts",
+    }
+    said = [text for name, text in own.items() if name in names]
+    if any(column.stage == "check" for column in results.columns):
+        said.append("for IFEval's prompts it covers prompts alone, and for instructions there is none")
+    if any(column.stage == "capability" for column in results.columns):
+        said.append("for lm-eval's tasks it covers documents alone")
+    return (
+        "Uncertainty: SE is ours, over prompts and seeds together. The library's own value differs because it sees one "
+        f"run: {'; '.join(said)}. Detectable: the true difference to {results.compare_label} that shows 80 times in "
+        "100 at p < .05 before correction."
+    )
+
+
+def _checked(results: Results) -> list[str]:
+    """What the columns checked by code count, where there are any."""
+    if all(column.stage != "check" for column in results.columns):
+        return []
+    return [
+        "Checked by code, strictly: prompt is the share of prompts of which an answer follows all instructions, "
+        "instruction the share of instructions followed. Loose also tries the answer without its first line, its last "
+        "line and its asterisks (Zhou et al. 2023)."
+    ]
+
+
+def _capability(results: Results) -> list[str]:
+    """What the columns of lm-eval's tasks are, where there are any."""
+    tasks = [tasks[column.name] for column in results.columns for tasks in suites().values() if column.name in tasks]
+    if not tasks:
+        return []
+    told = ", ".join(f"{task.label} ({task.task}, {task.shots}-shot, {task.metric})" for task in tasks)
+    return [f"Tasks of lm-eval {lm_eval_version()}, run by its own code, in percent: {told}."]
+
+
+def _body(rows: Sequence[RowResult], columns: Sequence[Column], text: Callable[[Cell | None], str]) -> list[list[str]]:
+    body = [[row.label, *(text(row.cells.get(column.name)) for column in columns)] for row in rows]
+    return [line for line in body if set(line[1:]) - {NONE}]
 
 
 def _difference(cell: Cell | None) -> str:
@@ -105,7 +147,7 @@ def _certainty(cell: Cell | None) -> list[str]:
     if cell is None:
         return [NONE] * 4
     known = (cell.se, cell.library_se, cell.seed_sd, cell.detectable if cell.difference else None)
-    return [NONE if value is None else f"{value:.1f}" for value in known]
+    return [NONE if value is None or math.isnan(value) else f"{value:.1f}" for value in known]
 
 
 def _verdict(row: RowResult, name: str) -> str:

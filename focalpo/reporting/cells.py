@@ -1,45 +1,22 @@
-"""The table's numbers: scores with intervals and paired differences, from the verdicts of sealed judge stages."""
+"""The table's numbers: scores with intervals and paired differences, from the records of sealed stages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from focalpo.scoring.length_control import LengthControlled, library_error, read_gamed
+from focalpo.reporting.scores import Run, Score, row_scores
 from focalpo.scoring.stats import (
     Interval,
-    Metric,
-    Remembered,
-    arena_score,
-    battle_error,
     bootstrap_error,
     detectable_difference,
     holm,
     interval,
     paired_difference,
     seed_deviation,
-    standard_error,
-    win_rate,
 )
-from focalpo.stages.records import AlpacaVerdict, ArenaGame, read_records
-
-BENCHMARKS = {"ae2_lc": "alpaca_eval", "ae2_wr": "alpaca_eval", "arena_hard": "arena_hard"}
-EXTRAS = {
-    "arena_styled": "hard prompts, style-controlled",
-    "greedy_success": "greedy success %",
-    "tokens": "tokens",
-    "unfinished": "unfinished %",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One model, a row at one seed: its sealed judge folder and the facts reported beside its scores."""
-
-    seed: str
-    judge: Path
-    facts: Mapping[str, float]
+from focalpo.stages.metrics import COLUMNS, EXTRAS, Column, column_of, extra_title
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,25 +86,24 @@ class Results:
             cell.difference is not None for rows in self.rows.values() for row in rows for cell in row.cells.values()
         )
 
+    @property
+    def columns(self) -> list[Column]:
+        """The columns in which at least one row has a number, judged ones first; the judged ones where none has any."""
+        found = dict.fromkeys(name for rows in self.rows.values() for row in rows for name in row.cells)
+        return [column_of(name) for name in _in_order(found or COLUMNS, COLUMNS)]
+
     def extras(self, setting: str) -> dict[str, str]:
         """Titles, by name, of the extra columns that at least one row of the setting has."""
-        rows = self.rows[setting]
-        return {name: title for name, title in EXTRAS.items() if any(name in row.extras for row in rows)}
-
-
-@dataclass(frozen=True, slots=True)
-class _Score:
-    seeds: tuple[str, ...]
-    metric: Metric
-    library_se: float
+        found = dict.fromkeys(name for row in self.rows[setting] for name in row.extras)
+        return {name: extra_title(name) for name in _in_order(found, EXTRAS)}
 
 
 def setting_rows(specs: Sequence[RowSpec], gamed: Path | None, compare_with: str) -> list[RowResult]:
     """Compute all rows of one setting; p-values are not yet corrected.
 
-    `gamed` is the benchmark's df_gamed.csv; it is None only where no row has a run.
+    `gamed` is AlpacaEval's df_gamed.csv; it is None only where no row is judged on it.
     """
-    scores = {spec.name: _scores(spec.runs, gamed) for spec in specs if spec.runs and gamed}
+    scores = {spec.name: row_scores(spec.runs, gamed) for spec in specs if spec.runs}
     rows = []
     for spec in specs:
         found = scores.get(spec.name, {})
@@ -161,30 +137,7 @@ def holm_corrected(settings: Mapping[str, list[RowResult]]) -> dict[str, list[Ro
     }
 
 
-def _scores(runs: Sequence[Run], gamed: Path) -> dict[str, _Score]:
-    alpaca = [read_records(run.judge / "alpaca_eval.parquet", AlpacaVerdict) for run in runs]
-    preference = _array(alpaca, "preference")
-    lengths = _array(alpaca, "reference_length"), _array(alpaca, "model_length")
-    games = [read_records(run.judge / "arena_hard.parquet", ArenaGame) for run in runs]
-    results, weights = (_array(games, name).reshape(len(runs), -1, 2) for name in ("result", "weight"))
-    benchmark = read_gamed(gamed)
-
-    def scored(metric: Metric, library_errors: Sequence[float]) -> _Score:
-        return _Score(tuple(run.seed for run in runs), Remembered(metric), float(np.mean(library_errors)))
-
-    controlled = LengthControlled(preference, *lengths, benchmark)
-    return {
-        "ae2_lc": scored(controlled, [library_error(found, benchmark) for found in controlled.fits]),
-        "ae2_wr": scored(win_rate(preference), [standard_error(run) for run in preference]),
-        "arena_hard": scored(arena_score(results, weights), list(map(battle_error, results, weights))),
-    }
-
-
-def _array(runs: Sequence[Sequence[object]], name: str) -> np.ndarray:
-    return np.array([[getattr(record, name) for record in records] for records in runs], dtype=float)
-
-
-def _cell(score: _Score, base: _Score | None) -> Cell:
+def _cell(score: Score, base: Score | None) -> Cell:
     metric, found = score.metric, interval(score.metric)
     cell = Cell(found.value, found.low, found.high, metric.seeds, metric.prompts, seed_deviation(metric))
     cell = replace(cell, se=bootstrap_error(metric), library_se=score.library_se)
@@ -196,5 +149,11 @@ def _cell(score: _Score, base: _Score | None) -> Cell:
 
 
 def _mean_facts(runs: Sequence[Run]) -> dict[str, float]:
-    names = [name for name in EXTRAS if runs and all(name in run.facts for run in runs)]
-    return {name: float(np.mean([run.facts[name] for run in runs])) for name in names}
+    names = [name for name in runs[0].facts if all(name in run.facts for run in runs)] if runs else []
+    return {name: float(np.mean([run.facts[name] for run in runs])) for name in _in_order(names, EXTRAS)}
+
+
+def _in_order(names: Iterable[str], first: Iterable[str]) -> list[str]:
+    """The names, those in `first` before the others."""
+    names = list(names)
+    return [name for name in first if name in names] + [name for name in names if name not in set(first)]

@@ -8,7 +8,7 @@ from focalpo.stages.origin import short
 
 def checklist(run: TableRun, results: Results, stages: Chain) -> str:
     """Return the checklist as Markdown: each question with its answer and where the answer is found."""
-    seeds = sorted({len(run.seeds(setting, row, "judge")) for setting in run.settings for row in run.rows} - {0})
+    seeds = sorted({len(run.seeds(setting, row, "generate")) for setting in run.settings for row in run.rows} - {0})
     prompts = sorted({cell.prompts for rows in results.rows.values() for row in rows for cell in row.cells.values()})
     where = ", ".join(map(short, commits(stages)))
     items = [
@@ -29,7 +29,7 @@ def checklist(run: TableRun, results: Results, stages: Chain) -> str:
         ("New assets", "yes", "Each stage folder holds its manifest, each exported model a card."),
         ("Crowdsourcing, human subjects", "not applicable", "None."),
         ("Approvals (IRB)", "not applicable", "None needed."),
-        ("Use of LLMs", "yes", f"As judges only: {_judges(stages)}. Every request and reply is recorded."),
+        ("Use of LLMs", *_judges(stages)),
     ]  # fmt: skip
     lines = [f"{place}. **{name}: {answer}.** {why}" for place, (name, answer, why) in enumerate(items, start=1)]
     return f"# Reproducibility checklist\n\n{results.title}. Made from its manifests.\n\n" + "\n".join(lines) + "\n"
@@ -58,14 +58,17 @@ def _compute(stages: Chain) -> str:
     return f"{total}. Earlier sweeps are not counted."
 
 
-def _judges(stages: Chain) -> str:
+def _judges(stages: Chain) -> tuple[str, str]:
     protocols = {
         values["protocol"]
         for title, manifest in stages.items()
         if title.startswith("judge/")
         for values in manifest["settings"].get("protocols", {}).values()
     }
-    return f"protocols {', '.join(sorted(protocols))} in eval/" if protocols else "none was used"
+    if not protocols:
+        return "no", "No model judged: answers were checked by code."
+    named = ", ".join(sorted(protocols))
+    return "yes", f"As judges only: protocols {named} in eval/. Every request and reply is recorded."
 
 
 def _list(values: list) -> str:

@@ -46,11 +46,13 @@ def content_of(run: TableRun, results: Results, pictures: list[Picture], stages:
     origins: dict[str, dict[str, Origin]] = {}
     judges: dict[str, dict[str, JudgeStatistics]] = {}
     for setting in run.settings:
-        folders = {row: run.seeds(setting, row, "judge") for row in run.rows}
-        ran = {row: found for row, found in folders.items() if found}
+        seeds_of = {row: list(run.seeds(setting, row, "generate")) for row in run.rows}
+        ran = {row: found for row, found in seeds_of.items() if found}
         origins[setting] = {
             row: Origin(
-                list(found), [f"judge/{path.name}" for path in found.values()], commands(run, setting, row, commit())
+                found,
+                [f"{path.parent.name}/{path.name}" for path in run.scored(setting, row)],
+                commands(run, setting, row, commit()),
             )
             for row, found in ran.items()
         }
@@ -79,10 +81,12 @@ def _plates(run: TableRun, results: Results) -> list[Plate]:
     if run.table["study"] == "noise":  # its many settings fit one figure, but are too many for those of Table 1
         return [Plate(*NOISE, lambda path: noise_figure(run, results, path))]
     own = [Plate(*GAMMA, lambda path: gamma_figure(run, results, path))] if run.table["study"] == "gamma" else []
+    judged = {"ae2_lc", "ae2_wr"} <= {column.name for column in results.columns}
+    length = [Plate(*LENGTH, lambda path: length_figure(results, path))] if judged else []
     plates = [
         *own,
         Plate(*TABLE, lambda path: table_figure(results, path)),
-        Plate(*LENGTH, lambda path: length_figure(results, path)),
+        *length,
         _gradient(),
     ]
     changes = {

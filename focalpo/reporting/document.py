@@ -1,5 +1,6 @@
 """The report's content outside the page: as Markdown, and as LaTeX with booktabs."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from focalpo.reporting.cells import Cell, Results
@@ -7,7 +8,7 @@ from focalpo.reporting.finding import LEVEL, finding, short_label
 from focalpo.reporting.judges import TITLES, JudgeStatistics
 from focalpo.reporting.page import Content
 from focalpo.reporting.tables import as_latex, as_markdown, tex
-from focalpo.stages.metrics import COLUMNS, NONE
+from focalpo.stages.metrics import NONE
 
 
 def as_markdown_report(content: Content) -> str:
@@ -15,8 +16,11 @@ def as_markdown_report(content: Content) -> str:
     blocks = [f"# {content.results.title}", content.summary]
     blocks += ["## Table", as_markdown(content.results).strip(), "## Figures"]
     blocks += [f"### {p.title}\n\n![{p.title}](figures/{p.name}.png)\n\n{p.caption}" for p in content.pictures]
-    blocks.append("## Judge statistics")
+    if any(content.judges.values()):
+        blocks.append("## Judge statistics")
     for setting, found in content.judges.items():
+        if not found:
+            continue
         lines = ["| " + " | ".join(cells) + " |" for cells in _judge_rows(content, setting, found)]
         rule = "|" + " --- |" * (len(TITLES) + 1)
         blocks.append("\n".join([content.results.settings[setting], "", lines[0], rule, *lines[1:]]))
@@ -38,6 +42,8 @@ def as_latex_report(content: Content) -> str:
         image = f"\\includegraphics[width=\\textwidth]{{figures/{picture.name}.png}}"
         blocks.append(_float("figure*", image, f"{picture.title}. {picture.caption}"))
     for setting, found in content.judges.items():
+        if not found:
+            continue
         head, *rows = (" & ".join(map(tex, cells)) + " \\\\" for cells in _judge_rows(content, setting, found))
         body = [f"\\begin{{tabular}}{{l{'r' * len(TITLES)}}}", "\\toprule", head, "\\midrule", *rows]
         table = "\n".join([*body, "\\bottomrule", "\\end{tabular}"])
@@ -52,8 +58,12 @@ def _float(kind: str, body: str, caption: str) -> str:
 
 def _judge_rows(content: Content, setting: str, found: Mapping[str, JudgeStatistics]) -> Sequence[list[str]]:
     labels = {row.name: row.label for row in content.results.rows[setting]}
-    body = [[labels[row], *(f"{getattr(s, name):.4g}" for name in TITLES)] for row, s in found.items()]
+    body = [[labels[row], *(_number(getattr(s, name)) for name in TITLES)] for row, s in found.items()]
     return [["", *TITLES.values()], *body]
+
+
+def _number(value: float) -> str:
+    return NONE if math.isnan(value) else f"{value:.4g}"
 
 
 def as_summary(results: Results) -> str:
@@ -63,24 +73,25 @@ def as_summary(results: Results) -> str:
     """
     if len(results.rows) > 2:
         return _long_summary(results)
-    places = [(setting, column) for setting in results.rows for column in COLUMNS]
-    titles = [f"{short_label(results, setting)}, {COLUMNS[column]}" for setting, column in places]
+    places = [(setting, column) for setting in results.rows for column in results.columns]
+    titles = [f"{short_label(results, setting)}, {column.title}" for setting, column in places]
     by_name = {(setting, row.name): row for setting, rows in results.rows.items() for row in rows}
     labels = {row.name: row.label for rows in results.rows.values() for row in rows}
     lines = [["", *titles], ["---"] + ["---:"] * len(places)]
     for name, label in labels.items():
         found = [by_name.get((setting, name)) for setting, _ in places]
-        cells = [row.cells.get(column) if row else None for row, (_, column) in zip(found, places, strict=True)]
+        cells = [row.cells.get(column.name) if row else None for row, (_, column) in zip(found, places, strict=True)]
         lines.append([label, *map(_summary_cell, cells)])
     return _summary_text(lines, results)
 
 
 def _long_summary(results: Results) -> str:
     """The same for many settings: one line per setting and row."""
-    lines = [["", "", *COLUMNS.values()], ["---", "---"] + ["---:"] * len(COLUMNS)]
+    columns = results.columns
+    lines = [["", "", *(column.title for column in columns)], ["---", "---"] + ["---:"] * len(columns)]
     for setting, rows in results.rows.items():
         for row in rows:
-            cells = [_summary_cell(row.cells.get(column)) for column in COLUMNS]
+            cells = [_summary_cell(row.cells.get(column.name)) for column in columns]
             lines.append([results.settings[setting], row.label, *cells])
     return _summary_text(lines, results)
 

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from focalpo.reporting.cells import Results
-from focalpo.stages.metrics import COLUMNS
 
 # Colours that colour-blind readers can tell apart, also in print (Okabe and Ito 2008).
 BLUE, ORANGE, GREEN, SKY, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#999999"
@@ -33,21 +32,22 @@ def save(figure: Figure, path: Path) -> None:
 
 def table_figure(results: Results, path: Path) -> None:
     """Plot every cell of the table as a point with its 95% interval, one panel per setting and column."""
-    settings = list(results.rows)
+    settings, columns = list(results.rows), results.columns
     height = 1.2 + 0.28 * max(len(rows) for rows in results.rows.values())
     figure, grid = plt.subplots(
         len(settings),
-        len(COLUMNS),
-        figsize=(11, height * len(settings)),
+        max(1, len(columns)),
+        figsize=(max(11, 3.6 * len(columns)), height * len(settings)),
         sharex="col",
         sharey="row",
         squeeze=False,
         layout="constrained",
     )
     for setting, panels in zip(settings, grid, strict=True):
-        for (column, title), axes in zip(COLUMNS.items(), panels, strict=True):
-            _intervals(axes, results, setting, column)
-            axes.set_title(f"{results.settings[setting]}\n{title}" if column == "ae2_lc" else title, fontsize=9)
+        for column, axes in zip(columns, panels, strict=False):
+            _intervals(axes, results, setting, column.name)
+            above = f"{results.settings[setting]}\n" if column == columns[0] else ""
+            axes.set_title(f"{above}{column.title}", fontsize=9)
     figure.suptitle(results.title, fontsize=10)
     save(figure, path)
 
@@ -83,7 +83,7 @@ def length_figure(results: Results, path: Path) -> None:
     """Plot win rate against answer length: raw as a ring, length-controlled as a dot, connected by a line."""
     figure, grid = plt.subplots(1, len(results.rows), figsize=(11, 5), squeeze=False, sharey=True, layout="constrained")
     for (setting, rows), axes in zip(results.rows.items(), grid[0], strict=True):
-        shown = [row for row in rows if row.cells and "tokens" in row.extras]
+        shown = [row for row in rows if row.cells.keys() >= {"ae2_lc", "ae2_wr"} and "tokens" in row.extras]
         for row in shown:
             x, raw, controlled = row.extras["tokens"], row.cells["ae2_wr"].value, row.cells["ae2_lc"].value
             colour = RED if row.name == "focalpo" else BLUE
@@ -122,9 +122,9 @@ def _intervals(axes: Axes, results: Results, setting: str, column: str) -> None:
             axes.plot([cell.value], [place], "o", color=colour, markersize=5)
         if row.paper.get(column) is not None:
             axes.plot([row.paper[column]], [place], "x", color="black", markersize=6)
-    base = next((row.cells[column].value for row in rows if row.name == results.compare_with and row.cells), None)
+    base = next((row.cells.get(column) for row in rows if row.name == results.compare_with), None)
     if base is not None:
-        axes.axvline(base, color=BLUE, linewidth=0.8, linestyle=":")
+        axes.axvline(base.value, color=BLUE, linewidth=0.8, linestyle=":")
     rows_axis(axes, [row.label for row in rows])
     axes.grid(axis="x", linewidth=0.3)
 

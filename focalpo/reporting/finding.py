@@ -1,7 +1,7 @@
 """The finding in one sentence, made from the table's numbers: is FocalPO ahead of the row it is compared with?"""
 
 from focalpo.reporting.cells import Cell, Results
-from focalpo.stages.metrics import COLUMNS
+from focalpo.stages.metrics import column_of
 
 SUBJECT = "focalpo"
 LEVEL = 0.05
@@ -12,7 +12,7 @@ def finding(results: Results) -> str:
     """How many of the subject's differences are significant, in which direction, and the largest of all."""
     rows = [(setting, row) for setting, found in results.rows.items() for row in found if row.name == SUBJECT]
     cells = [
-        (cell, f"{COLUMNS[column]}, {short_label(results, setting)}")
+        (cell, f"{column_of(column).title}, {short_label(results, setting)}")
         for setting, row in rows
         for column, cell in row.cells.items()
         if cell.difference is not None

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -49,22 +50,31 @@ def judge_statistics(run: TableRun, setting: str, row: str) -> JudgeStatistics |
     if not folders:
         return None
     calls = [read_manifest(folder)["facts"].get("calls", {}) for folder in folders]
-    alpaca = [v for folder in folders for v in read_records(folder / "alpaca_eval.parquet", AlpacaVerdict)]
-    games = [g for folder in folders for g in read_records(folder / "arena_hard.parquet", ArenaGame)]
+    alpaca = [v for file in _files(folders, "alpaca_eval") for v in read_records(file, AlpacaVerdict)]
+    games = [g for file in _files(folders, "arena_hard") for g in read_records(file, ArenaGame)]
     preference = np.array([verdict.preference for verdict in alpaca])
     results = _results(games)
     return JudgeStatistics(
         calls=sum(call.get("calls", 0) for call in calls),
         retried=sum(call.get("retried", 0) for call in calls),
         failed=sum(call.get("failed", 0) for call in calls),
-        draws=100 * float(np.mean(np.abs(preference - 1.5) < 0.05)),
-        agree=100 * float(np.mean(np.sign(results[:, 0] - 0.5) == np.sign(results[:, 1] - 0.5))),
-        strong=100 * float(np.mean([game.weight == 3 for game in games])),
+        draws=100 * _mean(np.abs(preference - 1.5) < 0.05),
+        agree=100 * _mean(np.sign(results[:, 0] - 0.5) == np.sign(results[:, 1] - 0.5)),
+        strong=100 * _mean([game.weight == 3 for game in games]),
         # The baseline is shown first in game 1, the model in game 2.
-        first_place=100 * float(np.mean(results[:, 1] - results[:, 0])),
-        model_length=float(np.mean([verdict.model_length for verdict in alpaca])),
-        reference_length=float(np.mean([verdict.reference_length for verdict in alpaca])),
+        first_place=100 * _mean(results[:, 1] - results[:, 0]),
+        model_length=_mean([verdict.model_length for verdict in alpaca]),
+        reference_length=_mean([verdict.reference_length for verdict in alpaca]),
     )
+
+
+def _files(folders: Sequence[Path], name: str) -> list[Path]:
+    return [file for folder in folders if (file := folder / f"{name}.parquet").is_file()]
+
+
+def _mean(values: Sequence[float] | np.ndarray) -> float:
+    """The mean; not a number for a benchmark that was not judged."""
+    return float(np.mean(values)) if len(values) else float("nan")
 
 
 def _results(games: Sequence[ArenaGame]) -> np.ndarray:

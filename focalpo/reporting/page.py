@@ -4,6 +4,7 @@ Numbers and figures are in the page; only the answers, which are many, are files
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -14,7 +15,7 @@ from focalpo.reporting.blocks import p_text
 from focalpo.reporting.cells import Cell, Results, RowResult
 from focalpo.reporting.judges import TITLES, JudgeStatistics
 from focalpo.reporting.provenance import Chain
-from focalpo.stages.metrics import COLUMNS, METRICS, NONE
+from focalpo.stages.metrics import METRICS, NONE, column_of, set_title
 
 WEB = Path(__file__).parent / "web"
 
@@ -66,12 +67,23 @@ def page(content: Content) -> str:
         tables="".join(_table(results, setting, rows) for setting, rows in results.rows.items()),
         notes="".join(f'<p class="quiet">{escape(note)}</p>' for note in results.notes),
         figures="".join(map(_figure, content.pictures)),
-        judges="".join(_judges(results, setting, found) for setting, found in content.judges.items()),
+        judges="".join(_judges(results, setting, found) for setting, found in content.judges.items() if found)
+        or '<p class="quiet">Nothing was judged.</p>',
         stages=_stages(content.stages),
         setting_options=options,
+        benchmark_options="".join(
+            f'<option value="{escape(name)}">{escape(title)}</option>' for name, title in _benchmarks(results).items()
+        ),
         footer=f"{len(content.stages)} sealed stages are the source of this page.",
         data=_data(content).replace("</", "<\\/"),  # browsers end a script at this tag even inside JSON
     )
+
+
+def _benchmarks(results: Results) -> dict[str, str]:
+    """Titles, by name, of the sets of answers that the page shows side by side."""
+    titles = {"alpaca_eval": "AlpacaEval", "arena_hard": "Arena-Hard"}
+    sources = dict.fromkeys(column.source for column in results.columns)
+    return {name: titles.get(name) or set_title(name) for name in sources}
 
 
 def _data(content: Content) -> str:
@@ -84,7 +96,7 @@ def _data(content: Content) -> str:
     stages = {title: {name: manifest[name] for name in fields} for title, manifest in content.stages.items()}
     values = {
         "settings": results.settings,
-        "columns": COLUMNS,
+        "columns": {column.name: column.title for column in results.columns},
         "compare_with": results.compare_with,
         "compare_label": results.compare_label,
         "metrics": {name: metric.title for name, metric in METRICS.items()},
@@ -119,11 +131,11 @@ def _warnings(warnings: Sequence[str]) -> str:
 def _table(results: Results, setting: str, rows: Sequence[RowResult]) -> str:
     extras = results.extras(setting)
     head = "".join(f'<th scope="col" aria-sort="none"><button type="button">{escape(name)}</button></th>'
-                   for name in ["Method", *COLUMNS.values(), *extras.values()])  # fmt: skip
+                   for name in ["Method", *(column.title for column in results.columns), *extras.values()])  # fmt: skip
     body = "".join(
         f"<tr{' class=focus' if row.name == 'focalpo' else ''}>"
         f'<th scope="row" data-value="{escape(row.label)}">{escape(row.label)}</th>'
-        + "".join(_cell(results, setting, row, column) for column in COLUMNS)
+        + "".join(_cell(results, setting, row, column.name) for column in results.columns)
         + "".join(_number(row.extras.get(name)) for name in extras)
         + "</tr>"
         for row in rows
@@ -142,7 +154,7 @@ def _cell(results: Results, setting: str, row: RowResult, column: str) -> str:
     if cell is None:
         return f"<td>{NONE}{known}</td>"
     place = f"{setting}/{row.name}/{column}"
-    tooltip = f"Where {cell.value:.1f} comes from: {row.label}, {COLUMNS[column]}"
+    tooltip = f"Where {cell.value:.1f} comes from: {row.label}, {column_of(column).title}"
     return (
         f'<td data-value="{cell.value}"><button type="button" class="cell" data-cell="{escape(place)}" '
         f'title="{escape(tooltip)}">{cell.value:.1f}</button> <small>[{cell.low:.1f}, {cell.high:.1f}]</small>'
@@ -198,7 +210,9 @@ def _judges(results: Results, setting: str, found: Mapping[str, JudgeStatistics]
 
 
 def _short(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.1f}"
+    if isinstance(value, int):
+        return str(value)
+    return NONE if math.isnan(value) else f"{value:.1f}"
 
 
 def _stages(stages: Chain) -> str:

@@ -12,7 +12,6 @@ from focalpo.reporting.cells import Results, RowResult
 from focalpo.reporting.figures import BLUE, ORANGE, RED, rows_axis, save
 from focalpo.reporting.table_run import TableRun
 from focalpo.reporting.theory import best_margin, expected_loss
-from focalpo.stages.metrics import COLUMNS
 from focalpo.stages.rankings import Change
 
 Changes = Mapping[str, Mapping[str, Sequence[Change]]]
@@ -26,11 +25,12 @@ def gamma_figure(run: TableRun, results: Results, path: Path) -> None:
     top, bottom = figure.subfigures(2, 1)
     panels = top.subplots(1, 4, sharey=True)
     labels = list(run.rows.values())
+    score = next((each for each in results.columns if each.name == "ae2_wr"), next(iter(results.columns), None))
     for setting, colour, offset in zip(run.settings, (BLUE, ORANGE), (-0.15, 0.15), strict=False):
         for place, row in enumerate(results.rows[setting]):
-            if "ae2_wr" not in row.cells:
+            if score is None or score.name not in row.cells:
                 continue
-            cell, at = row.cells["ae2_wr"], place + offset
+            cell, at = row.cells[score.name], place + offset
             panels[0].plot([cell.low, cell.high], [at, at], color=colour)
             label = run.settings[setting] if place == 0 else None
             panels[0].plot([cell.value], [at], "o", color=colour, markersize=4, label=label)
@@ -43,7 +43,7 @@ def gamma_figure(run: TableRun, results: Results, path: Path) -> None:
                 axes.plot(values, [at] * len(values), "|", color=colour, markersize=7)
                 axes.plot([np.mean(values)], [at], "o", color=colour, markersize=4)
     titles = (
-        "AlpacaEval WR, 95% interval",
+        f"{score.title if score else 'score'}, 95% interval",
         "margin, nats",
         "log-prob of chosen,\nchange, nats",
         "ranked right at the end %",
@@ -81,14 +81,18 @@ def noise_figure(run: TableRun, results: Results, path: Path) -> None:
     for setting in run.settings:
         families.setdefault(setting.rpartition("_")[0], []).append(setting)
     changes = _changes(run, "train")
-    figure, grid = plt.subplots(2, 3, figsize=(12, 7), layout="constrained")
-    for (column, title), axes in zip(COLUMNS.items(), grid[0], strict=True):
+    columns = results.columns
+    width = max(3, len(columns))
+    figure, grid = plt.subplots(2, width, figsize=(4 * width, 7), layout="constrained")
+    for axes in (*grid[0][len(columns) :], *grid[1][3:]):
+        axes.set_axis_off()
+    for column, axes in zip(columns, grid[0], strict=False):
         for offset, colour, (family, settings) in zip((-0.7, 0.7), (BLUE, ORANGE), families.items(), strict=False):
             _differences(
-                axes, [(_noise(s) + offset, _row(results, s, "focalpo")) for s in settings], column, colour, family
+                axes, [(_noise(s) + offset, _row(results, s, "focalpo")) for s in settings], column.name, colour, family
             )
         axes.axhline(0, color="black", linewidth=0.8)
-        axes.set_title(f"FocalPO minus DPO, {title}", fontsize=9)
+        axes.set_title(f"FocalPO minus DPO, {column.title}", fontsize=9)
         axes.set_ylabel("points", fontsize=8)
     grid[0][0].legend(fontsize=8)
     for axes, (family, settings) in zip(grid[1], families.items(), strict=False):

@@ -5,12 +5,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from focalpo.reporting.cells import Results, RowSpec, Run, holm_corrected, setting_rows
+from focalpo.reporting.cells import Results, RowSpec, holm_corrected, setting_rows
+from focalpo.reporting.scores import Run
 from focalpo.reporting.verdicts import Rule, protocols_of, with_verdicts
 from focalpo.stages.folder import MANIFEST, Job, read_manifest
+from focalpo.stages.metrics import LEVELS, LOOSE
 from focalpo.stages.origin import ROOT
 from focalpo.stages.rankings import Change, change
 from focalpo.stages.records import PairState, read_records
+
+SCORED = ("judge", "check", "capability")
+"""Kinds of stages that score a row's completions, or its model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +54,19 @@ class TableRun:
         mine = [(p[2], path) for p, path in parts if len(p) == 4 and (p[0], p[1], p[3]) == (setting, row, kind)]
         return dict(sorted(mine, key=lambda found: [int(part) for part in found[0].split(".")]))
 
+    def scored(self, setting: str, row: str) -> list[Path]:
+        """The folders of the stages that scored the row's completions, those of a kind in seed order."""
+        return [folder for kind in SCORED for folder in self.seeds(setting, row, kind).values()]
+
     def benchmark(self, setting: str, name: str) -> Path | None:
-        """The folder of the setting's benchmark; None when no row of the setting was judged."""
+        """The folder of the setting's benchmark; None when no row of the setting has completions of it."""
         return self.inputs.get(f"benchmark/{setting}/{name}")
+
+    def questions(self, setting: str, name: str) -> Path | None:
+        """The folder of the benchmark whose questions a set of completions answers."""
+        generated = [path for row in self.rows for path in self.seeds(setting, row, "generate").values()]
+        sets = Job.read(generated[0]).settings.get("sets", {}) if generated else {}
+        return self.benchmark(setting, sets.get(name, {}).get("questions", name))
 
     def changes(self, setting: str, row: str, split: str) -> list[Change]:
         """Effect of training on the pairs of a split, one per seed; empty for a row that was not trained."""
@@ -71,16 +86,18 @@ class TableRun:
             ]
             benchmark = self.benchmark(setting, "alpaca_eval")
             found = setting_rows(specs, benchmark and benchmark / "df_gamed.csv", compare_with)
-            protocols = {name: protocols_of(list(self.seeds(setting, name, "judge").values())) for name in self.rows}
+            protocols = {name: protocols_of(self.scored(setting, name)) for name in self.rows}
             rows[setting] = [with_verdicts(row, protocols[row.name], rule) for row in found]
         label = self.rows.get(compare_with, "")
         return Results(title, self.settings, holm_corrected(rows), compare_with, label, (), warnings)
 
     def _runs(self, setting: str, row: str) -> list[Run]:
-        return [
-            Run(seed, judge, _facts(judge, self.inputs[f"{setting}/{row}/{seed}/generate"]))
-            for seed, judge in self.seeds(setting, row, "judge").items()
-        ]
+        runs = []
+        for seed, generate in self.seeds(setting, row, "generate").items():
+            places = {kind: self.inputs.get(f"{setting}/{row}/{seed}/{kind}") for kind in SCORED}
+            folders = {kind: path for kind, path in places.items() if path is not None}
+            runs.append(Run(seed, folders, _answer_facts(generate) | _scored_facts(folders)))
+        return runs
 
 
 def newest_reports(runs: Path, name: str = "*") -> list[Path]:
@@ -104,7 +121,22 @@ def chosen_report(name: str = "pocket") -> Path:
     return found[0]
 
 
-def _facts(judge: Path, generate: Path) -> dict[str, float]:
-    generated = read_manifest(generate)["facts"]["alpaca_eval"]
-    facts = {"tokens": generated["tokens"], "unfinished": 100 * generated["unfinished"]}
-    return facts | read_manifest(judge)["facts"].get("gold", {})
+def _answer_facts(generate: Path) -> dict[str, float]:
+    """Length and completeness of the answers to AlpacaEval or, without it, of the first set of answers."""
+    manifest = read_manifest(generate)
+    names = list(manifest["settings"].get("sets", {"alpaca_eval": {}}))
+    if not names:
+        return {}
+    found = manifest["facts"]["alpaca_eval" if "alpaca_eval" in names else names[0]]
+    return {"tokens": found["tokens"], "unfinished": 100 * found["unfinished"]}
+
+
+def _scored_facts(folders: Mapping[str, Path]) -> dict[str, float]:
+    """What is reported beside the scores: the pocket world's gold reward, and the loose scores of what was checked."""
+    facts = {kind: read_manifest(folder)["facts"] for kind, folder in folders.items()}
+    loose = {
+        f"{name}_{level}{LOOSE}": found[level]["loose"]
+        for name, found in facts.get("check", {}).items()
+        for level in LEVELS
+    }
+    return facts.get("judge", {}).get("gold", {}) | loose

@@ -2,11 +2,12 @@
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 
 from focalpo.reporting.blocks import Block, blocks
-from focalpo.reporting.cells import EXTRAS, Cell, Results, RowResult
-from focalpo.stages.metrics import COLUMNS, NONE
+from focalpo.reporting.cells import Cell, Results, RowResult
+from focalpo.stages.metrics import NONE
 
 # One pass, because the characters of an escape must not be escaped again.
 TEX = str.maketrans(
@@ -19,11 +20,12 @@ TEX = str.maketrans(
 def as_markdown(results: Results) -> str:
     """Format the table for a README, with the paper's numbers where they exist."""
     parts = [f"**{results.title}**", *_warnings(results)]
+    columns = results.columns
     for setting, rows in results.rows.items():
-        header = [results.settings[setting], *COLUMNS.values(), *results.extras(setting).values()]
+        header = [results.settings[setting], *(each.title for each in columns), *results.extras(setting).values()]
         lines = [_md(header), _md(["---"] + ["---:"] * (len(header) - 1))]
         for row in rows:
-            cells = [_with_paper(row, name, results) for name in COLUMNS]
+            cells = [_with_paper(row, each.name, results) for each in columns]
             lines.append(_md([row.label, *cells, *_extras(row, results, setting)]))
         parts.append("\n".join(lines))
         parts += [_block_markdown(block) for block in blocks(rows, results)]
@@ -53,12 +55,12 @@ def as_csv(results: Results) -> str:
     writer.writerow(["setting", "row", "column", "seeds", "prompts", *fields])
     for setting, rows in results.rows.items():
         for row in rows:
-            for name in COLUMNS:
-                cell = row.cells.get(name)
+            for column in results.columns:
+                cell = row.cells.get(column.name)
                 values = _csv_values(cell) if cell else [NONE] * 11
-                paper = _or_none(row.paper.get(name))
-                writer.writerow([setting, row.name, name, *values, paper, *(_csv_certainty(cell))])
-            for name in EXTRAS:
+                paper = _or_none(row.paper.get(column.name))
+                writer.writerow([setting, row.name, column.name, *values, paper, *(_csv_certainty(cell))])
+            for name in results.extras(setting):
                 if name in row.extras:
                     writer.writerow(
                         [setting, row.name, name, NONE, NONE, row.extras[name], *[NONE] * (len(fields) - 1)]
@@ -68,15 +70,15 @@ def as_csv(results: Results) -> str:
 
 def as_latex(results: Results) -> str:
     """Format the table for a paper with booktabs: each value with the half-width of its interval."""
-    groups = list(results.rows)
-    columns = "l" + "r" * (len(COLUMNS) * len(groups))
-    top = " & ".join(f"\\multicolumn{{{len(COLUMNS)}}}{{c}}{{{tex(results.settings[group])}}}" for group in groups)
-    header = " & ".join(tex(title) for _ in groups for title in COLUMNS.values())
+    groups, shown = list(results.rows), results.columns
+    columns = "l" + "r" * (len(shown) * len(groups))
+    top = " & ".join(f"\\multicolumn{{{len(shown)}}}{{c}}{{{tex(results.settings[group])}}}" for group in groups)
+    header = " & ".join(tex(each.title) for _ in groups for each in shown)
     labels = {row.name: row.label for rows in results.rows.values() for row in rows}
     by_name = {(group, row.name): row for group, rows in results.rows.items() for row in rows}
     lines = ["\\begin{tabular}{" + columns + "}", "\\toprule", f" & {top} \\\\", f" & {header} \\\\", "\\midrule"]
     for name, label in labels.items():
-        cells = [_tex_cell(by_name.get((group, name)), column) for group in groups for column in COLUMNS]
+        cells = [_tex_cell(by_name.get((group, name)), each.name) for group in groups for each in shown]
         lines.append(f"{tex(label)} & " + " & ".join(cells) + " \\\\")
     below = [
         _block_latex(block, results.settings[group])
@@ -140,7 +142,8 @@ def _csv_values(cell: Cell) -> list[object]:
 def _csv_certainty(cell: Cell | None) -> list[object]:
     if cell is None:
         return [NONE] * 4
-    return [cell.se, cell.library_se, cell.detectable if cell.difference else NONE, cell.verdict or NONE]
+    library = None if math.isnan(cell.library_se) else cell.library_se
+    return [cell.se, _or_none(library), cell.detectable if cell.difference else NONE, cell.verdict or NONE]
 
 
 def _or_none(value: float | None) -> object:

@@ -5,19 +5,15 @@ import textwrap
 from focalpo.reporting.blocks import SCALE_NOTES
 from focalpo.reporting.cells import Cell, Results
 from focalpo.reporting.finding import LEVEL, finding, short_label
-from focalpo.stages.metrics import COLUMNS, NONE
+from focalpo.stages.metrics import NONE, Column
 
 WIDTH = 100
 MOST_WARNINGS = 3
-HEADERS = {"ae2_lc": "AE2 LC", "ae2_wr": "AE2 WR", "arena_hard": "Arena-Hard"}
 
 
 def as_terminal(results: Results, scale: str) -> str:
     """Settings side by side where that fits, below each other elsewhere; differences and errors are in report.md."""
-    side_by_side = _aligned(_rows(results, list(results.rows)))
-    tables = [side_by_side]
-    if max(map(len, side_by_side.splitlines())) > WIDTH:
-        tables = [_aligned(_rows(results, [setting])) for setting in results.rows]
+    tables = [_aligned(rows) for rows in _fitting(results)]
     shown = [f"WARNING: {warning}" for warning in results.warnings[:MOST_WARNINGS]]
     if more := len(results.warnings) - len(shown):
         shown.append(f"... and {more} more warnings, see report.md")
@@ -27,16 +23,40 @@ def as_terminal(results: Results, scale: str) -> str:
     return "\n\n".join([*map(_wrapped, texts), *tables, "\n".join(map(_wrapped, below))]) + "\n"
 
 
-def _rows(results: Results, settings: list[str]) -> list[list[str]]:
+def _fitting(results: Results) -> list[list[list[str]]]:
+    """The rows of one table of all settings, or of a table per setting, whose columns go on below where they must."""
+    columns, settings = results.columns, list(results.rows)
+    whole = _rows(results, settings, columns)
+    if _width(whole) <= WIDTH:
+        return [whole]
+    return [_rows(results, [setting], part) for setting in settings for part in _parts(results, setting, columns)]
+
+
+def _parts(results: Results, setting: str, columns: list[Column]) -> list[list[Column]]:
+    """The columns in as few parts as fit the width, about equally many in each."""
+    for count in range(1, len(columns)):
+        size = -(-len(columns) // count)
+        parts = [columns[first : first + size] for first in range(0, len(columns), size)]
+        if all(_width(_rows(results, [setting], part)) <= WIDTH for part in parts):
+            return parts
+    return [[column] for column in columns] or [[]]
+
+
+def _rows(results: Results, settings: list[str], columns: list[Column]) -> list[list[str]]:
     labels = {row.name: row.label for setting in settings for row in results.rows[setting]}
     by_name = {(setting, row.name): row for setting in settings for row in results.rows[setting]}
-    head = ["", *(HEADERS[column] for _ in settings for column in COLUMNS)]
-    above = ["", *(short_label(results, s) if place == 0 else "" for s in settings for place in range(len(COLUMNS)))]
+    head = ["", *(column.header for _ in settings for column in columns)]
+    above = ["", *(short_label(results, s) if place == 0 else "" for s in settings for place in range(len(columns)))]
     body = []
     for name, label in labels.items():
         rows = [by_name.get((setting, name)) for setting in settings]
-        body.append([label, *(_cell(row.cells.get(column) if row else None) for row in rows for column in COLUMNS)])
+        cells = [row.cells.get(column.name) if row else None for row in rows for column in columns]
+        body.append([label, *map(_cell, cells)])
     return [above, head, *body]
+
+
+def _width(rows: list[list[str]]) -> int:
+    return max(map(len, _aligned(rows).splitlines()))
 
 
 def _cell(cell: Cell | None) -> str:

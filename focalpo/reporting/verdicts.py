@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from focalpo.reporting.cells import BENCHMARKS, RowResult
+from focalpo.reporting.cells import RowResult
 from focalpo.stages.folder import read_manifest
+from focalpo.stages.metrics import column_of
 from focalpo.stages.reading import read_yaml
 
 REPRODUCED, NOISE, DIFFERS = "reproduced", "within noise", "differs"
@@ -48,21 +49,24 @@ def verdict(ours: float, standard_error: float, paper: float, rule: Rule) -> str
     return NOISE if distance <= noise else DIFFERS
 
 
-def protocols_of(judged: Sequence[Path]) -> dict[str, str]:
-    """The protocol of each column for which all judge stages of a row followed the same one."""
-    runs = [read_manifest(path)["settings"]["protocols"] for path in judged]
-    found = {column: {run[name]["protocol"] for run in runs} for column, name in BENCHMARKS.items()}
-    return {column: names.pop() for column, names in found.items() if len(names) == 1}
+def protocols_of(scored: Sequence[Path]) -> dict[str, str]:
+    """The protocol of each benchmark for which all stages that scored a row followed the same one."""
+    found: dict[str, set[str]] = {}
+    for path in scored:
+        for name, values in read_manifest(path)["settings"].get("protocols", {}).items():
+            found.setdefault(name, set()).add(values["protocol"])
+    return {name: protocols.pop() for name, protocols in found.items() if len(protocols) == 1}
 
 
 def with_verdicts(row: RowResult, protocols: Mapping[str, str], rule: Rule) -> RowResult:
-    """Add a verdict to each cell that was judged under the paper's protocol and has a number of the paper.
+    """Add a verdict to each cell that was scored under the paper's protocol and has a number of the paper.
 
-    `protocols` gives, by column, the protocol under which the row was judged.
+    `protocols` gives, by benchmark, the protocol under which the row was scored.
     """
     cells = dict(row.cells)
     for column, cell in row.cells.items():
         paper = row.paper.get(column)
-        if paper is not None and protocols.get(column) == rule.protocols[column]:
+        ours = protocols.get(column_of(column).source)
+        if paper is not None and ours is not None and ours == rule.protocols.get(column):
             cells[column] = replace(cell, verdict=verdict(cell.value, cell.se, paper, rule))
     return replace(row, cells=cells)

@@ -21,17 +21,18 @@ GOALS: dict[str, Callable[[Config], Stage]] = {
     "pairs": pairs_stage,
     "train": lambda config: train_stage(config, config.objective.name),
     "generate": lambda config: row_stages(config, config.objective.name).generate,
-    "judge": lambda config: row_stages(config, config.objective.name).judge,
-    "capability": lambda config: _capability(config),
+    "judge": lambda config: _scored(config, "judge"),
+    "check": lambda config: _scored(config, "check"),
+    "capability": lambda config: _scored(config, "capability"),
 }
 
 
-def _capability(config: Config) -> Stage:
-    if config.capability is None:
-        raise Mistake("capability is null, so there is nothing to do; choose a suite by capability=NAME")
-    stage = row_stages(config, config.objective.name).capability
-    assert stage is not None
-    return stage
+def _scored(config: Config, kind: str) -> Stage:
+    row = row_stages(config, config.objective.name)
+    found = {stage.kind: stage for stage in row.scored()}
+    if kind not in found:
+        raise Mistake(f"{kind} has nothing to do in this configuration; choose something by {kind}=NAME")
+    return found[kind]
 
 
 def run_single(goal: str) -> None:

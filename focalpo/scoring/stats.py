@@ -105,8 +105,12 @@ def discrete_win_rate(preferences: Array) -> float:
 
 def standard_error(preferences: Array) -> float:
     """The library's standard error of the win rate of one run, [prompts], in percent."""
-    x = wins_of(preferences)
-    return float(100 * x.std(ddof=1) / np.sqrt(len(x)))
+    return mean_error(wins_of(preferences))
+
+
+def mean_error(shares: Array) -> float:
+    """The standard error of a mean of shares of one run, [prompts], in percent."""
+    return float(100 * shares.std(ddof=1) / np.sqrt(len(shares)))
 
 
 def battle_error(results: Array, weights: Array) -> float:

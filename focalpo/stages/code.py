@@ -21,7 +21,7 @@ SHOWN_ONLY = {"label", "equation", "source"}
 """Attributes of an objective that describe it to readers."""
 WHOLE = "*"
 ROOMS = ("recipes", *(f"focalpo.{room}" for room in ("data", "pocket", "judging", "scoring", "training", "reporting")))
-ROOMS += ("focalpo.answering",)
+ROOMS += ("focalpo.answering", "focalpo.checking")
 """Where the recipes of stages have what they compute with; the rest moves, starts and records."""
 
 

@@ -5,9 +5,82 @@ A test fails for a metric that is missing here: add a line for it, and the repor
 
 from dataclasses import dataclass
 
-COLUMNS = {"ae2_lc": "AlpacaEval LC", "ae2_wr": "AlpacaEval WR", "arena_hard": "Arena-Hard WR"}
+from focalpo.stages.suites import suites
+
 NONE = "-"
 """What a table shows for a number that does not exist or is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A score of the table: its title, its header where there is little room, and where its numbers are from.
+
+    `stage` is the kind of stage that scores it, `source` the set of completions, or the task, that is scored.
+    """
+
+    name: str
+    title: str
+    header: str
+    short: str
+    stage: str
+    source: str
+
+
+COLUMNS = {
+    "ae2_lc": Column("ae2_lc", "AlpacaEval LC", "AE2 LC", "LC", "judge", "alpaca_eval"),
+    "ae2_wr": Column("ae2_wr", "AlpacaEval WR", "AE2 WR", "WR", "judge", "alpaca_eval"),
+    "arena_hard": Column("arena_hard", "Arena-Hard WR", "Arena-Hard", "AH", "judge", "arena_hard"),
+}
+LEVELS = {"prompt": "prompt", "instruction": "instr"}
+"""Of a set that is checked by code, with their short names."""
+LOOSE = "_loose"
+EXTRAS = {
+    "arena_styled": "hard prompts, style-controlled",
+    "greedy_success": "greedy success %",
+    "tokens": "tokens",
+    "unfinished": "unfinished %",
+}
+"""Titles of the numbers beside the scores: means over runs, without intervals."""
+
+
+def column_of(name: str) -> Column:
+    """The column of a score by name: a judged one, a task of lm-eval's, or `SET_prompt` and `SET_instruction` of a set
+    checked by code.
+
+    Raises:
+        ValueError: for a name that is none of them.
+    """
+    if name in COLUMNS:
+        return COLUMNS[name]
+    if task := next((tasks[name] for tasks in suites().values() if name in tasks), None):
+        return Column(name, task.label, task.label, task.label, "capability", name)
+    checked, _, level = name.rpartition("_")
+    if not checked or level not in LEVELS:
+        raise ValueError(f"{name!r} is no column of a table; correct the name")
+    words, few = set_title(checked), "IF" if checked == "ifeval" else _rest(checked)
+    between = " " if checked == "ifeval" else ", "
+    short = f"{few} {LEVELS[level]}"
+    return Column(name, f"{words}{between}{level}", short, short, "check", checked)
+
+
+def extra_title(name: str) -> str:
+    """The title of a number beside the scores."""
+    return EXTRAS.get(name) or f"{column_of(name.removesuffix(LOOSE)).title}, loose %"
+
+
+def is_extra(name: str) -> bool:
+    """Whether a number stands beside the scores."""
+    return name in EXTRAS or name.endswith(LOOSE)
+
+
+def set_title(checked: str) -> str:
+    """A set of completions that is checked by code, in words: ifeval_new has kinds that were never trained on."""
+    words = {"ifeval": "IFEval", "ifeval_new": "new kinds"}
+    return words.get(checked) or _rest(checked)
+
+
+def _rest(checked: str) -> str:
+    return checked.removeprefix("ifeval_").replace("_", " ")
 
 
 @dataclass(frozen=True, slots=True)

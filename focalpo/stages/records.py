@@ -111,6 +111,25 @@ class ArenaGame:
 
 
 @dataclass(frozen=True, slots=True)
+class Instructed:
+    """A prompt with verifiable instructions: their kinds, by IFEval's names, and the arguments of each as JSON."""
+
+    id: str
+    prompt: str
+    kinds: list[str]
+    arguments: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """Whether an answer follows each instruction of its prompt, strictly and loosely."""
+
+    id: str
+    strict: list[bool]
+    loose: list[bool]
+
+
+@dataclass(frozen=True, slots=True)
 class PromptScore:
     """What one answer earns of the most that it can: 1 of 1 for a prompt, 2 of 3 for its instructions."""
 

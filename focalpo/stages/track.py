@@ -27,6 +27,7 @@ ARTIFACT_TYPES = {
     "train": "checkpoint",
     "generate": "completions",
     "judge": "judgements",
+    "check": "judgements",
     "capability": "scores",
     "report": "table",
 }

@@ -151,6 +151,8 @@ function load(name) {
 let place = 0;
 function judged(answer) {
   if (answer.games) return `Arena-Hard games: ${answer.games.join(", ")}; score ${(100 * answer.score).toFixed(0)}%`;
+  if (answer.followed) return `instructions followed: ${answer.followed.join(", ") || "none"}` +
+    (answer.missed.length ? `; not followed: ${answer.missed.join(", ")}` : "");
   return `judged better than the reference: ${(100 * answer.score).toFixed(0)}%`;
 }
 
@@ -179,7 +181,7 @@ async function showAnswers(move = 0) {
   const k = kept[place], question = questions[benchmark][k];
   $("answer-view").replaceChildren(
     element("h3", {}, "Prompt"), element("p", { class: "text" }, question.prompt),
-    element("h3", {}, "Reference"), element("p", { class: "text" }, question.reference),
+    ...(question.reference ? [element("h3", {}, "Reference"), element("p", { class: "text" }, question.reference)] : []),
     element("div", { class: "sides" }, side(labelOf(setting, names[0]), left[k]), side(labelOf(setting, names[1]), right[k])));
 }
 

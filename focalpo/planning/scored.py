@@ -1,0 +1,51 @@
+"""The stages that score completions: the benchmarks' questions, a judge's verdicts, verdicts by code."""
+
+from focalpo.config.compose import plain
+from focalpo.config.schema import Config
+from focalpo.judging.serving import judge_name
+from focalpo.planning.code import benchmark_code, check_code, judge_code
+from focalpo.planning.slices import benchmarks, protocol_slice
+from focalpo.stages.folder import Stage
+
+
+def benchmark_stage(config: Config, name: str) -> Stage:
+    """The benchmark's questions and reference answers: downloaded, read from a folder, or from the pocket world."""
+    folder = config.check.folder if name in config.check.benchmarks else config.judge.folder
+    launch = {"folder": folder, "track": plain(config.track)}
+    settings = protocol_slice(config, name) | benchmark_code(benchmarks(config)[name])
+    return Stage("benchmark", name, settings, launch=launch)
+
+
+def judge_stage(config: Config, label: str, generate: Stage) -> Stage:
+    """The judge's verdicts on the completions of every judged benchmark."""
+    return Stage(
+        "judge",
+        label,
+        settings={
+            "protocols": {name: protocol_slice(config, name) for name in config.judge.benchmarks},
+            "judge": judge_name(config.judge.name, config.judge.endpoint.base_url),
+            "code": judge_code(config),
+        },
+        inputs={"completions": generate} | {name: generate.inputs[name] for name in config.judge.benchmarks},
+        launch={
+            "endpoint": plain(config.judge.endpoint),
+            "sentinel": config.judge.sentinel,
+            "track": plain(config.track),
+        },
+    )
+
+
+def check_stage(config: Config, label: str, generate: Stage) -> Stage:
+    """Verdicts by code on every set of completions whose questions a program can check."""
+    checked = config.check.benchmarks
+    return Stage(
+        "check",
+        label,
+        settings={
+            "protocols": {name: protocol_slice(config, name) for name in checked},
+            "sets": {name: each.questions for name, each in config.generate.sets.items() if each.questions in checked},
+            "code": check_code(),
+        },
+        inputs={"completions": generate} | {name: generate.inputs[name] for name in checked},
+        launch={"track": plain(config.track)},
+    )
