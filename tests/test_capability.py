@@ -11,10 +11,12 @@ from statistics import mean, stdev
 from typing import Any
 
 import pytest
+import yaml
 
 from focalpo.checking import capability
 from focalpo.checking.capability import Measured, measure
 from focalpo.config.compose import compose, compose_table
+from focalpo.planning.needs import Estimate
 from focalpo.planning.stages import report_stage, table_rows
 from focalpo.planning.table import compose_rows, with_rows
 from focalpo.running.command import GOALS
@@ -98,6 +100,18 @@ def test_every_task_of_the_leaderboard_is_one_of_lm_eval_with_that_data_set_and_
         assert task.metric in {each["metric"] for each in values["metric_list"]}
         assert task.filter in {each["name"] for each in values.get("filter_list", [{"name": "none"}])}
         assert values.get("num_fewshot", task.shots) == task.shots
+
+
+def test_the_plan_counts_a_suite_by_its_documents_and_a_limit(tmp_path: Path) -> None:
+    def operations(*overrides: str) -> float:
+        config = compose([*LAPTOP, *overrides])
+        return Estimate(config, tmp_path).of(GOALS["capability"](config)).operations
+
+    assert operations("capability.limit=25") == pytest.approx(operations() / 4)  # of 100 documents
+    assert operations("capability.limit=1000") == operations() < operations("capability=leaderboard")
+    assert {name for tasks in suites.suites().values() for name in tasks} == set(
+        yaml.safe_load((suites.ROOT / "conf" / "sizes.yaml").read_text())["capability"]
+    )
 
 
 def test_another_lm_eval_or_none_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,6 +160,8 @@ class Estimate:
     def _capability(self, stage: Stage) -> Need:
         operations, limit = 0.0, stage.settings["limit"]
         for name in stage.settings["tasks"]:
+            if name not in self.sizes["capability"]:
+                raise ValueError(f"conf/sizes.yaml has no capability.{name}; add its documents and tokens")
             each = self.sizes["capability"][name]
             documents = min(each["documents"], limit * each["sets"]) if limit else each["documents"]
             count = documents * each["requests"] * each["tokens"]
