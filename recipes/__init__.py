@@ -5,7 +5,7 @@ Stages, in pipeline order; `make(job)` fills a stage folder and returns the fact
     convert             a model from the package index as a Hugging Face folder
     sft                 supervised fine-tuning of a start model
     prompts             the prompts for on-policy pairs
-    sample              one answer of the policy to each prompt
+    sample              answers of the policy to each prompt, one per seed
     reward              a reward model's score of each answer
     pairs               preference pairs, validated and tokenised
     reference           log-probs of the frozen start model

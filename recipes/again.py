@@ -12,7 +12,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from focalpo.config.mistakes import Mistake
 from focalpo.running.command import run_command
+from focalpo.running.words import words_of
 from focalpo.stages.folder import MANIFEST, Damaged, Folder, read_manifest
 
 
@@ -22,11 +24,8 @@ def again(arguments: list[str]) -> None:
     Raises:
         ValueError: when a stage is not named, not found, not sealed, or being made.
     """
-    given = [each.removeprefix("runs=") for each in arguments if each.startswith("runs=")]
-    names = [each for each in arguments if not each.startswith("runs=")]
-    runs = Path(given[-1] if given else "runs")
-    if not names:
-        raise ValueError("no stage is named; write make again STAGE=KIND/NAME-KEY, as make why and runs/ show it")
+    names, keys = words_of("again", arguments)
+    runs = Path(keys.get("runs", "runs"))
     for folder in [found_in(runs, name) for name in names]:
         others = made_from(runs, folder)
         with Folder.at(folder).being_made():  # not while it is made, or its outputs are removed for being damaged
@@ -50,9 +49,9 @@ def found_in(runs: Path, name: str) -> Path:
         path for path in (runs / Path(kind).name).glob("*") if label in (path.name, path.name.rpartition("-")[0])
     ]
     if not kind or not folders:
-        raise ValueError(f"{runs} has no stage {name!r}; write it as KIND/NAME-KEY, as make why and the folder show it")
+        raise Mistake(f"{runs} has no stage {name!r}; write it as KIND/NAME-KEY, as make why and the folder show it")
     if len(folders) > 1:
-        raise ValueError(f"{name} may be {', '.join(sorted(path.name for path in folders))}; name one with its key")
+        raise Mistake(f"{name} may be {', '.join(sorted(path.name for path in folders))}; name one with its key")
     read_manifest(folders[0])
     return folders[0]
 

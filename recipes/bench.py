@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 
 from focalpo.config.bench import BenchSettings
-from focalpo.config.compose import compose_bench, plain
-from focalpo.config.mistakes import Mistake, choose
+from focalpo.config.compose import plain
 from focalpo.data.sources import FileSource, load
 from focalpo.data.tokens import pair_trees
 from focalpo.data.truncation import Limits
+from focalpo.planning.bench import planned_bench
 from focalpo.running.command import run_command
 from focalpo.speed import tables
 from focalpo.speed.figures import growth_figure
@@ -34,7 +34,6 @@ from focalpo.stages.origin import hardware
 from focalpo.stages.reading import read_json
 from focalpo.training.scratch import bpe_tokenizer
 
-PARTS = ("peers", "ablations", "growth", "planner")
 PLANNED = ((8, 128), (64, 128), (64, 512))  # ranks, pairs
 PLANNED_BATCHES = 50
 HELD_OUT = 0.01  # a source must hold some pairs out; the lengths come from the rest
@@ -43,16 +42,7 @@ PLANNED_TOKENS = 16384  # per micro-batch, as in conf/train at paper scale
 
 def bench(arguments: list[str]) -> None:
     """Run the missing measurements and print the tables."""
-    names = [each for each in arguments if each.startswith("bench=")]
-    if len(names) > 1:
-        raise Mistake("bench= is given twice; give it once")
-    name = names[0].partition("=")[2] if names else "cpu"
-    config = compose_bench(name, [each for each in arguments if each not in names])
-    unknown = [part for part in config.parts if part not in PARTS]
-    if unknown:
-        raise Mistake(f"parts={config.parts}: unknown part {unknown[0]!r}; {choose(unknown[0], PARTS)}")
-    if not config.lengths:
-        raise Mistake("lengths={}: no distribution of pair lengths is left; keep one of those in conf/bench")
+    name, config = planned_bench(arguments)
     plan = measurements(config, real_lengths(config))
     folder = Path(config.out) / f"{name}-{_key(config)}"
     folder.mkdir(parents=True, exist_ok=True)

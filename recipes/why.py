@@ -12,6 +12,7 @@ from focalpo.config.mistakes import Mistake
 from focalpo.reporting.provenance import Chain, chain, commands, warnings_of
 from focalpo.reporting.table_run import TableRun, newest_reports
 from focalpo.running.command import run_command
+from focalpo.running.words import words_of
 from focalpo.stages.folder import read_manifest
 from focalpo.stages.metrics import NONE, column_of
 from focalpo.stages.origin import short
@@ -77,13 +78,8 @@ def _stage_lines(stages: Chain) -> list[str]:
 
 def main(arguments: list[str]) -> None:
     """Print the chain behind the cell that the arguments name, of a report or of the newest that has it."""
-    if not 1 <= len(arguments) <= 2 or any(each.startswith("-") or "=" in each for each in arguments):
-        said = " ".join(arguments) or "the cell is missing"
-        raise Mistake(f"{said}: run python -m recipes.why ROW/SETTING/COLUMN [REPORT], or make why CELL=... REPORT=...")
-    cell, reports = arguments[0], [Path(each) for each in arguments[1:]]
-    if missing := [each for each in reports if not each.is_dir()]:
-        raise Mistake(f"{missing[0]} is not a folder; a report is one of runs/report/*")
-    print(why(cell, reports or newest_reports(Path("runs"))))
+    (cell, *reports), _ = words_of("why", arguments)
+    print(why(cell, [Path(each) for each in reports] or newest_reports(Path("runs"))))
 
 
 if __name__ == "__main__":

@@ -58,8 +58,8 @@ def wanted(config: Config, family: str, words: list[str], root: Path) -> Iterato
     model, data = config.model, config.data
     yield _repository(root, "models", model.path, model.revision), partial(write_model, family, words)
     yield _repository(root, "datasets", data.path, data.revision), DATASETS[str(data.path)]
-    if (made := data.on_policy) is not None:
-        yield _repository(root, "models", made.reward_model, made.reward_revision), partial(write_reward_model, words)
+    if data.source == "on_policy":
+        yield _repository(root, "models", data.reward.path, data.reward.revision), partial(write_reward_model, words)
     if config.capability is not None:
         for name in {task.dataset for task in suites()[config.capability.suite].values() if task.dataset}:
             yield _repository(root, "datasets", name, None), partial(write_capability, name, words)

@@ -9,7 +9,8 @@
 #
 #   signal       USR1: the time limit is near                       TERM: the job is cancelled or preempted
 #   sft, train   save, requeue                                      save; Slurm itself requeues a preempted job
-#   judge        stop, requeue: replies are recorded                stop
+#   judge, generate, sample
+#                stop, requeue: replies and answers are recorded    stop
 #   the others   continue; if time runs out, say so in error.txt    end
 #
 # A job that has nothing new to show is not requeued, and a job that was requeued twice without is ended.
@@ -66,11 +67,12 @@ export SLURM_EXPORT_ENV=ALL
 # shellcheck disable=SC2034  # the templates use it
 worker=(python -m focalpo.running.worker "$stage" "--ranks=$ranks" "--threads=$threads")
 
-# What the next start does not have to do again: the newest checkpoint, or the replies of a judge.
+# What the next start does not have to do again: the newest checkpoint, the parts of answers, or the replies of a judge.
 progress() {
-    local saved=("$stage"/.checkpoints/step-*/complete) replies
+    local saved=("$stage"/.checkpoints/step-*/complete) parts replies
+    parts=$(compgen -G "$stage/.checkpoints/*.parquet" | wc -l) || true
     replies=$(grep -c '"outcome": "good"' "$stage/records.jsonl" 2>/dev/null) || true
-    echo "${saved[-1]#"$stage"} ${replies:-0}"
+    echo "${saved[-1]#"$stage"} $parts ${replies:-0}"
 }
 began=$(progress)
 starts=$stage/.starts # one line per start: the task, and what there was
@@ -92,7 +94,7 @@ ask_to_stop() {
                 sleep 1
             done
             ;;
-        judge) scancel --signal=USR1 "$task" ;; # to the job steps, not to this script
+        judge | generate | sample) scancel --signal=USR1 "$task" ;; # to the job steps, not to this script
         *) [[ $asked == TERM ]] || echo "the time limit was near and $kind does not save; raise cluster.stages.$kind.minutes" > "$stage/error.txt" ;;
     esac
 }
@@ -111,7 +113,7 @@ run() {
         rm -f "$stage/error.txt"
         exit
     fi
-    if [[ $asked == USR1 && $kind == @(sft|train|judge) && $(state) == RUNNING ]]; then
+    if [[ $asked == USR1 && $kind == @(sft|train|judge|generate|sample) && $(state) == RUNNING ]]; then
         if [[ $(progress) == "$began" ]]; then
             [[ ! -e $stage/error.txt ]] || exit "$status" # its own reason
             fail "the time limit was near and $kind had made no progress; raise cluster.stages.$kind.minutes"

@@ -24,7 +24,12 @@ def stages_of(arguments: list[str]) -> list[Stage]:
 
 def seal_stand_ins(runs: Path, arguments: list[str]) -> None:
     """Seal every stage that judging needs, without a model: the answers are those of the `mid` writer."""
-    for stage in stages_of(arguments):
+    seal_answers(runs, [planned(arguments).report])
+
+
+def seal_answers(runs: Path, goals: list[Stage]) -> None:
+    """As `seal_stand_ins`, for what these stages need."""
+    for stage in in_order(goals):
         if stage.kind == "benchmark":
             make(runs, stage)
         elif stage.kind not in ("judge", "report") and not Folder(runs, stage).sealed:

@@ -78,7 +78,7 @@ def test_a_stage_set_aside_is_not_sealed_and_what_was_made_from_it_is_listed(
 @pytest.mark.parametrize(
     "names, message",
     [
-        ([], "no stage is named"),
+        ([], "its argument is missing: run make again STAGE="),
         (["train/dpo-s9"], "has no stage 'train/dpo-s9'; write it as KIND/NAME-KEY"),
         (["dpo-s1"], "has no stage 'dpo-s1'"),
         (["train/unfinished"], "is not complete"),

@@ -23,11 +23,15 @@ GROUP_FILES = sorted(
 REQUIRED = {
     "data/file.yaml": ["data.path=pairs.jsonl", "model=from_scratch"],
     "setting/files.yaml": ["data.path=pairs.jsonl"],
-    "setting/laptop.yaml": ["data.path=pairs.jsonl"],
+    "setting/laptop_files.yaml": ["data.path=pairs.jsonl"],
 }
 # Pairs of the hub are too long for the pocket model's 128 positions.
 LONG = ("ultrafeedback_binarized", "h4_ultrafeedback_binarized", "llama3_ultrafeedback_armorm", "on_policy")
 REQUIRED |= {f"data/{name}.yaml": ["model=llama3_8b_instruct"] for name in LONG}
+REQUIRED["data/laptop.yaml"] = ["model=smollm2_135m_instruct"]
+# What is judged or checked, and the sets of answers to it, are chosen together.
+REQUIRED |= {f"{name}.yaml": ["setting=laptop"] for name in ("check/laptop", "generate/laptop", "judge/none")}
+REQUIRED["check/ifeval.yaml"] = ["setting=laptop", "~generate.sets.ifeval_new"]
 
 
 @cache
@@ -165,11 +169,17 @@ def test_all_values_out_of_range_are_reported_at_once_one_per_line():
         ("pocket_instruct", "data.path=pairs.jsonl"),
     ],
 )
-def test_a_value_without_effect_is_rejected(setting, override):
+def test_a_key_of_another_source_of_pairs_does_not_exist(setting, override):
     required = REQUIRED.get(f"setting/{setting}.yaml", [])
-    source = composed(f"setting={setting}", *required).data.source
     text = error_of([f"setting={setting}", *required, override])
-    assert re.fullmatch(rf"{override} has no effect with data.source={source}; leave it at (0|null|train)", text)
+    assert text.startswith(f"{override}: there is no such key; choose from on_bad_rows, ")
+
+
+def test_a_data_file_that_names_no_source_is_refused(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.yaml").write_text("name: mine\npath: x.jsonl\n")
+    text = error_of([f"hydra.searchpath=[{tmp_path}]", "data=mine"])
+    assert "the file of data= names no source" in text and "/source/file" in text
 
 
 def test_a_valid_override_is_not_listed_among_the_mistakes():

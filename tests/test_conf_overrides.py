@@ -78,7 +78,7 @@ def test_several_quoting_mistakes_and_others_are_reported_at_once() -> None:
         ("++train.lrr=1", "there is no such key; choose from"),
         ("+experiment=pocket/dpo", "without the +"),
         ("lora.rank=3", "lora=rank16"),
-        ("data.on_policy.seeds=[1]", "data=on_policy"),
+        ("data.sampling.seeds=[1]", "choose from"),
         ("lora=null", "leave it out"),
         ("lora=rank16 lora.targets=q_proj", "KEY=[a,b]"),
         ("runs=${nothing}", "in double quotes only"),

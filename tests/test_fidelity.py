@@ -97,7 +97,7 @@ def test_a_row_matches_the_values_written_here(rows, setting: str, row: str) -> 
         assert train.learning_rate == rates[list(SHARED).index(setting)]
     assert (train.global_batch, train.epochs, train.max_steps, config.seed) == (128, 1, None, 42)
     assert (train.warmup_ratio, train.weight_decay, train.adam_beta2, train.max_grad_norm) == (0.1, 0.0, 0.999, 1.0)
-    assert (train.dtype, train.zero_stage, config.lora, data.on_policy) == ("bfloat16", 3, None, None)
+    assert (train.dtype, train.zero_stage, config.lora, data.source) == ("bfloat16", 3, None, "hub")
     decoding = config.generate.sets.items()
     assert {n: (d.temperature, d.top_p, d.max_new_tokens) for n, d in decoding} == shared["decoding"]
     assert (config.generate.backend, config.generate.dtype) == ("vllm", "bfloat16")
@@ -198,7 +198,7 @@ def test_test_pairs_never_come_from_another_data_set_than_the_train_pairs(rows) 
         settings = train_stage(config, row).inputs["pairs"].settings["data"] if row != "sft" else plain(config.data)
         assert settings["test_split"] == "test" and settings.get("test_path") is None
         assert "prefs" not in settings["train_split"] + settings["test_split"]
-    with pytest.raises(ValueError, match="a hub dataset brings its own test pairs"):
+    with pytest.raises(ValueError, match="data.test_path=.* there is no such key"):
         compose(["setting=mistral_base", "data.test_path=HuggingFaceH4/ultrafeedback_binarized"])
 
 

@@ -10,7 +10,10 @@ import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from focalpo.answering.contract import compare_logprobs
-from focalpo.answering.generation import KEPT_ROWS, Backend, Decoding, Generator, _batches, gpu_shares
+from focalpo.answering.engine import Backend, Decoding
+from focalpo.answering.generation import KEPT_ROWS, Generator
+from focalpo.answering.hugging_face import by_length
+from focalpo.answering.vllm_engine import gpu_shares
 from focalpo.config.compose import compose
 from focalpo.pocket.datasets import as_messages, preference_tasks
 from focalpo.pocket.tokenizer import build_tokenizer
@@ -33,8 +36,11 @@ def pocket_model(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pocket model and its tokenizer, exported as the engine does it."""
-    folder = tmp_path_factory.mktemp("model")
+    return write_pocket_model(tmp_path_factory.mktemp("model"))
+
+
+def write_pocket_model(folder: Path) -> Path:
+    """Write the pocket model and its tokenizer as the engine does it."""
     tokenizer = build_tokenizer()
     made = pocket_model(tokenizer)
     made.generation_config = generation_config(tokenizer, [tokenizer.eos_token_id])
@@ -72,8 +78,8 @@ def test_batches_do_not_change_greedy_answers(model: Path) -> None:
 
 def test_batches_hold_similar_lengths_and_stay_within_the_budget() -> None:
     prompts = [[0] * length for length in (3, 9, 4, 9, 1)]
-    batches = _batches(prompts, new_tokens=1, budget=20)
-    assert batches == [[1, 3], [2, 0, 4]]
+    assert by_length(prompts, new_tokens=1, samples=1, budget=20) == [[1, 3], [2, 0, 4]]
+    assert by_length(prompts, new_tokens=1, samples=2, budget=20) == [[1], [3], [2, 0], [4]]
 
 
 def test_sampling_is_seeded_and_differs_between_seeds(model: Path) -> None:

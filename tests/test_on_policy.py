@@ -11,6 +11,7 @@ from focalpo.config.compose import compose
 from focalpo.data import on_policy
 from focalpo.data.on_policy import best_against_worst, hub_prompts
 from focalpo.data.validate import EMPTY, IDENTICAL, validate
+from focalpo.data.values import TIE
 from focalpo.planning.stages import in_order, pairs_stage, reward_stage
 from focalpo.running.worker import make
 from focalpo.stages.folder import Folder
@@ -47,6 +48,15 @@ def test_identical_and_empty_answers_are_dropped_and_counted() -> None:
     checked = validate(*best_against_worst(everything, "own"), "drop")
     assert checked.dropped == {IDENTICAL: 1, EMPTY: 1}
     assert [pair.id for pair in checked.train] == ["p"] and [pair.id for pair in checked.test] == ["s"]
+
+
+def test_answers_that_all_score_alike_are_a_tie_which_is_dropped_and_counted() -> None:
+    alike = [(text, 0.5) for text in "abcde"]
+    better = [("a", 0.5), ("b", 0.5), ("c", 0.5), ("d", 0.5), ("e", 1.0)]
+    everything = rated("p", alike) + rated("q", better) + rated("s", better, "test")
+    checked = validate(*best_against_worst(everything, "own"), "error")
+    assert checked.dropped == {TIE: 1}
+    assert [(pair.id, pair.chosen, pair.rejected) for pair in checked.train] == [("q", "e", "a")]
 
 
 def test_prompts_are_unique_and_sorted_and_no_test_prompt_is_a_train_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,22 +146,22 @@ def test_a_reward_model_that_would_have_to_be_unpickled_is_refused(rewarder: Pat
         RewardModel(str(tmp_path), None, "float32", own_code=False)
 
 
-def test_the_recipe_is_the_published_one_with_a_stage_per_seed() -> None:
+def test_the_recipe_is_the_published_one_with_one_stage_for_all_seeds() -> None:
     config = compose(["setting=llama3_instruct", "data=on_policy"])
-    made = config.data.on_policy
-    assert made is not None and tuple(made.seeds) == SEEDS
+    made, reward = config.data.sampling, config.data.reward
+    assert tuple(made.seeds) == SEEDS
     assert (made.temperature, made.top_p, made.max_new_tokens) == (0.8, 0.95, 4096)
-    assert made.reward_model == "RLHFlow/ArmoRM-Llama3-8B-v0.1" and made.reward_revision
+    assert reward.path == "RLHFlow/ArmoRM-Llama3-8B-v0.1" and reward.revision
     stages = in_order([pairs_stage(config)])
-    assert [stage.kind for stage in stages] == ["prompts", *["sample"] * 5, "reward", "pairs"]
-    assert [stage.settings["seed"] for stage in stages[1:6]] == list(SEEDS)
-    assert len({stage.key for stage in stages}) == 8
+    assert [stage.kind for stage in stages] == ["prompts", "sample", "reward", "pairs"]
+    assert stages[1].settings["seeds"] == stages[2].settings["seeds"] == list(SEEDS)
+    assert stages[2].inputs == {"prompts": stages[0], "samples": stages[1]}
 
 
 @pytest.mark.slow
 def test_two_ranks_give_the_same_rewards_as_one(rewarder: Path, tmp_path: Path) -> None:
-    how = [f"data.on_policy.reward_model={rewarder}", "data.on_policy.reward_revision=null", "launch.ranks=2"]
-    how += ["data.on_policy.reward_code=false", "data.on_policy.reward_dtype=float32", "data.on_policy.seeds=[1,2]"]
+    how = [f"data.reward.path={rewarder}", "data.reward.revision=null", "launch.ranks=2"]
+    how += ["data.reward.own_code=false", "data.reward.dtype=float32", "data.sampling.seeds=[1,2]"]
     stage = reward_stage(compose(["setting=llama3_instruct", "data=on_policy", *how]))
     words = ["ant", "bird", "cat bird", "ant ant ant", "dog"]
     prompts = [Prompt(word, "train", [{"role": "user", "content": f"sort : {word}"}]) for word in words]
@@ -162,8 +172,8 @@ def test_two_ranks_give_the_same_rewards_as_one(rewarder: Path, tmp_path: Path) 
             if name == "prompts":
                 write_records(job.path / "prompts.parquet", prompts)
             else:
-                answers = drawn[int(name.removeprefix("seed-"))]
-                rows = [Completion(p.id, p.prompt, text, 1, True) for p, text in zip(prompts, answers, strict=True)]
+                pairs = [(prompt, drawn[seed][place]) for place, prompt in enumerate(prompts) for seed in (1, 2)]
+                rows = [Completion(prompt.id, prompt.prompt, text, 1, True) for prompt, text in pairs]
                 write_records(job.path / "samples.parquet", rows)
             folder.seal(0.0, {})
     make(tmp_path, stage)
@@ -182,13 +192,14 @@ def test_pairs_can_be_made_for_any_model_and_only_on_request() -> None:
     kinds = {stage.kind: stage for stage in in_order([pairs_stage(own)])}
     assert kinds["sample"].settings["model"]["path"] == "Qwen/Qwen2.5-0.5B-Instruct"
     assert pairs_stage(own).key != pairs_stage(other).key
-    with pytest.raises(ValueError, match="data.on_policy belongs to data.source=on_policy"):
-        compose(["setting=mistral_base", "data.source=on_policy"])
+    with pytest.raises(ValueError, match="there is no such key"):
+        compose(["setting=mistral_base", "data.sampling.temperature=0.8"])
 
 
 @pytest.mark.vllm
 def test_two_replicas_give_the_same_answers_as_one(tmp_path: Path) -> None:
-    from focalpo.answering.generation import Backend, Decoding, Generator
+    from focalpo.answering.engine import Backend, Decoding
+    from focalpo.answering.generation import Generator
     from focalpo.training.model import ModelSource
 
     write_model("llama3", texts(), tmp_path / "model")

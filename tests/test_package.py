@@ -114,7 +114,7 @@ def test_a_pin_that_is_none_is_refused_before_anything_is_fetched(package: Packa
     assert problem.startswith(key) and ";" in problem
 
 
-LAPTOP = ("setting=laptop", "data.path=pairs.jsonl", "objective=dpo")
+LAPTOP = ("setting=laptop_files", "data.path=pairs.jsonl", "objective=dpo")
 
 
 def test_a_package_is_converted_once_and_every_stage_of_the_model_takes_it_from_there() -> None:

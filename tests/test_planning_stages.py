@@ -179,11 +179,11 @@ def test_an_edited_chat_template_changes_the_key(tmp_path: Path) -> None:
 KEYS = {
     "table=pocket": (
         "sft/pocket-sft-582dcc3fe23f",
-        "pairs/pocket_instruct-0739b0b6fb9c",
+        "pairs/pocket_instruct-9fed85257c24",
         "reference/pocket_base-mismatched-f49f8b39ece5",
         "train/base-focalpo-s5-e4949e56d9ec",
-        "generate/base-focalpo-s5-4788b9f87615",
-        "judge/base-focalpo-s5-43584e86007c",
+        "generate/base-focalpo-s5-84988f4d3439",
+        "judge/base-focalpo-s5-1730be2fce47",
     ),
     "table=paper": (
         "pairs/ultrafeedback_binarized-9b48e5f18eeb",
@@ -192,9 +192,9 @@ KEYS = {
         "judge/base-focalpo-s42-d55af4efe15f",
     ),
     "table=one_gpu lora=rank16 data=on_policy": (
-        "sample/qwen2_5_0_5b_instruct-on_policy-s13-67227f5966b5",
-        "reward/qwen2_5_0_5b_instruct-on_policy-3c6d3fe51a32",
-        "pairs/on_policy-e0a9cdb37042",
+        "sample/qwen2_5_0_5b_instruct-on_policy-226e1414c0e3",
+        "reward/qwen2_5_0_5b_instruct-on_policy-75cfcef9597e",
+        "pairs/on_policy-79bc7d1acd5e",
     ),
     "table=one_gpu rows=sft,dpo capability=leaderboard": (
         "capability/sft-s42-3cadab6eb8fd",

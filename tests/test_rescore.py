@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from focalpo.stages.folder import Folder
+from recipes.rescore import rescore
 from tests.judged_table import ARGUMENTS, seal_stand_ins, stages_of
 
 ROOT = Path(__file__).parent.parent
@@ -103,3 +104,17 @@ def test_a_changed_or_lost_reply_is_reported(runs: Path, tmp_path: Path) -> None
         assert result.returncode == 1 and "holds no usable reply; judge again with network access" in result.stderr
     finally:
         records.write_bytes(whole)
+
+
+@pytest.mark.slow
+def test_changed_judging_code_is_rescored_from_the_records_of_the_same_judge(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    first, again = stages_of([*ARGUMENTS, f"runs={runs}"])[-1], runs / "rescored"
+    monkeypatch.setattr("focalpo.planning.stages.judge_code", lambda config: "of another commit")
+    rescore([*ARGUMENTS, f"runs={runs}"])
+    output = capfd.readouterr().out
+    count = len(list((again / "judge").glob("*/manifest.json")))
+    assert f"rescored {count} judge stages of changed code from the records of their judge" in output and count == 2
+    (table,) = again.glob("report/*/table1.csv")
+    assert table.read_bytes() == (Folder(runs, first).path / "table1.csv").read_bytes()

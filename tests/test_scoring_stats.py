@@ -5,6 +5,7 @@ import json
 import os
 from dataclasses import replace
 from itertools import product
+from math import erfc
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,22 @@ def test_published_scores_are_reproduced(shared_data: Path, name: str) -> None:
     found = length_controlled(fit(preference, *lengths, gamed), gamed)
     assert found == pytest.approx(expected_lc, abs=1e-4)
     assert found == pytest.approx(leaderboard["length_controlled_winrate"], abs=1e-4)
+
+
+def test_equivalence_is_shown_by_many_prompts_and_not_by_few_or_a_true_difference() -> None:
+    """Independent wins of 50% and 50%, then 50% and 60%: 4,000 prompts tell a difference of 5 points, 50 do not."""
+
+    def p(prompts: int, second: float, margin: float = 5.0) -> float:
+        draw = np.random.default_rng(1)
+        a, b = (Ratio((draw.random((1, prompts)) < x).astype(float), np.ones((1, prompts))) for x in (0.5, second))
+        return stats.equivalence(a, b, True, margin)
+
+    assert p(4000, 0.5) < 0.01 and p(50, 0.5) > 0.1 and p(4000, 0.6) > 0.99
+    # By the normal approximation: two shares of 4,000 have a difference with error sqrt(2 * 0.25 / 4000).
+    draw = np.random.default_rng(1)
+    a, b = ((draw.random(4000) < 0.5).mean() for _ in range(2))
+    error, gap = 100 * (2 * 0.25 / 4000) ** 0.5, 100 * abs(a - b)
+    assert p(4000, 0.5, 2.5) == pytest.approx(0.5 * erfc((2.5 - gap) / error / 2**0.5), abs=0.01)
 
 
 def synthetic(prompts: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, Gamed]:

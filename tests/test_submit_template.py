@@ -140,6 +140,8 @@ REPLY = '{"id": "%d", "outcome": "good", "request": {}, "reply": {}}'
         ("train", [], "mkdir -p .checkpoints/step-000004; touch .checkpoints/step-000004/complete"),
         ("sft", ["step-000004"], "mkdir -p .checkpoints/step-000012; touch .checkpoints/step-000012/complete"),
         ("judge", [], f"echo '{REPLY % 2}' >> records.jsonl"),
+        ("sample", [], "mkdir .checkpoints; touch .checkpoints/samples-000000.parquet"),
+        ("generate", [], "mkdir -p .checkpoints; touch .checkpoints/{b-000000,a-000000}.parquet"),
     ],
 )
 def test_a_job_with_progress_goes_back_to_the_queue(
@@ -160,6 +162,7 @@ def test_a_job_with_progress_goes_back_to_the_queue(
         ("train", [], "mkdir -p .checkpoints/step-000004; touch .checkpoints/step-000004/part-0"),
         ("sft", ["step-000004"], "touch .checkpoints/step-000004/complete"),
         ("judge", [], "true"),
+        ("generate", [], "mkdir .checkpoints; touch .checkpoints/.greedy-000000.parquet"),
         ("judge", [], """echo '{"id": "2", "outcome": "HTTP 500", "request": {}, "reply": "x"}' >> records.jsonl"""),
     ],
 )

@@ -15,6 +15,7 @@ from focalpo.running.beginning import answer
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
+COMMANDS = [path.stem for path in RECIPES.glob("*.py") if "__main__" in path.read_text()]
 # command and arguments --> what the one line holds
 WRONG = {
     "plan setting=pocket_instruct": "choose them by settings=",
@@ -73,7 +74,7 @@ WRONG = {
     "judge judge.endpoint.max_attempts=0": "must be >= 1",
     "judge judge.endpoint.budget_usd=-1": "must be a finite number >= 0, or null",
     "judge judge.endpoint.price.input_usd=-1": "must be a finite number >= 0",
-    "pairs data.prompts=0": "data.prompts=0 must be >= 1 with data.source=pocket_base",
+    "pairs data.prompts=0": "data.prompts=0 must be >= 1",
     "pairs setting=pocket_instruct data.samples=1": "data.samples=1 must be >= 2",
     "pairs data.label_noise=0.9": "must be in [0, 0.5]",
     "pairs data.test_fraction=1": "must be in [0, 1)",
@@ -102,6 +103,25 @@ WRONG = {
     "dynamics table=paper data.path=x": "is not read: rows and settings are those of conf/table/files.yaml",
     "dynamics data.path=x rows=dppo": "did you mean dpo?",
     "calibrate_judge annotations=x out=x limit=0": "limit=0 must be >= 1, or null",
+    "bench parts=[peer]": "did you mean peers?",
+    "bench bench=gp": "bench=gp: there is no such bench; did you mean gpu?",
+    "bench bench=cpu bench=gpu": "bench= is given twice; give it once",
+    "bench repeats=0": "repeats=0 must be >= 1",
+    "dashboard pockt": "table=pockt: there is no such table; did you mean pocket?",
+    "dashboard pocket track.projct=x": "did you mean project?",
+    "publish": "its argument is missing: run python -m recipes.publish runs/report/NAME",
+    "publish /nowhere": "/nowhere is not a folder; a report is one of runs/report/*",
+    "publish a b": "run python -m recipes.publish runs/report/NAME",
+    "why": "its argument is missing: run python -m recipes.why ROW/SETTING/COLUMN",
+    "why a/b/c --cfg job": "has no one configuration to show; leave --cfg out",
+    "again": "its argument is missing: run make again STAGE=KIND/NAME-KEY",
+    "again train/dpo rns=x": "rns: run make again STAGE=KIND/NAME-KEY",
+    "notebooks pocket paper": "run python -m recipes.notebooks TABLE, or runs/report/NAME",
+    "score_annotations": "the following arguments are required: files",
+    "score_annotations /nowhere.json": "/nowhere.json is no file or folder; correct the path",
+    "score_annotations /dev/null --gamd x": "unrecognized arguments: --gamd x; --help lists the flags",
+    "reproduc": "there is no recipes.reproduc; did you mean reproduce?",
+    "sft seed=1": "recipes.sft is a stage and no command",
 }
 
 
@@ -141,7 +161,7 @@ def test_a_folder_of_the_users_own_adds_choices_tables_and_experiments(flags, tm
 
 def test_a_printed_configuration_has_the_values_of_the_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
     printed = yaml.safe_load(told(monkeypatch, "train", "objective=dpo", "objective.beta=0.25", "--cfg", "job"))
-    assert printed["objective"] == {"name": "dpo", "beta": 0.25} and printed["data"]["source"] == "pocket_base"
+    assert printed["objective"] == {"name": "dpo", "beta": 0.25} and printed["data"]["name"] == "pocket_base"
     rows = yaml.safe_load(told(monkeypatch, "plan", "rows=dpo", "seed=7", "settings=base", "-c", "job", "-p", "rows"))
     assert rows["base/dpo"]["seed"] == 7
 
@@ -149,7 +169,7 @@ def test_a_printed_configuration_has_the_values_of_the_overrides(monkeypatch: py
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "the cell is missing: run python -m recipes.why ROW/SETTING/COLUMN [REPORT]"),
+        ([], "its argument is missing: run python -m recipes.why ROW/SETTING/COLUMN [REPORT]"),
         (["--cell", "a/b/c"], "run python -m recipes.why"),
         (["a/b/c", "/nowhere"], "/nowhere is not a folder; a report is one of runs/report/*"),
         (["a/b/c", "d", "e"], "run python -m recipes.why"),
@@ -166,7 +186,7 @@ def test_why_refuses_words_that_it_does_not_read_and_explains_missing_folders(ar
 @pytest.mark.parametrize("arguments", [[], ["/nowhere"], ["a", "b"]])
 def test_a_worker_without_the_folder_of_a_stage_says_so(arguments: list[str]) -> None:
     out, err = (ended := command("focalpo.running.worker", *arguments)).communicate()
-    assert ended.returncode == 1 and "is no folder of a stage; run python -m" in err and len(err.splitlines()) == 1
+    assert ended.returncode == 2 and "is no folder of a stage; run python -m" in err and len(err.splitlines()) == 1
 
 
 def test_hours_are_printed_for_people() -> None:
@@ -189,7 +209,15 @@ def cpu_seconds() -> float:
 
 
 @pytest.mark.parametrize(
-    "arguments", ["recipes.reproduce table=papr", "recipes.train objective=dppo", "recipes.rescore train.lrr=1"]
+    "arguments",
+    [
+        "recipes.reproduce table=papr",
+        "recipes.train objective=dppo",
+        "recipes.rescore train.lrr=1",
+        "recipes.bench parts=[peer]",
+        "recipes.publish",
+        "focalpo.running.worker recipes",
+    ],
 )
 def test_wrong_commands_end_with_2_at_once_and_start_nothing(arguments: str, tmp_path: Path) -> None:
     before = cpu_seconds()
@@ -204,9 +232,25 @@ def test_help_takes_under_a_second_and_imports_no_torch(tmp_path: Path) -> None:
     out, err = (ended := command("recipes.train", "--help", cwd=tmp_path)).communicate()
     assert cpu_seconds() - before < 1 and ended.returncode == 0 and not err
     assert "python -m recipes.train objective=dpo" in out and "  objective=cpo, dpo, focal, focalpo," in out
-    code = "import sys, focalpo.running.beginning, focalpo.planning.table; print('torch' in sys.modules)"
-    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout
-    assert said == "False\n"
+
+
+def test_no_command_imports_torch_before_its_line_is_checked() -> None:
+    """The first wrong line of every command, one after the other in a process of its own, and a right one."""
+    first = {line.partition(" ")[0]: line for line in reversed(WRONG)}
+    assert first.keys() >= set(COMMANDS), "each command has a wrong line"
+    code = (
+        "import sys, pathlib, focalpo.running.worker\n"
+        "from focalpo.running.beginning import answer\n"
+        "lines = sys.argv[1:]\n"
+        "assert answer('train', pathlib.Path('recipes/train.py'), ['objective=dpo']) is None\n"
+        "for name, *words in map(str.split, lines):\n"
+        "    try:\n"
+        "        answer(name, pathlib.Path(f'recipes/{name}.py'), words)\n"
+        "    except ValueError:\n"
+        "        print(name, 'torch' in sys.modules)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code, *first.values()], cwd=ROOT, capture_output=True, text=True)
+    assert found.stdout == "".join(f"{name} False\n" for name in first), found.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

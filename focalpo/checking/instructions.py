@@ -14,6 +14,8 @@ from unittest.mock import patch
 
 from focalpo.stages.records import Followed, Instructed
 
+HARNESS = "0.4.13"
+"""The version of lm-eval whose checkers these are; a stage's key depends on it."""
 INSTALL = "install the laptop extra: make setup EXTRAS=dev,laptop"
 NEED_SENTENCES = ("length_constraints:number_sentences", "change_case:capital_word_frequency")
 """Kinds whose checkers read nltk's punkt_tab, which no package brings."""
@@ -63,9 +65,15 @@ def other_version(required: str) -> str | None:
         found = metadata.version("lm_eval")
     except metadata.PackageNotFoundError:
         return f"lm-eval {required} is not installed; {INSTALL}"
-    return (
-        None if found == required else f"lm-eval {found} is installed, but the protocol requires {required}; {INSTALL}"
-    )
+    if found != required:
+        return f"lm-eval {found} is installed, {required} is needed, whose checkers may differ; {INSTALL}"
+    return None
+
+
+def conflicting(kind: str, other: str) -> bool:
+    """Whether two kinds of instructions exclude each other, as IFEval's authors list them; each excludes itself."""
+    conflicts = _checkers().instructions_registry.INSTRUCTION_CONFLICTS
+    return kind == other or other in conflicts.get(kind, ()) or kind in conflicts.get(other, ())
 
 
 @lru_cache(maxsize=1)
@@ -78,5 +86,7 @@ def _checkers() -> ModuleType:
             from lm_eval.tasks.ifeval import utils
     except ImportError as error:
         raise ValueError(f"IFEval's checkers cannot be imported ({error}); {INSTALL}") from error
+    if wrong := other_version(HARNESS):
+        raise ValueError(wrong)
     langdetect.DetectorFactory.seed = 0
     return utils

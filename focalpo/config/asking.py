@@ -23,7 +23,7 @@ FLAGS = """flags
 SEARCH = "runs one search per row: python -m recipes.sweep KEY=A,B tries every combination of the values"
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """One that tells what is wrong in a line of its own, without its usage."""
 
     def error(self, message: str) -> NoReturn:
@@ -47,7 +47,7 @@ def asked(arguments: Sequence[str], searches: bool = False) -> Asked:
     Raises:
         ValueError: for a flag whose value is wrong or missing, or a folder that is none.
     """
-    parser = _Parser(add_help=False, allow_abbrev=False, prog="")
+    parser = Parser(add_help=False, allow_abbrev=False, prog="")
     for flag in (("--help", "-h"), ("--info", "-i"), ("--multirun", "-m"), ("--resolve",)):
         parser.add_argument(*flag, action="store_true")
     parser.add_argument("--cfg", "-c")

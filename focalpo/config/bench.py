@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from focalpo.stages.ranges import Count, NotNegative, Positive, Seed, ZeroStage
 from focalpo.training import cost
 from focalpo.training.settings import TrainSettings
 
@@ -11,12 +12,12 @@ class Shape:
     """The architecture of a randomly initialised model, with the field names of a transformers config."""
 
     model_type: str
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
+    vocab_size: Count
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    num_key_value_heads: Count
     tie_word_embeddings: bool
 
     @property
@@ -38,11 +39,11 @@ class Lengths:
     """Log-normal lengths in tokens: means of prompts and responses, standard deviations of their logarithms, and the
     maximum of prompt + response."""
 
-    prompt: float
-    response: float
-    prompt_sigma: float
-    response_sigma: float
-    longest: int
+    prompt: Positive
+    response: Positive
+    prompt_sigma: NotNegative
+    response_sigma: NotNegative
+    longest: Count
 
 
 @dataclass(slots=True)
@@ -50,7 +51,7 @@ class PeerSettings:
     """Options of a TRL run: pairs per forward pass, activation checkpointing, reference logps computed once or by a
     second model at every step, and whether the process keeps freed memory, as this engine does on a CPU."""
 
-    micro_batch: int
+    micro_batch: Count
     activation_checkpointing: bool
     cached_reference: bool
     keeps_memory: bool
@@ -61,12 +62,12 @@ class GrowthSettings:
     """How cost scales: the shape of a smaller model, and the values of each quantity, varied one at a time."""
 
     shape: Shape
-    sequence_lengths: list[int]
-    pairs: list[int]
-    vocabularies: list[int]
-    objectives: list[int]
-    ranks: list[int]
-    zero_stages: list[int]
+    sequence_lengths: list[Count]
+    pairs: list[Count]
+    vocabularies: list[Count]
+    objectives: list[Count]
+    ranks: list[Count]
+    zero_stages: list[ZeroStage]
 
 
 @dataclass(slots=True)
@@ -75,13 +76,13 @@ class BenchSettings:
 
     parts: list[str]
     shape: Shape
-    scale: float
+    scale: Positive
     lengths: dict[str, Lengths]
     pairs_file: str | None
     train: TrainSettings
-    steps: int
-    repeats: int
-    seed: int
+    steps: Count
+    repeats: Count
+    seed: Seed
     peers: dict[str, PeerSettings]
     kernels: list[str]
     growth: GrowthSettings

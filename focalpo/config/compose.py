@@ -24,6 +24,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from focalpo.config.bench import BenchSettings
+from focalpo.config.data import SOURCES
 from focalpo.config.mistakes import Mistake, choose, instead
 from focalpo.config.overrides import SEARCHPATH, advice, below, changed, meant, searched, spelled, unread
 from focalpo.config.problems import problems
@@ -64,6 +65,8 @@ def _publish(losses: tuple[tuple[str, type], ...]) -> None:
     store.store(name="calibrate_judge_schema", node=CalibrateJudgeConfig)
     store.store(group="table", name="schema", node=TableConfig)
     store.store(group="bench", name="schema", node=BenchSettings)
+    for name, shape in SOURCES.items():
+        store.store(group="source", name=name, node=shape)
     for name, cls in losses:
         hints = get_type_hints(cls)
         options = [(f.name, hints[f.name], MISSING if f.default is NO_DEFAULT else f.default) for f in fields(cls)]

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from focalpo.config.cluster import cluster_problems
+from focalpo.config.data import SOURCES, Data
 from focalpo.config.models import model_problems
-from focalpo.config.schema import DATA_KEYS, NO_EFFECT, Config, DataConfig
-from focalpo.data.truncation import RULES
+from focalpo.config.schema import Config
 from focalpo.stages.origin import ROOT
 from focalpo.stages.ranges import out_of_range
 from focalpo.stages.suites import suites
@@ -14,11 +14,15 @@ from focalpo.training.settings import NCCL_SECONDS
 
 def problems(config: Config) -> Iterator[str]:
     """Every mistake that the types do not catch, each with its remedy."""
+    if not isinstance(config.data, Data):
+        sources = ", ".join(f"/source/{name}" for name in SOURCES)
+        yield f"the file of data= names no source; its defaults begin with one of {sources}, with @_here_ after it"
+        return
     yield from out_of_range(config)
     yield from config.train.problems()
     if config.lora is not None:
         yield from config.lora.problems()
-    yield from _data_problems(config.data)
+    yield from config.data.problems()
     yield from model_problems(config)
     yield from cluster_problems(config.cluster)
     if config.model.package is not None:
@@ -56,36 +60,3 @@ def _benchmark_problems(config: Config) -> Iterator[str]:
             if name not in sets or sets[name].questions != name:
                 remedy = f"add the set, or remove the benchmark by '~{key}.benchmarks.{name}'"
                 yield f"{key}.benchmarks.{name}: no set of that name in generate.sets has its questions; {remedy}"
-
-
-def _data_problems(data: DataConfig) -> Iterator[str]:
-    if data.source not in DATA_KEYS:
-        yield f"data.source={data.source!r} is not one of {', '.join(DATA_KEYS)}"
-    for name in dict.fromkeys(name for names in DATA_KEYS.values() for name in names):
-        value, neutral = getattr(data, name), NO_EFFECT.get(name)
-        if name not in DATA_KEYS.get(data.source, (name,)) and value != neutral:
-            remedy = f"leave it at {'null' if neutral is None else neutral}"
-            if data.source == "hub" and name == "test_path":
-                # trl-lib's train split seems to contain half of H4's test_prefs: never test on another dataset's pairs.
-                remedy = "a hub dataset brings its own test pairs, set data.test_split"
-            yield f"data.{name}={value} has no effect with data.source={data.source}; {remedy}"
-    if data.source in ("file", "hub", "on_policy") and not data.path:
-        yield f"data.path is not set; data.source={data.source} needs " + (
-            "the path of a jsonl, jsonl.gz, json or parquet file" if data.source == "file" else "a dataset id"
-        )
-    if (data.source == "on_policy") != (data.on_policy is not None):
-        yield f"data.source={data.source}: data.on_policy belongs to data.source=on_policy; set both or neither"
-    if data.source in ("hub", "on_policy") and not data.revision:
-        yield "data.revision is not set; pin the dataset to a commit so that the run is reproducible"
-    if data.on_bad_rows not in ("error", "drop"):
-        yield f"data.on_bad_rows={data.on_bad_rows!r} is not one of error, drop"
-    if not 0 <= data.label_noise <= 0.5:
-        yield f"data.label_noise={data.label_noise} must be in [0, 0.5]"
-    least = {"prompts": 1, "samples": 2 if data.source == "pocket_instruct" else 1}  # a pair is of two samples
-    for name in least.keys() & DATA_KEYS.get(data.source, ()):
-        if getattr(data, name) < least[name]:
-            yield f"data.{name}={getattr(data, name)} must be >= {least[name]} with data.source={data.source}"
-    if data.truncation not in RULES:
-        yield f"data.truncation={data.truncation!r} is not one of {', '.join(RULES)}"
-    if not 1 <= data.max_prompt_length < data.max_length:
-        yield f"data.max_prompt_length={data.max_prompt_length} must be in [1, data.max_length={data.max_length})"

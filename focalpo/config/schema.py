@@ -40,65 +40,6 @@ class ModelConfig:
 
 
 @dataclass(slots=True)
-class OnPolicyConfig:
-    """On-policy pairs: one sample of the model per seed, scored by a reward model, the best against the worst.
-
-    `reward_code` lets the reward model run code from its repository, at the pinned revision.
-    """
-
-    seeds: list[ranges.Seed]
-    temperature: ranges.NotNegative
-    top_p: ranges.Probability
-    max_new_tokens: ranges.Count
-    reward_model: ranges.Text
-    reward_revision: str | None
-    reward_code: bool
-    reward_dtype: ranges.Dtype
-
-
-@dataclass(slots=True)
-class DataConfig:
-    """Preference pairs: from the pocket world, sampled from the model, read from files, or loaded from the hub."""
-
-    name: str
-    source: str
-    path: str | None
-    test_path: str | None
-    revision: str | None
-    train_split: str
-    test_split: str | None
-    test_fraction: ranges.Share
-    limit: ranges.CountOrNone
-    on_bad_rows: str
-    ignore_columns: list[str]
-    max_prompt_length: int
-    max_length: int
-    truncation: str
-    prompts: ranges.Some
-    label_noise: float
-    samples: ranges.Some
-    temperature: ranges.NotNegative
-    seed: ranges.Seed
-    on_policy: OnPolicyConfig | None = None
-
-
-FILES = ("path", "test_path")
-POCKET_DATA = ("prompts", "label_noise", "seed", "test_fraction")
-DATA_KEYS: dict[str, tuple[str, ...]] = {
-    "pocket_base": POCKET_DATA,
-    "pocket_instruct": (*POCKET_DATA, "samples", "temperature"),
-    "file": (*FILES, "test_fraction", "limit", "ignore_columns"),
-    "hub": ("path", "revision", "train_split", "test_split", "test_fraction", "limit", "ignore_columns"),
-    "on_policy": ("path", "revision", "train_split", "test_split", "limit", "ignore_columns"),
-}
-"""The keys that each source of pairs reads, besides the length limits and `on_bad_rows`."""
-NO_EFFECT: dict[str, object] = {"train_split": "train", "ignore_columns": []} | dict.fromkeys(
-    ("test_fraction", *POCKET_DATA, "samples", "temperature"), 0
-)
-"""The value of a key that the source does not read; null for keys not listed."""
-
-
-@dataclass(slots=True)
 class ReferenceConfig:
     """How reference logps are computed."""
 
@@ -226,7 +167,7 @@ class Config:
     """Everything that one row of the table depends on."""
 
     model: ModelConfig
-    data: DataConfig
+    data: Any  # one of the shapes of focalpo/config/data.py
     objective: Any
     train: TrainSettings
     reference: ReferenceConfig

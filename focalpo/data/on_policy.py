@@ -14,6 +14,7 @@ from focalpo.data.hub import hub_rows
 from focalpo.data.labels import words_of
 from focalpo.data.schemas import Split
 from focalpo.data.sources import sample
+from focalpo.data.values import TIE
 from focalpo.stages.reading import is_encodable
 from focalpo.stages.records import Pair, Prompt, Rated
 
@@ -59,15 +60,19 @@ def _prompt(row: dict, where: str) -> str:
 def best_against_worst(rated: Sequence[Rated], source: str) -> tuple[Split, Split]:
     """A train and a test split with one pair per prompt: the answer with the highest reward against the lowest.
 
-    Ties go to the earlier seed, as with argmax and argmin. If all answers are the same, the pair holds two identical
-    texts, which `validate` drops and counts.
+    Of equally good answers the earlier seed's is taken, as by argmax and argmin. Where all answers score alike there is
+    no preference: a tie, or two identical texts, which `validate` drops and counts.
     """
     answers: dict[str, list[Rated]] = {}
     for each in rated:
         answers.setdefault(each.id, []).append(each)
     pairs: dict[str, dict[int, Pair]] = {split: {} for split in SPLITS}
+    ties: dict[str, list[int]] = {split: [] for split in SPLITS}
     for number, (name, group) in enumerate(answers.items(), 1):
         best, worst = max(group, key=lambda each: each.reward), min(group, key=lambda each: each.reward)
-        pairs[best.split][number] = Pair(name, best.prompt, best.text, worst.text)
-    train, test = (Split(f"{source} {split}", pairs[split], schema="on policy") for split in SPLITS)
+        if best.reward == worst.reward and best.text != worst.text:
+            ties[best.split].append(number)
+        else:
+            pairs[best.split][number] = Pair(name, best.prompt, best.text, worst.text)
+    train, test = (Split(f"{source} {split}", pairs[split], "on policy", {TIE: ties[split]}) for split in SPLITS)
     return train, test

@@ -22,7 +22,7 @@ PARTS = "content with a part that is not text"
 GARBLED = "text that looks like a list of messages and is no JSON"
 UNENCODABLE = "text that no encoder can read (a lone surrogate or a NUL byte)"
 NO_PREFERENCE = "preference that is no number"
-TIE = "tied preference (1.5)"
+TIE = "tied preference"
 
 UNREADABLE = "\udcff"
 """Stands for a text that is not UTF-8, where a reader can still name its row."""

@@ -15,6 +15,7 @@ import httpx2
 from huggingface_hub import hf_hub_download
 
 from focalpo.judging.protocol import (
+    EVAL,
     AlpacaProtocol,
     ArenaProtocol,
     ArenaTwoProtocol,
@@ -27,12 +28,14 @@ from focalpo.stages.reading import read_json, read_json_rows
 from focalpo.stages.records import Question
 
 GITHUB = "github.com/"
+OWN = "own"
+"""The source of files that lie in eval/, beside the protocol."""
 REMEDY = "get the file of the revision that the benchmark names"
 Read = TypeVar("Read")
 
 
 def fetch(protocol: Protocol, given: Path | None, into: Path) -> None:
-    """Put the benchmark's files into the folder `into`, each under its base name.
+    """Put the benchmark's files into the folder `into`, each under its base name; our own are copied from eval/.
 
     Args:
         given: a folder of the user's that holds the files; if it is set, nothing touches the network.
@@ -40,6 +43,7 @@ def fetch(protocol: Protocol, given: Path | None, into: Path) -> None:
     Raises:
         ValueError: if a file is missing, cannot be downloaded, or does not have the protocol's sha256.
     """
+    given = EVAL if protocol.source == OWN else given
     for file in protocol.files.values():
         name = Path(file.path).name
         if given is not None:

@@ -51,6 +51,12 @@ def pairs_code(config: Config) -> dict[str, str]:
     return {"code": code_of(tuple(roots), POCKET)} if roots else {}
 
 
+def prompts_code(config: Config) -> dict[str, str]:
+    """The code that draws prompts of our own, as a setting; none for prompts that are read."""
+    own = config.data.source == "instructions"
+    return {"code": code_of(("focalpo.checking.prompts:drawn",), ("focalpo.checking",))} if own else {}
+
+
 def pocket_pairs(config: Config) -> list[str]:
     found = PAIRS.get(config.data.source, [])
     return [*found, f"{BENCHMARKS}:benchmark_prompts"] if found else []

@@ -66,7 +66,7 @@ class Estimate:
 
     def _given(self, split: str) -> int:
         """Pairs in the data set before any are dropped."""
-        return min(self.data[split], self.config.data.limit or self.data[split])
+        return min(self.data[split], getattr(self.config.data, "limit", None) or self.data[split])
 
     def _train(self, stage: Stage) -> Need:
         settings, execution = stage.settings["train"], stage.launch["train"]
@@ -141,7 +141,8 @@ class Estimate:
 
     def _sample(self, stage: Stage) -> Need:
         answer = min(stage.settings["decoding"]["max_new_tokens"], self.sizes["answer"])
-        count = (self._given("train") + self._given("test")) * (self.data["prompt"] + answer)
+        each = self.data["prompt"] + len(stage.settings["seeds"]) * answer  # samples share the prompt's prefill
+        count = (self._given("train") + self._given("test")) * each
         return Need(forward_operations(self.shape, Batch(count, count), answer), self._weights(stage))
 
     def _weights(self, stage: Stage) -> Memory:

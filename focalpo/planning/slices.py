@@ -1,13 +1,19 @@
 """The slices of a configuration that go into stages: what their keys depend on, and how they are launched."""
 
+from dataclasses import fields
 from pathlib import Path
 
 from focalpo.config.compose import CONF, plain
-from focalpo.config.schema import DATA_KEYS, FILES, Config
+from focalpo.config.data import Data
+from focalpo.config.schema import Config
 from focalpo.judging.protocol import EVAL, CheckedProtocol, Protocol, load_protocol, protocol_hash
 from focalpo.stages.folder import file_hash
 from focalpo.stages.reading import read_text
-from focalpo.training.settings import EXECUTION
+from focalpo.training.settings import EXECUTION, SAMPLING
+
+FILES = ("path", "test_path")
+SAMPLED = ("on_policy", "instructions")
+"""Sources whose answers are sampled from the model and scored by stages of their own."""
 
 
 def model_slice(config: Config, from_hub: bool = True) -> dict:
@@ -23,10 +29,10 @@ def model_slice(config: Config, from_hub: bool = True) -> dict:
 
 
 def backend_slice(config: Config) -> dict:
-    """Hugging Face draws the random numbers of a whole batch at once, so samples depend on which rows share a batch."""
+    """The last bits of Hugging Face's logits, and now and then a token, depend on which rows share a batch."""
     generate = config.generate
-    batch = {"max_batch_tokens": generate.max_batch_tokens} if generate.backend == "hf" else {}
-    return {"backend": generate.backend} | batch
+    own = {"max_batch_tokens": generate.max_batch_tokens, "sampling": SAMPLING} if generate.backend == "hf" else {}
+    return {"backend": generate.backend} | own
 
 
 def threads_slice(config: Config) -> dict:
@@ -37,13 +43,28 @@ def threads_slice(config: Config) -> dict:
 def data_slice(config: Config) -> dict:
     """Where the pairs come from, with the content of files; length limits and `on_bad_rows` are not part of it."""
     data = config.data
-    if data.source == "on_policy":  # its dependencies are separate stages
+    if data.source in SAMPLED:  # its dependencies are separate stages
         return {"source": data.source}
-    values = {"source": data.source} | {name: getattr(data, name) for name in DATA_KEYS[data.source]}
+    values = {"source": data.source} | source_slice(config)
     if data.source == "file":
         # Results depend on the content, not the path: an edited file makes a different stage, a moved one does not.
         values |= {f"{name}_sha256": _content(values.pop(name)) for name in FILES}
     return values
+
+
+def source_slice(config: Config) -> dict:
+    """The keys that only the data's source has."""
+    common = {each.name for each in fields(Data)}
+    return {name: value for name, value in plain(config.data).items() if name not in common}
+
+
+def prompts_slice(config: Config) -> dict:
+    """Which prompts the model answers: a hub dataset's, or those drawn from a file of eval/."""
+    data = config.data
+    if data.source == "instructions":
+        drawn = {name: getattr(data, name) for name in ("prompts", "test_prompts", "seed")}
+        return {"file": data.file, "sha256": file_hash(EVAL / f"{data.file}.yaml")} | drawn
+    return {name: value for name, value in source_slice(config).items() if name not in ("sampling", "reward")}
 
 
 def limits_slice(config: Config) -> dict:

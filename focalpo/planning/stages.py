@@ -2,7 +2,7 @@
 
     sft* -> pairs -> reference -> train -> generate -> judge, check -> report    benchmark -> generate, judge, check
             a model from the package index: convert -> pairs
-            pairs from the model's own answers: prompts -> sample, one per seed -> reward -> pairs
+            pairs from the model's own answers: prompts -> sample -> reward -> pairs
 
 Each stage's settings are the slice of the configuration that its outputs depend on. Rows, seeds and sweeps therefore
 share whatever they have in common, and a change re-runs what depends on it and nothing else.
@@ -11,18 +11,21 @@ share whatever they have in common, and a change re-runs what depends on it and 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from focalpo.checking.instructions import HARNESS
 from focalpo.config.compose import objective_of, plain
-from focalpo.config.schema import DATA_KEYS, Config, TableConfig
+from focalpo.config.schema import Config, TableConfig
 from focalpo.judging.protocol import EVAL
 from focalpo.planning.capability import capability_stage
 from focalpo.planning.code import (
     demonstrations_code,
     objective_code,
     pairs_code,
+    prompts_code,
     report_code,
 )
 from focalpo.planning.scored import benchmark_stage, check_stage, judge_stage
 from focalpo.planning.slices import (
+    SAMPLED,
     backend_slice,
     benchmarks,
     data_files,
@@ -30,6 +33,7 @@ from focalpo.planning.slices import (
     launch_slice,
     limits_slice,
     model_slice,
+    prompts_slice,
     split_train,
     threads_slice,
 )
@@ -130,43 +134,45 @@ def pairs_stage(config: Config) -> Stage:
         "pairs",
         config.data.name,
         settings={"model": model_slice(config), "data": data} | sampler | pairs_code(config),
-        inputs=_model_input(config) | ({"rated": reward_stage(config)} if config.data.on_policy else {}),
+        inputs=_model_input(config) | ({"rated": reward_stage(config)} if config.data.source in SAMPLED else {}),
         launch={"max_batch_tokens": config.generate.max_batch_tokens, "track": plain(config.track)}
         | data_files(config),
     )
 
 
 def reward_stage(config: Config) -> Stage:
-    """The model's own answers to the data's prompts, one per seed, scored by a reward model."""
-    data, on_policy = config.data, config.data.on_policy
-    assert on_policy is not None
-    prompts = Stage("prompts", data.name, settings={name: getattr(data, name) for name in DATA_KEYS["on_policy"]})
-    decoding = {name: getattr(on_policy, name) for name in ("temperature", "top_p", "max_new_tokens")}
-    samples = {
-        f"seed-{seed}": Stage(
-            "sample",
-            f"{config.model.name}-{data.name}-s{seed}",
-            settings={
-                "model": model_slice(config),
-                "dtype": config.generate.dtype,
-                "decoding": decoding,
-                "seed": seed,
-            }
-            | backend_slice(config)
-            | threads_slice(config),
-            inputs=_model_input(config) | {"prompts": prompts},
-            launch=_generator(config),
-        )
-        for seed in on_policy.seeds
-    }
-    reward = {"path": on_policy.reward_model, "revision": on_policy.reward_revision, "dtype": on_policy.reward_dtype}
+    """The model's own answers to the data's prompts, scored by a reward model or by the instructions they follow."""
+    samples = sample_stage(config)
+    if config.data.source == "on_policy":
+        scorer = {"reward": plain(config.data.reward)} | threads_slice(config)
+    else:
+        scorer = {"checkers": HARNESS}
     return Stage(
         "reward",
-        f"{config.model.name}-{data.name}",
-        settings={"reward": reward | {"own_code": on_policy.reward_code}, "seeds": list(on_policy.seeds)}
-        | threads_slice(config),
-        inputs={"prompts": prompts} | samples,
+        f"{config.model.name}-{config.data.name}",
+        settings={"seeds": list(config.data.sampling.seeds)} | scorer,
+        inputs={"prompts": samples.inputs["prompts"], "samples": samples},
         launch=launch_slice(config) | {"batch_tokens": config.reference.micro_batch_tokens},
+    )
+
+
+def sample_stage(config: Config) -> Stage:
+    """The model's own answers to the data's prompts, one per seed."""
+    data, sampling = config.data, plain(config.data.sampling)
+    return Stage(
+        "sample",
+        f"{config.model.name}-{data.name}",
+        settings={
+            "model": model_slice(config),
+            "dtype": config.generate.dtype,
+            "decoding": {name: value for name, value in sampling.items() if name != "seeds"},
+            "seeds": sampling["seeds"],
+        }
+        | backend_slice(config)
+        | threads_slice(config),
+        inputs=_model_input(config)
+        | {"prompts": Stage("prompts", data.name, settings=prompts_slice(config) | prompts_code(config))},
+        launch=_generator(config),
     )
 
 

@@ -3,7 +3,9 @@
 Every command about a table takes table=NAME settings=A,B rows=A,B seeds=N and any override.
 """
 
-from dataclasses import dataclass, replace
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from focalpo.config.compose import compose, compose_table, folders_of
@@ -56,7 +58,35 @@ def composed_table(arguments: list[str], only: str | None = None) -> tuple[Table
     if only and "table" in own:
         raise Mistake(f"table={own['table']} is not read: rows and settings are those of conf/table/{only}.yaml")
     table = with_rows(compose_table(only or own.get("table", "pocket"), overrides), own)
-    return table, compose_rows(table, overrides)
+    configs = compose_rows(table, overrides)
+    return labelled(table, configs, overrides), configs
+
+
+def labelled(table: TableConfig, configs: dict[tuple[str, str], Config], overrides: list[str]) -> TableConfig:
+    """The table whose columns are labelled with the overrides that replace their model or data, if any do."""
+    replacing = [each for each in overrides if group_of(each).partition(".")[0] in OF_A_COLUMN]
+    others = [each for each in overrides if each not in replacing]
+    columns = dict(table.settings)
+    for setting, row in [next(place for place in configs if place[0] == each) for each in columns if replacing]:
+        with contextlib.suppress(ValueError):  # a column that has none of its own, as that of conf/table/files.yaml
+            own = compose(others, _chosen(table, setting, row, overrides))
+            if _identity(own) != _identity(configs[setting, row]):
+                label = f"{columns[setting].label}, {' '.join(replacing)}"
+                columns[setting] = replace(columns[setting], label=label)
+    return replace(table, settings=columns)
+
+
+def _identity(config: Config) -> list[str | None]:
+    """Which model and which data a column is about, whatever else of them is set."""
+    model, data = config.model, config.data
+    places = [getattr(data, name, None) for name in ("path", "revision", "file")]  # of those sources that have them
+    return [model.name, model.path, model.revision, data.name, data.source, *places]
+
+
+def naming_table(arguments: list[str]) -> list[str]:
+    """The arguments of a command whose first one may be the name of the table alone."""
+    words = [each for each in arguments[:1] if not set("=-") & set(each)]
+    return [f"table={each}" for each in words] + arguments[len(words) :]
 
 
 def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -148,24 +178,43 @@ def compose_rows(table: TableConfig, overrides: list[str]) -> dict[tuple[str, st
     first = {next(place for place in places if place[0] == setting) for setting in table.settings}
     wrong: dict[str, list[tuple[str, str]]] = {}
     configs: dict[tuple[str, str], Config] = {}
-    # Composing takes its time, and nearly every mistake is in every row: reported after the first of each setting.
+    # Composing takes its time: where the first row of a setting is wrong, only other losses can be wrong in other ways.
+    losses = {loss_of(table, row) for _, row in first}
     for place in sorted(places, key=lambda place: place not in first):
+        given = overrides
         if wrong and place not in first:
-            break
+            loss, given = loss_of(table, place[1]), _untold(overrides, wrong, loss_of(table, place[1]))
+            if (loss and loss in losses) or not any(group_of(each).startswith("objective.") for each in given):
+                continue
+            losses.add(loss)
         try:
-            configs[place] = compose(overrides, _chosen(table, *place, overrides))
+            configs[place] = compose(given, _chosen(table, *place, overrides))
         except ValueError as error:
             for line in str(error).splitlines():
                 wrong.setdefault(line, []).append(place)
     if wrong:
-        raise Mistake("\n".join(f"{_where(line, found, len(first))}{line}" for line, found in wrong.items()))
+        raise Mistake("\n".join(f"{_where(line, found, first)}{line}" for line, found in wrong.items()))
     return {place: configs[place] for place in places}
 
 
-def _where(line: str, places: list[tuple[str, str]], settings: int) -> str:
+def loss_of(table: TableConfig, row: str) -> str | None:
+    """The loss that a row trains with, by its name or its experiment's; None where neither says."""
+    name = (table.rows[row].experiment or row).rpartition("/")[2]
+    return name if name in OBJECTIVES else None
+
+
+def _untold(overrides: list[str], wrong: Iterable[str], loss: str | None) -> list[str]:
+    """The overrides of which no mistake was told, or which are an option of this loss and not of those before."""
+    told = {each for each in overrides if any(line.startswith(f"{each}: ") for line in wrong)}
+    options = {f"objective.{each.name}" for each in fields(OBJECTIVES[loss])} if loss else set()  # type: ignore[arg-type]
+    return [each for each in overrides if each not in told or group_of(each) in options]
+
+
+def _where(line: str, places: list[tuple[str, str]], first: set[tuple[str, str]]) -> str:
     """The rows found to have a mistake; nothing if every setting has it and it is no row's own, as a loss's is."""
-    everywhere = len(places) == settings and not line.startswith("objective.")
-    return "" if everywhere else ", ".join(map("/".join, places)) + ": "
+    everywhere = first <= set(places) and not line.startswith("objective.")
+    named = line.partition(": ")[0] in OBJECTIVES
+    return "" if everywhere or named else ", ".join(map("/".join, places)) + ": "
 
 
 def _chosen(table: TableConfig, setting: str, row: str, overrides: list[str]) -> list[str]:

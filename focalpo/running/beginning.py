@@ -30,7 +30,7 @@ def begin(recipes: Path) -> None:
             signal.signal(number, _stop)
     name = next((each.partition("recipes.")[2] for each in sys.orig_argv if "recipes." in each), "")
     recipe = recipes / f"{name}.py"
-    if recipe.is_file():
+    if name:
         _answer(name, recipe)
 
 
@@ -59,10 +59,13 @@ def answer(name: str, recipe: Path, arguments: list[str]) -> str | None:
         ValueError: when the command line is wrong.
     """
     from focalpo.config.asking import asked, help_text, info_text, shown
-    from focalpo.config.mistakes import Mistake
+    from focalpo.config.mistakes import Mistake, choose
+    from focalpo.running.words import WORDS
 
-    if name == "score_annotations":
-        return None  # it reads flags of its own
+    if not recipe.is_file():
+        raise Mistake(f"there is no recipes.{name}; {choose(name, _commands(recipe.parent))}")
+    if recipe not in _commands(recipe.parent).values():
+        raise Mistake(f"recipes.{name} is a stage and no command; recipes.reproduce runs it for the rows of a table")
     found = asked(arguments, searches=name == "sweep")
     if found.help:
         return help_text(ast.get_docstring(ast.parse(recipe.read_text())) or "", found.overrides)
@@ -72,21 +75,38 @@ def answer(name: str, recipe: Path, arguments: list[str]) -> str | None:
     own = OWN_FLAGS.get(name, [])
     compose = _composer(name)
     composed = compose([each for each in found.overrides if each not in own]) if compose else None
-    if found.cfg and (compose is None or name == "sweep"):
+    if found.cfg and (compose is None or name in (*WORDS, "sweep", "score_annotations")):
         raise Mistake(f"recipes.{name} has no one configuration to show; leave --cfg out")
     return shown(composed, found.package) if found.cfg else None
 
 
+def _commands(recipes: Path) -> dict[str, Path]:
+    """The recipes that are commands, by name."""
+    return {path.stem: path for path in sorted(recipes.glob("*.py")) if '__name__ == "__main__"' in path.read_text()}
+
+
 def _composer(name: str) -> Callable[[list[str]], Any] | None:
-    """The function that composes a command's configuration from its overrides."""
+    """The function that composes a command's configuration from its overrides, or checks its words."""
     from focalpo.config.compose import compose, compose_calibrate_judge
+    from focalpo.planning.bench import planned_bench
     from focalpo.planning.search import search
-    from focalpo.planning.table import composed_table
+    from focalpo.planning.table import composed_table, naming_table
+    from focalpo.running.words import WORDS, annotations_of, words_of
 
     if name == "sweep":
         return search
     if name == "dynamics":
         return lambda arguments: composed_table(arguments, only="files")
+    if name == "cancel":  # names of stages, besides
+        return lambda arguments: composed_table([each for each in arguments if "=" in each or each.startswith("-")])
+    if name == "dashboard":
+        return lambda arguments: composed_table(naming_table(arguments))
+    if name == "bench":
+        return lambda arguments: planned_bench(arguments)[1]
+    if name == "score_annotations":
+        return annotations_of
+    if name in WORDS:
+        return lambda arguments: words_of(name, arguments)
     if name in SINGLE:
         return compose
     if name in TABLES:

@@ -128,7 +128,7 @@ class Display:
             return clock(time.monotonic() - since)
         rate = state["done"] / max(state["seconds"], 1e-9)
         left = clock((state["total"] - state["done"]) / max(rate, 1e-9))
-        values = [f"{name} {state[name]:.3g}" for name in ("loss", "accuracy") if name in state]
+        values = [f"{name} {state[name]:.3g}" for name in ("loss", "accuracy", "tokens/s") if name in state]
         parts = [f"{state['done']}/{state['total']}", f"{rate:.3g}/s", f"{left} left", *values]
         return "  ".join([*parts, f"{state['memory_gb']:.1f} GB"] if "memory_gb" in state else parts)
 

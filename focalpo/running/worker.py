@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
+from focalpo.config.mistakes import USAGE, Mistake
 from focalpo.processes.cores import cores_each
 from focalpo.processes.lifeline import end_with
 from focalpo.processes.quiet import quiet
@@ -234,9 +235,9 @@ def arguments(words: list[str]) -> tuple[Path, int | None, int | None]:
     parser.add_argument("--ranks", type=int)
     parser.add_argument("--threads", type=int)
     given, unread = parser.parse_known_args(words)
-    if unread or given.stage is None or not given.stage.is_dir():
+    if unread or given.stage is None or not (given.stage / "stage.json").is_file():
         shown = " ".join(unread or words) or "nothing"
-        raise ValueError(f"{shown} is no folder of a stage; run python -m focalpo.running.worker RUNS/KIND/NAME")
+        raise Mistake(f"{shown} is no folder of a stage; run python -m focalpo.running.worker RUNS/KIND/NAME")
     return given.stage, given.ranks, given.threads
 
 
@@ -265,6 +266,9 @@ if __name__ == "__main__":
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         leave(AGAIN)
+    except Mistake as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        leave(USAGE)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         leave(1)

@@ -162,6 +162,16 @@ def paired_difference(a: Metric, b: Metric, same_seeds: bool) -> tuple[Interval,
     return Interval(value(a) - value(b), float(low), float(high)), float(p)
 
 
+def equivalence(a: Metric, b: Metric, same_seeds: bool, margin: float) -> float:
+    """The p-value of "a and b differ by `margin` points or more": the larger of two one-sided bootstrap tests.
+
+    Below .05 the difference is smaller than the margin in either direction (Schuirmann 1987's two one-sided tests).
+    """
+    drawn = _resampled(a, stream=0) - _resampled(b, stream=0 if same_seeds else 1)
+    beyond = max(np.sum(drawn <= -margin), np.sum(drawn >= margin))
+    return float((beyond + 1) / (len(drawn) + 1))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction for testing several differences at once (Holm 1979)."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import math
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,19 @@ from filelock import FileLock, Timeout
 LOCK = ".lock"
 SHORT = 1.0  # seconds: longer than `make status` holds a lock to check it
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+def held(path: Path) -> bool:
+    """Whether a live process holds the lock of a stage folder; False for a folder of others, where we may not try."""
+    if not os.access(path / LOCK, os.W_OK):
+        return False
+    lock = FileLock(path / LOCK, fallback_to_soft=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
 
 
 @contextlib.contextmanager

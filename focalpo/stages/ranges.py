@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 Positive = Annotated[float, "a finite number > 0", lambda x: 0 < x < math.inf]
 NotNegative = Annotated[float, "a finite number >= 0", lambda x: 0 <= x < math.inf]
+AboveMinusOne = Annotated[float, "a finite number > -1", lambda x: -1 < x < math.inf]
 Count = Annotated[int, ">= 1", lambda x: x >= 1]
 CountOrNone = Annotated[int | None, ">= 1, or null", lambda x: x is None or x >= 1]
 Some = Annotated[int, ">= 0", lambda x: x >= 0]
@@ -21,6 +22,7 @@ NotNegativeOrNone = Annotated[float | None, "a finite number >= 0, or null", lam
 Text = Annotated[str, "a text that is not empty", lambda x: bool(x.strip())]
 ZeroStage = Annotated[int, "0, 1, 2 or 3", lambda x: x in (0, 1, 2, 3)]
 Scheduler = Annotated[str, "local or slurm", lambda x: x in ("local", "slurm")]
+TokenMeanOrSum = Annotated[str, "token_mean or sum", lambda x: x in ("token_mean", "sum")]
 Dtype = Annotated[str, "float32 or bfloat16", lambda x: x in ("float32", "bfloat16")]
 
 

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from focalpo.processes.memory import resident_peak
@@ -33,14 +34,31 @@ ARTIFACT_TYPES = {
 }
 
 
+class Progress:
+    """Reports the progress of one stage, at most twice a second and at the end; both counts are in its own unit."""
+
+    def __init__(self, stage: Path) -> None:
+        self.path = stage / "progress.json"
+        self.started = self.reported = time.monotonic()
+
+    def __call__(self, done: int, total: int, **values: float) -> None:
+        now = time.monotonic()
+        if now - self.reported < 0.5 and done < total:
+            return
+        self.reported = now
+        memory = resident_peak() / 2**30
+        state = {"done": done, "total": total, "seconds": now - self.started, "memory_gb": memory, **values}
+        write_json(self.path, state)
+
+
 class Tracker:
-    """Writes the metrics and the progress of one stage; only rank 0 has one."""
+    """Writes the metrics of one stage and reports its progress; only rank 0 has one."""
 
     def __init__(self, job: Job, settings: TrackSettings) -> None:
         self.job = job
         self.metrics = job.path / "metrics.jsonl"
         self.repeated = job.path / ".repeated.jsonl"
-        self.started = self.reported = time.monotonic()
+        self.progress = Progress(job.path)
         self.dashboard = Dashboard(job, settings, self._rows()) if settings.wandb != "off" else None
 
     def log(self, step: int, **values: float) -> None:
@@ -48,16 +66,6 @@ class Tracker:
         append_json(self.metrics, {"step": step, **values})
         if self.dashboard is not None:
             self.dashboard.log({"step": step, **values})
-
-    def progress(self, done: int, total: int, **values: float) -> None:
-        """Report progress, at most twice a second and at the end; `done` and `total` are in the stage's own unit."""
-        now = time.monotonic()
-        if now - self.reported < 0.5 and done < total:
-            return
-        self.reported = now
-        memory = resident_peak() / 2**30
-        state = {"done": done, "total": total, "seconds": now - self.started, "memory_gb": memory, **values}
-        write_json(self.job.path / "progress.json", state)
 
     def resume_at(self, step: int) -> None:
         """Move the metrics of steps after `step`, which a resumed run repeats, out of the way."""

@@ -11,9 +11,9 @@ the validation, the tests and the tables find it in `OBJECTIVES`. In the equatio
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
-from focalpo.stages.ranges import NotNegative, Positive, out_of_range
+from focalpo.stages.ranges import AboveMinusOne, NotNegative, Positive, TokenMeanOrSum, out_of_range
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,6 @@ else:
     from focalpo.training import later as torch
     from focalpo.training.later import Tensor, logsigmoid
 
-TokenMeanOrSum = Annotated[str, "token_mean or sum", lambda x: x in ("token_mean", "sum")]
 OBJECTIVES: dict[str, type["Objective"]] = {}  # by the name that the command line uses
 
 
@@ -104,12 +103,13 @@ class FocalPO(Objective):
 
     It is not known whether the paper differentiates p^gamma; `detach_factor` is the other reading. If differentiated,
     the gradient changes sign below p = e^(-1/gamma): it pushes the margin of such a pair further the wrong way.
+    A gamma below 0 is a control that gives such pairs more weight, up to p^gamma.
     """
 
     equation = "-p^gamma log p, p = sig(beta D)"
     source = "Liu et al. 2025, arXiv 2501.06645 (formula second-hand; gamma 0.05 remembered, unverified)"
     beta: Positive = 0.01
-    gamma: NotNegative = 0.05
+    gamma: AboveMinusOne = 0.05
     detach_factor: bool = False
     allow_sign_flip: bool = False
 

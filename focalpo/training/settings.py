@@ -13,6 +13,7 @@ KERNELS = ("plain", "compiled", "liger")
 Kernels = Annotated[str, ", ".join(KERNELS), lambda x: x in KERNELS]
 # How to compute, not what: these settings change no result beyond rounding.
 EXECUTION = ("zero_stage", "activation_checkpointing", "micro_batch_tokens", "checkpoint_every", "kernels")
+SAMPLING = 1  # of the Hugging Face backend: raise it when the same seed gives other answers
 CONVERSION = 1  # of a package's weights: raise it when the same file gives other weights or another tokenizer
 # torch ends a rank whose NCCL call takes longer, in seconds; DeepSpeed's process groups cannot be given another limit.
 NCCL_SECONDS = 600

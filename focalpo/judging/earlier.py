@@ -1,0 +1,64 @@
+"""Replies that earlier judge stages paid for: those of the same judge about the same answers.
+
+A stage whose code or protocol has changed has another key and folder, but may send some requests as they were, byte for
+byte. What a record answers is not asked again.
+"""
+
+import contextlib
+from pathlib import Path
+
+from focalpo.stages.folder import MANIFEST, Damaged, Job, file_hash, read_manifest
+
+RECORDS = "records.jsonl"
+
+
+def take_records(job: Job, place: Path | None = None) -> list[str]:
+    """Fill a folder, the job's own, with the earlier records unless it has some; returns the stages they are from.
+
+    A line that several records have, because one took it from the other, is taken once: it was paid for once.
+    """
+    place = place or job.path
+    found = [] if (place / RECORDS).exists() else earlier_records(job)
+    if found:
+        lines = dict.fromkeys(line for path in found for line in path.read_bytes().splitlines(keepends=True))
+        draft = place / f".{RECORDS}"
+        draft.write_bytes(b"".join(line for line in lines if line.endswith(b"\n")))  # the last may be torn by a kill
+        draft.replace(place / RECORDS)
+    return [f"{job.kind}/{path.parent.name}" for path in found]
+
+
+def earlier_records(job: Job) -> list[Path]:
+    """The records beside a judge stage's folder of the same judge and the same answers, oldest first."""
+    answers = _answers(job)
+    folders = [path.parent for path in job.path.parent.glob(f"[!.]*/{RECORDS}") if path.parent != job.path]
+    same = [folder for folder in folders if answers and _intact(folder) and _asked(folder) == (_judge(job), answers)]
+    return sorted((folder / RECORDS for folder in same), key=lambda path: path.stat().st_mtime)
+
+
+def _asked(folder: Path) -> tuple[str | None, dict[str, str]] | None:
+    """The judge and the answers of a stage folder; None if the folder does not describe a stage."""
+    with contextlib.suppress(ValueError):
+        job = Job.read(folder)
+        return _judge(job), _answers(job)
+    return None
+
+
+def _judge(job: Job) -> str | None:
+    return job.settings.get("judge")
+
+
+def _answers(job: Job) -> dict[str, str]:
+    """The sha256 of each file of answers; none when they are not sealed."""
+    with contextlib.suppress(Damaged, KeyError):
+        outputs = read_manifest(job.inputs["completions"])["outputs"]
+        return {name: digest for name, digest in outputs.items() if name.endswith(".parquet")}
+    return {}
+
+
+def _intact(folder: Path) -> bool:
+    """Whether the records are those that were sealed; what is not sealed yet is as good as what a resumed stage has."""
+    if not (folder / MANIFEST).exists():
+        return True
+    with contextlib.suppress(Damaged):
+        return read_manifest(folder)["outputs"].get(RECORDS) == file_hash(folder / RECORDS)
+    return False

@@ -1,0 +1,26 @@
+"""Turn the command line of a benchmark of speed into its settings; nothing is measured."""
+
+from focalpo.config.bench import BenchSettings
+from focalpo.config.compose import compose_bench
+from focalpo.config.mistakes import Mistake, choose
+
+PARTS = ("peers", "ablations", "growth", "planner")
+
+
+def planned_bench(arguments: list[str]) -> tuple[str, BenchSettings]:
+    """The name of the file in conf/bench, and its settings with overrides.
+
+    Raises:
+        ValueError: when the command line is wrong.
+    """
+    names = [each for each in arguments if each.startswith("bench=")]
+    if len(names) > 1:
+        raise Mistake("bench= is given twice; give it once")
+    name = names[0].partition("=")[2] if names else "cpu"
+    config = compose_bench(name, [each for each in arguments if each not in names])
+    unknown = [part for part in config.parts if part not in PARTS]
+    if unknown:
+        raise Mistake(f"parts={config.parts}: unknown part {unknown[0]!r}; {choose(unknown[0], PARTS)}")
+    if not config.lengths:
+        raise Mistake("lengths={}: no distribution of pair lengths is left; keep one of those in conf/bench")
+    return name, config
