@@ -178,7 +178,7 @@ def _judge_key(config: Config) -> Finding:
 
 def _capability(config: Config) -> Iterator[Finding]:
     """Whether lm-eval is as the suite needs it, and its data sets can be downloaded or are in the cache."""
-    if config.capability is None:
+    if config.capability.suite is None:
         return
     if not config.cluster.container and (problem := lacking()):
         yield Finding("fail", "lm-eval", problem)
@@ -186,7 +186,7 @@ def _capability(config: Config) -> Iterator[Finding]:
     yield Finding("ok", "lm-eval", f"as in eval/capability.yaml, suite {config.capability.suite}")
     for dataset in sorted({task.dataset for task in suites()[config.capability.suite].values() if task.dataset}):
         if cause := _missing(dataset):
-            remedy = "set HF_ENDPOINT, or HF_HOME to a cache that has it, or capability=null"
+            remedy = "set HF_ENDPOINT, or HF_HOME to a cache that has it, or capability=none"
             yield Finding("fail", "data", f"the data set {dataset} ({cause}): {remedy}")
         else:
             yield Finding("ok", "data", f"{dataset} can be had")

@@ -77,7 +77,7 @@ def tell(table: TableConfig, first: Config, found: dict[str, set[Change]], proto
     print(f"differences from the {table.scale} scale, over all rows")
     print(described(found))
     print(stand_ins())
-    if first.capability is not None:
+    if first.capability.suite is not None:
         print(f"  stand-in  tasks    {DOCUMENTS} documents of each task of lm-eval's, one of each part of MMLU")
     for protocol in first.judge.benchmarks.values():
         print(f"  protocol  {protocol:32} " + ", ".join(protocol_changes(protocol, protocols)))

@@ -60,7 +60,7 @@ def wanted(config: Config, family: str, words: list[str], root: Path) -> Iterato
     yield _repository(root, "datasets", data.path, data.revision), DATASETS[str(data.path)]
     if data.source == "on_policy":
         yield _repository(root, "models", data.reward.path, data.reward.revision), partial(write_reward_model, words)
-    if config.capability is not None:
+    if config.capability.suite is not None:
         for name in {task.dataset for task in suites()[config.capability.suite].values() if task.dataset}:
             yield _repository(root, "datasets", name, None), partial(write_capability, name, words)
 

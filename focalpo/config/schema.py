@@ -127,10 +127,10 @@ class CheckConfig:
 
 @dataclass(slots=True)
 class CapabilityConfig:
-    """lm-eval's tasks: a suite of eval/capability.yaml, whether documents are put into the model's chat template, the
-    documents of a Hugging Face batch, and the first `limit` documents of a task (null: all)."""
+    """lm-eval's tasks: a suite of eval/capability.yaml (null: nothing is run), whether documents are put into the
+    model's chat template, the documents of a Hugging Face batch, and the first documents of a task (null: all)."""
 
-    suite: ranges.Text
+    suite: str | None
     chat_template: bool
     batch_size: ranges.Count
     limit: ranges.CountOrNone
@@ -179,7 +179,7 @@ class Config:
     cluster: ClusterConfig
     track: TrackSettings
     lora: LoraSettings | None
-    capability: CapabilityConfig | None
+    capability: CapabilityConfig
     seed: ranges.Seed
     runs: ranges.Text
 

@@ -9,7 +9,6 @@ from focalpo.stages.suites import lm_eval_version, own_files, suites
 
 def capability_stage(config: Config, label: str, model: Stage | None) -> Stage:
     """The scores of the model of a stage, or of the hub's, on the tasks of the configuration's suite."""
-    assert config.capability is not None
     return Stage(
         "capability",
         label,
@@ -24,6 +23,7 @@ def capability_stage(config: Config, label: str, model: Stage | None) -> Stage:
 def _suite(asked: CapabilityConfig, backend: str) -> dict:
     """What scores depend on: tasks, version, rendering and backend. A column's label is no part of it, nor is the batch
     with vLLM, which schedules documents by itself."""
+    assert asked.suite is not None, "a row without a suite has no such stage"
     tasks = {}
     for name, task in suites()[asked.suite].items():
         tasks[name] = {key: value for key, value in plain(task).items() if key != "label"} | {"files": own_files(task)}
