@@ -151,7 +151,9 @@ class Estimate:
         return weights_only(model_bytes(self.shape, stage.settings["dtype"]) / shards)
 
     def _reward(self, stage: Stage) -> Need:
-        reward = stage.settings["reward"]
+        reward = stage.settings.get("reward")
+        if reward is None:  # checked by code
+            return Need()
         shape = _released(reward["path"], self.sizes)
         texts = len(stage.settings["seeds"]) * (self._given("train") + self._given("test"))
         each = self.data["prompt"] + self.data["answer"]
