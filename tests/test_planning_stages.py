@@ -196,6 +196,10 @@ KEYS = {
         "reward/qwen2_5_0_5b_instruct-on_policy-75cfcef9597e",
         "pairs/on_policy-79bc7d1acd5e",
     ),
+    "table=one_gpu rows=sft,dpo capability=leaderboard": (
+        "capability/sft-s42-3cadab6eb8fd",
+        "capability/one_gpu-dpo-s42-6ff2ee346a4a",
+    ),
 }
 
 
