@@ -64,7 +64,7 @@ setup $(TABLE_TARGETS) why notebooks dashboard: export PATH := $(CURDIR)/$(dir $
 
 setup: $(SCALE_INSTALLED) ## make the environment of SCALE, or bring it up to date; the other targets do so themselves
 
-reproduce-table1: $(SCALE_INSTALLED) ## make Table 1: SCALE=pocket (the default, any machine), one_gpu or paper
+reproduce-table1: $(SCALE_INSTALLED) ## make Table 1: SCALE=pocket (the default, any machine), laptop, one_gpu or paper
 	@python -m recipes.reproduce $(TABLE)
 
 plan: $(SCALE_INSTALLED) ## what the table would take: jobs, GPU-hours, memory of a GPU, disk, judge; starts nothing

@@ -14,6 +14,7 @@ Stages, in pipeline order; `make(job)` fills a stage folder and returns the fact
     generate            completions
     judge               verdicts of a judge
     check               verdicts of a program
+    capability          scores on lm-eval's tasks
     report              tables, figures and the report page
     sweep               the results of a search
 

@@ -18,6 +18,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+from focalpo.checking.capability import lacking
 from focalpo.checking.instructions import missing_data, other_version
 from focalpo.config.schema import Config
 from focalpo.judging.protocol import CheckedProtocol
@@ -25,6 +26,7 @@ from focalpo.planning.slices import protocol_named
 from focalpo.planning.table import Planned, planned
 from focalpo.running.command import run_command
 from focalpo.stages.origin import ROOT
+from focalpo.stages.suites import suites
 
 GIB = 1 << 30
 OLDEST_DRIVER = 580  # required by CUDA 13, which torch 2.13 is built with
@@ -41,7 +43,8 @@ class Finding:
 
 
 def blocking(plan: Planned) -> list[str]:
-    """The failures that make it pointless to start, as far as they show without a network."""
+    """The failures that make it pointless to start, as far as they show without a network; a capability suite's data
+    sets are asked for: nothing else would miss them before the models are trained."""
     return [finding.message for finding in _local(plan) if finding.grade == "fail"]
 
 
@@ -57,6 +60,7 @@ def _local(plan: Planned) -> Iterator[Finding]:
     yield from _disk(plan.runs)
     yield _memory()
     yield _judge_key(config)
+    yield from _capability(config)
     for each in {config.model.name: config for config in plan.configs.values()}.values():
         if each.model.path and not each.model.revision and not Path(each.model.path).is_dir():
             unpinned = f"{each.model.path} is not pinned: its newest commit is used, and named in manifest and report"
@@ -170,6 +174,38 @@ def _judge_key(config: Config) -> Finding:
     if not os.environ.get(name):
         return Finding("fail", "judge key", f"a judge key in the environment variable {name}: export it")
     return Finding("ok", "judge key", f"{name} is set")
+
+
+def _capability(config: Config) -> Iterator[Finding]:
+    """Whether lm-eval is as the suite needs it, and its data sets can be downloaded or are in the cache."""
+    if config.capability.suite is None:
+        return
+    if not config.cluster.container and (problem := lacking()):
+        yield Finding("fail", "lm-eval", problem)
+        return
+    yield Finding("ok", "lm-eval", f"as in eval/capability.yaml, suite {config.capability.suite}")
+    for dataset in sorted({task.dataset for task in suites()[config.capability.suite].values() if task.dataset}):
+        if cause := _missing(dataset):
+            remedy = "set HF_ENDPOINT, or HF_HOME to a cache that has it, or capability=none"
+            yield Finding("fail", "data", f"the data set {dataset} ({cause}): {remedy}")
+        else:
+            yield Finding("ok", "data", f"{dataset} can be had")
+
+
+def _missing(dataset: str) -> str | None:
+    """Why a data set can neither be downloaded nor read from the cache; None if it can."""
+    import datasets
+    import httpx2
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if (Path(datasets.config.HF_DATASETS_CACHE) / dataset.replace("/", "___")).is_dir():
+        return None
+    try:
+        HfApi().dataset_info(dataset, timeout=10)
+    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+        return str(error).splitlines()[0][:100]
+    return None
 
 
 def _slurm() -> Finding:

@@ -44,7 +44,7 @@ def rescore(arguments: list[str]) -> None:
     differing = [title for stage in stages if stage.kind in REMADE for title in _differing(runs, again, stage)]
     if differing:
         raise ValueError(f"{len(differing)} files differ from the sealed ones: {', '.join(differing)}")
-    _tell_made(runs, [stage for row in rows.values() for stage in row.scored()])
+    _tell_made(runs, [stage for row in rows.values() for stage in row.scored() if stage.kind in REMADE])
 
 
 def _tell_made(runs: Path, scored: list[Stage]) -> None:

@@ -21,6 +21,7 @@ from focalpo.processes.cores import cores, cores_each
 from focalpo.processes.quiet import quiet
 from focalpo.reporting.table_run import TableRun, newest_reports
 from focalpo.running.command import run_command
+from rehearsal.capability import DOCUMENTS
 from rehearsal.check import checked
 from rehearsal.differences import Change, changes, described, hardware, protocol_changes, stand_ins
 from rehearsal.hub import serving
@@ -77,6 +78,8 @@ def tell(table: TableConfig, first: Config, found: dict[str, set[Change]], proto
     print(f"differences from the {table.scale} scale, over all rows")
     print(described(found))
     print(stand_ins())
+    if first.capability.suite is not None:
+        print(f"  stand-in  tasks    {DOCUMENTS} documents of each task of lm-eval's, one of each part of MMLU")
     for protocol in benchmarks(first).values():
         print(f"  protocol  {protocol:32} " + ", ".join(protocol_changes(protocol, protocols)))
 

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from focalpo.config.schema import Config
 from focalpo.planning.slices import benchmarks
+from focalpo.stages.suites import suites
 from rehearsal.benchmarks import protocol_over, repository_of
+from rehearsal.capability import write_capability
 from rehearsal.datasets import texts, write_armorm, write_h4, write_trl_lib
 from rehearsal.hub import Hub, Repository
 from rehearsal.models import write_model, write_reward_model
@@ -59,6 +61,9 @@ def wanted(config: Config, family: str, words: list[str], root: Path) -> Iterato
     yield _repository(root, "datasets", data.path, data.revision), DATASETS[str(data.path)]
     if data.source == "on_policy":
         yield _repository(root, "models", data.reward.path, data.reward.revision), partial(write_reward_model, words)
+    if config.capability.suite is not None:
+        for name in {task.dataset for task in suites()[config.capability.suite].values() if task.dataset}:
+            yield _repository(root, "datasets", name, None), partial(write_capability, name, words)
 
 
 def _repository(root: Path, kind: str, name: str | None, revision: str | None) -> Repository:

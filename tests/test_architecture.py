@@ -22,7 +22,7 @@ FLOORS = (
     ("rehearsal",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-MOST_ROOMS, MOST_ARROWS, MOST_RECIPES, MOST_LINES, MOST_MEDIAN = 16, 58, 31, 300, 110
+MOST_ROOMS, MOST_ARROWS, MOST_RECIPES, MOST_LINES, MOST_MEDIAN = 16, 58, 32, 300, 110
 # package -> the only places that may import it
 ONLY = {
     "hydra": {"config/compose", "config/overrides"},
@@ -141,5 +141,5 @@ def test_recipes_are_few_and_the_docstring_lists_them_all() -> None:
 def test_what_fills_a_stage_folder_stays_a_recipe() -> None:
     """A recipe opens, calls and seals; the thinking is in the package."""
     kinds = ("sft", "prompts", "sample", "reward", "pairs", "reference", "train", "generate", "benchmark", "judge")
-    kinds += ("report", "sweep", "convert", "check")
+    kinds += ("report", "sweep", "convert", "check", "capability")
     assert not [k for k in kinds if len((ROOT / f"recipes/{k}.py").read_text().splitlines()) > 110]

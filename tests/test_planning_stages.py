@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from focalpo.config.compose import compose
-from focalpo.judging.serving import judge_name
+from focalpo.judging.identity import judge_name
 from focalpo.planning.stages import in_order, row_stages, train_stage
 from focalpo.planning.table import planned
 from focalpo.running.worker import RANKED
@@ -195,6 +195,10 @@ KEYS = {
         "sample/qwen2_5_0_5b_instruct-on_policy-226e1414c0e3",
         "reward/qwen2_5_0_5b_instruct-on_policy-75cfcef9597e",
         "pairs/on_policy-79bc7d1acd5e",
+    ),
+    "table=one_gpu rows=sft,dpo capability=leaderboard": (
+        "capability/sft-s42-3cadab6eb8fd",
+        "capability/one_gpu-dpo-s42-6ff2ee346a4a",
     ),
 }
 

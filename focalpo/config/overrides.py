@@ -81,7 +81,7 @@ def below(override: str, wrong: set[str]) -> bool:
     """Whether what an override may set depends on a choice that could not be made: not its own mistake."""
     group = override.lstrip("+~").partition(".")[0]
     if wrong & {"setting", "experiment"}:
-        wrong = wrong | {"model", "data", "objective", "lora", "judge", "check", "generate"}
+        wrong = wrong | {"model", "data", "objective", "lora", "judge", "check", "generate", "capability"}
     return group in wrong
 
 

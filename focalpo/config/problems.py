@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from focalpo.config.cluster import cluster_problems
 from focalpo.config.data import SOURCES, Data
 from focalpo.config.models import model_problems
-from focalpo.config.schema import Config
+from focalpo.config.schema import CapabilityConfig, Config
 from focalpo.stages.origin import ROOT
 from focalpo.stages.ranges import out_of_range
+from focalpo.stages.suites import suites
 from focalpo.training.settings import NCCL_SECONDS
 
 
@@ -38,7 +39,16 @@ def problems(config: Config) -> Iterator[str]:
         yield "judge.endpoint.base_url contains a password; put the key into the variable of judge.endpoint.api_key_env"
     if config.generate.backend not in ("hf", "vllm"):
         yield f"generate.backend={config.generate.backend!r} is not one of hf, vllm"
+    yield from _capability_problems(config.capability)
     yield from _benchmark_problems(config)
+
+
+def _capability_problems(asked: CapabilityConfig) -> Iterator[str]:
+    if asked.suite is None:
+        if asked.chat_template or asked.limit:
+            yield "capability.chat_template and capability.limit have no effect without a suite; choose capability=NAME"
+    elif asked.suite not in suites():
+        yield f"capability.suite={asked.suite!r} is not in eval/capability.yaml; it has {', '.join(suites())}"
 
 
 def _benchmark_problems(config: Config) -> Iterator[str]:

@@ -126,6 +126,17 @@ class CheckConfig:
 
 
 @dataclass(slots=True)
+class CapabilityConfig:
+    """lm-eval's tasks: a suite of eval/capability.yaml (null: nothing is run), whether documents are put into the
+    model's chat template, the documents of a Hugging Face batch, and the first documents of a task (null: all)."""
+
+    suite: str | None
+    chat_template: bool
+    batch_size: ranges.Count
+    limit: ranges.CountOrNone
+
+
+@dataclass(slots=True)
 class CalibrateJudgeConfig:
     """Comparison of a judge with published annotations: how many pairs per model, in one order or both."""
 
@@ -168,6 +179,7 @@ class Config:
     cluster: ClusterConfig
     track: TrackSettings
     lora: LoraSettings | None
+    capability: CapabilityConfig
     seed: ranges.Seed
     runs: ranges.Text
 

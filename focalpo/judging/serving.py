@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +22,6 @@ from pathlib import Path
 from focalpo.judging.endpoint import Endpoint
 from focalpo.judging.price import Price
 
-FAULT_ARGUMENTS = ("--faults", "--fault-seed", "--port")
 START_SECONDS = {"pocket": 30, "vllm": 3600}
 """A 70B judge loads for many minutes; a server that cannot start exits by itself."""
 STOP_SECONDS = 30
@@ -64,32 +62,6 @@ def address_of(base_url: str | None) -> Iterator[str | None]:
                 yield _wait_until_ready(server, url_of, kind, Path(log.name))
             finally:
                 _stop(server)
-
-
-def judge_name(name: str | None, base_url: str | None) -> str:
-    """Who judges, for the stage's key: the given name, or else the address or the command that starts the judge.
-
-    What of an address may be a secret (user, query) and what of a command changes no verdict is left out.
-    """
-    if name is not None or base_url is None:
-        return name or "recorded replies"
-    kind, *arguments = shlex.split(base_url) or [""]
-    if kind == "pocket":
-        return shlex.join([kind, *_without(arguments, FAULT_ARGUMENTS)])
-    if kind in START_SECONDS:
-        return shlex.join([kind, *arguments])
-    address = urllib.parse.urlsplit(base_url)
-    return f"{address.scheme}://{address.netloc.rpartition('@')[2].lower()}{address.path.rstrip('/')}"
-
-
-def _without(arguments: list[str], names: tuple[str, ...]) -> Iterator[str]:
-    """Arguments without the named ones and their values, given as `--name value` or `--name=value`."""
-    rest = iter(arguments)
-    for each in rest:
-        if each in names:
-            next(rest, None)
-        elif each.partition("=")[0] not in names:
-            yield each
 
 
 def _pocket(arguments: list[str], ready: Path) -> tuple[list[str], Callable[[], str | None]]:

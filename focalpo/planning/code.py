@@ -21,7 +21,10 @@ PAIRS = {
     "pocket_instruct": [f"{DATASETS}:preference_tasks", f"{DATASETS}:as_messages", f"{DATASETS}:rate_samples"],
 }
 # How replies travel, are paid for and are kept: none of it changes a verdict.
-TRANSPORT = tuple(f"focalpo.judging.{name}" for name in ("endpoint", "price", "recording", "serving", "protocol"))
+TRANSPORT = tuple(
+    f"focalpo.judging.{name}"
+    for name in ("endpoint", "price", "recording", "serving", "identity", "earlier", "protocol")
+)
 NUMBERS = (
     "focalpo.reporting.cells:setting_rows",
     "focalpo.reporting.cells:holm_corrected",

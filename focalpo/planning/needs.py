@@ -53,6 +53,7 @@ class Estimate:
         """Estimate the stage's needs; stages that take seconds on one core count as zero."""
         estimators = {"train": self._train, "sft": self._train, "reference": self._reference}
         estimators |= {"generate": self._generate, "judge": self._judge, "sample": self._sample, "reward": self._reward}
+        estimators |= {"capability": self._capability}
         return estimators[stage.kind](stage) if stage.kind in estimators else Need()
 
     def _pairs(self, stage: Stage, split: str = "train") -> int:
@@ -158,6 +159,17 @@ class Estimate:
         each = self.data["prompt"] + self.data["answer"]
         operations = forward_operations(shape, Batch(texts * each, 0), each / 2)
         return Need(operations, weights_only(model_bytes(shape, reward["dtype"])))
+
+    def _capability(self, stage: Stage) -> Need:
+        operations, limit = 0.0, stage.settings["limit"]
+        for name in stage.settings["tasks"]:
+            if name not in self.sizes["capability"]:
+                raise ValueError(f"conf/sizes.yaml has no capability.{name}; add its documents and tokens")
+            each = self.sizes["capability"][name]
+            documents = min(each["documents"], limit * each["sets"]) if limit else each["documents"]
+            count = documents * each["requests"] * each["tokens"]
+            operations += forward_operations(self.shape, Batch(count, count), each["tokens"] / 2)
+        return Need(operations, self._weights(stage))
 
     def _judge(self, stage: Stage) -> Need:
         need = Need()

@@ -2,7 +2,7 @@
 
 from focalpo.config.compose import plain
 from focalpo.config.schema import Config
-from focalpo.judging.serving import judge_name
+from focalpo.judging.identity import judge_name
 from focalpo.planning.code import benchmark_code, check_code, judge_code
 from focalpo.planning.slices import benchmarks, protocol_slice
 from focalpo.stages.folder import Stage

@@ -15,6 +15,7 @@ from focalpo.checking.instructions import HARNESS
 from focalpo.config.compose import objective_of, plain
 from focalpo.config.schema import Config, TableConfig
 from focalpo.judging.protocol import EVAL
+from focalpo.planning.capability import capability_stage
 from focalpo.planning.code import (
     demonstrations_code,
     objective_code,
@@ -44,20 +45,21 @@ from focalpo.training.settings import CONVERSION
 class Row:
     """The stages of one row and seed; `train` is None for the SFT model itself.
 
-    `judge` and `check` are None where no benchmark is judged, or none is checked by code.
+    `judge`, `check` and `capability` are None where nothing is judged, checked by code, or run by lm-eval.
     """
 
     train: Stage | None
     generate: Stage
     judge: Stage | None
     check: Stage | None = None
+    capability: Stage | None = None
 
     def stages(self) -> list[Stage]:
         return [stage for stage in (self.train, self.generate, *self.scored()) if stage is not None]
 
     def scored(self) -> list[Stage]:
-        """The stages that score the completions."""
-        return [stage for stage in (self.judge, self.check) if stage is not None]
+        """The stages that score the completions or, on tasks of its own, the model."""
+        return [stage for stage in (self.judge, self.check, self.capability) if stage is not None]
 
 
 def row_stages(config: Config, name: str, trained: bool = True) -> Row:
@@ -81,7 +83,8 @@ def row_stages(config: Config, name: str, trained: bool = True) -> Row:
     )
     judge = judge_stage(config, label, generate) if config.judge.benchmarks else None
     check = check_stage(config, label, generate) if config.check.benchmarks else None
-    return Row(model if trained else None, generate, judge, check)
+    capability = capability_stage(config, label, model) if config.capability.suite else None
+    return Row(model if trained else None, generate, judge, check, capability)
 
 
 def train_stage(config: Config, name: str) -> Stage:

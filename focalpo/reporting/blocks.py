@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from focalpo.reporting.cells import Cell, Results, RowResult
 from focalpo.scoring.stats import ROUNDS
 from focalpo.stages.metrics import NONE, Column
+from focalpo.stages.suites import lm_eval_version, suites
 
 INTERVALS = (
     "In brackets: 95% bootstrap intervals; prompts are resampled (both games and all seeds of a prompt together), "
@@ -77,7 +78,7 @@ def table_notes(results: Results, scale: str) -> tuple[str, ...]:
             f"p: two-sided bootstrap of {ROUNDS:,} rounds, Holm-corrected over all {results.compared} differences of "
             f"the table; {p_text(least)} is the smallest p that this number of rounds can give."
         )
-    notes += [_uncertainty(results), *_checked(results)]
+    notes += [_uncertainty(results), *_checked(results), *_capability(results)]
     if not verdicts([row for rows in results.rows.values() for row in rows], results).body:
         reason = "no cell was judged under the paper's protocol" if results.has_paper else "there is none at this scale"
         notes.append(f"No cell has a verdict against the paper's number: {reason}.")
@@ -96,6 +97,8 @@ def _uncertainty(results: Results) -> str:
     said = [text for name, text in own.items() if name in names]
     if any(column.stage == "check" for column in results.columns):
         said.append("for IFEval's prompts it covers prompts alone, and for instructions there is none")
+    if any(column.stage == "capability" for column in results.columns):
+        said.append("for lm-eval's tasks it covers documents alone")
     return (
         "Uncertainty: SE is ours, over prompts and seeds together. The library's own value differs because it sees one "
         f"run: {'; '.join(said)}. Detectable: the true difference to {results.compare_label} that shows 80 times in "
@@ -112,6 +115,15 @@ def _checked(results: Results) -> list[str]:
         "instruction the share of instructions followed. Loose also tries the answer without its first line, its last "
         "line and its asterisks (Zhou et al. 2023)."
     ]
+
+
+def _capability(results: Results) -> list[str]:
+    """What the columns of lm-eval's tasks are, where there are any."""
+    tasks = [tasks[column.name] for column in results.columns for tasks in suites().values() if column.name in tasks]
+    if not tasks:
+        return []
+    told = ", ".join(f"{task.label} ({task.task}, {task.shots}-shot, {task.metric})" for task in tasks)
+    return [f"Tasks of lm-eval {lm_eval_version()}, run by its own code, in percent: {told}."]
 
 
 def _body(rows: Sequence[RowResult], columns: Sequence[Column], text: Callable[[Cell | None], str]) -> list[list[str]]:

@@ -79,15 +79,15 @@ def commands(run: TableRun, setting: str, row: str, commit: str) -> list[str]:
 
 def _setup(run: TableRun, setting: str, row: str) -> str:
     """The command that sets up the environment, with the extras that the row's stages use."""
-    generated, trained, judged, checked = (
+    generated, trained, judged, checked, measured = (
         [Job.read(folder) for folder in run.seeds(setting, row, kind).values()]
-        for kind in ("generate", "train", "judge", "check")
+        for kind in ("generate", "train", "judge", "check", "capability")
     )
     served = any((job.launch["endpoint"]["base_url"] or "").startswith("vllm ") for job in judged)
     used = {
         "vllm": served or any(job.settings["backend"] == "vllm" for job in generated),
         "liger": any(job.launch["train"]["kernels"] == "liger" for job in trained),
-        "laptop": bool(checked),
+        "laptop": bool(checked or measured),
     }
     extras = [name for name, needed in used.items() if needed]
     return f"make setup EXTRAS={','.join(['dev', *extras])}" if extras else "make setup"

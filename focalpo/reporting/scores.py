@@ -49,10 +49,14 @@ def row_scores(runs: Sequence[Run], gamed: Path | None) -> dict[str, Score]:
         found |= _alpaca(files, seeds, gamed)
     if files := _files(runs, "judge", "arena_hard"):
         found["arena_hard"] = _arena(files, seeds)
-    for name in checked_sets(runs):
+    for name in scored_sets(runs, "check"):
         answers = [read_records(file, Followed) for file in _files(runs, "check", name)]
         for level in LEVELS:
             found[f"{name}_{level}"] = prompt_score([level_points(each, level) for each in answers], seeds)
+    for name in scored_sets(runs, "capability"):
+        found[name] = prompt_score(
+            [read_records(file, PromptScore) for file in _files(runs, "capability", name)], seeds
+        )
     return found
 
 
@@ -69,9 +73,9 @@ def prompt_score(runs: Sequence[Sequence[PromptScore]], seeds: tuple[str, ...]) 
     return Score(seeds, Remembered(Ratio(points, most)), error)
 
 
-def checked_sets(runs: Sequence[Run]) -> list[str]:
-    """The sets of completions that were checked by code in all runs, by name."""
-    folders = [run.folders["check"] for run in runs if "check" in run.folders]
+def scored_sets(runs: Sequence[Run], kind: str) -> list[str]:
+    """The sets of completions, or tasks, that a kind of stage scored in all runs, by name."""
+    folders = [run.folders[kind] for run in runs if kind in run.folders]
     if len(folders) < len(runs):
         return []
     names = [sorted(path.stem for path in folder.glob("*.parquet")) for folder in folders]

@@ -14,8 +14,8 @@ from focalpo.stages.origin import ROOT
 from focalpo.stages.rankings import Change, change
 from focalpo.stages.records import PairState, read_records
 
-SCORED = ("judge", "check")
-"""Kinds of stages that score a row's completions."""
+SCORED = ("judge", "check", "capability")
+"""Kinds of stages that score a row's completions, or its model."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ def protocols_of(scored: Sequence[Path]) -> dict[str, str]:
     """The protocol of each benchmark for which all stages that scored a row followed the same one."""
     found: dict[str, set[str]] = {}
     for path in scored:
-        for name, values in read_manifest(path)["settings"]["protocols"].items():
+        for name, values in read_manifest(path)["settings"].get("protocols", {}).items():
             found.setdefault(name, set()).add(values["protocol"])
     return {name: protocols.pop() for name, protocols in found.items() if len(protocols) == 1}
 

@@ -14,7 +14,7 @@ from typing import Any
 
 STOPPED = "stopped; sealed stages are kept, run the same command again to resume"
 TABLES = ("reproduce", "plan", "status", "cancel", "doctor", "rescore", "calibrate")
-SINGLE = ("pairs", "train", "generate", "judge", "check")
+SINGLE = ("pairs", "train", "generate", "judge", "check", "capability")
 OWN_FLAGS = {"reproduce": ["--quiet"]}
 
 

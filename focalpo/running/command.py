@@ -23,6 +23,7 @@ GOALS: dict[str, Callable[[Config], Stage]] = {
     "generate": lambda config: row_stages(config, config.objective.name).generate,
     "judge": lambda config: _scored(config, "judge"),
     "check": lambda config: _scored(config, "check"),
+    "capability": lambda config: _scored(config, "capability"),
 }
 
 
@@ -30,7 +31,7 @@ def _scored(config: Config, kind: str) -> Stage:
     row = row_stages(config, config.objective.name)
     found = {stage.kind: stage for stage in row.scored()}
     if kind not in found:
-        raise Mistake(f"{kind}.benchmarks is empty, so there is nothing to do; choose some by {kind}=NAME")
+        raise Mistake(f"{kind} has nothing to do in this configuration; choose something by {kind}=NAME")
     return found[kind]
 
 

@@ -20,7 +20,8 @@ from focalpo.running.slurm import limits, queue, slurm
 from focalpo.stages.folder import Folder, Stage
 from focalpo.stages.origin import ROOT
 
-TEMPLATES = {kind: "train" for kind in RANKED} | {"generate": "generate", "sample": "generate", "report": "report"}
+TEMPLATES = {kind: "train" for kind in RANKED} | {"report": "report"}
+TEMPLATES |= dict.fromkeys(("generate", "sample", "capability"), "generate")
 
 
 def left_to_slurm(runs: Path, goal: Stage, config: Config) -> bool:

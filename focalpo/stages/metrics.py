@@ -5,6 +5,8 @@ A test fails for a metric that is missing here: add a line for it, and the repor
 
 from dataclasses import dataclass
 
+from focalpo.stages.suites import suites
+
 NONE = "-"
 """What a table shows for a number that does not exist or is unknown."""
 
@@ -42,13 +44,16 @@ EXTRAS = {
 
 
 def column_of(name: str) -> Column:
-    """The column of a score by name: a judged one, or `SET_prompt` and `SET_instruction` of a set checked by code.
+    """The column of a score by name: a judged one, a task of lm-eval's, or `SET_prompt` and `SET_instruction` of a set
+    checked by code.
 
     Raises:
-        ValueError: for a name that is neither.
+        ValueError: for a name that is none of them.
     """
     if name in COLUMNS:
         return COLUMNS[name]
+    if task := next((tasks[name] for tasks in suites().values() if name in tasks), None):
+        return Column(name, task.label, task.label, task.label, "capability", name)
     checked, _, level = name.rpartition("_")
     if not checked or level not in LEVELS:
         raise ValueError(f"{name!r} is no column of a table; correct the name")

@@ -29,6 +29,7 @@ ARTIFACT_TYPES = {
     "generate": "completions",
     "judge": "judgements",
     "check": "judgements",
+    "capability": "scores",
     "report": "table",
 }
 
