@@ -70,7 +70,7 @@ def best_against_worst(rated: Sequence[Rated], source: str) -> tuple[Split, Spli
     ties: dict[str, list[int]] = {split: [] for split in SPLITS}
     for number, (name, group) in enumerate(answers.items(), 1):
         best, worst = max(group, key=lambda each: each.reward), min(group, key=lambda each: each.reward)
-        if best.reward == worst.reward and best.text != worst.text:
+        if best.reward == worst.reward and len({each.text for each in group}) > 1:
             ties[best.split].append(number)
         else:
             pairs[best.split][number] = Pair(name, best.prompt, best.text, worst.text)

@@ -83,7 +83,8 @@ def row_stages(config: Config, name: str, trained: bool = True) -> Row:
     )
     judge = judge_stage(config, label, generate) if config.judge.benchmarks else None
     check = check_stage(config, label, generate) if config.check.benchmarks else None
-    capability = capability_stage(config, label, model) if config.capability.suite else None
+    # No seed is part of it: a model that is not trained is the same for all seeds.
+    capability = capability_stage(config, label if trained else name, model) if config.capability.suite else None
     return Row(model if trained else None, generate, judge, check, capability)
 
 
