@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from focalpo.judging.protocol import EVAL
-from focalpo.reporting.blocks import blocks, table_notes
+from focalpo.reporting.blocks import blocks, equivalences, table_notes
 from focalpo.reporting.cells import Cell, Results, RowResult, holm_corrected
 from focalpo.reporting.content import GRADIENT
 from focalpo.reporting.overlaps import training_overlaps
@@ -24,7 +24,7 @@ from focalpo.scoring.stats import Interval, Remembered, holm, win_rate
 from focalpo.stages.folder import Folder, Stage
 from focalpo.stages.records import ArenaGame, Completion, Pair, Question, write_records
 
-RULE = Rule(agree=1.0, errors=2.0, resolve=6.0, protocols={"ae2_wr": "official", "arena_hard": "official"})
+RULE = Rule(1.0, 2.0, 6.0, 3.0, protocols={"ae2_wr": "official", "arena_hard": "official"})
 
 
 def cell(p: float | None = None, value: float = 14.0, se: float = 1.0) -> Cell:
@@ -54,6 +54,12 @@ def test_verdicts_by_hand(ours: float, error: float, paper: float, word: str) ->
     assert verdict(ours, error, paper, RULE) == word
 
 
+def test_the_block_of_equivalence_has_the_p_value_of_a_difference_as_large_as_the_margin() -> None:
+    rows = [row("dpo", ae2_wr=cell()), row("simpo", ae2_wr=replace(cell(0.4), p_equal=0.012))]
+    found = equivalences(rows, replace(results_of(*rows), margin=3.0))
+    assert (found.title, [list(line) for line in found.body]) == ("within ±3 points, p", [["SIMPO", ".012"]])
+
+
 def test_only_cells_judged_under_the_papers_protocol_get_a_verdict() -> None:
     paper = {"ae2_wr": 14.2, "arena_hard": 14.2, "ifeval_prompt": 14.2}
     judged = row("sft", paper, ae2_wr=cell(), ae2_lc=cell(), arena_hard=cell(), ifeval_prompt=cell())
@@ -77,10 +83,12 @@ def test_columns_judged_under_different_protocols_have_no_protocol(tmp_path: Pat
 
 def test_the_rule_is_in_eval_and_names_every_column(tmp_path: Path) -> None:
     rule = read_rule(EVAL / "verdicts.yaml")
-    assert (rule.agree, rule.errors, rule.resolve) == (1.0, 1.96, 6.0)
+    assert (rule.agree, rule.errors, rule.resolve, rule.equivalent) == (1.0, 1.96, 6.0, 3.0)
     assert {(EVAL / f"{name}.yaml").is_file() for name in rule.protocols.values()} == {True}
     (tmp_path / "rule.yaml").write_text("agree: 1\n")
-    with pytest.raises(ValueError, match=r"must have exactly \['agree', 'errors', 'protocols', 'resolve'\]"):
+    with pytest.raises(
+        ValueError, match=r"must have exactly \['agree', 'equivalent', 'errors', 'protocols', 'resolve'\]"
+    ):
         read_rule(tmp_path / "rule.yaml")
 
 

@@ -48,6 +48,14 @@ def test_the_finding_by_hand(differences: list[tuple[float, float]], expected: s
     assert finding(table(*differences)) == expected
 
 
+def test_the_finding_says_in_how_many_scores_the_difference_is_shown_to_be_small() -> None:
+    found = table((0.4, 0.8), (-0.7, 0.05))
+    for rows, p in zip(found.rows.values(), (0.01, 0.2), strict=True):
+        rows[1] = replace(rows[1], cells={"ae2_wr": replace(rows[1].cells["ae2_wr"], p_equal=p)})
+    text = finding(replace(found, margin=3.0))
+    assert text.endswith("4 times in 5. It is shown to be within ±3 points in 1 of 2 scores.")
+
+
 def test_without_both_rows_there_is_no_finding() -> None:
     whole = table((3.0, 0.01), (3.0, 0.01))
     alone = replace(whole, rows={setting: rows[:1] for setting, rows in whole.rows.items()})

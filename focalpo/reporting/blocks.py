@@ -35,7 +35,7 @@ class Block:
 
 def blocks(rows: Sequence[RowResult], results: Results) -> list[Block]:
     """The blocks of one setting, without those that have no rows."""
-    candidates = [differences(rows, results), certainty(rows, results), verdicts(rows, results)]
+    candidates = [make(rows, results) for make in (differences, equivalences, certainty, verdicts)]
     return [block for block in candidates if block.body]
 
 
@@ -44,6 +44,12 @@ def differences(rows: Sequence[RowResult], results: Results) -> Block:
     compared = [row for row in rows if row.name != results.compare_with]
     body = _body(compared, results.columns, _difference)
     return Block(f"minus {results.compare_label}, paired", _titles(results), body)
+
+
+def equivalences(rows: Sequence[RowResult], results: Results) -> Block:
+    """The p-value of each difference being as large as the margin: below .05 the two rows are equivalent."""
+    compared = [row for row in rows if row.name != results.compare_with]
+    return Block(f"within ±{results.margin:g} points, p", _titles(results), _body(compared, results.columns, _equal))
 
 
 def certainty(rows: Sequence[RowResult], results: Results) -> Block:
@@ -77,6 +83,10 @@ def table_notes(results: Results, scale: str) -> tuple[str, ...]:
         notes.append(
             f"p: two-sided bootstrap of {ROUNDS:,} rounds, Holm-corrected over all {results.compared} differences of "
             f"the table; {p_text(least)} is the smallest p that this number of rounds can give."
+        )
+        notes.append(
+            f"Within ±{results.margin:g} points of {results.compare_label}: two one-sided tests; below .05 the true "
+            "difference is shown to be smaller than that in either direction. Not corrected."
         )
     notes += [_uncertainty(results), *_checked(results), *_capability(results)]
     if not verdicts([row for rows in results.rows.values() for row in rows], results).body:
@@ -136,6 +146,10 @@ def _difference(cell: Cell | None) -> str:
         return NONE
     found = cell.difference
     return f"{found.value:+.1f} [{found.low:+.1f}, {found.high:+.1f}] p={p_text(cell.p_holm)}"
+
+
+def _equal(cell: Cell | None) -> str:
+    return NONE if cell is None or math.isnan(cell.p_equal) else p_text(cell.p_equal)
 
 
 def p_text(value: float) -> str:

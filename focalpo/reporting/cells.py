@@ -11,6 +11,7 @@ from focalpo.scoring.stats import (
     Interval,
     bootstrap_error,
     detectable_difference,
+    equivalence,
     holm,
     interval,
     paired_difference,
@@ -33,7 +34,8 @@ class RowSpec:
 class Cell:
     """A score with its interval, and its paired difference to the row that the table compares with.
 
-    `se` is the bootstrap standard error in points; `library_se` is what the benchmark's own code would print, averaged
+    `p_equal` is the p-value of a difference as large as the margin of the equivalence test, `se` the bootstrap standard
+    error in points; `library_se` is what the benchmark's own code would print, averaged
     over runs; `verdict` is empty where there is no comparable number of the paper.
     """
 
@@ -46,6 +48,7 @@ class Cell:
     difference: Interval | None = None
     p: float = float("nan")
     p_holm: float = float("nan")
+    p_equal: float = float("nan")
     detectable: float = float("nan")
     se: float = float("nan")
     library_se: float = float("nan")
@@ -65,7 +68,7 @@ class RowResult:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The whole table: rows by setting, setting labels, notes and warnings."""
+    """The whole table: rows by setting, setting labels, notes, warnings; `margin` of the equivalence test, in points."""
 
     title: str
     settings: dict[str, str]
@@ -74,6 +77,7 @@ class Results:
     compare_label: str
     notes: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    margin: float = float("nan")
 
     @property
     def has_paper(self) -> bool:
@@ -98,17 +102,18 @@ class Results:
         return {name: extra_title(name) for name in _in_order(found, EXTRAS)}
 
 
-def setting_rows(specs: Sequence[RowSpec], gamed: Path | None, compare_with: str) -> list[RowResult]:
+def setting_rows(specs: Sequence[RowSpec], gamed: Path | None, compare_with: str, margin: float) -> list[RowResult]:
     """Compute all rows of one setting; p-values are not yet corrected.
 
-    `gamed` is AlpacaEval's df_gamed.csv; it is None only where no row is judged on it.
+    `gamed` is AlpacaEval's df_gamed.csv; it is None only where no row is judged on it. `margin` is that of the
+    equivalence test, in points.
     """
     scores = {spec.name: row_scores(spec.runs, gamed) for spec in specs if spec.runs}
     rows = []
     for spec in specs:
         found = scores.get(spec.name, {})
         base = scores.get(compare_with, {}) if spec.name != compare_with else {}
-        cells = {column: _cell(score, base.get(column)) for column, score in found.items()}
+        cells = {column: _cell(score, base.get(column), margin) for column, score in found.items()}
         rows.append(RowResult(spec.name, spec.label, cells, _mean_facts(spec.runs), spec.paper))
     return rows
 
@@ -137,7 +142,7 @@ def holm_corrected(settings: Mapping[str, list[RowResult]]) -> dict[str, list[Ro
     }
 
 
-def _cell(score: Score, base: Score | None) -> Cell:
+def _cell(score: Score, base: Score | None, margin: float) -> Cell:
     metric, found = score.metric, interval(score.metric)
     cell = Cell(found.value, found.low, found.high, metric.seeds, metric.prompts, seed_deviation(metric))
     cell = replace(cell, se=bootstrap_error(metric), library_se=score.library_se)
@@ -145,7 +150,9 @@ def _cell(score: Score, base: Score | None) -> Cell:
         return cell
     same = score.seeds == base.seeds  # matching runs then share data order and sampling
     difference, p = paired_difference(metric, base.metric, same)
-    return replace(cell, difference=difference, p=p, detectable=detectable_difference(metric, base.metric, same))
+    detectable = detectable_difference(metric, base.metric, same)
+    p_equal = equivalence(metric, base.metric, same, margin)
+    return replace(cell, difference=difference, p=p, p_equal=p_equal, detectable=detectable)
 
 
 def _mean_facts(runs: Sequence[Run]) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """The finding in one sentence, made from the table's numbers: is FocalPO ahead of the row it is compared with?"""
 
+import math
+
 from focalpo.reporting.cells import Cell, Results
 from focalpo.stages.metrics import column_of
 
@@ -9,13 +11,16 @@ LEVEL = 0.05
 
 
 def finding(results: Results) -> str:
-    """How many of the subject's differences are significant, in which direction, and the largest of all."""
+    """How many of the subject's differences are significant, in which direction, and the largest of all.
+
+    lm-eval's tasks, which training does not aim at, are not counted.
+    """
     rows = [(setting, row) for setting, found in results.rows.items() for row in found if row.name == SUBJECT]
     cells = [
         (cell, f"{column_of(column).title}, {short_label(results, setting)}")
         for setting, row in rows
         for column, cell in row.cells.items()
-        if cell.difference is not None
+        if cell.difference is not None and column_of(column).stage != "capability"
     ]
     if not cells:
         return "No finding: the table has no difference between FocalPO and the row that it is compared with."
@@ -30,13 +35,22 @@ def finding(results: Results) -> str:
         detectable = max(cell.detectable for cell, _ in cells)
         return (
             f"{label} and {other} cannot be told apart: none of {len(cells)} differences is significant ({rule}), "
-            f"{extreme}; a true difference of {detectable:.1f} points would show 4 times in 5."
+            f"{extreme}; a true difference of {detectable:.1f} points would show 4 times in 5.{_equal(cells, results)}"
         )
     ahead = sum(points > 0 for points in sure)
     return (
         f"{label} is significantly ahead of {other} in {ahead} and behind in {len(sure) - ahead} of {len(cells)} "
         f"scores ({rule}); {extreme}."
     )
+
+
+def _equal(cells: list[tuple[Cell, str]], results: Results) -> str:
+    """In how many scores the difference is shown to be smaller than the margin; nothing where that was not tested."""
+    tested = [cell.p_equal for cell, _ in cells if not math.isnan(cell.p_equal)]
+    if not tested:
+        return ""
+    shown = sum(p < LEVEL for p in tested)
+    return f" It is shown to be within ±{results.margin:g} points in {shown} of {len(tested)} scores."
 
 
 def short_label(results: Results, setting: str) -> str:

@@ -85,11 +85,11 @@ class TableRun:
                 for name, label in self.rows.items()
             ]
             benchmark = self.benchmark(setting, "alpaca_eval")
-            found = setting_rows(specs, benchmark and benchmark / "df_gamed.csv", compare_with)
+            found = setting_rows(specs, benchmark and benchmark / "df_gamed.csv", compare_with, rule.equivalent)
             protocols = {name: protocols_of(self.scored(setting, name)) for name in self.rows}
             rows[setting] = [with_verdicts(row, protocols[row.name], rule) for row in found]
         label = self.rows.get(compare_with, "")
-        return Results(title, self.settings, holm_corrected(rows), compare_with, label, (), warnings)
+        return Results(title, self.settings, holm_corrected(rows), compare_with, label, (), warnings, rule.equivalent)
 
     def _runs(self, setting: str, row: str) -> list[Run]:
         runs = []

@@ -50,6 +50,7 @@ def as_csv(results: Results) -> str:
         "se",
         "library_se",
         "detectable",
+        "p_equal",
         "verdict",
     ]
     writer.writerow(["setting", "row", "column", "seeds", "prompts", *fields])
@@ -141,9 +142,10 @@ def _csv_values(cell: Cell) -> list[object]:
 
 def _csv_certainty(cell: Cell | None) -> list[object]:
     if cell is None:
-        return [NONE] * 4
+        return [NONE] * 5
     library = None if math.isnan(cell.library_se) else cell.library_se
-    return [cell.se, _or_none(library), cell.detectable if cell.difference else NONE, cell.verdict or NONE]
+    compared = [cell.detectable, cell.p_equal] if cell.difference else [NONE] * 2
+    return [cell.se, _or_none(library), *compared, cell.verdict or NONE]
 
 
 def _or_none(value: float | None) -> object:

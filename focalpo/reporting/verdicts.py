@@ -15,11 +15,15 @@ REPRODUCED, NOISE, DIFFERS = "reproduced", "within noise", "differs"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The thresholds, in points and errors, and the protocol under which each column may be compared with the paper."""
+    """The thresholds, in points and errors, and the protocol under which each column may be compared with the paper.
+
+    `equivalent` is the margin of the equivalence test between rows, in points.
+    """
 
     agree: float
     errors: float
     resolve: float
+    equivalent: float
     protocols: Mapping[str, str]
 
 
