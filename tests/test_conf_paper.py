@@ -148,7 +148,7 @@ def test_every_hub_dataset_and_model_is_pinned_except_the_documented_one():
     unpinned = []
     for path in [*(CONF / "data").glob("*.yaml"), *(CONF / "model").glob("*.yaml")]:
         values = yaml.safe_load(path.read_text())
-        if values.get("source", "hub") == "hub" and values["path"]:
+        if "revision" in values and values["path"]:
             if values["revision"] is None:
                 unpinned.append(path.stem)
             else:

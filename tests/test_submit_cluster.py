@@ -246,7 +246,8 @@ def test_a_submission_that_breaks_says_what_was_submitted(fake_slurm: Path, tmp_
 def test_a_single_stage_is_submitted_where_cluster_says_so(
     fake_slurm: Path, tmp_path: Path, monkeypatch, capsys, goal: str
 ) -> None:
-    chosen = ["capability=laptop"] if goal == "capability" else []
+    laptop = ["setting=laptop", "experiment=laptop/dpo"]
+    chosen = {"capability": ["capability=laptop"], "check": laptop}.get(goal, [])
     monkeypatch.setattr("sys.argv", [goal, "cluster=slurm_cpu", f"runs={tmp_path / 'runs'}", *chosen])
     run_single(goal)
     assert "stages submitted; squeue --me shows them" in capsys.readouterr().out

@@ -68,7 +68,7 @@ class RowResult:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The whole table: rows by setting, setting labels, notes, warnings; `margin` of the equivalence test, in points."""
+    """The whole table: rows by setting, setting labels, notes, warnings, the margin of equivalence in points."""
 
     title: str
     settings: dict[str, str]
