@@ -17,10 +17,10 @@ from focalpo.config.compose import CONF, compose, compose_table
 from focalpo.config.schema import Config, TableConfig
 from focalpo.planning.slices import benchmarks
 from focalpo.planning.table import compose_rows, split_arguments, with_rows
-from focalpo.processes.cores import cores, cores_each
 from focalpo.processes.quiet import quiet
 from focalpo.reporting.table_run import TableRun, newest_reports
 from focalpo.running.command import run_command
+from focalpo.stages.cores import cores, cores_each
 from rehearsal.capability import DOCUMENTS
 from rehearsal.check import checked
 from rehearsal.differences import Change, changes, described, hardware, protocol_changes, stand_ins

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from focalpo.config.compose import plain
 from focalpo.config.schema import Config, TableConfig
+from focalpo.planning.table import loss_names
 from focalpo.reporting.table_run import TableRun
 from focalpo.stages.folder import Job, read_manifest
 from focalpo.stages.records import Completion, read_json_lines, read_records
-from focalpo.training.objective import OBJECTIVES
 
 Place = tuple[str, str, str]
 Weights = dict[str, Tensor]
@@ -104,7 +104,7 @@ def _faults_of(row: Learned, expected: str, config: Config) -> Iterator[str]:
     if not changed(row.weights, training.start):
         yield "has the weights of its start: training had no effect"
     name = training.objective["name"]
-    if expected in OBJECTIVES and name != expected:
+    if expected in loss_names() and name != expected:
         yield f"was trained with the objective {name}"
     elif training.objective != plain(config.objective):
         yield f"was trained with {training.objective}, its row has {plain(config.objective)}"

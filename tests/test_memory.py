@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FAULTS = """
 import resource
-from focalpo.processes.memory import keep_freed
+from focalpo.stages.memory import keep_freed
 keep_freed()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -1,9 +1,18 @@
 """Truncation by hand: a prompt of 1, 2, 3, ..., answers of 10, 11, ... and 20, 21, ..."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 from focalpo.data.truncation import RULES, Limits, cut
+from focalpo.stages import ranges
+
+
+@dataclass
+class Named:
+    truncation: ranges.Truncation
+
 
 CASES = {
     # max_prompt_length 4, max_length 10; lengths of prompt, chosen, rejected --> what is left of each
@@ -59,3 +68,9 @@ def test_an_unknown_rule_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="data.truncation='keep_end' is not one of simpo, keep_prompt"):
         Limits(4, 10, "keep_end")
     assert set(RULES) == {"simpo", "keep_prompt"}
+
+
+def test_the_rules_are_those_that_the_configuration_allows() -> None:
+    for rule in RULES:
+        assert not list(ranges.out_of_range(Named(rule)))
+    assert list(ranges.out_of_range(Named("keep_end"))) == ["truncation='keep_end' must be simpo or keep_prompt"]

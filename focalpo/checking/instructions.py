@@ -13,9 +13,8 @@ from types import ModuleType
 from unittest.mock import patch
 
 from focalpo.stages.records import Followed, Instructed
+from focalpo.stages.suites import lm_eval_version
 
-HARNESS = "0.4.13"
-"""The version of lm-eval whose checkers these are; a stage's key depends on it."""
 INSTALL = "install the laptop extra: make setup EXTRAS=dev,laptop"
 NEED_SENTENCES = ("length_constraints:number_sentences", "change_case:capital_word_frequency")
 """Kinds whose checkers read nltk's punkt_tab, which no package brings."""
@@ -86,7 +85,7 @@ def _checkers() -> ModuleType:
             from lm_eval.tasks.ifeval import utils
     except ImportError as error:
         raise ValueError(f"IFEval's checkers cannot be imported ({error}); {INSTALL}") from error
-    if wrong := other_version(HARNESS):
+    if wrong := other_version(lm_eval_version()):
         raise ValueError(wrong)
     langdetect.DetectorFactory.seed = 0
     return utils

@@ -7,12 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from focalpo.data.truncation import RULES
 from focalpo.stages import ranges
 
 Noise = Annotated[float, "in [0, 0.5]", lambda x: 0 <= x <= 0.5]
 OnBadRows = Annotated[str, "error or drop", lambda x: x in ("error", "drop")]
-Truncation = Annotated[str, f"one of {', '.join(RULES)}", lambda x: x in RULES]
 SeveralSamples = Annotated[int, ">= 2: a pair is of two samples", lambda x: x >= 2]
 Seeds = Annotated[list[ranges.Seed], "two different seeds or more", lambda x: len(set(x)) == len(x) > 1]
 
@@ -26,7 +24,7 @@ class Data:
     on_bad_rows: OnBadRows
     max_prompt_length: ranges.Count
     max_length: ranges.Count
-    truncation: Truncation
+    truncation: ranges.Truncation
 
     def problems(self) -> Iterator[str]:
         """Mistakes that no single field's range catches."""

@@ -11,7 +11,6 @@ share whatever they have in common, and a change re-runs what depends on it and 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from focalpo.checking.instructions import HARNESS
 from focalpo.config.compose import objective_of, plain
 from focalpo.config.schema import Config, TableConfig
 from focalpo.judging.protocol import EVAL
@@ -38,6 +37,7 @@ from focalpo.planning.slices import (
     threads_slice,
 )
 from focalpo.stages.folder import Stage, file_hash
+from focalpo.stages.suites import lm_eval_version
 from focalpo.training.settings import CONVERSION
 
 
@@ -147,7 +147,7 @@ def reward_stage(config: Config) -> Stage:
     if config.data.source == "on_policy":
         scorer = {"reward": plain(config.data.reward)} | threads_slice(config)
     else:
-        scorer = {"checkers": HARNESS}
+        scorer = {"checkers": lm_eval_version()}
     return Stage(
         "reward",
         f"{config.model.name}-{config.data.name}",

@@ -233,6 +233,11 @@ def _chosen(table: TableConfig, setting: str, row: str, overrides: list[str]) ->
     return [*column.overrides, *selected, *values.overrides]
 
 
+def loss_names() -> set[str]:
+    """The names that `objective=` takes."""
+    return set(OBJECTIVES)
+
+
 def only_row(table: TableConfig, setting: str, row: str) -> TableConfig:
     """The table of one row in one setting."""
     return replace(table, settings={setting: table.settings[setting]}, rows={row: table.rows[row]})

@@ -4,8 +4,8 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-from focalpo.processes.memory import resident_peak
 from focalpo.stages.folder import Job
+from focalpo.stages.memory import resident_peak
 
 GIB = 1 << 30
 # Messages of torch's CPU allocator; for GPUs there is an exception class.

@@ -17,10 +17,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 
-from focalpo.processes.cores import cores_each
 from focalpo.processes.quiet import quiet_worker
 from focalpo.running.stopping import saves
 from focalpo.running.worker import make
+from focalpo.stages.cores import cores_each
 from focalpo.stages.folder import Folder, Stage, Stopped
 
 GRACE = 2.0

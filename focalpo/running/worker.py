@@ -20,13 +20,13 @@ from dataclasses import fields
 from pathlib import Path
 
 from focalpo.config.mistakes import USAGE, Mistake
-from focalpo.processes.cores import cores_each
 from focalpo.processes.lifeline import end_with
 from focalpo.processes.quiet import quiet
 from focalpo.running.launching import RANKED, STACKS, in_new_processes
 from focalpo.running.out_of_memory import explaining_out_of_memory
 from focalpo.running.partial import make_of_sealed
 from focalpo.running.stopping import stopping
+from focalpo.stages.cores import cores_each
 from focalpo.stages.disk import explaining_disk_errors
 from focalpo.stages.folder import ERROR, Damaged, Folder, Job, Stage, Stopped, verify
 from focalpo.training.settings import TrainSettings

@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from focalpo.processes.cores import cores_each
 from focalpo.speed.measurements import Measurement
 from focalpo.speed.workload import write
+from focalpo.stages.cores import cores_each
 from focalpo.stages.folder import write_json
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from focalpo.processes.memory import forget_resident_peak, resident_peak
 from focalpo.speed.flops import synchronize
+from focalpo.stages.memory import forget_resident_peak, resident_peak
 from focalpo.training.ranks import device
 
 

@@ -9,11 +9,11 @@ from transformers import PreTrainedTokenizerFast, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from focalpo.config.bench import PeerSettings
-from focalpo.processes.memory import keep_freed
 from focalpo.speed.flops import matmul_rate
 from focalpo.speed.measured import Measured, Stopwatch, peak_bytes
 from focalpo.speed.ours import BETA, Reference
 from focalpo.speed.workload import Workload, new_model, trees_of
+from focalpo.stages.memory import keep_freed
 from focalpo.training.ranks import device
 
 

@@ -14,10 +14,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from focalpo.data.trees import Ids, Tree
-from focalpo.processes.cores import cores_each
 from focalpo.processes.quiet import quiet_worker
 from focalpo.speed.flops import synchronize
 from focalpo.speed.measured import forget_peak, peak_bytes
+from focalpo.stages.cores import cores_each
 from focalpo.training.cost import Batch, Shape, training_operations
 from focalpo.training.engine import open_engine, start_ranks
 from focalpo.training.logprobs import PackedPolicy

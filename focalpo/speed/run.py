@@ -11,11 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from focalpo.config.bench import PeerSettings
-from focalpo.processes.cores import cores_each
 from focalpo.processes.quiet import quiet
 from focalpo.speed import ours
 from focalpo.speed.switches import Switches
 from focalpo.speed.workload import Workload, read
+from focalpo.stages.cores import cores_each
 from focalpo.stages.folder import write_json
 from focalpo.training.ranks import rank, world
 

@@ -9,7 +9,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from focalpo.processes.cores import cores
+from focalpo.stages.cores import cores
 
 ROOT = Path(__file__).parents[2]
 """The checkout; conf/, eval/ and slurm/ are read from it."""

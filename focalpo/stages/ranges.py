@@ -22,6 +22,7 @@ NotNegativeOrNone = Annotated[float | None, "a finite number >= 0, or null", lam
 Text = Annotated[str, "a text that is not empty", lambda x: bool(x.strip())]
 ZeroStage = Annotated[int, "0, 1, 2 or 3", lambda x: x in (0, 1, 2, 3)]
 Scheduler = Annotated[str, "local or slurm", lambda x: x in ("local", "slurm")]
+Truncation = Annotated[str, "simpo or keep_prompt", lambda x: x in ("simpo", "keep_prompt")]
 TokenMeanOrSum = Annotated[str, "token_mean or sum", lambda x: x in ("token_mean", "sum")]
 Dtype = Annotated[str, "float32 or bfloat16", lambda x: x in ("float32", "bfloat16")]
 

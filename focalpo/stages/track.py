@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from focalpo.processes.memory import resident_peak
 from focalpo.stages.folder import Job, write_json
+from focalpo.stages.memory import resident_peak
 from focalpo.stages.origin import commit
 from focalpo.stages.records import append_json, read_json_lines
 from focalpo.stages.track_settings import TrackSettings

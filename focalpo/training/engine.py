@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from focalpo.data.trees import Tree
-from focalpo.processes.memory import keep_freed
+from focalpo.stages.memory import keep_freed
 from focalpo.stages.rankings import right
 from focalpo.training import checkpoint, nonfinite
 from focalpo.training.buffers import restore_buffers, uncast_buffers
