@@ -28,6 +28,7 @@ REQUIRED = {
 # Pairs of the hub are too long for the pocket model's 128 positions.
 LONG = ("ultrafeedback_binarized", "h4_ultrafeedback_binarized", "llama3_ultrafeedback_armorm", "on_policy")
 REQUIRED |= {f"data/{name}.yaml": ["model=llama3_8b_instruct"] for name in LONG}
+REQUIRED["data/llama3_ultrafeedback.yaml"] = ["model=llama3_8b_instruct", f"data.revision={40 * '0'}"]
 REQUIRED["data/laptop.yaml"] = ["model=smollm2_135m_instruct"]
 # What is judged or checked, and the sets of answers to it, are chosen together.
 REQUIRED |= {f"{name}.yaml": ["setting=laptop"] for name in ("check/laptop", "generate/laptop", "judge/none")}

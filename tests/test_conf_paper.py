@@ -33,6 +33,9 @@ PAPER_PARTS = [
     *(CONF / "model" / f"qwen2_5_{size}_instruct.yaml" for size in ("0_5b", "1_5b")),
     *(CONF / group / "one_gpu.yaml" for group in ("train", "generate", "setting")),
     *(CONF / "experiment" / "one_gpu").glob("*.yaml"),
+    CONF / "train" / "author.yaml",
+    *CONF.glob("setting/author_*.yaml"),
+    *CONF.glob("experiment/author_*/*.yaml"),
 ]
 
 
@@ -144,7 +147,7 @@ def test_models_data_and_decoding_of_the_paper_rows():
     assert {(config.generate.backend, config.generate.dtype) for config in (base, instruct)} == {("vllm", "bfloat16")}
 
 
-def test_every_hub_dataset_and_model_is_pinned_except_the_documented_one():
+def test_every_hub_dataset_and_model_is_pinned_except_the_documented_ones():
     unpinned = []
     for path in [*(CONF / "data").glob("*.yaml"), *(CONF / "model").glob("*.yaml")]:
         values = yaml.safe_load(path.read_text())
@@ -153,8 +156,9 @@ def test_every_hub_dataset_and_model_is_pinned_except_the_documented_one():
                 unpinned.append(path.stem)
             else:
                 assert re.fullmatch("[0-9a-f]{40}", values["revision"]), path
-    assert unpinned == ["mistral_7b_sft_beta"]
-    assert "not established: pin before a run" in (CONF / "model" / "mistral_7b_sft_beta.yaml").read_text()
+    assert unpinned == ["llama3_ultrafeedback", "mistral_7b_sft_beta"]
+    for file in ("data/llama3_ultrafeedback.yaml", "model/mistral_7b_sft_beta.yaml"):
+        assert "not established: pin before a run" in (CONF / file).read_text()
     assert "mistral_7b_sft_beta.yaml" in compose_table("paper").needs["revision"]
 
 
@@ -173,7 +177,7 @@ def test_the_rows_of_a_setting_share_pairs_reference_and_benchmarks():
 @pytest.mark.parametrize("path", [*PAPER_FILES, *PAPER_PARTS], ids=lambda path: str(path.relative_to(CONF)))
 def test_every_number_has_a_source(path):
     value = re.compile(r"\s*[\w-]+:\s*(-?\d[\d.e+-]*|true|false)\s*(#.*)?$")
-    mark = re.compile(r"# \((read|remembered|chosen here(, not swept|, range remembered[ .\de-]+)?)\)")
+    mark = re.compile(r"# \((read|remembered|derived|chosen here(, not swept|, range remembered[ .\de-]+)?)\)")
     for line in path.read_text().splitlines():
         if found := value.match(line):
             assert found[2] and mark.match(found[2]), line

@@ -253,6 +253,15 @@ def test_the_learning_rate_by_hand() -> None:
     assert rates == pytest.approx(expected)
 
 
+def test_the_linear_schedule_by_hand() -> None:
+    """8 steps from the full rate down in eighths; with a quarter of warm-up, in sixths after it."""
+    linear = replace(SETTINGS, learning_rate=1.0, schedule="linear", warmup_ratio=0.0)
+    assert [learning_rate_at(step, 8, linear) for step in range(8)] == pytest.approx([1 - n / 8 for n in range(8)])
+    warmed = replace(linear, warmup_ratio=0.25)
+    expected = [0, 0.5, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
+    assert [learning_rate_at(step, 8, warmed) for step in range(8)] == pytest.approx(expected)
+
+
 def test_too_few_pairs_for_one_global_batch_are_refused() -> None:
     with pytest.raises(ValueError, match="3 pairs do not fill one train.global_batch of 4; lower it"):
         steps_of(3, SETTINGS)

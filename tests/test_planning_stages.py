@@ -113,6 +113,13 @@ def test_the_key_depends_on_the_batch_size_only_with_the_hugging_face_backend(ki
     assert stage(small, vllm).launch["max_batch_tokens"] == stage(small).launch["max_batch_tokens"] == 1024
 
 
+def test_the_schedule_is_named_in_the_key_only_where_it_is_not_the_first_one() -> None:
+    """Stages of before there were two keep their keys."""
+    cosine, linear = (train_stage(compose(each), "a") for each in ([], ["train.schedule=linear"]))
+    assert "schedule" not in cosine.settings["train"] and linear.settings["train"]["schedule"] == "linear"
+    assert cosine.key != linear.key
+
+
 def test_the_batch_size_does_not_change_pairs_that_are_not_sampled() -> None:
     keys = {train_stage(compose([f"generate.max_batch_tokens={tokens}"]), "a").key for tokens in (1024, 4096)}
     assert len(keys) == 1

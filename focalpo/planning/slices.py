@@ -9,7 +9,7 @@ from focalpo.config.schema import Config
 from focalpo.judging.protocol import EVAL, CheckedProtocol, Protocol, load_protocol, protocol_hash
 from focalpo.stages.folder import file_hash
 from focalpo.stages.reading import read_text
-from focalpo.training.settings import EXECUTION, SAMPLING
+from focalpo.training.settings import EXECUTION, SAMPLING, SCHEDULES
 
 FILES = ("path", "test_path")
 SAMPLED = ("on_policy", "instructions")
@@ -110,7 +110,10 @@ def protocol_named(config: Config, name: str) -> Protocol:
 def split_train(train: dict) -> tuple[dict, dict]:
     """Training settings that change the weights, and those that only say how to compute them."""
     execution = {name: train[name] for name in EXECUTION}
-    return {name: value for name, value in train.items() if name not in EXECUTION}, execution
+    own = {name: value for name, value in train.items() if name not in EXECUTION}
+    if own["schedule"] == SCHEDULES[0]:
+        del own["schedule"]
+    return own, execution
 
 
 def launch_slice(config: Config) -> dict:

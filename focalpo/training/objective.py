@@ -101,13 +101,13 @@ def objective(name: str) -> Callable[[type], type]:
 class FocalPO(Objective):
     """DPO that gives a lower weight to pairs ranked wrongly (small p).
 
-    It is not known whether the paper differentiates p^gamma; `detach_factor` is the other reading. If differentiated,
-    the gradient changes sign below p = e^(-1/gamma): it pushes the margin of such a pair further the wrong way.
-    A gamma below 0 is a control that gives such pairs more weight, up to p^gamma.
+    The first author's runs of December 2024 differentiate p^gamma (only then does gamma 2 collapse as theirs did);
+    `detach_factor` is the other reading. If differentiated, the gradient changes sign below p = e^(-1/gamma): it pushes
+    the margin of such a pair further the wrong way. A gamma below 0 is a control that focuses on such pairs instead.
     """
 
     equation = "-p^gamma log p, p = sig(beta D)"
-    source = "Liu et al. 2025, arXiv 2501.06645 (formula second-hand; gamma 0.05 remembered, unverified)"
+    source = "Liu et al. 2025, arXiv 2501.06645 (beta, gamma, formula: the author's run cards, eval/author_runs.yaml)"
     beta: Positive = 0.01
     gamma: AboveMinusOne = 0.05
     detach_factor: bool = False

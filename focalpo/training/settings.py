@@ -11,6 +11,8 @@ from focalpo.stages import ranges
 
 KERNELS = ("plain", "compiled", "liger")
 Kernels = Annotated[str, ", ".join(KERNELS), lambda x: x in KERNELS]
+SCHEDULES = ("cosine", "linear")  # how the learning rate falls to 0 after the warm-up
+Schedule = Annotated[str, " or ".join(SCHEDULES), lambda x: x in SCHEDULES]
 # How to compute, not what: these settings change no result beyond rounding.
 EXECUTION = ("zero_stage", "activation_checkpointing", "micro_batch_tokens", "checkpoint_every", "kernels")
 SAMPLING = 1  # of the Hugging Face backend: raise it when the same seed gives other answers
@@ -31,7 +33,10 @@ def words_at_once(rows: int, chunk_logits: int) -> int:
 
 @dataclass(slots=True)
 class TrainSettings:
-    """Optimisation settings: those that change the weights, and the last five (EXECUTION), which do not."""
+    """Optimisation settings: those that change the weights, and those of EXECUTION, which do not.
+
+    A stage's key names a `schedule` only if it is not the one that every stage had before there were two.
+    """
 
     learning_rate: ranges.Positive
     global_batch: ranges.Count
@@ -47,6 +52,7 @@ class TrainSettings:
     micro_batch_tokens: ranges.Count
     checkpoint_every: ranges.Some
     kernels: Kernels = "plain"
+    schedule: Schedule = SCHEDULES[0]
 
     def problems(self) -> list[str]:
         """Return what is wrong with the values, each with its remedy."""

@@ -36,8 +36,13 @@ def global_batch_at(step: int, pairs: int, global_batch: int, seed: int) -> list
 
 
 def learning_rate_at(step: int, steps: int, settings: TrainSettings) -> float:
-    """Linear warm-up from 0, then cosine to 0: transformers' schedule, used by the paper's family of recipes."""
+    """Linear warm-up from 0, then cosine or linear to 0: transformers' schedules.
+
+    The recipes of the paper's family use the first, the first author's own runs the second (eval/author_runs.yaml).
+    """
     warmup = math.ceil(steps * settings.warmup_ratio)
     if step < warmup:
         return settings.learning_rate * step / warmup
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    done = (step - warmup) / max(1, steps - warmup)
+    left = 1 - done if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return settings.learning_rate * left
