@@ -1,7 +1,6 @@
 """The author's published evaluations: what follows from them about beta, gamma and the rows that they are of."""
 
 import math
-from statistics import mean
 
 import pytest
 
@@ -80,11 +79,9 @@ def test_accuracies_are_whole_numbers_of_the_rows_of_the_first_process() -> None
 
 
 def test_margins_are_the_difference_of_the_rewards() -> None:
-    found = [each for _, each in LINES if each.reward_chosen is not None]
-    assert all(
-        each.reward_chosen - each.reward_rejected == pytest.approx(each.reward_margin, abs=2e-4) for each in found
-    )
-    assert mean(each.reward_margin > 0 for each in found) > 0.8
+    for name, each in LINES:
+        if each.reward_chosen is not None:
+            assert each.reward_chosen - each.reward_rejected == pytest.approx(each.reward_margin, abs=2e-4), name
 
 
 PRESETS = {
