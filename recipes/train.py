@@ -25,7 +25,7 @@ from focalpo.training.watch import Watch
 
 
 def make(job: Job) -> dict:
-    """Fill the job's folder with `model/`, `dynamics.parquet` and `metrics.jsonl`."""
+    """Fill the job's folder with `model/`, `dynamics.parquet`, `metrics.jsonl` and `evaluation.jsonl`."""
     start_ranks()
     settings = train_settings_of(job)
     source = source_of(job)
@@ -38,15 +38,17 @@ def make(job: Job) -> dict:
     lora = job.settings.get("lora")
     adapters = add_adapters(model, LoraSettings(**lora), job.settings["seed"]) if lora else None
     engine = open_engine(PackedPolicy(model), settings)
-    watch = Watch(
-        trees[: job.settings["dynamics"]["train_pairs"]],
-        read_trees(job.inputs["pairs"] / "test_trees.parquet"),
-        _mislabelled(job),
-        job.settings["dynamics"]["every"],
-        settings.micro_batch_tokens,
-        job.path,
-    )
     with tracker_of(job) as tracker, must_move(engine):
+        watch = Watch(
+            trees[: job.settings["dynamics"]["train_pairs"]],
+            read_trees(job.inputs["pairs"] / "test_trees.parquet"),
+            _mislabelled(job),
+            job.settings["dynamics"]["every"],
+            settings.micro_batch_tokens,
+            job.path,
+            objective,
+            tracker,
+        )
         train(
             engine,
             objective,

@@ -69,9 +69,9 @@ def run(case: str, models: Path, work: Path) -> dict:
     adapters = add_adapters(model, ADAPTERS, seed=1) if kind == "lora" else None
     engine = open_engine(PackedPolicy(model), settings)
     work.mkdir(parents=True, exist_ok=True)
-    watch = Watch(TREES[:4], TREES[4:], {}, every=2, micro_batch_tokens=2048, folder=work)
-    step_0 = score(engine, TREES, BRANCHES, 2048)
     objective = OBJECTIVES[name]()
+    watch = Watch(TREES[:4], TREES[4:], {}, every=2, micro_batch_tokens=2048, folder=work, objective=objective)
+    step_0 = score(engine, TREES, BRANCHES, 2048)
     examples = Examples(TREES, cached if objective.needs_reference else {}, mismatched)
     train(engine, objective, examples, settings, seed=5, checkpoints=work / "checkpoints", watch=watch)
     if adapters is not None:

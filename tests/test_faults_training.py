@@ -81,8 +81,9 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 def assert_bit_equal(path: Path, other: Path) -> None:
     expected = weights(other)
     assert all(torch.equal(value, expected[name]) for name, value in weights(path).items())
-    losses = [[row["loss"] for row in read_json_lines(p / "metrics.jsonl")] for p in (path, other)]
-    assert losses[0] == losses[1]
+    for file in ("metrics.jsonl", "evaluation.jsonl"):
+        losses = [[row["loss"] for row in read_json_lines(p / file)] for p in (path, other)]
+        assert losses[0] == losses[1]
 
 
 @pytest.fixture(scope="module")

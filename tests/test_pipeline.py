@@ -213,7 +213,11 @@ def test_every_stage_of_a_tracked_table_is_an_offline_run_with_all_its_metrics(
     name = next(name for name in runs if name.startswith("train"))
     (tmp_path / "one" / "wandb").mkdir(parents=True)
     (tmp_path / "one" / "wandb" / runs[name].name).symlink_to(runs[name])
-    assert history(ended(tmp_path / "one")) == read_json_lines(trained / "metrics.jsonl")
+    rows = history(ended(tmp_path / "one"))
+    assert [row for row in rows if "loss" in row] == read_json_lines(trained / "metrics.jsonl")
+    evaluated = [{"step": row["step"], "loss": row["eval_loss"]} for row in rows if "eval_loss" in row]
+    kept = read_json_lines(trained / "evaluation.jsonl")
+    assert evaluated == [{"step": row["step"], "loss": row["loss"]} for row in kept] and evaluated[0]["step"] == 0
 
 
 def command_fails(*arguments: str) -> str:

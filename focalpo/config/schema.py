@@ -49,7 +49,8 @@ class ReferenceConfig:
 
 @dataclass(slots=True)
 class DynamicsConfig:
-    """Tracking of logps during training: how many training pairs, and every how many steps (0: start and end only)."""
+    """Tracking of logps during training, and evaluation on the test pairs, which follows from them: how many training
+    pairs, and every how many steps (0: start and end only)."""
 
     train_pairs: ranges.Some
     every: ranges.Some

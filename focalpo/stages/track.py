@@ -57,6 +57,7 @@ class Tracker:
     def __init__(self, job: Job, settings: TrackSettings) -> None:
         self.job = job
         self.metrics = job.path / "metrics.jsonl"
+        self.evaluations = job.path / "evaluation.jsonl"
         self.repeated = job.path / ".repeated.jsonl"
         self.progress = Progress(job.path)
         self.dashboard = Dashboard(job, settings, self._rows()) if settings.wandb != "off" else None
@@ -67,22 +68,34 @@ class Tracker:
         if self.dashboard is not None:
             self.dashboard.log({"step": step, **values})
 
+    def evaluated(self, step: int, **values: float) -> None:
+        """Record an evaluation of the policy after a step, apart from the training steps of `metrics.jsonl`."""
+        append_json(self.evaluations, {"step": step, **values})
+        if self.dashboard is not None:
+            self.dashboard.log({"step": step, **{f"eval_{name}": value for name, value in values.items()}})
+
     def resume_at(self, step: int) -> None:
-        """Move the metrics of steps after `step`, which a resumed run repeats, out of the way."""
-        if not self.metrics.is_file():
+        """Move what a resumed run repeats out of the way: steps after `step`, and the evaluation at `step` itself."""
+        self._keep(self.metrics, step)
+        self._keep(self.evaluations, step - 1)
+
+    def _keep(self, file: Path, last: int) -> None:
+        """Move the rows of steps after `last` to those that are repeated."""
+        if not file.is_file():
             return
-        rows = read_json_lines(self.metrics)
+        rows = read_json_lines(file)
         for row in rows:
-            if row["step"] > step:
+            if row["step"] > last:
                 append_json(self.repeated, row)
-        kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
-        partial = self.metrics.with_name(f".{self.metrics.name}")
+        kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= last]
+        partial = file.with_name(f".{file.name}")
         partial.write_text("".join(kept))
-        partial.replace(self.metrics)  # atomic: a kill here loses no metric
+        partial.replace(file)  # atomic: a kill here loses no metric
 
     def _rows(self) -> int:
         """How many rows earlier starts of the stage have logged."""
-        return sum(len(read_json_lines(path)) for path in (self.metrics, self.repeated) if path.is_file())
+        files = (self.metrics, self.evaluations, self.repeated)
+        return sum(len(read_json_lines(path)) for path in files if path.is_file())
 
     def summary(self, facts: dict) -> None:
         """Copy the stage's facts to the summary of the W&B run; the manifest holds them in any case."""

@@ -1,19 +1,34 @@
-"""Record the policy during training: the log-probs of some training pairs and of all held-out pairs."""
+"""Record the policy during training: the log-probs of some training pairs and of all held-out pairs.
+
+The evaluation on held-out pairs costs nothing: it follows from the same log-probs.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from focalpo.data.trees import Tree
 from focalpo.stages.rankings import accuracies, change
 from focalpo.stages.records import PairState, read_records, write_records
+from focalpo.training.evaluation import evaluation
+from focalpo.training.objective import Objective
 from focalpo.training.ranks import rank
 from focalpo.training.scoring import score
 
 BRANCHES = ("chosen", "rejected")
 
 
+class Evaluated(Protocol):
+    """Receives every evaluation: a stage's tracker."""
+
+    def evaluated(self, step: int, **values: float) -> None: ...
+
+
 class Watch:
-    """Records a `PairState` per pair at the first and last step and every `every` steps (0: first and last only)."""
+    """Records a `PairState` per pair at the first and last step and every `every` steps (0: first and last only).
+
+    `tracker` receives the objective's loss and rewards on the test split at each of these steps.
+    """
 
     def __init__(
         self,
@@ -23,6 +38,8 @@ class Watch:
         every: int,
         micro_batch_tokens: int,
         folder: Path,
+        objective: Objective,
+        tracker: Evaluated | None = None,
     ) -> None:
         self.splits = {"train": train, "test": test}
         self.mislabelled = mislabelled
@@ -30,6 +47,8 @@ class Watch:
         self.micro_batch_tokens = micro_batch_tokens
         self.file = folder / "dynamics.parquet"
         self.states: list[PairState] = []
+        self.objective = objective
+        self.tracker = tracker
 
     def look(self, engine, step: int, steps: int) -> None:
         """Record the policy after `step` of `steps` steps, if a record is due; every rank must call it."""
@@ -54,6 +73,12 @@ class Watch:
             ]
         if rank() == 0:
             write_records(self.file, self.states)
+        if self.tracker is not None and self.splits["test"]:
+            start, now = (self._test_states(each) for each in (0, step))
+            self.tracker.evaluated(step, **evaluation(self.objective, start, now))
+
+    def _test_states(self, step: int) -> list[PairState]:
+        return [state for state in self.states if (state.split, state.step) == ("test", step)]
 
     def summary(self) -> dict[str, dict[str, float]]:
         """Return the accuracies of both splits, from the first to the last recorded step."""
