@@ -24,6 +24,7 @@ CLUSTER ?= local
 
 # Make itself would take any variable on its command line and read none of them.
 TABLE_TARGETS := reproduce-table1 plan status cancel doctor rescore
+READ_anchors := SCALE CLUSTER ARGS
 $(foreach target,$(TABLE_TARGETS),$(eval READ_$(target) := SCALE ROWS CLUSTER ARGS))
 READ_rehearse := SCALE ROWS ARGS
 READ_dashboard := SCALE ARGS
@@ -54,13 +55,13 @@ unexport PYTHONDONTWRITEBYTECODE
 # The environment first, as when it is activated: DeepSpeed builds its operators with the ninja that it finds there.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup reproduce-table1 plan status cancel doctor rescore rehearse bench soak why again argument notebooks dashboard \
+.PHONY: help setup reproduce-table1 plan status cancel doctor rescore anchors rehearse bench soak why again argument notebooks dashboard \
 	test test-slow test-browser test-slurm test-vllm test-all check lock clean clean-runs
 
 help: ## show this list
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  %-18s %s\n", $$1, $$2}'
 
-setup $(TABLE_TARGETS) why notebooks dashboard: export PATH := $(CURDIR)/$(dir $(SCALE_INSTALLED))bin:$(PATH)
+setup $(TABLE_TARGETS) anchors why notebooks dashboard: export PATH := $(CURDIR)/$(dir $(SCALE_INSTALLED))bin:$(PATH)
 
 setup: $(SCALE_INSTALLED) ## make the environment of SCALE, or bring it up to date; the other targets do so themselves
 
@@ -81,6 +82,9 @@ doctor: $(SCALE_INSTALLED) ## what this machine has and lacks for the table, eac
 
 rescore: $(SCALE_INSTALLED) ## make scores and tables again from the judge's records: no network, no key
 	@python -m recipes.rescore $(TABLE)
+
+anchors: $(SCALE_INSTALLED) ## the first author's own runs beside ours, no judge: start models, then what is trained; SCALE=author
+	@python -m recipes.anchors $(if $(SCALE:pocket=),table=$(SCALE)) cluster=$(CLUSTER) $(ARGS)
 
 rehearse test-vllm: export PATH := $(CURDIR)/$(dir $(CPU_VLLM))bin:$(PATH)
 

@@ -9,6 +9,7 @@ Stages, in pipeline order; `make(job)` fills a stage folder and returns the fact
     reward              a reward model's score of each answer
     pairs               preference pairs, validated and tokenised
     reference           log-probs of the frozen start model
+    anchors             a start model's log-probs beside the author's
     train               preference training
     benchmark           questions and reference answers
     generate            completions

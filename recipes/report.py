@@ -1,8 +1,10 @@
 """Write the report of a table from its sealed stages: tables, figures, and one page with everything behind them."""
 
+import csv
 from dataclasses import asdict, replace
 
 from focalpo.judging.protocol import EVAL, ArenaTwoProtocol, protocol_of
+from focalpo.reporting.anchors import author_block, author_curves
 from focalpo.reporting.answers import write_answers
 from focalpo.reporting.blocks import table_notes
 from focalpo.reporting.cells import Results
@@ -38,7 +40,12 @@ def make(job: Job) -> dict:
     (job.path / "table1.txt").write_text(as_terminal(results, run.table["scale"]))
     (job.path / "summary.md").write_text(as_summary(results))
     (job.path / "figures").mkdir(exist_ok=True)
-    content = content_of(run, results, draw(run, results, job.path / "figures"), stages)
+    repeated = author_curves(run)
+    anchors = author_block(run, repeated, read_rule(EVAL / "verdicts.yaml"))
+    content = content_of(run, results, draw(run, results, job.path / "figures", repeated), stages, anchors)
+    if anchors.body:
+        with (job.path / "anchors.csv").open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([("what", *anchors.header), *anchors.body])
     for name, text in (("html", page), ("md", as_markdown_report), ("tex", as_latex_report)):
         (job.path / f"report.{name}").write_text(text(content))
     (job.path / "checklist.md").write_text(checklist(run, results, stages))

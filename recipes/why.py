@@ -62,8 +62,23 @@ def _explained(run: TableRun, row: str, setting: str, column: str, score: dict[s
     ]
     if found := warnings_of(stages):
         lines += ["", "warnings", *(f"  {line}" for line in found)]
+    if beside := _beside_author(run, row, setting):
+        lines += ["", "beside the author's own runs: ours, the author's", *beside]
     commit = read_manifest(run.path)["commit"]
     return "\n".join([*lines, "", "to reproduce it", *(f"  {c}" for c in commands(run, setting, row, commit))])
+
+
+def _beside_author(run: TableRun, row: str, setting: str) -> list[str]:
+    """What the report says of the setting's start model, and of the row's trainings where the author had them too."""
+    file, anchors = run.path / "anchors.csv", run.inputs.get(f"anchors/{setting}")
+    if anchors is None or not file.is_file():
+        return []
+    starts = (f"{anchors.name.rpartition('-')[0]}, ", f"{run.settings[setting]}, {run.rows[row]}, seed ")
+    lines = [line for line in csv.DictReader(read_text(file).splitlines()) if line["what"].startswith(starts)]
+    return [
+        f"  {each['what']}, {each['step']}, {each['quantity']}: {each['ours']}, {each['author']}: {each['verdict']}"
+        for each in lines
+    ]
 
 
 def _stage_lines(stages: Chain) -> list[str]:

@@ -24,7 +24,7 @@ from focalpo.scoring.stats import Interval, Remembered, holm, win_rate
 from focalpo.stages.folder import Folder, Stage
 from focalpo.stages.records import ArenaGame, Completion, Pair, Question, write_records
 
-RULE = Rule(1.0, 2.0, 6.0, 3.0, protocols={"ae2_wr": "official", "arena_hard": "official"})
+RULE = Rule(1.0, 2.0, 6.0, 3.0, protocols={"ae2_wr": "official", "arena_hard": "official"}, anchors={})
 
 
 def cell(p: float | None = None, value: float = 14.0, se: float = 1.0) -> Cell:
@@ -86,7 +86,7 @@ def test_the_rule_is_in_eval_and_names_every_column(tmp_path: Path) -> None:
     assert (rule.agree, rule.errors, rule.resolve, rule.equivalent) == (1.0, 1.96, 6.0, 3.0)
     assert {(EVAL / f"{name}.yaml").is_file() for name in rule.protocols.values()} == {True}
     (tmp_path / "rule.yaml").write_text("agree: 1\n")
-    with pytest.raises(ValueError, match=r"must have exactly \['agree', 'equivalent', 'errors', 'prot"):
+    with pytest.raises(ValueError, match=r"must have exactly \['agree', 'anchors', 'equivalent', 'errors', 'prot"):
         read_rule(tmp_path / "rule.yaml")
 
 

@@ -26,6 +26,7 @@ WRONG = {
     "cancel table=papr": "did you mean paper? choose from author, files, gamma",
     "plan rows=focal_po": "did you mean focalpo?",
     "plan settings=bas": "did you mean base?",
+    "anchors settings=mistra": "did you mean mistral?",
     "plan seeds=0": "must be a number >= 1",
     "plan seeds=many": "must be a number >= 1",
     "plan rows=released": "names no released checkpoints; remove it",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 SCHEDULERS = ("local", "slurm")
 KINDS = (
-    *("convert", "sft", "prompts", "sample", "reward", "pairs", "reference", "train"),
+    *("convert", "sft", "prompts", "sample", "reward", "pairs", "reference", "anchors", "train"),
     *("benchmark", "generate", "judge", "check", "capability", "report", "sweep"),
 )
 MEMORY = re.compile(r"\d+(\.\d+)?[KMGT]?", re.IGNORECASE)

@@ -53,7 +53,7 @@ class Estimate:
         """Estimate the stage's needs; stages that take seconds on one core count as zero."""
         estimators = {"train": self._train, "sft": self._train, "reference": self._reference}
         estimators |= {"generate": self._generate, "judge": self._judge, "sample": self._sample, "reward": self._reward}
-        estimators |= {"capability": self._capability}
+        estimators |= {"capability": self._capability, "anchors": self._anchors}
         return estimators[stage.kind](stage) if stage.kind in estimators else Need()
 
     def _pairs(self, stage: Stage, split: str = "train") -> int:
@@ -129,6 +129,13 @@ class Estimate:
         tokens, predicted = self.data["prompt"] + branches * self.data["answer"], branches * self.data["answer"]
         context = self.data["prompt"] + self.data["answer"] / 2
         operations = forward_operations(self.shape, Batch(pairs * tokens, pairs * predicted), context)
+        return Need(operations, weights_only(model_bytes(self.shape, stage.settings["dtype"])))
+
+    def _anchors(self, stage: Stage) -> Need:
+        anchor = stage.settings["anchor"]
+        rows = anchor["rows"] * len(anchor["lengths"]) / anchor["subset"]["processes"]
+        batch = Batch(rows * (self.data["prompt"] + 2 * self.data["answer"]), rows * 2 * self.data["answer"])
+        operations = forward_operations(self.shape, batch, self.data["prompt"] + self.data["answer"] / 2)
         return Need(operations, weights_only(model_bytes(self.shape, stage.settings["dtype"])))
 
     def _generate(self, stage: Stage) -> Need:

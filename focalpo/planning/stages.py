@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from focalpo.config.compose import objective_of, plain
 from focalpo.config.schema import Config, TableConfig
 from focalpo.judging.protocol import EVAL
+from focalpo.planning.anchors import anchors_stage
 from focalpo.planning.capability import capability_stage
 from focalpo.planning.code import (
     demonstrations_code,
@@ -53,6 +54,7 @@ class Row:
     judge: Stage | None
     check: Stage | None = None
     capability: Stage | None = None
+    anchors: Stage | None = None  # of a row whose start model and data the author had too; no stage of the row needs it
 
     def stages(self) -> list[Stage]:
         return [stage for stage in (self.train, self.generate, *self.scored()) if stage is not None]
@@ -85,7 +87,8 @@ def row_stages(config: Config, name: str, trained: bool = True) -> Row:
     check = check_stage(config, label, generate) if config.check.benchmarks else None
     # No seed is part of it: a model that is not trained is the same for all seeds.
     capability = capability_stage(config, label if trained else name, model) if config.capability.suite else None
-    return Row(model if trained else None, generate, judge, check, capability)
+    anchors = anchors_stage(config) if trained else None
+    return Row(model if trained else None, generate, judge, check, capability, anchors)
 
 
 def train_stage(config: Config, name: str) -> Stage:
@@ -217,7 +220,8 @@ Place = tuple[str, str, str]
 
 def report_stage(table: TableConfig, rows: dict[Place, Row], command: Sequence[str] = ()) -> Stage:
     """The report on the scored rows; `command` holds the arguments of `recipes.reproduce` that requested it."""
-    inputs = {}
+    # First, as a local run starts stages: a start model that is not the author's is told before anything trains.
+    inputs = {f"anchors/{setting}": row.anchors for (setting, _, _), row in rows.items() if row.anchors is not None}
     for (setting, row, seed), stages in rows.items():
         scored = {stage.kind: stage for stage in stages.scored()}
         inputs |= {f"{setting}/{row}/{seed}/{kind}": stage for kind, stage in scored.items()}

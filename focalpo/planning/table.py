@@ -89,6 +89,11 @@ def naming_table(arguments: list[str]) -> list[str]:
     return [f"table={each}" for each in words] + arguments[len(words) :]
 
 
+def about_table(arguments: list[str], name: str) -> list[str]:
+    """The arguments of a command that is about the table of that name unless they name another."""
+    return arguments if any(each.startswith("table=") for each in arguments) else [f"table={name}", *arguments]
+
+
 def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
     """Split a command line into `table=`, `settings=`, `rows=`, `seeds=` and the overrides for Hydra.
 

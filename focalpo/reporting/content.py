@@ -1,12 +1,15 @@
 """Everything that a report shows, from a table run and its results: figures, curves, judge statistics, stages."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from focalpo.reporting.anchors import Curve
+from focalpo.reporting.anchors_figure import anchors_figure
 from focalpo.reporting.argument import displacement_figure, gradient_figure, margins_figure
+from focalpo.reporting.blocks import Block
 from focalpo.reporting.cells import Results
 from focalpo.reporting.curves import training_curves
 from focalpo.reporting.figures import dynamics_figure, length_figure, table_figure
@@ -32,17 +35,21 @@ class Plate:
     drawn: Callable[[Path], None]
 
 
-def draw(run: TableRun, results: Results, folder: Path) -> list[Picture]:
-    """Draw the figures of the run as PNG and SVG, and return them with their titles and captions."""
+def draw(run: TableRun, results: Results, folder: Path, repeated: Sequence[Curve] = ()) -> list[Picture]:
+    """Draw the figures of the run as PNG and SVG, and return them with their titles and captions.
+
+    `repeated` are the trainings that repeat a run of the author's.
+    """
     pictures = []
-    for plate in _plates(run, results):
+    anchors = [Plate(*ANCHORS, lambda path: anchors_figure(repeated, path))] if repeated else []
+    for plate in [*_plates(run, results), *anchors]:
         plate.drawn(folder / plate.name)
         pictures.append(Picture(plate.name, plate.title, plate.caption, (folder / f"{plate.name}.svg").read_text()))
     return pictures
 
 
-def content_of(run: TableRun, results: Results, pictures: list[Picture], stages: Chain) -> Content:
-    """Collect everything that the report shows."""
+def content_of(run: TableRun, results: Results, pictures: list[Picture], stages: Chain, anchors: Block) -> Content:
+    """Collect everything that the report shows; `anchors` compares it with the author's own runs."""
     origins: dict[str, dict[str, Origin]] = {}
     judges: dict[str, dict[str, JudgeStatistics]] = {}
     for setting in run.settings:
@@ -69,7 +76,7 @@ def content_of(run: TableRun, results: Results, pictures: list[Picture], stages:
     curves = {
         setting: {row: curve for row in run.rows if (curve := _curves(run, setting, row))} for setting in run.settings
     }
-    return Content(results, summary, origins, curves, judges, pictures, stages)
+    return Content(results, summary, origins, curves, judges, pictures, stages, anchors)
 
 
 def _curves(run: TableRun, setting: str, row: str) -> dict[str, list[float]]:
@@ -170,6 +177,13 @@ GAMMA = (
     "Above: win rate, margin, log-prob of chosen and ranking accuracy on held-out data, one tick per seed. Below: "
     "why the differentiated form collapses. Its loss goes to 0 at both ends and never exceeds 1/(gamma e), so with few "
     "wrong labels no finite margin is best and all margins diverge; triangles mark the finite minima.",
+)
+ANCHORS = (
+    "anchors",
+    "Our training over the author's own",
+    "Evaluations on the test pairs during training: ours as a line, as crosses those on the cards of the author's runs "
+    "with the same start, data, loss, learning rate and epochs. Losses are of all test pairs, the rest of the author's "
+    "part of them.",
 )
 NOISE = (
     "noise",

@@ -24,6 +24,10 @@ def as_markdown_report(content: Content) -> str:
         lines = ["| " + " | ".join(cells) + " |" for cells in _judge_rows(content, setting, found)]
         rule = "|" + " --- |" * (len(TITLES) + 1)
         blocks.append("\n".join([content.results.settings[setting], "", lines[0], rule, *lines[1:]]))
+    if content.anchors.body:
+        head, *lines = ("| " + " | ".join(cells) + " |" for cells in _anchor_rows(content))
+        rule = "|" + " --- |" * (len(content.anchors.header) + 1)
+        blocks += [f"## {content.anchors.title.capitalize()}", "\n".join([head, rule, *lines])]
     blocks.append("## Reproduce one cell")
     for setting, origins in content.origins.items():
         for row, origin in origins.items():
@@ -48,6 +52,10 @@ def as_latex_report(content: Content) -> str:
         body = [f"\\begin{{tabular}}{{l{'r' * len(TITLES)}}}", "\\toprule", head, "\\midrule", *rows]
         table = "\n".join([*body, "\\bottomrule", "\\end{tabular}"])
         blocks.append(_float("table*", table, f"Judge statistics, {content.results.settings[setting]}"))
+    if content.anchors.body:
+        head, *rows = (" & ".join(map(tex, cells)) + " \\\\" for cells in _anchor_rows(content))
+        body = ["\\begin{tabular}{lllrrl}", "\\toprule", head, "\\midrule", *rows, "\\bottomrule", "\\end{tabular}"]
+        blocks.append(_float("table*", "\n".join(body), content.anchors.title.capitalize()))
     blocks += [tex(note) for note in content.results.notes]
     return "\n\n".join(blocks) + "\n"
 
@@ -60,6 +68,10 @@ def _judge_rows(content: Content, setting: str, found: Mapping[str, JudgeStatist
     labels = {row.name: row.label for row in content.results.rows[setting]}
     body = [[labels[row], *(_number(getattr(s, name)) for name in TITLES)] for row, s in found.items()]
     return [["", *TITLES.values()], *body]
+
+
+def _anchor_rows(content: Content) -> Sequence[Sequence[str]]:
+    return [["", *content.anchors.header], *content.anchors.body]
 
 
 def _number(value: float) -> str:

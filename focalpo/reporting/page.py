@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from focalpo.reporting.blocks import p_text
+from focalpo.reporting.blocks import Block, p_text
 from focalpo.reporting.cells import Cell, Results, RowResult
 from focalpo.reporting.judges import TITLES, JudgeStatistics
 from focalpo.reporting.provenance import Chain
@@ -50,6 +50,7 @@ class Content:
     judges: Mapping[str, Mapping[str, JudgeStatistics]]
     pictures: Sequence[Picture]
     stages: Chain
+    anchors: Block
 
 
 def page(content: Content) -> str:
@@ -69,6 +70,7 @@ def page(content: Content) -> str:
         figures="".join(map(_figure, content.pictures)),
         judges="".join(_judges(results, setting, found) for setting, found in content.judges.items() if found)
         or '<p class="quiet">Nothing was judged.</p>',
+        anchors=_anchors(content.anchors),
         stages=_stages(content.stages),
         setting_options=options,
         benchmark_options="".join(
@@ -206,6 +208,20 @@ def _judges(results: Results, setting: str, found: Mapping[str, JudgeStatistics]
         f'<div class="scroll" tabindex="0" role="region" aria-label="Judge, {escape(results.settings[setting])}">'
         f"<table><caption>{escape(results.settings[setting])}</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _anchors(block: Block) -> str:
+    """The section against the author's own runs; none where the author had none of these."""
+    if not block.body:
+        return ""
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in ["", *block.header])
+    body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in line) + "</tr>" for line in block.body)
+    title = escape(block.title.capitalize())
+    return (
+        f'<section id="anchors" aria-labelledby="anchors-title"><h2 id="anchors-title">{title}</h2>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{title}">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>"
     )
 
 

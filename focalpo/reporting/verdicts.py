@@ -17,7 +17,8 @@ REPRODUCED, NOISE, DIFFERS = "reproduced", "within noise", "differs"
 class Rule:
     """The thresholds, in points and errors, and the protocol under which each column may be compared with the paper.
 
-    `equivalent` is the margin of the equivalence test between rows, in points.
+    `equivalent` is the margin of the equivalence test between rows, in points; `anchors` holds the tolerances against
+    the author's own runs.
     """
 
     agree: float
@@ -25,6 +26,7 @@ class Rule:
     resolve: float
     equivalent: float
     protocols: Mapping[str, str]
+    anchors: Mapping[str, float]
 
 
 def read_rule(path: Path) -> Rule:

@@ -90,7 +90,7 @@ def _composer(name: str) -> Callable[[list[str]], Any] | None:
     from focalpo.config.compose import compose, compose_calibrate_judge
     from focalpo.planning.bench import planned_bench
     from focalpo.planning.search import search
-    from focalpo.planning.table import composed_table, naming_table
+    from focalpo.planning.table import about_table, composed_table, naming_table
     from focalpo.running.words import WORDS, annotations_of, words_of
 
     if name == "sweep":
@@ -101,6 +101,8 @@ def _composer(name: str) -> Callable[[list[str]], Any] | None:
         return lambda arguments: composed_table([each for each in arguments if "=" in each or each.startswith("-")])
     if name == "dashboard":
         return lambda arguments: composed_table(naming_table(arguments))
+    if name == "anchors":
+        return lambda arguments: composed_table(about_table(arguments, "author"))
     if name == "bench":
         return lambda arguments: planned_bench(arguments)[1]
     if name == "score_annotations":

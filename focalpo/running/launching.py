@@ -12,7 +12,7 @@ from focalpo.stages.disk import explaining_disk_errors
 from focalpo.stages.folder import ERROR, Job, Stopped
 
 STACKS = ".stacks"
-RANKED = ("sft", "reward", "reference", "train")
+RANKED = ("sft", "reward", "reference", "anchors", "train")
 """Kinds that may run in several ranks."""
 
 

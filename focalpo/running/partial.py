@@ -7,6 +7,8 @@ from focalpo.stages.folder import ERROR, MANIFEST, Folder
 
 PARTIAL = ("report", "sweep")
 """Kinds that are made of whatever succeeded."""
+SHARED = ("benchmark/", "anchors/")
+"""Inputs of a report that are of a setting, not of a run: benchmark/SETTING/NAME, anchors/SETTING."""
 
 
 def make_of_sealed(folder: Folder, make: Callable[[Folder], object]) -> None:
@@ -35,23 +37,23 @@ def make_of_sealed(folder: Folder, make: Callable[[Folder], object]) -> None:
 def complete(sealed: dict[str, bool]) -> set[str]:
     """The names of the inputs of complete runs.
 
-    A run is SETTING/ROW/SEED, with an input of each kind, or a point of a search. A benchmark, benchmark/SETTING/NAME,
-    is kept with the runs of its setting.
+    A run is SETTING/ROW/SEED, with an input of each kind, or a point of a search. What is SHARED is kept with the runs
+    of its setting.
     """
     runs: dict[str, bool] = {}
     for name, found in sealed.items():
         runs[run_of(name)] = runs.get(run_of(name), True) and found
-    settings = {run.partition("/")[0] for run, found in runs.items() if found and not run.startswith("benchmark/")}
+    settings = {run.partition("/")[0] for run, found in runs.items() if found and not run.startswith(SHARED)}
     return {
         name
         for name in sealed
-        if runs[run_of(name)] and (not name.startswith("benchmark/") or name.split("/")[1] in settings)
+        if runs[run_of(name)] and (not name.startswith(SHARED) or name.split("/")[1] in settings)
     }
 
 
 def run_of(name: str) -> str:
-    """The run that an input belongs to: base/dpo/1 of base/dpo/1/judge; benchmarks and points stand for themselves."""
-    return name if name.startswith("benchmark/") else name.rpartition("/")[0] or name
+    """The run that an input belongs to: base/dpo/1 of base/dpo/1/judge; what is shared stands for itself."""
+    return name if name.startswith(SHARED) else name.rpartition("/")[0] or name
 
 
 def _told(path: Path, reason: str) -> ValueError:

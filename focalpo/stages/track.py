@@ -23,6 +23,7 @@ ARTIFACT_TYPES = {
     "benchmark": "dataset",
     "pairs": "dataset",
     "reference": "reference",
+    "anchors": "reference",
     "convert": "checkpoint",
     "sft": "checkpoint",
     "train": "checkpoint",
