@@ -31,6 +31,7 @@ from focalpo.training.model import load_model, load_tokenizer, stop_ids
 from focalpo.training.positions import check_positions
 from focalpo.training.ranks import device, rank
 from focalpo.training.scoring import score
+from recipes.doctor import gpus
 
 BRANCHES = ("chosen", "rejected")
 
@@ -76,13 +77,16 @@ def compare(arguments: list[str]) -> bool:
     """Measure the start models, print every comparison; whether each start model fits.
 
     Raises:
-        ValueError: when no column of the table has a start model and data of the author's.
+        ValueError: when no column of the table has a start model and data of the author's, or GPUs are missing.
     """
     plan = planned(about_table(arguments, "author"))
     anchors = {setting: row.anchors for (setting, _, _), row in plan.rows.items() if row.anchors is not None}
     if not anchors:
         known = ", ".join(compose_table("author").settings)
         raise ValueError(f"the author had no run of this table's models and data; take table=author settings={known}")
+    for finding in gpus(plan.first, plan.first.cluster.scheduler == "slurm"):
+        if finding.grade == "fail":
+            raise ValueError(finding.message)
     stages = list({stage.key: stage for stage in anchors.values()}.values())
     if any([left_to_slurm(plan.runs, stage, plan.first) for stage in stages]):
         return True

@@ -51,7 +51,7 @@ def blocking(plan: Planned) -> list[str]:
 def _local(plan: Planned) -> Iterator[Finding]:
     config = plan.first
     slurm = config.cluster.scheduler == "slurm"
-    yield from _gpus(config, slurm)
+    yield from gpus(config, slurm)
     if slurm and config.cluster.container:
         yield Finding("ok", "versions", "those of the container")
     else:
@@ -69,7 +69,8 @@ def _local(plan: Planned) -> Iterator[Finding]:
         yield _slurm()
 
 
-def _gpus(config: Config, slurm: bool) -> Iterator[Finding]:
+def gpus(config: Config, slurm: bool) -> Iterator[Finding]:
+    """Whether this machine has the GPUs that the configuration counts on."""
     if slurm:
         yield Finding("ok", "gpu", "not needed here, jobs request theirs")
         return

@@ -15,8 +15,8 @@ def checked(runs: Path, table: TableConfig) -> str:
     """Check the rehearsal's folder and summarize it in one line.
 
     Raises:
-        ValueError: for rows without a number, outputs that differ from what was sealed, stages that are not sealed, or
-            missing inputs.
+        ValueError: for rows without a number, numbers of the author's without one of ours, outputs that differ from
+            what was sealed, stages that are not sealed, or missing inputs.
     """
     file = newest_reports(runs)[0] / "table1.csv"  # an interrupted rehearsal has left one of fewer rows
     with file.open() as lines:
@@ -26,6 +26,8 @@ def checked(runs: Path, table: TableConfig) -> str:
     gaps = [place for place in expected for column in columns if values.get((*place, column), NONE) == NONE]
     if gaps:
         raise ValueError(f"the table has no number in {gaps}; see {file.parent}")
+    if gaps := _author_gaps(file.parent / "anchors.csv"):
+        raise ValueError(f"nothing of ours stands beside the author's {', '.join(gaps)}; see {file.parent}")
     manifests = sorted(runs.glob("*/*/manifest.json"))
     for path in manifests:
         verify(path.parent)
@@ -38,6 +40,15 @@ def checked(runs: Path, table: TableConfig) -> str:
     counts = Counter(path.parent.parent.name for path in manifests)
     made = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
     return f"{len(expected)} rows, no gap in the table; {len(manifests)} sealed stages, no gap in the chain: {made}"
+
+
+def _author_gaps(file: Path) -> list[str]:
+    """The author's numbers at the start and the end of a run beside which there is none; four steps reach no other."""
+    if not file.is_file():
+        return []
+    with file.open() as lines:
+        found = [line for line in csv.DictReader(lines) if line["step"].startswith(("start", "end"))]
+    return [f"{line['what']}, {line['quantity']}" for line in found if line["ours"] in (NONE, "nan")]
 
 
 def _sealed(folder: Path) -> bool:

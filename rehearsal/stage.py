@@ -34,6 +34,7 @@ DATASETS = {
     "trl-lib/ultrafeedback_binarized": write_trl_lib,
     "HuggingFaceH4/ultrafeedback_binarized": write_h4,
     "princeton-nlp/llama3-ultrafeedback-armorm": write_armorm,
+    "princeton-nlp/llama3-ultrafeedback": write_armorm,
 }
 
 

@@ -40,7 +40,7 @@ def test_gpus_with_less_memory_than_planned_for_are_reported(monkeypatch) -> Non
 
     def found(*overrides: str) -> doctor.Finding:
         plan = planned(["table=one_gpu", *overrides])
-        return next(finding for finding in doctor._gpus(plan.first, False) if finding.what == "gpu memory")
+        return next(finding for finding in doctor.gpus(plan.first, False) if finding.what == "gpu memory")
 
     assert found().grade == "warn" and found().message.endswith("set launch.gpu_gib=22 and see what make plan advises")
     assert found("launch.gpu_gib=23").grade == "ok"

@@ -48,6 +48,23 @@ def test_a_cell_without_a_number_is_named(tmp_path: Path) -> None:
         checked(tmp_path, TABLE)
 
 
+@pytest.mark.parametrize("ours, step, gap", [("-", "end (4)", True), ("nan", "start", True), ("-", "100", False)])
+def test_a_number_of_the_authors_without_one_of_ours_is_named(tmp_path: Path, ours: str, step: str, gap: bool) -> None:
+    """A rehearsal has four steps: what the author had at step 100 it has not."""
+    left_behind(tmp_path)
+    (report,) = (tmp_path / "report").iterdir()
+    report = Folder.at(report)
+    (report.path / "manifest.json").unlink()
+    text = f"what,step,quantity,ours,author,verdict\nmistral_uf,{step},loss,{ours},0.5,differs\n"
+    (report.path / "anchors.csv").write_text(text)
+    report.seal(1.0)
+    if gap:
+        with pytest.raises(ValueError, match="nothing of ours stands beside the author's mistral_uf, loss"):
+            checked(tmp_path, TABLE)
+    else:
+        assert checked(tmp_path, TABLE)
+
+
 def test_a_missing_input_is_named(tmp_path: Path) -> None:
     (left_behind(tmp_path) / "manifest.json").unlink()
     with pytest.raises(ValueError, match="was made from train/dpo-.*, which is not sealed"):

@@ -21,6 +21,7 @@ SCALE_NOTES = {
     "behave there, not how they rank on real models.",
     "one_gpu": "One-GPU scale: a small chat model and a judge of your own; do not compare it with the paper.",
     "paper": "The paper's judge is retired: compare numbers only under the same protocol hash.",
+    "author": "The first author's own settings of December 2024; which of those runs became the paper's is not known.",
 }
 
 
