@@ -13,7 +13,13 @@ ROOT = Path(__file__).parent.parent
 SETS = ("ifeval", "ifeval_new", "ifeval_greedy")
 SMALL = [
     *("table=laptop", "rows=sft,focalpo", "seeds=1", "data.prompts=16", "data.test_prompts=6"),
-    *("train.global_batch=4", "dynamics.train_pairs=4", "data.sampling.max_new_tokens=48", "capability=none"),
+    *(
+        "train.global_batch=4",
+        "dynamics.train_pairs=4",
+        "data.sampling.max_new_tokens=48",
+        "capability=none",
+        "launch.threads=1",
+    ),
     *(f"generate.sets.{name}.max_new_tokens=16" for name in SETS),
 ]
 
