@@ -26,8 +26,8 @@ def checked(runs: Path, table: TableConfig) -> str:
     gaps = [place for place in expected for column in columns if values.get((*place, column), NONE) == NONE]
     if gaps:
         raise ValueError(f"the table has no number in {gaps}; see {file.parent}")
-    if gaps := _author_gaps(file.parent / "anchors.csv"):
-        raise ValueError(f"nothing of ours stands beside the author's {', '.join(gaps)}; see {file.parent}")
+    if alone := _author_gaps(file.parent / "anchors.csv"):
+        raise ValueError(f"nothing of ours stands beside the author's {', '.join(alone)}; see {file.parent}")
     manifests = sorted(runs.glob("*/*/manifest.json"))
     for path in manifests:
         verify(path.parent)

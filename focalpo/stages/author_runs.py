@@ -80,14 +80,14 @@ class AuthorRuns:
 
     def run_of(self, anchor: str, objective: Mapping[str, Any], train: Mapping[str, Any]) -> str | None:
         """The name of the author's run that a training repeats, by its loss, learning rate and epochs."""
-        gamma = {"dpo": 0.0}.get(objective["name"], objective.get("gamma"))
         if objective["name"] not in ("dpo", "focalpo") or objective["beta"] != self.beta:
             return None
+        gamma = objective["gamma"] if objective["name"] == "focalpo" else 0.0
         if gamma and objective["detach_factor"]:
             return None
         wanted = (anchor, gamma, train["learning_rate"], train["epochs"])
-        found = {(run.anchor, run.gamma, run.learning_rate, run.epochs): name for name, run in self.runs.items()}
-        return found.get(wanted)
+        runs = self.runs.items()
+        return next((n for n, r in runs if (r.anchor, r.gamma, r.learning_rate, r.epochs) == wanted), None)
 
 
 @cache
