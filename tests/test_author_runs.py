@@ -112,5 +112,9 @@ def test_other_settings_repeat_no_run() -> None:
     assert FOUND.run_of("llama_uf", gamma, settings)
     for other in ({"beta": 0.1}, {"gamma": 0.1}, {"detach_factor": True}, {"name": "ipo"}):
         assert FOUND.run_of("llama_uf", gamma | other, settings) is None
-    assert FOUND.run_of("llama_uf", gamma, settings | {"epochs": 1}) is None
+    others = {"epochs": 1, "schedule": "cosine", "warmup_ratio": 0.1, "global_batch": 64, "max_steps": 9}
+    for name, value in others.items():
+        assert FOUND.run_of("llama_uf", gamma, settings | {name: value}) is None
+    unnamed = {name: value for name, value in settings.items() if name != "schedule"}
+    assert FOUND.run_of("llama_uf", gamma, unnamed) is None, "a stage that names no schedule had the cosine"
     assert FOUND.anchor_of("Qwen/Qwen2.5-0.5B-Instruct", "trl-lib/ultrafeedback_binarized") is None

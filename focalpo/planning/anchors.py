@@ -15,7 +15,7 @@ def anchors_stage(config: Config) -> Stage | None:
     """
     data = config.data
     known = author_runs()
-    if data.source != "hub" or config.model.phases or config.model.package:
+    if data.source != "hub" or data.limit or config.model.phases or config.model.package:
         return None
     name = known.anchor_of(config.model.path, data.path)
     if name is None:

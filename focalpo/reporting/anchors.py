@@ -86,7 +86,7 @@ def curve_of(title: str, train: Path, anchors: Path) -> Curve | None:
     """The evaluations of a training stage; None where the author had no such run, or ours was not evaluated."""
     settings, anchor = read_manifest(train)["settings"], read_manifest(anchors)["settings"]["anchor"]
     name = author_runs().run_of(anchor["name"], settings["objective"], settings["train"])
-    if name is None or not (train / "evaluation.jsonl").is_file():
+    if name is None or "lora" in settings or not (train / "evaluation.jsonl").is_file():
         return None
     ids = set(read_json(anchors / "rows.json", "remove its stage and run again")["ids"])
     states = [each for each in read_records(train / "dynamics.parquet", PairState) if each.split == "test"]

@@ -61,11 +61,13 @@ class AuthorRun:
 
 @dataclass(frozen=True, slots=True)
 class AuthorRuns:
-    """The whole file; `subset` says which rows of the test split a card's rewards and log-probs are of."""
+    """The whole file; `recipe` holds the training settings of all runs, `subset` says which rows of the test split the
+    rewards and log-probs of a card are of."""
 
     source: str
     trainer: str
     beta: float
+    recipe: dict[str, Any]
     subset: dict[str, int]
     anchors: dict[str, Anchor]
     runs: dict[str, AuthorRun]
@@ -79,7 +81,9 @@ class AuthorRuns:
         return next((name for name, each in self.anchors.items() if start == each.start and data in each.data), None)
 
     def run_of(self, anchor: str, objective: Mapping[str, Any], train: Mapping[str, Any]) -> str | None:
-        """The name of the author's run that a training repeats, by its loss, learning rate and epochs."""
+        """The name of the author's run that a training repeats, by its loss, learning rate, epochs and the recipe."""
+        if any(train.get(name) != value for name, value in self.recipe.items()):
+            return None
         if objective["name"] not in ("dpo", "focalpo") or objective["beta"] != self.beta:
             return None
         gamma = objective["gamma"] if objective["name"] == "focalpo" else 0.0
@@ -98,7 +102,8 @@ def author_runs(file: Path = FILE) -> AuthorRuns:
         ValueError: when it is damaged.
     """
     values = read_yaml(file, FIX)
-    kinds = {"source": str, "trainer": str, "beta": float, "subset": dict, "anchors": dict, "runs": dict}
+    kinds: dict[str, type] = dict.fromkeys(("recipe", "subset", "anchors", "runs"), dict)
+    kinds |= {"source": str, "trainer": str, "beta": float}
     check_keys(file, values, kinds, FIX)
     anchors = {name: _made(Anchor, each, f"{file}: anchors.{name}") for name, each in values["anchors"].items()}
     runs = {}
