@@ -29,7 +29,7 @@ def evaluation(objective: Objective, start: Sequence[PairState], now: Sequence[P
         rewards = loss.chosen_reward, loss.rejected_reward
         values = {"reward_chosen": rewards[0], "reward_rejected": rewards[1], "reward_margin": rewards[0] - rewards[1]}
         values["reward_accuracy"] = right(*rewards)
-        found |= {name: float(value.mean()) for name, value in values.items()}
+        found |= {name: float(value.double().mean()) for name, value in values.items()}
     return found
 
 
