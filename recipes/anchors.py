@@ -96,12 +96,12 @@ def compare(arguments: list[str]) -> bool:
 
 def show(plan: Planned, anchors: dict[str, Stage], stages: list[Stage]) -> bool:
     """Print the comparisons, of trainings where they are sealed; whether each start model fits."""
-    rule, fits = read_rule(EVAL / "verdicts.yaml"), True
+    rule, told = read_rule(EVAL / "verdicts.yaml"), {}
     lines: list[Line] = []
     for stage in stages:
         facts, anchor = read_manifest(Folder(plan.runs, stage).path)["facts"], stage.settings["anchor"]
         lines += reference_lines(facts, anchor, rule)
-        fits &= fitting(facts["measured"], anchor, rule) is not None
+        told[stage.name] = fitting(facts["measured"], anchor, rule)
     for place, row in plan.rows.items():
         if row.train is not None and place[0] in anchors and Folder(plan.runs, row.train).sealed:
             folders = (Folder(plan.runs, each).path for each in (row.train, anchors[place[0]]))
@@ -110,7 +110,9 @@ def show(plan: Planned, anchors: dict[str, Stage], stages: list[Stage]) -> bool:
     for line in lines:
         numbers = f"{shown(line.ours):>11} {shown(line.author):>11}"
         print(f"{line.what:56} {line.step:>10}  {line.quantity:22} {numbers}  {line.verdict}")
-    return fits
+    for name, lengths in told.items():
+        print(f"{name}: {f'lengths as {lengths} fit' if lengths else 'no candidate for the lengths fits'}")
+    return None not in told.values()
 
 
 if __name__ == "__main__":

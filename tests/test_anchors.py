@@ -89,6 +89,17 @@ def test_the_lengths_that_fit_are_named_and_none_where_none_does() -> None:
     assert fitting({"simpo": far}, anchor, RULE) is None
 
 
+def test_the_command_names_the_lengths_that_fit_and_compares_what_is_sealed(
+    run: TableRun, capsys: pytest.CaptureFixture
+) -> None:
+    plan = planned(["table=author", "settings=mistral", "rows=focalpo", f"runs={run.path}"])
+    anchors = {"mistral": plan.rows["mistral", "focalpo", "42"].anchors}
+    assert recipe.show(plan, anchors, list(anchors.values()))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 + 15 + 1 and lines[-1] == "mistral_uf: lengths as trl fit"
+    assert lines[4].startswith("mistral/focalpo/42: zephyr0-7b-ultra-p-0.07") and lines[4].endswith("not evaluated")
+
+
 def test_both_lengths_and_every_row_of_a_setting_share_one_anchor() -> None:
     plan = planned(["table=author"])
     stages = {stage.title for stage in in_order([plan.report]) if stage.kind == "anchors"}
