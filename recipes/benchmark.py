@@ -40,4 +40,5 @@ def _checked(protocol: CheckedProtocol, job: Job) -> dict:
     write_records(job.path / "instructions.parquet", instructed)
     questions = [Question(each.id, [{"role": "user", "content": each.prompt}], "") for each in instructed]
     write_records(job.path / "questions.parquet", questions)
-    return {"questions": len(questions), "instructions": sum(len(each.kinds) for each in instructed)}
+    counts = {"questions": len(questions), "instructions": sum(len(each.kinds) for each in instructed)}
+    return counts | {"source": protocol.source}

@@ -168,7 +168,7 @@ def test_every_model_is_loaded_from_safetensors_only() -> None:
     assert loads == {
         ("model.py", "AutoModelForCausalLM.from_pretrained"): "True",
         ("rewarding.py", "AutoModelForSequenceClassification.from_pretrained"): "True",
-        ("generation.py", "vllm.LLM"): "'safetensors'",
+        ("vllm_engine.py", "vllm.LLM"): "'safetensors'",
         ("gguf.py", "AutoModelForCausalLM.from_pretrained"): "path.name",  # no pickle either
     }
     assert [path.name for path in files if "vllm.entrypoints" in path.read_text()] == ["serving.py"]

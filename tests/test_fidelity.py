@@ -34,7 +34,7 @@ SHARED = {
         "model": ("HuggingFaceH4/mistral-7b-sft-beta", None, "conf/model/zephyr.jinja", ["</s>"]),
         "data": ("trl-lib/ultrafeedback_binarized", "47124cb5778f5d50de1c7676a412828f3ea7c555", "train", "test"),
         "lengths": (1024, 512),
-        "decoding": {"alpaca_eval": (0.7, 1.0, 2048), "arena_hard": (0.0, 1.0, 4096)},
+        "decoding": {"alpaca_eval": (0.7, 1.0, 2048), "arena_hard": (0.0, 1.0, 4096), "ifeval": (0.0, 1.0, 1280)},
     },
     "instruct": {
         "model": (
@@ -50,7 +50,7 @@ SHARED = {
             "test",
         ),
         "lengths": (2048, 1800),
-        "decoding": {"alpaca_eval": (0.9, 1.0, 4096), "arena_hard": (0.0, 1.0, 4096)},
+        "decoding": {"alpaca_eval": (0.9, 1.0, 4096), "arena_hard": (0.0, 1.0, 4096), "ifeval": (0.0, 1.0, 1280)},
     },
 }
 # row: the objective's options and the learning rate in each setting; None where nothing is trained

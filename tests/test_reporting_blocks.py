@@ -186,6 +186,19 @@ def test_overlaps_compare_all_pairs_once_with_the_benchmarks(tmp_path: Path) -> 
     assert found[0] == f"{pairs.path.name} against {benchmark.path.name}" and found[1].exact == [("p1", "q1")]
 
 
+@pytest.mark.parametrize(("source", "shared"), [("own", 0), ("google/IFEval", 1)])
+def test_the_wording_that_prompts_of_ours_share_with_training_prompts_is_no_overlap(
+    tmp_path: Path, source: str, shared: int
+) -> None:
+    wording = " ".join(f"word{place}" for place in range(13))
+    asked = [[{"role": "user", "content": f"{topic} {wording}"}] for topic in ("tea", "chess")]
+    pairs = sealed(tmp_path, "pairs", "data", {}, train=[Pair("p", asked[0], "a", "b")])
+    benchmark = sealed(tmp_path, "benchmark", "ifeval", {"source": source}, questions=[Question("q", asked[1], "")])
+    inputs = {"base/dpo/1/pairs": pairs.path, "benchmark/base/ifeval": benchmark.path}
+    (found,) = training_overlaps(TableRun(tmp_path, {}, (), inputs)).values()
+    assert len(found.gram) == shared
+
+
 def test_only_hard_prompts_are_scored_with_style_control(tmp_path: Path) -> None:
     """Answers as long as the baseline's: the plain score of the hard prompts, (3 + .5 + 1) / (3 + 1 + 1 + 1)."""
     prompt = [{"role": "user", "content": "ask"}]

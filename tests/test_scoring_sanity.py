@@ -28,7 +28,7 @@ def test_the_health_of_four_answers_by_hand() -> None:
     ("texts", "finished", "expected"),
     [
         (GOOD, [True] * 20, []),
-        (["", *GOOD[1:]], [True] * 20, ["set: some answers are empty; they are judged as they stand"]),
+        (["", *GOOD[1:]], [True] * 20, ["set: some answers are empty; they are scored as they stand"]),
         (GOOD, [False, *[True] * 19], []),  # 5% is not more than 5%
         (GOOD, [False] * 2 + [True] * 18, ["set: more than 5% of answers are cut at the token limit"]),
         (["yes no maybe " * 10] * 2 + GOOD[2:], [True] * 20, ["set: more than 5% of answers repeat themselves"]),

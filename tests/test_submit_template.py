@@ -203,6 +203,7 @@ def test_a_job_that_is_requeued_again_and_again_for_nothing_ends(fake_slurm: Pat
 
 
 def test_another_number_of_ranks_than_asked_for_is_refused(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "stage.json").write_text("{}")
     assert arguments([str(tmp_path), "--ranks=4", "--threads=2"]) == (tmp_path, 4, 2)
     assert arguments([str(tmp_path)]) == (tmp_path, None, None)
     monkeypatch.delenv("WORLD_SIZE", raising=False)

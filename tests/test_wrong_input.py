@@ -123,6 +123,7 @@ WRONG = {
     "score_annotations /dev/null --gamd x": "unrecognized arguments: --gamd x; --help lists the flags",
     "reproduc": "there is no recipes.reproduc; did you mean reproduce?",
     "check chek=x": "chek=x: there is no such key; did you mean",
+    "capability capabilty=laptop": "capabilty=laptop: there is no such key; did you mean",
     "sft seed=1": "recipes.sft is a stage and no command",
 }
 

@@ -70,8 +70,8 @@ def content_of(run: TableRun, results: Results, pictures: list[Picture], stages:
     made_by = ", ".join(map(short, commits(stages)))
     finished = max((manifest["finished"] for manifest in stages.values()), default="never")
     summary = (
-        f"{finding(results)} The table has {len(run.settings)} settings, {len(run.rows)} rows, {per_row} seeds per "
-        f"row; {len(stages)} stages, the last finished {finished}; commits {made_by}."
+        f"{finding(results)} Settings: {len(run.settings)}, rows: {len(run.rows)}, seeds per row: {per_row}; "
+        f"{len(stages)} stages, the last finished {finished}; commits {made_by}."
     )
     curves = {
         setting: {row: curve for row in run.rows if (curve := _curves(run, setting, row))} for setting in run.settings

@@ -14,6 +14,10 @@ from focalpo.reporting.cells import Results
 
 # Colours that colour-blind readers can tell apart, also in print (Okabe and Ito 2008).
 BLUE, ORANGE, GREEN, SKY, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#999999"
+PANELS = 4
+"""Of the table's figure side by side; more columns go on below."""
+LEAST_LABELLED = 2
+"""Per cent of a bar that have room for a number."""
 GROUPS = {
     "right_right": ("right, stays right", GREEN),
     "wrong_right": ("wrong, becomes right", SKY),
@@ -32,22 +36,27 @@ def save(figure: Figure, path: Path) -> None:
 
 def table_figure(results: Results, path: Path) -> None:
     """Plot every cell of the table as a point with its 95% interval, one panel per setting and column."""
-    settings, columns = list(results.rows), results.columns
+    columns = results.columns
+    lines = [columns[first : first + PANELS] for first in range(0, max(1, len(columns)), PANELS)]
+    across = max(1, len(lines[0]))
     height = 1.2 + 0.28 * max(len(rows) for rows in results.rows.values())
     figure, grid = plt.subplots(
-        len(settings),
-        max(1, len(columns)),
-        figsize=(max(11, 3.6 * len(columns)), height * len(settings)),
-        sharex="col",
+        len(results.rows) * len(lines),
+        across,
+        figsize=(max(11, 3.6 * across), height * len(results.rows) * len(lines)),
+        sharex="col" if len(lines) == 1 else False,
         sharey="row",
         squeeze=False,
         layout="constrained",
     )
-    for setting, panels in zip(settings, grid, strict=True):
-        for column, axes in zip(columns, panels, strict=False):
+    places = [(setting, line) for setting in results.rows for line in lines]
+    for (setting, line), panels in zip(places, grid, strict=True):
+        for column, axes in zip(line, panels, strict=False):
             _intervals(axes, results, setting, column.name)
             above = f"{results.settings[setting]}\n" if column == columns[0] else ""
             axes.set_title(f"{above}{column.title}", fontsize=9)
+        for axes in panels[len(line) :]:
+            axes.set_axis_off()
     figure.suptitle(results.title, fontsize=10)
     save(figure, path)
 
@@ -68,7 +77,8 @@ def dynamics_figure(
         for group, (title, colour) in GROUPS.items():
             shares = [100 * groups[setting][row][group] for row in rows]
             bars = axes.barh(range(len(rows)), shares, left=left, color=colour, label=title)
-            axes.bar_label(bars, [f"{share:.0f}" for share in shares], label_type="center", fontsize=7)
+            shown = [f"{share:.0f}" if share >= LEAST_LABELLED else "" for share in shares]
+            axes.bar_label(bars, shown, label_type="center", fontsize=7)
             left = [start + share for start, share in zip(left, shares, strict=True)]
         rows_axis(axes, [labels[row] for row in rows])
         axes.set_xlim(0, 100)

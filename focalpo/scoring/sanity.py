@@ -24,8 +24,8 @@ SHORTEST_LOOP = 20  # words; shorter answers are never called repetitive
 MOST = {"empty": 0.0, "unfinished": 0.05, "repetitive": 0.05, "identical": 0.10}
 SAME_AS_REFERENCE = 0.95
 WARNINGS = {
-    "empty": "some answers are empty; they are judged as they stand",
-    "unfinished": "more than 5% of answers are cut at the token limit; they are judged as they stand",
+    "empty": "some answers are empty; they are scored as they stand",
+    "unfinished": "more than 5% of answers are cut at the token limit; they are scored as they stand",
     "repetitive": "more than 5% of answers repeat themselves",
     "identical": "more than 10% of answers are the reference word for word; they count as ties without being judged",
 }
