@@ -10,6 +10,7 @@ import recipes.anchors as recipe
 from focalpo.config.compose import plain
 from focalpo.judging.protocol import EVAL
 from focalpo.planning.anchors import anchors_stage
+from focalpo.planning.needs import Estimate
 from focalpo.planning.stages import in_order
 from focalpo.planning.table import Planned, planned
 from focalpo.reporting.anchors import author_block, author_curves, fitting, run_lines
@@ -22,6 +23,7 @@ from focalpo.stages.author_runs import author_runs
 from focalpo.stages.folder import Folder, Job, read_manifest, write_json
 from focalpo.stages.reading import read_json
 from focalpo.stages.records import PairState, append_json, write_records
+from focalpo.training.cost import Batch, forward_operations
 from recipes.why import _beside_author
 from tests.test_conf import composed
 from tests.tiny import chatml_tokenizer, tiny_model
@@ -110,6 +112,14 @@ def test_both_lengths_and_every_row_of_a_setting_share_one_anchor() -> None:
     }
     assert len(stages) == 3
     assert next(iter(plan.report.inputs.values())).kind == "anchors", "what comes first runs first"
+
+
+def test_the_plan_counts_one_forward_pass_over_an_eighth_of_the_test_pairs_for_each_length() -> None:
+    """1,000 test pairs, 2 lengths, 8 processes: 250 pairs of 160 + 2 x 260 tokens, of which 2 x 260 are predicted."""
+    config = composed("experiment=author_mistral/dpo")
+    estimate = Estimate(config, Path("nowhere"))
+    batch = Batch(250 * (160 + 2 * 260), 250 * 2 * 260)
+    assert estimate.of(anchors_stage(config)).operations == forward_operations(estimate.shape, batch, 160 + 260 / 2)
 
 
 def test_the_paper_table_has_the_anchors_of_its_columns_and_other_scales_have_none() -> None:

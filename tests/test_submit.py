@@ -151,9 +151,9 @@ def test_gpus_that_do_not_match_the_ranks_are_reported_before_submission(fake_sl
 def test_the_plan_lists_every_array_and_the_judge_requests(tmp_path: Path) -> None:
     """805 prompts and 500 prompts twice, for 22 models; USD by hand, gpt-4-turbo costs 10 and 30 per million tokens."""
     output = described(planned([*PAPER, f"runs={tmp_path}"]))
-    assert "0 of 96 stages of the paper table are sealed" in output and "nothing was started" in output
+    assert "0 of 98 stages of the paper table are sealed" in output and "nothing was started" in output
     total = next(line for line in output.splitlines() if line.startswith("sum"))
-    assert total.split()[1] == "96" and f"{22 * (805 + 2 * 500):,}" in total
+    assert total.split()[1] == "98" and f"{22 * (805 + 2 * 500):,}" in total
     usd = 22 * (805 * (1400 * 10 + 1 * 30) + 1000 * (2200 * 10 + 700 * 30)) / 1e6
     assert total.split()[-1] == f"{usd:,.0f}"
     assert not list(tmp_path.iterdir())
