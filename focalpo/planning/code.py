@@ -8,6 +8,7 @@ again is reported where it differs (focalpo/running/remade.py).
 from focalpo.config.schema import Config
 from focalpo.judging.protocol import EVAL, AlpacaProtocol, load_protocol
 from focalpo.stages.code import code_of
+from focalpo.stages.suites import lm_eval_version
 from focalpo.training.objective import OBJECTIVES
 
 POCKET = ("focalpo.pocket",)
@@ -55,9 +56,11 @@ def pairs_code(config: Config) -> dict[str, str]:
 
 
 def prompts_code(config: Config) -> dict[str, str]:
-    """The code that draws prompts of our own, as a setting; none for prompts that are read."""
-    own = config.data.source == "instructions"
-    return {"code": code_of(("focalpo.checking.prompts:drawn",), ("focalpo.checking",))} if own else {}
+    """The code that draws prompts of our own, and the lm-eval that says which kinds exclude each other; else nothing."""
+    if config.data.source != "instructions":
+        return {}
+    prompts = "focalpo.checking.prompts"
+    return {"code": code_of((f"{prompts}:drawn",), (prompts,)), "lm_eval": lm_eval_version()}
 
 
 def pocket_pairs(config: Config) -> list[str]:
