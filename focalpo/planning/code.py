@@ -56,7 +56,7 @@ def pairs_code(config: Config) -> dict[str, str]:
 
 
 def prompts_code(config: Config) -> dict[str, str]:
-    """The code that draws prompts of our own, and the lm-eval that says which kinds exclude each other; else nothing."""
+    """The code that draws our own prompts, and the lm-eval that says which kinds exclude each other; else nothing."""
     if config.data.source != "instructions":
         return {}
     prompts = "focalpo.checking.prompts"
