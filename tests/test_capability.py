@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -246,7 +247,9 @@ def test_the_stage_equals_lm_eval_run_by_hand(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--tasks", "plain_questions", "--device", "cpu"]
     command += ["--model_args", f"pretrained={model},dtype=float32", "--batch_size", "5", "--log_samples"]
     command += ["--include_path", str(suites.OWN), "--output_path", str(tmp_path / "by_hand")]
-    subprocess.run(command, check=True, cwd=suites.ROOT, capture_output=True)
+    apart = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache")}  # another test reads the same data at this time
+    done = subprocess.run(command, cwd=suites.ROOT, env=apart, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     [samples] = (tmp_path / "by_hand").rglob("samples_*.jsonl")
     theirs = {each["doc_id"]: each["acc"] for each in map(json.loads, samples.read_text().splitlines())}
     ours = read_records(folder.path / "plain_questions.parquet", PromptScore)
