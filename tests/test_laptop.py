@@ -14,9 +14,10 @@ SETS = ("ifeval", "ifeval_new", "ifeval_greedy")
 SMALL = [
     *("table=laptop", "rows=sft,focalpo", "seeds=1", "data.prompts=16", "data.test_prompts=6"),
     *(
-        "train.global_batch=4",
+        "train.global_batch=2",
+        "train.warmup_ratio=0",
         "dynamics.train_pairs=4",
-        "data.sampling.max_new_tokens=48",
+        "data.sampling.max_new_tokens=64",
         "capability=none",
         "launch.threads=1",
     ),

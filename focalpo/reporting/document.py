@@ -110,7 +110,8 @@ def _long_summary(results: Results) -> str:
 
 def _summary_text(lines: Sequence[Sequence[str]], results: Results) -> str:
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    star = f"± half a 95% interval; \\* differs from {results.compare_label}, p < .05 after Holm's correction."
+    rule = f"; \\* differs from {results.compare_label}, p < .05 after Holm's correction" if results.compared else ""
+    star = f"± half a 95% interval{rule}."
     return f"**{finding(results)}**\n\n{body}\n\n{results.title}. {star}\n"
 
 

@@ -17,7 +17,8 @@ def as_terminal(results: Results, scale: str) -> str:
     shown = [f"WARNING: {warning}" for warning in results.warnings[:MOST_WARNINGS]]
     if more := len(results.warnings) - len(shown):
         shown.append(f"... and {more} more warnings, see report.md")
-    legend = f"± half a 95% interval; * differs from {results.compare_label}, p < .05 after Holm's correction."
+    stars = f"; * differs from {results.compare_label}, p < .05 after Holm's correction" if results.compared else ""
+    legend = f"± half a 95% interval{stars}."
     texts = [results.title, *shown, finding(results)]
     below = [legend, *([SCALE_NOTES[scale]] if scale in SCALE_NOTES else [])]
     return "\n\n".join([*map(_wrapped, texts), *tables, "\n".join(map(_wrapped, below))]) + "\n"
