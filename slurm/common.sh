@@ -13,7 +13,7 @@
 #                stop, requeue: replies and answers are recorded    stop
 #   the others   continue; if time runs out, say so in error.txt    end
 #
-# A job that has nothing new to show is not requeued, and a job that was requeued twice without is ended.
+# A job that has nothing new to show is not requeued, and a job that was requeued four times without is ended.
 ranks=1 threads=1 cpus=0 gpus=0
 while [[ ${1-} == --*=* ]]; do
     case $1 in
@@ -77,8 +77,8 @@ progress() {
 began=$(progress)
 starts=$stage/.starts # one line per start: the task, and what there was
 echo "$task $began" >> "$starts"
-if ((${SLURM_RESTART_COUNT:-0} >= 2)) && [[ $(tail -n 3 "$starts" | sort -u | wc -l) == 1 ]]; then
-    fail "$kind was requeued twice and has nothing new to show; see the end of $log for why, then submit it again"
+if ((${SLURM_RESTART_COUNT:-0} >= 4)) && [[ $(tail -n 5 "$starts" | sort -u | wc -l) == 1 ]]; then
+    fail "$kind was requeued four times and has nothing new to show; see the end of $log for why, then submit it again"
 fi
 
 asked=

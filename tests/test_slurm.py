@@ -115,7 +115,7 @@ LONG = [
 
 def test_training_at_its_time_limit_saves_requeues_and_is_sealed(cluster: Path, tmp_path: Path) -> None:
     """Two ranks on two nodes. Once there are steps to save, a limit of five minutes: Slurm signals at its check."""
-    ranks = ["launch.ranks=2", "train.zero_stage=3", "train.max_steps=200"]
+    ranks = ["launch.ranks=2", "train.zero_stage=3", "train.max_steps=800"]
     command("reproduce", tmp_path, *LONG, *ranks, "cluster.stages.train={nodes:2,gpus:0,cpus:1,memory:4G,minutes:60}")
 
     wait_until(lambda: [job for job in jobs() if job[1] == "RUNNING" and job[2].startswith("train-")], 200)

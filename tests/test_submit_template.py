@@ -189,17 +189,17 @@ def test_a_reason_of_the_stage_itself_is_kept(fake_slurm: Path, tmp_path: Path) 
 def test_a_job_that_is_requeued_again_and_again_for_nothing_ends(fake_slurm: Path, tmp_path: Path) -> None:
     """By lost nodes or preemption; what another job of the stage did before does not count, and progress does."""
     tasks = task(tmp_path, "train")
-    starts = [job(tasks, "false", SLURM_RESTART_COUNT=str(count)) for count in (0, 1)]
+    starts = [job(tasks, "false", SLURM_RESTART_COUNT=str(count)) for count in range(4)]
     assert all("requeued" not in start.stderr for start in starts)
-    third = job(tasks, "touch", str(tmp_path / "started"), SLURM_RESTART_COUNT="2")
-    assert third.returncode == 1 and not (tmp_path / "started").exists()
-    assert "train was requeued twice and has nothing new to show" in (stage_of(tasks) / "error.txt").read_text()
-    again = [job(tasks, "true", SLURM_ARRAY_JOB_ID="9", SLURM_RESTART_COUNT=str(count)) for count in (0, 1)]
-    assert [start.returncode for start in again] == [0, 0], "another job begins to count anew"
+    fifth = job(tasks, "touch", str(tmp_path / "started"), SLURM_RESTART_COUNT="4")
+    assert fifth.returncode == 1 and not (tmp_path / "started").exists()
+    assert "train was requeued four times and has nothing new to show" in (stage_of(tasks) / "error.txt").read_text()
+    again = [job(tasks, "true", SLURM_ARRAY_JOB_ID="9", SLURM_RESTART_COUNT=str(count)) for count in range(4)]
+    assert [start.returncode for start in again] == [0] * 4, "another job begins to count anew"
     saved = stage_of(tasks) / ".checkpoints" / "step-000001" / "complete"
     saved.parent.mkdir(parents=True)
     saved.touch()
-    assert job(tasks, "true", SLURM_ARRAY_JOB_ID="9", SLURM_RESTART_COUNT="2").returncode == 0
+    assert job(tasks, "true", SLURM_ARRAY_JOB_ID="9", SLURM_RESTART_COUNT="4").returncode == 0
 
 
 def test_another_number_of_ranks_than_asked_for_is_refused(tmp_path: Path, monkeypatch) -> None:
