@@ -18,7 +18,6 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from focalpo.checking.capability import lacking
 from focalpo.checking.instructions import missing_data, other_version
 from focalpo.config.schema import Config
 from focalpo.judging.protocol import CheckedProtocol
@@ -26,7 +25,7 @@ from focalpo.planning.slices import protocol_named
 from focalpo.planning.table import Planned, planned
 from focalpo.running.command import run_command
 from focalpo.stages.origin import ROOT
-from focalpo.stages.suites import suites
+from focalpo.stages.suites import lm_eval_version, suites
 
 GIB = 1 << 30
 OLDEST_DRIVER = 580  # required by CUDA 13, which torch 2.13 is built with
@@ -181,7 +180,7 @@ def _capability(config: Config) -> Iterator[Finding]:
     """Whether lm-eval is as the suite needs it, and its data sets can be downloaded or are in the cache."""
     if config.capability.suite is None:
         return
-    if not config.cluster.container and (problem := lacking()):
+    if not config.cluster.container and (problem := other_version(lm_eval_version())):
         yield Finding("fail", "lm-eval", problem)
         return
     yield Finding("ok", "lm-eval", f"as in eval/capability.yaml, suite {config.capability.suite}")

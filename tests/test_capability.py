@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import metadata
 from math import sqrt
 from pathlib import Path
 from statistics import mean, stdev
@@ -16,6 +17,7 @@ import yaml
 
 from focalpo.checking import capability
 from focalpo.checking.capability import Measured, measure
+from focalpo.checking.instructions import other_version
 from focalpo.config.compose import compose, compose_table
 from focalpo.planning.needs import Estimate
 from focalpo.planning.stages import report_stage, table_rows
@@ -116,18 +118,18 @@ def test_the_plan_counts_a_suite_by_its_documents_and_a_limit(tmp_path: Path) ->
     )
 
 
-def test_another_lm_eval_or_none_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert capability.lacking() is None
-    monkeypatch.setattr(capability, "lm_eval_version", lambda: "0.4.99")
-    assert capability.lacking() == (
-        "lm-eval 0.4.13 is not 0.4.99, which eval/capability.yaml is for: run make setup EXTRAS=dev,laptop"
+def test_another_lm_eval_or_none_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert other_version(suites.lm_eval_version()) is None
+    remedy = "install the laptop extra: make setup EXTRAS=dev,laptop"
+    assert other_version("0.4.99") == (
+        f"lm-eval 0.4.13 is installed, 0.4.99 is required, whose scores may differ; {remedy}"
     )
 
     def gone(name: str) -> str:
-        raise capability.metadata.PackageNotFoundError(name)
+        raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(capability.metadata, "version", gone)
-    assert capability.lacking() == "lm-eval: run make setup EXTRAS=dev,laptop"
+    monkeypatch.setattr(metadata, "version", gone)
+    assert other_version("0.4.13") == f"lm-eval 0.4.13 is not installed; {remedy}"
 
 
 LAPTOP = ("experiment=pocket/dpo", "capability=laptop")

@@ -17,13 +17,13 @@ from unittest.mock import patch
 
 import yaml
 
+from focalpo.checking.instructions import other_version
 from focalpo.stages.origin import ROOT
 from focalpo.stages.reading import first_line
 from focalpo.stages.records import PromptScore
 from focalpo.stages.suites import OWN, Task, lm_eval_version
 
 SAME = 1e-6
-INSTALL = "run make setup EXTRAS=dev,laptop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +49,13 @@ class Measured:
     data: list[str]
 
 
-def lacking() -> str | None:
-    """Why lm-eval cannot be used here, in one line; None if it can."""
-    wanted = lm_eval_version()
-    try:
-        found = metadata.version("lm-eval")
-    except metadata.PackageNotFoundError:
-        return f"lm-eval: {INSTALL}"
-    return None if found == wanted else f"lm-eval {found} is not {wanted}, which eval/capability.yaml is for: {INSTALL}"
-
-
 def load(loading: Loading) -> Any:
     """The model as lm-eval's own class for the backend loads it.
 
     Raises:
         ValueError: when lm-eval, or vLLM, cannot be used here.
     """
-    if problem := lacking():
+    if problem := other_version(lm_eval_version()):
         raise ValueError(problem)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # one line per document set and seed
     import torch
@@ -78,9 +68,8 @@ def load(loading: Loading) -> Any:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # a child would outlive a killed stage
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; not read where there is a GPU
         given |= {"tensor_parallel_size": loading.tensor_parallel, "disable_log_stats": True}
-        given |= {
-            "enforce_eager": not torch.cuda.is_available()
-        }  # on a CPU, compilation would take longer than the tasks
+        # On a CPU, compilation would take longer than the tasks.
+        given |= {"enforce_eager": not torch.cuda.is_available()}
     else:
         given |= {"device": "cuda" if torch.cuda.is_available() else "cpu"}
     try:

@@ -65,7 +65,7 @@ def other_version(required: str) -> str | None:
     except metadata.PackageNotFoundError:
         return f"lm-eval {required} is not installed; {INSTALL}"
     if found != required:
-        return f"lm-eval {found} is installed, {required} is needed, whose checkers may differ; {INSTALL}"
+        return f"lm-eval {found} is installed, {required} is required, whose scores may differ; {INSTALL}"
     return None
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from focalpo.stages import ranges
+from focalpo.stages.origin import ROOT
 
 Noise = Annotated[float, "in [0, 0.5]", lambda x: 0 <= x <= 0.5]
 OnBadRows = Annotated[str, "error or drop", lambda x: x in ("error", "drop")]
@@ -71,21 +72,30 @@ class File(Data):
 
 
 @dataclass(slots=True)
-class Hub(Data):
-    """A dataset of the hub at a commit; it brings its own test pairs or, without `test_split`, a share is held out."""
+class Published(Data):
+    """A dataset of the hub at a commit."""
 
-    source = "hub"
     path: str | None
     revision: str | None
     train_split: ranges.Text
     test_split: str | None
-    test_fraction: ranges.Share
     limit: ranges.CountOrNone
     ignore_columns: list[str]
 
     def problems(self) -> Iterator[str]:
         yield from Data.problems(self)
-        yield from _pinned(self.path, self.revision)
+        if not self.path:
+            yield "data.path is not set; it is the id of a dataset"
+        if not self.revision:
+            yield "data.revision is not set; pin the dataset to a commit so that the run is reproducible"
+
+
+@dataclass(slots=True)
+class Hub(Published):
+    """Pairs of the hub; the dataset brings its own test pairs or, without `test_split`, a share is held out."""
+
+    source = "hub"
+    test_fraction: ranges.Share
 
 
 @dataclass(slots=True)
@@ -109,22 +119,17 @@ class Reward:
 
 
 @dataclass(slots=True)
-class OnPolicy(Data):
+class OnPolicy(Published):
     """The model's own answers to a hub dataset's prompts, best against worst by a reward model."""
 
     source = "on_policy"
-    path: str | None
-    revision: str | None
-    train_split: ranges.Text
-    test_split: ranges.Text
-    limit: ranges.CountOrNone
-    ignore_columns: list[str]
     sampling: Sampling
     reward: Reward
 
     def problems(self) -> Iterator[str]:
-        yield from Data.problems(self)
-        yield from _pinned(self.path, self.revision)
+        yield from Published.problems(self)
+        if not self.test_split:
+            yield "data.test_split is not set; it names the split whose prompts are held out"
 
 
 @dataclass(slots=True)
@@ -141,12 +146,10 @@ class Instructions(Data):
     seed: ranges.Seed
     sampling: Sampling
 
+    def problems(self) -> Iterator[str]:
+        yield from Data.problems(self)
+        if not (ROOT / "eval" / f"{self.file}.yaml").is_file():
+            yield f"data.file={self.file} is not a file of {ROOT / 'eval'}; correct its name, without .yaml"
+
 
 SOURCES = {shape.source: shape for shape in (PocketBase, PocketInstruct, File, Hub, OnPolicy, Instructions)}
-
-
-def _pinned(path: str | None, revision: str | None) -> Iterator[str]:
-    if not path:
-        yield "data.path is not set; it is the id of a dataset"
-    if not revision:
-        yield "data.revision is not set; pin the dataset to a commit so that the run is reproducible"

@@ -220,7 +220,7 @@ Place = tuple[str, str, str]
 
 def report_stage(table: TableConfig, rows: dict[Place, Row], command: Sequence[str] = ()) -> Stage:
     """The report on the scored rows; `command` holds the arguments of `recipes.reproduce` that requested it."""
-    # First, as a local run starts stages: a start model that is not the author's is told before anything trains.
+    # First, as a local run starts stages: a start model that is not the author's is reported before anything trains.
     inputs = {f"anchors/{setting}": row.anchors for (setting, _, _), row in rows.items() if row.anchors is not None}
     for (setting, row, seed), stages in rows.items():
         scored = {stage.kind: stage for stage in stages.scored()}

@@ -188,7 +188,7 @@ def compose_rows(table: TableConfig, overrides: list[str]) -> dict[tuple[str, st
     for place in sorted(places, key=lambda place: place not in first):
         given = overrides
         if wrong and place not in first:
-            loss, given = loss_of(table, place[1]), _untold(overrides, wrong, loss_of(table, place[1]))
+            loss, given = loss_of(table, place[1]), _unreported(overrides, wrong, loss_of(table, place[1]))
             if (loss and loss in losses) or not any(group_of(each).startswith("objective.") for each in given):
                 continue
             losses.add(loss)
@@ -208,11 +208,11 @@ def loss_of(table: TableConfig, row: str) -> str | None:
     return name if name in OBJECTIVES else None
 
 
-def _untold(overrides: list[str], wrong: Iterable[str], loss: str | None) -> list[str]:
-    """The overrides of which no mistake was told, or which are an option of this loss and not of those before."""
-    told = {each for each in overrides if any(line.startswith(f"{each}: ") for line in wrong)}
-    options = {f"objective.{each.name}" for each in fields(OBJECTIVES[loss])} if loss else set()  # type: ignore[arg-type]
-    return [each for each in overrides if each not in told or group_of(each) in options]
+def _unreported(overrides: list[str], wrong: Iterable[str], loss: str | None) -> list[str]:
+    """The overrides without a reported mistake, and those that are an option of this loss but not of those before."""
+    reported = {each for each in overrides if any(line.startswith(f"{each}: ") for line in wrong)}
+    options = {f"objective.{each.name}" for each in fields(OBJECTIVES[loss])} if loss else set()  # type: ignore[arg-type]  # dataclasses
+    return [each for each in overrides if each not in reported or group_of(each) in options]
 
 
 def _where(line: str, places: list[tuple[str, str]], first: set[tuple[str, str]]) -> str:

@@ -65,7 +65,7 @@ def run_command(command: Callable[[], None]) -> None:
         sys.exit(USAGE)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    except BrokenPipeError:  # whoever read our output has ended, as `head` does: nobody is left to report to
+    except BrokenPipeError:  # the reader of our output has exited, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:

@@ -40,10 +40,10 @@ def out_of_range(values: Any, prefix: str = "") -> Iterator[str]:
 
 def _found(value: Any, hint: Any, key: str) -> Iterator[str]:
     if get_origin(hint) is Annotated:
-        _, meaning, valid = get_args(hint)
+        hint, meaning, valid = get_args(hint)
         if not valid(value):
             yield f"{key}={'null' if value is None else repr(value)} must be {meaning}"
-    elif get_origin(hint) is list and get_origin(get_args(hint)[0]) is Annotated:
+    if get_origin(hint) is list and get_origin(get_args(hint)[0]) is Annotated:
         for place, each in enumerate(value):
             yield from _found(each, get_args(hint)[0], f"{key}[{place}]")
     yield from out_of_range(value, f"{key}.")
