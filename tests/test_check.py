@@ -274,10 +274,10 @@ def test_missing_data_and_another_version_are_found_before_anything_starts(
     assert [line for line in found if "punkt_tab" in line and sentences in line]
     protocol = write_benchmark(tmp_path, rows, name="newer", library="0.5.0")
     found = blocking(planned(["rows=sft", *overrides(protocol, "ifeval")]))
-    assert [line for line in found if "lm-eval 0.4.13 is installed, 0.5.0 is needed" in line]
+    assert [line for line in found if "lm-eval 0.4.13 is installed, 0.5.0 is required" in line]
     stage = row_stages(compose(overrides(protocol, "ifeval")), "a").check
     assert stage is not None
-    with pytest.raises(ValueError, match=r"0.5.0 is needed"):
+    with pytest.raises(ValueError, match=r"0.5.0 is required"):
         check.make(Folder(tmp_path / "runs", stage).job)
     assert not blocking(planned(["rows=sft"])), "a table without checked benchmarks needs none of it"
 

@@ -188,15 +188,15 @@ KEYS = {
         "sft/pocket-sft-582dcc3fe23f",
         "pairs/pocket_instruct-9fed85257c24",
         "reference/pocket_base-mismatched-f49f8b39ece5",
-        "train/base-focalpo-s5-27ba540eb9a7",
-        "generate/base-focalpo-s5-bddd0906b807",
-        "judge/base-focalpo-s5-7324e7a67a56",
+        "train/base-focalpo-s5-45f1a1f84c85",
+        "generate/base-focalpo-s5-db4c46c01dd3",
+        "judge/base-focalpo-s5-c6b91ce654e9",
     ),
     "table=paper": (
         "pairs/ultrafeedback_binarized-9b48e5f18eeb",
         "reference/llama3_ultrafeedback_armorm-chosen-rejected-97719ee17d84",
-        "train/base-dpo-s42-2e9ec12ede00",
-        "judge/base-focalpo-s42-11e2f813eb28",
+        "train/base-dpo-s42-e6a70676d13c",
+        "judge/base-focalpo-s42-6699d4c73193",
     ),
     "table=one_gpu lora=rank16 data=on_policy": (
         "sample/qwen2_5_0_5b_instruct-on_policy-226e1414c0e3",
@@ -205,7 +205,7 @@ KEYS = {
     ),
     "table=one_gpu rows=sft,dpo capability=leaderboard": (
         "capability/sft-3cadab6eb8fd",
-        "capability/one_gpu-dpo-s42-6ff2ee346a4a",
+        "capability/one_gpu-dpo-s42-21ddca3fdf14",
     ),
 }
 

@@ -26,6 +26,7 @@ TRANSPORT = tuple(
     f"focalpo.judging.{name}"
     for name in ("endpoint", "price", "recording", "serving", "identity", "earlier", "protocol")
 )
+RANGES = ("focalpo.stages.ranges",)  # they refuse values, and change no outcome of those that are let through
 NUMBERS = (
     "focalpo.reporting.cells:setting_rows",
     "focalpo.reporting.cells:holm_corrected",
@@ -37,7 +38,8 @@ NUMBERS = (
 def objective_code(name: str) -> str:
     """The code of a loss: its class, its bases, and whatever of the project or the user's modules they use."""
     cls = OBJECTIVES[name]
-    return code_of(tuple(f"{each.__module__}:{each.__name__}" for each in cls.__mro__ if each is not object))
+    classes = tuple(f"{each.__module__}:{each.__name__}" for each in cls.__mro__ if each is not object)
+    return code_of(classes, apart=RANGES)
 
 
 def demonstrations_code(config: Config, demonstrations: str) -> str:

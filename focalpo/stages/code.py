@@ -40,7 +40,7 @@ def code_of(roots: tuple[str, ...], rooms: tuple[str, ...] | None = None, apart:
     Args:
         roots: `module:name`; `module:*` for everything in the module.
         rooms: packages or modules whose definitions are followed; None: all but Python's and installed ones.
-        apart: packages or modules within `rooms` that are not followed, because they do not change the outcome.
+        apart: packages or modules of these that are not followed, because they do not change the outcome.
 
     Raises:
         ValueError: when a root is in no file, so that its code cannot be read.
@@ -50,7 +50,8 @@ def code_of(roots: tuple[str, ...], rooms: tuple[str, ...] | None = None, apart:
     asked = set(todo)
     while todo:
         place = module, name = todo.pop()
-        inside = not (_is_installed(module) if rooms is None else _within(module, apart) or not _within(module, rooms))
+        foreign = _is_installed(module) if rooms is None else not _within(module, rooms)
+        inside = not (foreign or _within(module, apart))
         if place in found or not (inside or place in asked):
             continue
         statements = _statements(module, name)
