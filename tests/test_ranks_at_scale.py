@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from transformers import AutoModelForCausalLM
 
-from focalpo.config.compose import CONF
+from focalpo.config.compose import CONF, compose
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.scoring import score
 from tests.rank_cases import BRANCHES, TREES
@@ -62,8 +61,8 @@ def found(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, d
 
 
 def test_the_cases_cover_every_training_configuration_of_conf() -> None:
-    files = [yaml.safe_load(file.read_text()) for file in (CONF / "train").glob("*.yaml")]
-    offered = {(values["dtype"], str(values["zero_stage"])) for values in files}
+    configs = [compose([f"train={file.stem}"]).train for file in (CONF / "train").glob("*.yaml")]
+    offered = {(train.dtype, str(train.zero_stage)) for train in configs}
     assert offered <= {tuple(case.split(",")[2:4]) for case in CASES}
 
 
