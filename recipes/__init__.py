@@ -2,13 +2,13 @@
 
 Stages, in pipeline order; `make(job)` fills a stage folder and returns the facts for its manifest:
 
-    convert             a model from the package index as a Hugging Face folder
-    sft                 supervised fine-tuning of a start model
-    prompts             the prompts for on-policy pairs
-    sample              answers of the policy to each prompt, one per seed
-    reward              a reward model's score of each answer
+    start               convert: a model from the package index as a Hugging Face folder
+                        sft: supervised fine-tuning of a start model
+                        reference: log-probs of the frozen start model
+    on_policy           prompts: the prompts for on-policy pairs
+                        sample: answers of the policy to each prompt, one per seed
+                        reward: a reward model's score of each answer
     pairs               preference pairs, validated and tokenised
-    reference           log-probs of the frozen start model
     anchors             a start model's log-probs beside the author's
     train               preference training
     benchmark           questions and reference answers
@@ -18,6 +18,8 @@ Stages, in pipeline order; `make(job)` fills a stage folder and returns the fact
     capability          scores on lm-eval's tasks
     report              tables, figures and the report page
     sweep               the results of a search
+
+A file of several kinds has a `make_<kind>` for each.
 
 Commands, `python -m recipes.NAME`, most of them with a make target. Stages that can run on their own are commands too:
 

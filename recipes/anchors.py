@@ -55,22 +55,28 @@ def make(job: Job) -> dict:
         measured[name] = {branch: sum(logps[branch]) / len(trees) for branch in BRANCHES} | {"rows": len(trees)}
     if rank() == 0:
         write_json(job.path / "rows.json", {"ids": [pair.id for pair in pairs]})
-    warnings = [*unpinned(source), *_warnings(measured, anchor, len(rows), len(wanted))]
-    return {"measured": measured, "rows": len(wanted), "warnings": warnings}
+    misfit = _misfit(measured, anchor)
+    warnings = [*unpinned(source), *_warnings(measured, anchor, len(rows), len(wanted)), *([misfit] if misfit else [])]
+    return {"measured": measured, "rows": len(wanted), "misfit": misfit, "warnings": warnings}
 
 
 def _warnings(measured: dict, anchor: dict, rows: int, wanted: int) -> list[str]:
-    name, closest = anchor["name"], by_distance(measured, anchor)[0]
+    name = anchor["name"]
     found = [] if rows == anchor["rows"] else [f"{name}: {rows} test rows, the author had {anchor['rows']}"]
     lost = {lengths: wanted - each["rows"] for lengths, each in measured.items() if each["rows"] < wanted}
-    found += [f"{name}, {lengths}: {count} of {wanted} rows cannot be used" for lengths, count in lost.items()]
-    if fitting(measured, anchor, read_rule(EVAL / "verdicts.yaml")) is None:
-        ours, author = (" and ".join(f"{each[b]:.1f}" for b in BRANCHES) for each in (measured[closest], anchor))
-        found.append(
-            f"{name}: the start model gives chosen and rejected {ours} nats at best (lengths {closest}), the author's "
-            f"{author}: check model, template and data before training"
-        )
-    return found
+    return found + [f"{name}, {lengths}: {count} of {wanted} rows cannot be used" for lengths, count in lost.items()]
+
+
+def _misfit(measured: dict, anchor: dict) -> str | None:
+    """What is wrong with the start model, where no lengths give the author's log-probs."""
+    if fitting(measured, anchor, read_rule(EVAL / "verdicts.yaml")) is not None:
+        return None
+    closest = by_distance(measured, anchor)[0]
+    ours, author = (" and ".join(f"{each[b]:.1f}" for b in BRANCHES) for each in (measured[closest], anchor))
+    return (
+        f"{anchor['name']}: the start model gives chosen and rejected {ours} nats at best (lengths {closest}), the "
+        f"author's {author}: check model, template and data before training"
+    )
 
 
 def compare(arguments: list[str]) -> bool:

@@ -11,6 +11,7 @@ from focalpo.config.compose import objective_of
 from focalpo.data.trees import read_trees, with_mismatched
 from focalpo.running.command import run_single
 from focalpo.running.tracking import tracker_of
+from focalpo.stages.author_runs import must_fit
 from focalpo.stages.folder import CHECKPOINTS, Job
 from focalpo.stages.records import Pair, read_records
 from focalpo.training import checkpoint
@@ -26,6 +27,8 @@ from focalpo.training.watch import Watch
 
 def make(job: Job) -> dict:
     """Fill the job's folder with `model/`, `dynamics.parquet`, `metrics.jsonl` and `evaluation.jsonl`."""
+    if job.launch.get("anchors"):
+        must_fit(job.path.parents[1] / job.launch["anchors"])
     start_ranks()
     settings = train_settings_of(job)
     source = source_of(job)

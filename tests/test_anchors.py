@@ -19,11 +19,12 @@ from focalpo.reporting.page import _anchors
 from focalpo.reporting.table_run import TableRun
 from focalpo.reporting.verdicts import read_rule
 from focalpo.running.partial import complete
-from focalpo.stages.author_runs import author_runs
+from focalpo.stages.author_runs import author_runs, must_fit
 from focalpo.stages.folder import Folder, Job, read_manifest, write_json
 from focalpo.stages.reading import read_json
 from focalpo.stages.records import PairState, append_json, write_records
 from focalpo.training.cost import Batch, forward_operations
+from recipes.train import make as train
 from recipes.why import _beside_author
 from tests.test_conf import composed
 from tests.tiny import chatml_tokenizer, tiny_model
@@ -81,6 +82,25 @@ def test_the_anchor_is_the_mean_log_prob_of_the_first_process_rows(
     told = "\n".join(facts["warnings"])
     assert "140 test rows, the author had 200" in told and "all: 1 of 24 rows cannot be used" in told
     assert "check model, template and data before training" in told
+
+
+def test_nothing_is_trained_from_a_start_model_that_is_not_the_authors(tmp_path: Path) -> None:
+    plan = planned(["table=author", "settings=mistral", "rows=focalpo", f"runs={tmp_path}"])
+    (row,) = plan.rows.values()
+    assert row.train is not None and row.train.before == (row.anchors,) and row.train.key not in row.train.inputs
+    free = planned(["table=author", "settings=mistral", "rows=focalpo", "reference.must_fit=false"])
+    (other,) = free.rows.values()
+    assert other.train is not None and other.train.key == row.train.key and other.train.before == ()
+    assert row.anchors is not None
+    anchors, job = Folder(tmp_path, row.anchors), Folder(tmp_path, row.train).job
+    with anchors.being_made():
+        anchors.seal(1.0, {"misfit": "mistral_uf: the start model gives other log-probs"})
+    with pytest.raises(ValueError, match="gives other log-probs; to train from it all the same: reference.must_fit"):
+        train(job)
+    anchors.break_seal()
+    with anchors.being_made():
+        anchors.seal(1.0, {"misfit": None})
+    must_fit(anchors.path)
 
 
 def test_the_lengths_that_fit_are_named_and_none_where_none_does() -> None:

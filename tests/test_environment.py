@@ -162,7 +162,7 @@ INSTALLED = "uv pip install --python .venv/bin/python --constraint constraints.t
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A folder with what `make setup` needs, and a Python whose pip and uv only note how they were called."""
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", "recipes/install.sh"):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "install.sh"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
         (tmp_path / name).chmod(0o755)

@@ -12,8 +12,7 @@ from focalpo.checking.prompts import Draw, drawn
 from focalpo.judging.protocol import EVAL
 from focalpo.stages.folder import Job
 from focalpo.stages.records import Completion, Instructed, Prompt, read_records, write_records
-from recipes.prompts import own_prompts
-from recipes.reward import by_checkers
+from recipes.on_policy import by_checkers, own_prompts
 
 FILE = EVAL / "laptop_instructions.yaml"
 DRAWS = [Draw("train", "trained", 300, 1), Draw("validation", "trained", 100, 1), Draw("held_out", "new", 100, 1)]

@@ -127,7 +127,7 @@ WRONG = {
     "reproduc": "there is no recipes.reproduc; did you mean reproduce?",
     "check chek=x": "chek=x: there is no such key; did you mean",
     "capability capabilty=laptop": "capabilty=laptop: there is no such key; did you mean",
-    "sft seed=1": "recipes.sft is a stage and no command",
+    "start seed=1": "recipes.start is a stage and no command",
 }
 
 

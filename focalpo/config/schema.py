@@ -41,10 +41,12 @@ class ModelConfig:
 
 @dataclass(slots=True)
 class ReferenceConfig:
-    """How reference logps are computed."""
+    """How reference logps are computed, and whether they must fit the author's where the author had the same start
+    model and data (eval/author_runs.yaml): else nothing is trained from it."""
 
     dtype: ranges.Dtype
     micro_batch_tokens: ranges.Count
+    must_fit: bool
 
 
 @dataclass(slots=True)

@@ -54,7 +54,7 @@ class Row:
     judge: Stage | None
     check: Stage | None = None
     capability: Stage | None = None
-    anchors: Stage | None = None  # of a row whose start model and data the author had too; no stage of the row needs it
+    anchors: Stage | None = None  # of a row whose start model and data the author had too
 
     def stages(self) -> list[Stage]:
         return [stage for stage in (self.train, self.generate, *self.scored()) if stage is not None]
@@ -100,6 +100,7 @@ def train_stage(config: Config, name: str) -> Stage:
         if objective.batch_branches:
             inputs["reference_batch"] = reference_stage(config, objective.batch_branches)
     settings, execution = split_train(plain(config.train))
+    anchors = anchors_stage(config) if config.reference.must_fit else None
     return Stage(
         "train",
         f"{name}-s{config.seed}",
@@ -114,7 +115,8 @@ def train_stage(config: Config, name: str) -> Stage:
         | ({"lora": plain(config.lora)} if config.lora else {})
         | threads_slice(config),
         inputs=inputs,
-        launch=launch_slice(config) | {"train": execution},
+        launch=launch_slice(config) | {"train": execution, "anchors": anchors.title if anchors else None},
+        before=(anchors,) if anchors else (),
     )
 
 
@@ -220,7 +222,6 @@ Place = tuple[str, str, str]
 
 def report_stage(table: TableConfig, rows: dict[Place, Row], command: Sequence[str] = ()) -> Stage:
     """The report on the scored rows; `command` holds the arguments of `recipes.reproduce` that requested it."""
-    # First, as a local run starts stages: a start model that is not the author's is reported before anything trains.
     inputs = {f"anchors/{setting}": row.anchors for (setting, _, _), row in rows.items() if row.anchors is not None}
     for (setting, row, seed), stages in rows.items():
         scored = {stage.kind: stage for stage in stages.scored()}
@@ -267,7 +268,7 @@ def in_order(goals: list[Stage]) -> list[Stage]:
 
     def visit(stage: Stage) -> None:
         if stage.title not in ordered:
-            for needed in stage.inputs.values():
+            for needed in stage.needed:
                 visit(needed)
             ordered[stage.title] = stage
 

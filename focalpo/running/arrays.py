@@ -21,7 +21,7 @@ class Array:
     def mirrors(self, other: "Array") -> bool:
         """Whether task n of this array needs task n of the other array and no other task of it."""
         other_keys = [stage.key for stage in other.stages]
-        needed = [{need.key for need in stage.inputs.values()} & set(other_keys) for stage in self.stages]
+        needed = [{need.key for need in stage.needed} & set(other_keys) for stage in self.stages]
         return needed == [{key} for key in other_keys]
 
 
@@ -40,7 +40,7 @@ def arrays(stages: list[Stage], done: set[str], queued: dict[str, str], most: in
         if stage.key in queued:
             place[stage.key] = Array(stage.kind, (), [stage], queued[stage.key])
             continue
-        needed = [place[need.key] for need in stage.inputs.values() if need.key in place]
+        needed = [place[need.key] for need in stage.needed if need.key in place]
         waits_for = tuple({id(array): array for array in needed}.values())
         key = (stage.kind, stage.launch.get("ranks", 1), tuple(sorted(id(array) for array in waits_for)))
         array = open_arrays.get(key)

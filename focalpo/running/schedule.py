@@ -60,7 +60,7 @@ def run_stages(runs: Path, stages: list[Stage], workers: int, silent: bool = Fal
 
 
 def _ready(waiting: list[Stage], done: set[str]) -> list[Stage]:
-    return [stage for stage in waiting if all(needed.title in done for needed in stage.inputs.values())]
+    return [stage for stage in waiting if all(needed.title in done for needed in stage.needed)]
 
 
 class Display:

@@ -26,6 +26,7 @@ from focalpo.running.launching import RANKED, STACKS, in_new_processes
 from focalpo.running.out_of_memory import explaining_out_of_memory
 from focalpo.running.partial import make_of_sealed
 from focalpo.running.stopping import stopping
+from focalpo.stages.code import recipe_of
 from focalpo.stages.cores import cores_each
 from focalpo.stages.disk import explaining_disk_errors
 from focalpo.stages.folder import ERROR, Damaged, Folder, Job, Stage, Stopped, verify
@@ -143,7 +144,8 @@ def recipe(job: Job) -> dict:
 
         torch.set_num_threads(job.settings["threads"])
     with naming_own_keys(job), explaining_disk_errors(job.path), explaining_out_of_memory(job), stopping(job):
-        return _tracked(job, importlib.import_module(f"recipes.{job.kind}").make)
+        module, name = recipe_of(job.kind)
+        return _tracked(job, getattr(importlib.import_module(module), name))
 
 
 @contextlib.contextmanager

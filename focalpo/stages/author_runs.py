@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from focalpo.stages.folder import read_manifest
 from focalpo.stages.origin import ROOT
 from focalpo.stages.reading import check_keys, read_yaml
 
@@ -114,6 +115,16 @@ def author_runs(file: Path = FILE) -> AuthorRuns:
         found = each | {"evaluations": [Evaluation(*line) for line in lines]}
         runs[name] = _made(AuthorRun, found, f"{file}: runs.{name}")
     return AuthorRuns(**values | {"anchors": anchors, "runs": runs})
+
+
+def must_fit(anchors: Path) -> None:
+    """Refuse to train from a start model whose log-probs are not the author's, by a sealed anchors stage.
+
+    Raises:
+        ValueError: with ours and the author's.
+    """
+    if misfit := read_manifest(anchors)["facts"]["misfit"]:
+        raise ValueError(f"{misfit}; to train from it all the same: reference.must_fit=false")
 
 
 def _made(shape: Any, values: dict, where: str) -> Any:

@@ -25,6 +25,11 @@ ROOMS += ("focalpo.answering", "focalpo.checking")
 """Where the recipes of stages have what they compute with; the rest moves, starts and records."""
 
 
+TOGETHER = {"convert": "start", "sft": "start", "reference": "start"}
+TOGETHER |= {"prompts": "on_policy", "sample": "on_policy", "reward": "on_policy"}
+"""Kinds of stages whose recipes share a file of recipes/."""
+
+
 @dataclass(frozen=True, slots=True)
 class Module:
     """The top level of a module: statements by each name that they define or change, and imports by their name here."""
@@ -194,7 +199,12 @@ def _is_shown_only(statement: ast.stmt) -> bool:
     return bool(targets) and all(isinstance(each, ast.Name) and each.id in SHOWN_ONLY for each in targets)
 
 
+def recipe_of(kind: str) -> tuple[str, str]:
+    """The module of recipes/ and its function that make a kind of stage: `make`, or `make_<kind>` beside others."""
+    return (f"recipes.{TOGETHER[kind]}", f"make_{kind}") if kind in TOGETHER else (f"recipes.{kind}", "make")
+
+
 def recipe_code(kind: str) -> str:
     """The hash of all code by which stages of a kind are made, for the manifest: more than what their key holds."""
-    recipe = f"recipes.{kind}"
-    return code_of((f"{recipe}:make",), ROOMS) if _file(recipe) else "unknown"
+    module, name = recipe_of(kind)
+    return code_of((f"{module}:{name}",), ROOMS) if _file(module) else "unknown"

@@ -38,7 +38,7 @@ class Stage:
     """The description of a stage.
 
     `settings` are the plain JSON values on which the outputs depend; `launch` says how to run the stage (ranks,
-    endpoint, tracking) and is not part of the key.
+    endpoint, tracking) and is not part of the key. Neither are stages that only have to be sealed `before` it starts.
     """
 
     kind: str
@@ -46,6 +46,7 @@ class Stage:
     settings: dict
     inputs: dict[str, "Stage"] = field(default_factory=dict)
     launch: dict = field(default_factory=dict)
+    before: tuple["Stage", ...] = ()
 
     @cached_property
     def key(self) -> str:
@@ -55,6 +56,11 @@ class Stage:
     @property
     def title(self) -> str:
         return f"{self.kind}/{self.name}-{self.key}"
+
+    @property
+    def needed(self) -> list["Stage"]:
+        """What is sealed before the stage starts: first what it only waits for, then its inputs."""
+        return [*self.before, *self.inputs.values()]
 
 
 @dataclass(frozen=True, slots=True)

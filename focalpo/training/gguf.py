@@ -15,6 +15,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from focalpo.training.model import ModelSource, load_model, load_tokenizer
+from focalpo.training.package import Package
 
 # `tokenizer.ggml.pre` -> the rule. smollm: digits one by one, then as GPT-2 (llama.cpp, llama-vocab.cpp); without it
 # "\n\n1." becomes other tokens than those that the model was trained on.
@@ -97,3 +98,22 @@ def _model(path: Path) -> PreTrainedModel:
 def _text(reader, name: str) -> str | None:
     field = reader.get_field(name)
     return None if field is None else field.contents()
+
+
+def conversion_card(name: str, package: Package, contents: Contents) -> str:
+    """The model card of a converted checkpoint: its origin, its license, and that its weights were quantised."""
+    types = ", ".join(f"{count} {name}" for name, count in contents.tensors.items())
+    return f"""---
+library_name: transformers
+license: {contents.licence}
+---
+# {name}
+
+Converted by the FocalPO reproduction from `{package.file}` of the package
+`{package.requirement}`, sha256 `{package.file_sha256}`.
+License: {contents.licence}, as the file states.
+
+**The weights were quantised**: {types} tensors (a type's first number is its bits per weight). They are
+stored as fp32, but their values are the rounded ones, so that answers and log-probs differ a little from those of the
+released full-precision checkpoint.
+"""

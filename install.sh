@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Make a virtual environment and install into it with uv, from where this machine's pip would take packages.
 #
-#   recipes/install.sh PYTHON FOLDER REQUIREMENT...       versions as in constraints.txt; `make setup` calls it
-#   recipes/install.sh PYTHON FOLDER                      uv alone
+#   install.sh PYTHON FOLDER REQUIREMENT...       versions as in constraints.txt; `make setup` calls it
+#   install.sh PYTHON FOLDER                      uv alone
 #
 # uv reads none of pip's settings, so they are handed over: indexes, folders of wheels and certificates of pip.conf and
 # PIP_* variables. uv's own variables (UV_*) come first where they are set.

