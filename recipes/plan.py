@@ -31,14 +31,15 @@ RATE = "rate-{}.json"  # in the runs folder, one per table: the measured rate of
 HEAD = ("stages", "left", "after", "GPU-hours", "GiB a GPU", "GiB of disk", "judge requests", "judge tokens", "USD")
 
 
-def rate_of(runs: Path, scale: str) -> tuple[float, str]:
-    """Operations per second of a rank, and the source of the figure."""
+def rate_of(runs: Path, scale: str, gpus: float) -> tuple[float, str]:
+    """Operations per second of a rank on `gpus` GPUs, and the source of the figure."""
     measured = runs / RATE.format(scale)
     if measured.is_file():
         values = read_json(measured, "delete it and run `python -m recipes.calibrate` again")
         where = f"GPUs {values['hardware']['gpus']}, {values['hardware']['cores']} cores"
         return values["operations_per_second"], f"measured, {measured}: {where}"
-    return read_yaml(CONF / "sizes.yaml", "correct it")["operations_per_second"], "assumed, conf/sizes.yaml"
+    assumed = read_yaml(CONF / "sizes.yaml", "correct it")["operations_per_second"]
+    return assumed["gpu" if gpus else "cpu"], "assumed, conf/sizes.yaml"
 
 
 def hours_shown(hours: float) -> str:
@@ -69,7 +70,7 @@ def described(plan: Planned) -> str:
     groups = arrays(stages, done, {})
     for number, group in enumerate(groups, 1):
         group.job = str(number)
-    rate, source = rate_of(plan.runs, plan.table.scale)
+    rate, source = rate_of(plan.runs, plan.table.scale, plan.first.launch.gpus)
     paces = _paces(plan.runs, [stage for stage in stages if stage.key in done], config_of)
     lines: list[tuple[str, ...]] = [HEAD]
     needs, hours = [], 0.0

@@ -65,9 +65,10 @@ def test_a_measured_step_gives_the_plan_its_rate(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout[result.stdout.index("{") :])
     assert found["training"] == "base-dpo-s1"
-    rate, source = rate_of(tmp_path / "runs", "pocket")
+    rate, source = rate_of(tmp_path / "runs", "pocket", 0)
     assert rate == found["operations_per_second"] == pytest.approx(found["operations"] / found["seconds"], rel=0.5)
-    assert source.startswith("measured") and rate_of(tmp_path / "runs", "paper")[1].startswith("assumed")
+    assert source.startswith("measured") and rate_of(tmp_path / "runs", "paper", 1)[1].startswith("assumed")
+    assert rate_of(tmp_path / "runs", "laptop", 0)[0] < 1e-2 * rate_of(tmp_path / "runs", "paper", 1)[0]
 
 
 def test_rows_that_train_nothing_have_no_step_to_measure() -> None:
