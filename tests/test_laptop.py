@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SETS = ("ifeval", "ifeval_new", "ifeval_greedy")
+SETS = ("ifeval", "ifeval_new")
 SMALL = [
     *("table=laptop", "rows=focalpo", "seeds=1", "data.prompts=16", "data.test_prompts=6"),
     *(
