@@ -1,6 +1,7 @@
-"""Copy a sealed report to docs/ and its summary into the pages that have a place for it.
+"""Copy a sealed report, or the results of a search, to docs/, and its table into the pages that have a place for it.
 
 python -m recipes.publish runs/report/pocket-0123456789ab
+python -m recipes.publish runs/sweep/laptop-0123456789ab
 """
 
 import re
@@ -13,33 +14,39 @@ from focalpo.running.words import words_of
 from focalpo.stages.folder import verify
 from focalpo.stages.origin import ROOT
 
-FILES = ("summary.md", "checklist.md", "table1.md", "table1.csv", "table1.tex")
-MARKED = re.compile(r"(<!-- table: (docs/\w+)/summary.md.*?-->\n).*?(<!-- end of table -->)", re.S)
+FILES = {
+    "report": ("summary.md", "checklist.md", "table1.md", "table1.csv", "table1.tex"),
+    "sweep": ("search.md", "sweep.csv"),
+}
+"""What is copied of each kind of stage; the first is the table that pages show."""
+MARKED = re.compile(r"(<!-- table: (docs/\w+/\w+\.md).*?-->\n).*?(<!-- end of table -->)", re.S)
 
 
-def publish(report: Path, root: Path) -> None:
-    """Copy a sealed report to docs/<name>/ under `root`, and its summary between the marks in README.md or docs/*.md.
-
-    Only figures that a page shows are copied.
+def publish(folder: Path, root: Path) -> None:
+    """Copy a sealed stage's files to docs/<name>/ under `root`, and its table between the marks in README.md or
+    docs/*.md. Only figures that a page shows are copied.
 
     Raises:
-        ValueError: when the report is not sealed, or no page has a place for it.
+        ValueError: when the stage is no report or search, is not sealed, or no page has a place for it.
     """
-    verify(report)
-    place = f"docs/{report.name.rpartition('-')[0]}"
+    if folder.resolve().parent.name not in FILES:
+        raise ValueError(f"{folder} is neither a report nor a search; name one of runs/report/* or runs/sweep/*")
+    verify(folder)
+    files = FILES[folder.resolve().parent.name]
+    place = f"docs/{folder.resolve().name.rpartition('-')[0]}"
+    table = f"{place}/{files[0]}"
     pages = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
-    marked = [page for page in pages if any(mark[1] == place for mark in MARKED.findall(page.read_text()))]
+    marked = [page for page in pages if any(mark[1] == table for mark in MARKED.findall(page.read_text()))]
     if not marked:
-        raise ValueError(f"no page in {root} has a place for {place}/summary.md; mark one with <!-- table: ... -->")
+        raise ValueError(f"no page in {root} has a place for {table}; mark one with <!-- table: ... -->")
     (root / place).mkdir(parents=True, exist_ok=True)
     texts = "".join(page.read_text() for page in pages)
-    shown = [path for path in (report / "figures").glob("*.png") if f"{Path(place).name}/{path.name})" in texts]
-    for path in [*(report / name for name in FILES), *shown]:
+    shown = [path for path in (folder / "figures").glob("*.png") if f"{Path(place).name}/{path.name})" in texts]
+    for path in [*(folder / name for name in files), *shown]:
         shutil.copyfile(path, root / place / path.name)
-    summary = (report / "summary.md").read_text()
+    text = (folder / files[0]).read_text()
     for page in marked:
-        text = MARKED.sub(lambda m: m[1] + summary + m[3] if m[2] == place else m[0], page.read_text())
-        page.write_text(text)
+        page.write_text(MARKED.sub(lambda m: m[1] + text + m[3] if m[2] == table else m[0], page.read_text()))
 
 
 if __name__ == "__main__":

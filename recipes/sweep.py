@@ -69,7 +69,7 @@ def _expected(runs: Path, scale: str, configs: dict[Point, Config], stages: dict
 
 
 def make(job: Job) -> dict:
-    """Fill the job's folder with sweep.csv and sweep.txt: every point tried, with the best of each row marked."""
+    """Fill the job's folder with every point tried and the best of each row: sweep.csv, sweep.txt and search.md."""
     rows = [_result(job, number, point) for number, point in enumerate(job.settings["points"])]
     for setting, row in dict.fromkeys((each["setting"], each["row"]) for each in rows):
         mine = [r for r in rows if (r["setting"], r["row"]) == (setting, row) and r["reward_accuracy"] is not None]
@@ -80,6 +80,7 @@ def make(job: Job) -> dict:
         table.writeheader()
         table.writerows(rows)
     (job.path / "sweep.txt").write_text("\n".join(_line(row) for row in rows) + "\n")
+    (job.path / "search.md").write_text(_markdown(rows))
     return {"points": len(rows), "failed": sum(row["reward_accuracy"] is None for row in rows)}
 
 
@@ -93,6 +94,18 @@ def _result(job: Job, number: int, point: dict) -> dict:
     pairs = len({state.id for state in read_records(folder / "dynamics.parquet", PairState) if state.split == "test"})
     error = (accuracy * (1 - accuracy) / pairs) ** 0.5
     return result | {"reward_accuracy": accuracy, "standard_error": error, "margin": facts["margin"]}
+
+
+def _markdown(rows: list[dict]) -> str:
+    """The points as a table for docs/; the best of a row is bold."""
+    lines = ["| row | point | held-out reward accuracy % | margin, nats |", "| --- | --- | ---: | ---: |"]
+    for row in rows:
+        accuracy, error = (row[name] and f"{100 * row[name]:.1f}" for name in ("reward_accuracy", "standard_error"))
+        figures = (f"{accuracy} ±{error}", f"{row['margin']:.1f}") if accuracy else ("failed", "")
+        point = f"**{row['point']}**" if row["best"] else row["point"]
+        lines.append("| " + " | ".join((row["row"], point, *figures)) + " |")
+    lines += ["", "± a standard error; bold: the best point of a row, which its table trains with."]
+    return "\n".join(lines) + "\n"
 
 
 def _line(row: dict) -> str:

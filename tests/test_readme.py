@@ -81,7 +81,7 @@ def test_publishing_puts_the_produced_table_between_the_marks(tmp_path: Path) ->
     folder = Folder(tmp_path, Stage("report", "pocket", {}))
     with folder.being_made() as job:
         (job.path / "figures").mkdir()
-        for name in (*FILES, "figures/dynamics.png", "figures/length.png"):
+        for name in (*FILES["report"], "figures/dynamics.png", "figures/length.png"):
             (job.path / name).write_text(f"| {name} |\n")
         folder.seal(1.0)
     (tmp_path / "README.md").write_text(
@@ -92,7 +92,7 @@ def test_publishing_puts_the_produced_table_between_the_marks(tmp_path: Path) ->
     shown = (tmp_path / "README.md").read_text()
     assert shown.startswith("before\n") and shown.endswith("after\n")
     assert "| summary.md |" in shown and "old" not in shown
-    assert {path.name for path in (tmp_path / "docs/pocket").iterdir()} == {*FILES, "dynamics.png"}
+    assert {path.name for path in (tmp_path / "docs/pocket").iterdir()} == {*FILES["report"], "dynamics.png"}
     assert (tmp_path / "docs/pocket/table1.csv").read_text() == "| table1.csv |\n"
     (tmp_path / "README.md").write_text("no marks")
     with pytest.raises(ValueError, match="has a place for docs/pocket/summary.md"):

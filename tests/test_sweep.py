@@ -13,6 +13,7 @@ from focalpo.config.compose import CONF, compose, compose_table
 from focalpo.config.overrides import expand
 from focalpo.stages.folder import Folder, Stage
 from focalpo.stages.records import PairState, write_records
+from recipes.publish import publish
 from recipes.sweep import make
 
 
@@ -73,9 +74,30 @@ def test_the_most_accurate_point_of_a_row_is_best_and_ties_go_to_the_first(tmp_p
         assert make(job) == {"points": 5, "failed": 1}
         found = list(csv.DictReader(StringIO((job.path / "sweep.csv").read_text())))
         lines = (job.path / "sweep.txt").read_text().splitlines()
+        shown = (job.path / "search.md").read_text()
     assert [row["best"] for row in found] == ["", "best", "", "", "best"]
     assert lines[3].endswith("failed") and lines[1].endswith("best")
+    assert (
+        "| dpo | **a=1** | 75.0 ±21.7 | 2.0 |\n| dpo | a=2 | 75.0 ±21.7 | 2.0 |\n| dpo | a=3 | failed |  |\n" in shown
+    )
     assert float(found[1]["standard_error"]) == pytest.approx((0.75 * 0.25 / 4) ** 0.5)
+
+
+def test_a_search_is_published_into_the_page_that_has_a_place_for_it(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, Stage("sweep", "laptop", {"points": []}))
+    with folder.being_made() as job:
+        make(job)
+        folder.seal(1.0)
+    (tmp_path / "docs").mkdir()
+    page = tmp_path / "docs" / "scales.md"
+    page.write_text("<!-- table: docs/laptop/search.md -->\nold\n<!-- end of table -->\n")
+    (tmp_path / "README.md").write_text("<!-- table: docs/laptop/summary.md -->\nkept\n<!-- end of table -->\n")
+    publish(folder.path, tmp_path)
+    assert "held-out reward accuracy" in page.read_text() and "old" not in page.read_text()
+    assert "kept" in (tmp_path / "README.md").read_text()
+    assert {path.name for path in (tmp_path / "docs/laptop").iterdir()} == {"search.md", "sweep.csv"}
+    with pytest.raises(ValueError, match="neither a report nor a search"):
+        publish(tmp_path / "docs", tmp_path)
 
 
 @pytest.mark.slow
