@@ -11,6 +11,7 @@ import pytest
 
 from focalpo.config.compose import CONF, compose, compose_table
 from focalpo.config.overrides import expand
+from focalpo.planning.search import search as points_of
 from focalpo.stages.folder import Folder, Stage
 from focalpo.stages.records import PairState, write_records
 from recipes.publish import publish
@@ -18,10 +19,10 @@ from recipes.sweep import make
 
 
 def test_a_search_is_the_product_of_its_values_in_their_order() -> None:
-    search = ["objective.beta=0.1,0.3", "train.learning_rate=1e-4,choice(2e-4,4e-4)"]
+    lines = ["objective.beta=0.1,0.3", "train.learning_rate=1e-4,choice(2e-4,4e-4)"]
     points = expand(["objective.beta=0.1,0.3", "seed=range(1,3)"], [])
     assert points == [[f"objective.beta={beta}", f"seed={seed}"] for beta in ("0.1", "0.3") for seed in (1, 2)]
-    assert len(expand(search[:1], ["train.epochs=1"])) == 2
+    assert len(expand(lines[:1], ["train.epochs=1"])) == 2
 
 
 def test_an_override_replaces_values_of_the_search() -> None:
@@ -50,6 +51,14 @@ def test_every_search_belongs_to_a_row_and_its_first_and_last_points_are_valid(n
             assert config.train.learning_rate == float(dict(p.split("=") for p in point)["train.learning_rate"])
     if name == "paper":
         assert table.searches.keys() == {row for row, values in table.rows.items() if values.trained}
+
+
+def test_a_row_without_a_search_is_left_out_of_the_tables_search() -> None:
+    rows = [row for _, row, _ in points_of(["table=laptop"])[1]]
+    assert len(rows) == 24 and "gamma_0.025" not in rows
+    assert [row for _, row, _ in points_of(["table=laptop", "rows=gamma_0.025", "objective.beta=1,2"])[1]] == [
+        "gamma_0.025"
+    ] * 2
 
 
 def state(step: int, name: str, chosen: float) -> PairState:

@@ -24,12 +24,16 @@ def search(arguments: list[str]) -> tuple[str, dict[Point, Config]]:
         raise Mistake(f"points={','.join(limits)} must be one number, the most points to train")
     most = int(limits[0]) if limits else MOST
     table = with_rows(compose_table(own.get("table", "pocket"), overrides), own)
+    tried = {
+        row: expand(table.searches.get(row, []), overrides) for row, values in table.rows.items() if values.trained
+    }
+    if any(len(points) > 1 for points in tried.values()):  # a row with nothing to choose from is none to train here
+        tried = {row: points for row, points in tried.items() if len(points) > 1}
     points: list[Point] = [
         (setting, row, tuple(point))
         for setting in table.settings
-        for row, values in table.rows.items()
-        if values.trained
-        for point in expand(table.searches.get(row, []), overrides)
+        for row, tried_of in tried.items()
+        for point in tried_of
     ]
     if len(points) > most:
         raise Mistake(
