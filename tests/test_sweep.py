@@ -99,10 +99,10 @@ def test_a_search_is_published_into_the_page_that_has_a_place_for_it(tmp_path: P
         folder.seal(1.0)
     (tmp_path / "docs").mkdir()
     page = tmp_path / "docs" / "scales.md"
-    page.write_text("<!-- table: docs/laptop/search.md -->\nold\n<!-- end of table -->\n")
+    page.write_text("<!-- table: docs/laptop/search.md -->\nstale\n<!-- end of table -->\n")
     (tmp_path / "README.md").write_text("<!-- table: docs/laptop/summary.md -->\nkept\n<!-- end of table -->\n")
     publish(folder.path, tmp_path)
-    assert "held-out reward accuracy" in page.read_text() and "old" not in page.read_text()
+    assert "held-out reward accuracy" in page.read_text() and "stale" not in page.read_text()
     assert "kept" in (tmp_path / "README.md").read_text()
     assert {path.name for path in (tmp_path / "docs/laptop").iterdir()} == {"search.md", "sweep.csv"}
     with pytest.raises(ValueError, match="neither a report nor a search"):
