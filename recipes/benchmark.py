@@ -5,7 +5,8 @@ from pathlib import Path
 from focalpo.checking.instructions import check_kinds
 from focalpo.checking.layouts import read_instructed
 from focalpo.judging.benchmarks import fetch, read_questions
-from focalpo.judging.protocol import AlpacaProtocol, ArenaProtocol, CheckedProtocol, protocol_of
+from focalpo.judging.protocol import AlpacaProtocol, ArenaProtocol, CheckedProtocol
+from focalpo.judging.requests import protocol_of
 from focalpo.judging.upstream import write_prompt
 from focalpo.pocket.benchmarks import write_benchmark
 from focalpo.stages.folder import Job

@@ -20,6 +20,7 @@ from focalpo.judging.alpaca_eval import judge_alpaca
 from focalpo.judging.endpoint import Endpoint
 from focalpo.judging.price import NOTHING, Price, expected
 from focalpo.judging.protocol import EVAL, AlpacaProtocol, load_protocol, protocol_hash
+from focalpo.judging.requests import judged_as
 from focalpo.judging.serving import endpoint_of
 from focalpo.reporting.calibrations import as_csv, as_text
 from focalpo.running.command import run_command
@@ -39,7 +40,8 @@ from focalpo.scoring.stats import Array, wins_of
 def calibrate(arguments: list[str]) -> None:
     """Judge every model in the folder, write calibration.txt and calibration.csv, and print the text."""
     config = compose_calibrate_judge(arguments)
-    protocol = load_protocol(EVAL / f"{config.judge.benchmarks.get('alpaca_eval')}.yaml")
+    asked = {"model": config.judge.model, "request": config.judge.request}
+    protocol = judged_as(load_protocol(EVAL / f"{config.judge.benchmarks.get('alpaca_eval')}.yaml"), asked)
     if not isinstance(protocol, AlpacaProtocol):
         raise Mistake(f"{protocol.name} is not an AlpacaEval protocol; set judge.benchmarks.alpaca_eval to one")
     models = read_annotations(Path(config.annotations), config.limit)

@@ -1,7 +1,8 @@
 """Check one model's completions by code: which instructions of each prompt does it follow, strictly and loosely?"""
 
 from focalpo.checking.instructions import check_kinds, followed, other_version
-from focalpo.judging.protocol import CheckedProtocol, protocol_of
+from focalpo.judging.protocol import CheckedProtocol
+from focalpo.judging.requests import protocol_of
 from focalpo.running.command import run_single
 from focalpo.scoring.levels import accuracy, level_points
 from focalpo.stages.folder import Job

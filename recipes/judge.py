@@ -8,7 +8,8 @@ from focalpo.judging.dispatch import judge
 from focalpo.judging.earlier import RECORDS, take_records
 from focalpo.judging.endpoint import Endpoint, EndpointError
 from focalpo.judging.price import NOTHING, Estimate, Price, expected
-from focalpo.judging.protocol import EVAL, ArenaProtocol, CheckedProtocol, JudgedProtocol, protocol_of
+from focalpo.judging.protocol import EVAL, ArenaProtocol, CheckedProtocol, JudgedProtocol
+from focalpo.judging.requests import protocol_of
 from focalpo.judging.sentinel import Sentinel, drift, judged, read_sentinel, recorded_or
 from focalpo.judging.serving import endpoint_of
 from focalpo.judging.upstream import with_prompt

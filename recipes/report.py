@@ -3,7 +3,8 @@
 import csv
 from dataclasses import asdict, replace
 
-from focalpo.judging.protocol import EVAL, ArenaTwoProtocol, protocol_of
+from focalpo.judging.protocol import EVAL, ArenaTwoProtocol
+from focalpo.judging.requests import protocol_of
 from focalpo.reporting.anchors import author_block, author_curves
 from focalpo.reporting.answers import write_answers
 from focalpo.reporting.blocks import table_notes

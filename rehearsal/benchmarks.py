@@ -88,7 +88,7 @@ def _published(role: str, protocol: ArenaProtocol) -> str:
     template = protocol.user_template
     for place, name in TEMPLATE_NAMES.items():
         template = template.replace(name, place)
-    settings = {"temperature": protocol.temperature, "max_tokens": protocol.max_tokens}
+    settings = {name: protocol.request[name] for name in ("temperature", "max_tokens")}
     return yaml.safe_dump(settings | {"regex_patterns": [protocol.regex], "prompt_template": template})
 
 

@@ -109,7 +109,7 @@ def test_the_judges_of_both_benchmarks_are_the_papers() -> None:
     assert (alpaca.prompts, alpaca.baseline, alpaca.library) == (805, "gpt4_1106_preview", "0.6.6")
     assert "model_name: gpt-4-1106-preview" in alpaca.annotator.read_text()
     assert (arena.prompts, arena.baseline, arena.judge) == (500, "gpt-4-0314", "gpt-4-1106-preview")
-    assert (arena.temperature, arena.max_tokens) == (0, 4096)
+    assert arena.request == {"temperature": 0, "max_tokens": 4096}
 
 
 # Trap: SimPO's trainer substitutes an [INST] template for every model path that contains "mistral".

@@ -129,7 +129,9 @@ def test_a_budget_is_never_exceeded_and_once_raised_nothing_is_paid_twice(
 ) -> None:
     """A hundred games at USD 0.0104 each by the stub's token counts, under a budget for fewer."""
     monkeypatch.setattr(endpoint_module, "FIRST_WAIT_SECONDS", 0.001)
-    arena = replace(load_protocol(EVAL / "arena_hard_v0_1.yaml"), prompts=50, max_tokens=50)
+    arena = replace(
+        load_protocol(EVAL / "arena_hard_v0_1.yaml"), prompts=50, request={"temperature": 0, "max_tokens": 50}
+    )
     questions = [Question(str(n), [{"role": "user", "content": f"do {n}"}], "done") for n in range(50)]
     answers = [Completion(q.id, q.prompt, "no", 1, True) for q in questions]
     usage = {"prompt_tokens": 1010, "completion_tokens": 10, "total_tokens": 1020}

@@ -110,10 +110,13 @@ class EndpointConfig:
 
 @dataclass(slots=True)
 class JudgeConfig:
-    """The protocols of eval/ by set of completions, who judges (null: whoever is at the address), the sentinel that
-    is judged first, and the judge's endpoint."""
+    """The protocols of eval/ by set of completions, the model that is asked and changed fields of its requests (null:
+    the protocol's; either makes another protocol), who judges (null: whoever is at the address), the sentinel that is
+    judged first, and the judge's endpoint."""
 
     benchmarks: dict[str, str]
+    model: str | None
+    request: dict[str, Any]
     name: str | None
     sentinel: str | None
     folder: str | None

@@ -25,8 +25,11 @@ from openai.types.chat import ChatCompletion
 from focalpo.judging.answers import in_benchmark_order
 from focalpo.judging.endpoint import Endpoint, JudgeError
 from focalpo.judging.protocol import AlpacaProtocol, annotator_config, fill_template
+from focalpo.judging.requests import body_of
+from focalpo.judging.thinking import spoken
 from focalpo.stages.records import AlpacaVerdict, Completion, Question, listed
 
+NO_LOGPROBS = "no log-probs in the reply"
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 
 
@@ -75,7 +78,7 @@ def _annotate(frame: pd.DataFrame, protocol: AlpacaProtocol, endpoint: Endpoint,
             annotators_config=config, seed=0, caching_path=None, is_avoid_reannotations=False
         )
         (single,) = annotator.annotators.values()
-        client = _tolerant_client(endpoint.client(partial(_no_preference, single)), causes)
+        client = _tolerant_client(endpoint.client(partial(_no_preference, single)), protocol, causes)
         rows = annotator.annotate_pairs(
             frame,
             chunksize=None,
@@ -85,17 +88,25 @@ def _annotate(frame: pd.DataFrame, protocol: AlpacaProtocol, endpoint: Endpoint,
     return {row["row"]: float(row["preference"]) for row in rows if pd.notna(row["preference"])}
 
 
-def _tolerant_client(client: openai.OpenAI, causes: list[str]) -> object:
-    """Wrap the client for alpaca_eval so that a row that cannot be judged does not stop the other rows."""
+def _tolerant_client(client: openai.OpenAI, protocol: AlpacaProtocol, causes: list[str]) -> object:
+    """Wrap the client for alpaca_eval so that a row that cannot be judged does not stop the other rows.
 
-    def create(**request: object) -> object:
+    Of the library's request only the messages are sent, with the judge and the fields of the protocol.
+    """
+
+    def create(**request: Any) -> ChatCompletion:
         try:
             # `post`, as in arena_hard: `create` would only check the types of values from the library's own config.
-            return client.post("/chat/completions", cast_to=ChatCompletion, body=request)
+            reply = client.post(
+                "/chat/completions", cast_to=ChatCompletion, body=body_of(protocol, request["messages"])
+            )
         except JudgeError as error:
             causes.append(str(error))
             # At this message the library leaves the row empty and continues; any other error stops it.
             raise openai.OpenAIError("Please try again with a different prompt.") from error
+        message = reply.choices[0].message
+        message.content = spoken(message.content or "")
+        return reply
 
     return SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
 
@@ -103,8 +114,13 @@ def _tolerant_client(client: openai.OpenAI, causes: list[str]) -> object:
 def _no_preference(single: Any, reply: dict) -> str | None:
     """What is wrong with a reply, or None; asks the library's own parser, so that check and score cannot disagree."""
     choice = reply["choices"][0]
-    text = choice["message"].get("content")
-    completion = choice | {"text": text} if single.completion_key == "completions_all" else text
+    text = spoken(choice["message"].get("content") or "")
+    if single.completion_key != "completions_all":
+        completion = text
+    elif choice.get("logprobs"):
+        completion = choice | {"text": text}
+    else:
+        return NO_LOGPROBS
     ((preference,), _) = single._parse_completions([completion])
     return None if preference is not None and 1 <= preference <= 2 else "no preference in the reply"
 

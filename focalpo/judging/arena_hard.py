@@ -17,6 +17,8 @@ import openai
 from focalpo.judging.answers import in_benchmark_order
 from focalpo.judging.endpoint import Check, Endpoint, JudgeError
 from focalpo.judging.protocol import ArenaProtocol, ArenaTwoProtocol, prompt_files
+from focalpo.judging.requests import body_of
+from focalpo.judging.thinking import spoken
 from focalpo.stages.records import ArenaGame, Completion, Question, listed
 
 GAMES = (1, 2)
@@ -82,17 +84,14 @@ def _verdict(first: openai.OpenAI, second: openai.OpenAI, messages: list[dict], 
 
 
 def _ask(client: openai.OpenAI, messages: list[dict], protocol: ArenaProtocol) -> str:
-    settings = {"temperature": protocol.temperature, "max_tokens": protocol.max_tokens}
     # Not `chat.completions.create`: it validates the type of every field, which is a third of a call's cost.
-    reply: Any = client.post(
-        "/chat/completions", cast_to=object, body={"model": protocol.judge, "messages": messages, **settings}
-    )
-    return reply["choices"][0]["message"]["content"]
+    reply: Any = client.post("/chat/completions", cast_to=object, body=body_of(protocol, messages))
+    return spoken(reply["choices"][0]["message"]["content"])
 
 
 def _check(protocol: ArenaProtocol, label_optional: bool) -> Check:
     def check(reply: dict) -> str | None:
-        text = reply["choices"][0]["message"].get("content")
+        text = spoken(reply["choices"][0]["message"].get("content") or "")
         if not text:
             return "an empty judgement"  # a second turn would have nothing to continue
         found = labels(text, protocol)

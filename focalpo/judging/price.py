@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from focalpo.judging.protocol import AlpacaProtocol, JudgedProtocol, annotator_config, prompt_files
+from focalpo.judging.requests import longest_reply
 from focalpo.stages.records import Completion, Question
 
 MILLION = 1_000_000
@@ -19,8 +20,6 @@ CHARACTERS_PER_TOKEN = 4.8
 """For estimates, from the bills of published AlpacaEval annotations; actual cost uses the server's token counts."""
 TOKENS_AROUND_A_MESSAGE = 16
 """More than any chat template in use adds to a message; for the upper bound, not for the estimate."""
-LONGEST_REPLY = 4096
-"""Tokens; the upper bound for a request that sets no `max_tokens`."""
 NOT_BILLED = ("HTTP ", "no connection", "the quota")
 """Prefixes of the outcomes that no provider bills: it refused the request, or was never reached."""
 
@@ -85,18 +84,17 @@ def expected(
     if isinstance(protocol, AlpacaProtocol):
         (annotator,) = annotator_config(protocol.annotator).values()
         overhead, games = len(Path(annotator["prompt_template"]).read_text()), 1
-        max_tokens = annotator["completions_kwargs"].get("max_tokens", LONGEST_REPLY)
         # An answer equal to the reference is a tie without a request.
         judged = [question for question in questions if texts.get(question.id) != question.reference]
     else:
         longest = max(len(file.read_text()) for file in prompt_files(protocol).values())
         overhead, games = longest + len(protocol.user_template), 2
-        max_tokens, judged = protocol.max_tokens, list(questions)
+        judged = list(questions)
     characters = [
         overhead + len(question.prompt[-1]["content"]) + len(question.reference) + len(texts.get(question.id, ""))
         for question in judged
     ]
-    return estimate(characters * games, min(price.reply_tokens, max_tokens), price, concurrency)
+    return estimate(characters * games, min(price.reply_tokens, longest_reply(protocol.request)), price, concurrency)
 
 
 def estimate(characters: Sequence[int], reply_tokens: int, price: Price, concurrency: int) -> Estimate:
@@ -120,10 +118,10 @@ def attempt_usd(request: dict, outcome: str, reply: Any, price: Price) -> float:
 
 
 def most_usd(request: dict, price: Price) -> float:
-    """Upper bound of a request's cost, in USD: a token has at least one byte, and a reply ends at `max_tokens`."""
+    """Upper bound of a request's cost, in USD: a token has at least one byte, and a reply ends at its limit."""
     texts = [str(message.get("content", "")) for message in request.get("messages", [])]
     tokens = sum(len(text.encode(errors="surrogatepass")) + TOKENS_AROUND_A_MESSAGE for text in texts)
-    return price.usd(tokens, request.get("max_tokens") or LONGEST_REPLY)
+    return price.usd(tokens, longest_reply(request))
 
 
 class Spending:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from string import Formatter
+from typing import Any
 
 from focalpo.stages.origin import ROOT
 from focalpo.stages.reading import read_yaml
@@ -31,7 +32,10 @@ class BenchmarkFile:
 
 @dataclass(frozen=True, slots=True)
 class AlpacaProtocol:
-    """AlpacaEval: `prompts` comparisons with `baseline`, by config `annotator` of alpaca_eval version `library`."""
+    """AlpacaEval: `prompts` comparisons with `baseline`, by config `annotator` of alpaca_eval version `library`.
+
+    The annotator's `completions_kwargs` are the `judge` and the fields of each `request`.
+    """
 
     name: str
     source: str
@@ -41,11 +45,16 @@ class AlpacaProtocol:
     baseline: str
     library: str
     annotator: Path
+    judge: str
+    request: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class ArenaProtocol:
-    """Arena-Hard: two games per prompt; `verdicts` maps a label to (what assistant A wins, battles it counts for)."""
+    """Arena-Hard: two games per prompt; `verdicts` maps a label to (what assistant A wins, battles it counts for).
+
+    `request` holds the fields of each request beside the model and the messages, as temperature and max_tokens.
+    """
 
     name: str
     source: str
@@ -54,8 +63,7 @@ class ArenaProtocol:
     prompts: int
     baseline: str
     judge: str
-    temperature: float
-    max_tokens: int
+    request: Mapping[str, Any]
     prompt_file: Path
     user_template: str
     second_turn: str
@@ -110,6 +118,12 @@ KINDS: dict[str, type] = {
 }
 SHOWN = ["answer_1", "answer_2", "question"]
 """The fields that an Arena-Hard user turn must show the judge."""
+LIBRARY_DEFAULTS = {"max_tokens": 2048, "temperature": 0.7, "top_p": 1.0}
+"""Fields that alpaca_eval sends where an annotator does not set them (decoders/openai.py, version 0.6.6)."""
+LIBRARY_KEYS = ("model_name", "requires_chatml", "price_per_token")
+"""Settings of an annotator's `completions_kwargs` that alpaca_eval keeps to itself."""
+FIRST_FIELDS = ("temperature", "max_tokens")
+"""Fields of a request that were keys of their own before there was a map; their hashes are kept."""
 
 
 def load_protocol(path: Path) -> Protocol:
@@ -122,7 +136,7 @@ def load_protocol(path: Path) -> Protocol:
     kind = KINDS.get(values.pop("benchmark", None))
     if kind is None:
         raise ValueError(f"{path}: 'benchmark' must be one of {', '.join(KINDS)}")
-    names = {field.name for field in fields(kind)}
+    names = {field.name for field in fields(kind)} - ({"judge", "request"} if kind is AlpacaProtocol else set())
     if values.keys() != names:
         raise ValueError(
             f"{path}: missing keys {sorted(names - values.keys())}, unknown keys {sorted(values.keys() - names)}; "
@@ -134,18 +148,16 @@ def load_protocol(path: Path) -> Protocol:
         raise ValueError(f"{path}: each file of 'files' needs exactly the keys path and sha256 ({error})") from None
     if kind is AlpacaProtocol:
         values["annotator"] = _beside(path, values["annotator"])
+        values |= _asked_by(values["annotator"])
     elif kind is not CheckedProtocol:
         values["prompt_file"] = _beside(path, values["prompt_file"])
         values["verdicts"] = _verdicts(path, values["verdicts"])
         _check_user_turn(path, values["user_template"])
+        if not isinstance(values["request"], dict):
+            raise ValueError(f"{path}: 'request' must hold the fields of each request, as in {{temperature: 0}}")
     if kind is ArenaTwoProtocol:
         values["categories"] = {name: _category(path, **keys) for name, keys in values["categories"].items()}
     return kind(**values)
-
-
-def protocol_of(settings: dict) -> Protocol:
-    """Load the protocol that a stage's settings name."""
-    return load_protocol(EVAL / f"{settings['protocol']}.yaml")
 
 
 def annotator_config(path: Path) -> dict:
@@ -181,9 +193,13 @@ def protocol_hash(protocol: Protocol) -> str:
     Values, not bytes: a comment in the YAML does not change the hash, while a protocol changed by `dataclasses.replace`
     (another judge, another prompt file) has a different one.
     """
+    values = asdict(protocol)
     if isinstance(protocol, AlpacaProtocol):
         config = annotator_config(protocol.annotator)
         (annotator,) = config.values()
+        asked = {name: values.pop(name) for name in ("judge", "request")}
+        if asked != _asked_by(protocol.annotator):  # else it is in the annotator, which is hashed
+            values["asked"] = asked
         template = Path(annotator["prompt_template"])
         annotator["prompt_template"] = template.name
         named = {protocol.annotator.name: config, template.name: template.read_text()}
@@ -191,7 +207,10 @@ def protocol_hash(protocol: Protocol) -> str:
         named = {}
     else:
         named = {file.name: file.read_text() for file in prompt_files(protocol).values()}
-    content = {"values": asdict(protocol), "files": named}
+        request = values.pop("request")
+        values |= {name: request.pop(name) for name in FIRST_FIELDS if name in request}
+        values |= {"request": request} if request else {}
+    content = {"values": values, "files": named}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=_name).encode()).hexdigest()[:16]
 
 
@@ -210,6 +229,17 @@ def fill_template(template: str, texts: Mapping[str, str]) -> str:
     """
     names = "|".join(map(re.escape, texts))
     return re.sub(f"{{({names})}}", lambda place: texts[place[1]], template)
+
+
+def _asked_by(annotator: Path) -> dict[str, Any]:
+    """The judge of an annotator's config, and the fields of the requests that alpaca_eval makes from it."""
+    for settings in _read_yaml(annotator).values():
+        asked = settings.get("completions_kwargs") if isinstance(settings, dict) else None
+        if isinstance(asked, dict) and "model_name" in asked:
+            sent = {name: value for name, value in (LIBRARY_DEFAULTS | asked).items() if name not in LIBRARY_KEYS}
+            request = {name: value for name, value in sent.items() if value is not None}
+            return {"judge": asked["model_name"], "request": request}
+    raise ValueError(f"{annotator} has no completions_kwargs with a model_name; name the judge there")
 
 
 def _category(path: Path, baseline: str, answers: str, prompt_file: str) -> ArenaCategory:

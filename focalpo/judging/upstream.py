@@ -22,16 +22,15 @@ def check_settings(protocol: ArenaProtocol, path: Path) -> None:
 
     Raises:
         ValueError: names the first value that differs, or is not there. The judge's name is the user's choice and is
-            not compared.
+            not compared, and neither is a field of the request that the protocol leaves out for its judge.
     """
     published = read_yaml(path, REMEDY)
     check_keys(path, published, SETTINGS, REMEDY)
     template = published["prompt_template"]
     for place, name in TEMPLATE_NAMES.items():
         template = template.replace(place, name)
-    pairs = {
-        "temperature": (protocol.temperature, published.get("temperature")),
-        "max_tokens": (protocol.max_tokens, published.get("max_tokens")),
+    fields = [name for name in ("temperature", "max_tokens") if name in protocol.request]
+    pairs = {name: (protocol.request[name], published.get(name)) for name in fields} | {
         "regex": (protocol.regex, next(iter(published["regex_patterns"]), None)),
         "user_template": (protocol.user_template, template),
     }

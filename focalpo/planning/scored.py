@@ -4,7 +4,7 @@ from focalpo.config.compose import plain
 from focalpo.config.schema import Config
 from focalpo.judging.identity import judge_name
 from focalpo.planning.code import benchmark_code, check_code, judge_code
-from focalpo.planning.slices import benchmarks, protocol_slice
+from focalpo.planning.slices import benchmarks, judged_slice, protocol_slice
 from focalpo.stages.folder import Stage
 
 
@@ -22,7 +22,7 @@ def judge_stage(config: Config, label: str, generate: Stage) -> Stage:
         "judge",
         label,
         settings={
-            "protocols": {name: protocol_slice(config, name) for name in config.judge.benchmarks},
+            "protocols": {name: judged_slice(config, name) for name in config.judge.benchmarks},
             "judge": judge_name(config.judge.name, config.judge.endpoint.base_url),
             "code": judge_code(config),
         },

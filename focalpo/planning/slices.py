@@ -7,6 +7,7 @@ from focalpo.config.compose import CONF, plain
 from focalpo.config.data import Data
 from focalpo.config.schema import Config
 from focalpo.judging.protocol import EVAL, CheckedProtocol, Protocol, load_protocol, protocol_hash
+from focalpo.judging.requests import judged_as
 from focalpo.stages.folder import file_hash
 from focalpo.stages.reading import read_text
 from focalpo.training.settings import EXECUTION, SAMPLING, SCHEDULES
@@ -84,8 +85,24 @@ def _content(path: str | None) -> str | None:
 
 
 def protocol_slice(config: Config, name: str) -> dict:
-    """A benchmark's protocol and the hash of everything in it."""
-    return {"protocol": benchmarks(config)[name], "hash": protocol_hash(protocol_named(config, name))}
+    """A benchmark's protocol as its file has it, and the hash of everything in it."""
+    return {"protocol": benchmarks(config)[name], "hash": protocol_hash(_protocol_in_file(config, name))}
+
+
+def judged_slice(config: Config, name: str) -> dict:
+    """As `protocol_slice`, with the judge and the requests that the configuration gives the protocol.
+
+    They are no part of the benchmark's own slice: another judge judges the answers that are there.
+    """
+    asked = asked_slice(config)
+    own = protocol_slice(config, name)
+    return own | {"hash": protocol_hash(protocol_named(config, name)), "asked": asked} if asked else own
+
+
+def asked_slice(config: Config) -> dict:
+    """The judge's model and the changed fields of its requests; empty where the protocol's own are kept."""
+    asked = {"model": config.judge.model, "request": config.judge.request}
+    return asked if any(asked.values()) else {}
 
 
 def benchmarks(config: Config) -> dict[str, str]:
@@ -94,11 +111,16 @@ def benchmarks(config: Config) -> dict[str, str]:
 
 
 def protocol_named(config: Config, name: str) -> Protocol:
-    """Load a benchmark's protocol.
+    """Load a benchmark's protocol, with the judge and the requests that the configuration gives it.
 
     Raises:
         ValueError: where what is judged is a protocol of what is checked by code, or the reverse.
     """
+    protocol = _protocol_in_file(config, name)
+    return protocol if name in config.check.benchmarks else judged_as(protocol, asked_slice(config))
+
+
+def _protocol_in_file(config: Config, name: str) -> Protocol:
     protocol = load_protocol(EVAL / f"{benchmarks(config)[name]}.yaml")
     key, other = ("check", "judge") if name in config.check.benchmarks else ("judge", "check")
     if isinstance(protocol, CheckedProtocol) != (key == "check"):

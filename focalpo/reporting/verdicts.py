@@ -60,7 +60,8 @@ def protocols_of(scored: Sequence[Path]) -> dict[str, str]:
     found: dict[str, set[str]] = {}
     for path in scored:
         for name, values in read_manifest(path)["settings"].get("protocols", {}).items():
-            found.setdefault(name, set()).add(values["protocol"])
+            asked = values.get("asked")  # another judge, or other requests, of the same file: not the paper's protocol
+            found.setdefault(name, set()).add(f"{values['protocol']} {asked}" if asked else values["protocol"])
     return {name: protocols.pop() for name, protocols in found.items() if len(protocols) == 1}
 
 
