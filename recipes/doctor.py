@@ -19,11 +19,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from focalpo.checking.instructions import missing_data, other_version
+from focalpo.config.compose import plain
 from focalpo.config.schema import Config
-from focalpo.judging.protocol import CheckedProtocol
+from focalpo.judging.keys import is_here, open_to_listeners
+from focalpo.judging.protocol import EVAL, CheckedProtocol
 from focalpo.planning.slices import protocol_named
+from focalpo.planning.stages import in_order
 from focalpo.planning.table import Planned, planned
 from focalpo.running.command import run_command
+from focalpo.stages.folder import Folder
 from focalpo.stages.origin import ROOT
 from focalpo.stages.suites import lm_eval_version, suites
 
@@ -43,8 +47,10 @@ class Finding:
 
 def blocking(plan: Planned) -> list[str]:
     """The failures that make it pointless to start, as far as they show without a network; a capability suite's data
-    sets are asked for: nothing else would miss them before the models are trained."""
-    return [finding.message for finding in _local(plan) if finding.grade == "fail"]
+    sets are asked for, and the judge for a verdict: nothing else would miss them before the models are trained."""
+    judged = any(stage.kind == "judge" and not Folder(plan.runs, stage).sealed for stage in in_order([plan.report]))
+    findings = [*_local(plan), *(_judge(plan.first) if judged else ())]
+    return [finding.message for finding in findings if finding.grade == "fail"]
 
 
 def _local(plan: Planned) -> Iterator[Finding]:
@@ -176,6 +182,35 @@ def _judge_key(config: Config) -> Finding:
     return Finding("ok", "judge key", f"{name} is set")
 
 
+def _judge(config: Config) -> Iterator[Finding]:
+    """Whether the judge gives a verdict under each protocol, by one call each; a judge that a stage starts is left."""
+    from focalpo.judging.endpoint import EndpointError
+    from focalpo.judging.preflight import preflight
+    from focalpo.judging.sentinel import pairs_under, read_sentinel
+
+    settings = plain(config.judge.endpoint)
+    address, variable = settings["base_url"], settings["api_key_env"]
+    if warning := open_to_listeners(address, variable):
+        yield Finding("warn", "judge", warning)
+    if not config.judge.benchmarks or not (address or "").startswith("http"):
+        yield Finding("ok", "judge", "started by the stage that needs it" if address else "none is asked")
+        return
+    if variable and not os.environ.get(variable):
+        return  # the missing key is a finding of its own
+    sentinel = read_sentinel(EVAL / f"{config.judge.sentinel or 'sentinel'}.yaml")
+    for name in config.judge.benchmarks:
+        protocol = protocol_named(config, name)
+        assert not isinstance(protocol, CheckedProtocol)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                preflight(protocol, pairs_under(protocol, sentinel), address, settings, Path(folder) / "records.jsonl")
+            except EndpointError as error:
+                absent = "no connection" in str(error) and (is_here(address) or config.cluster.scheduler == "slurm")
+                yield Finding("warn" if absent else "fail", "judge", str(error))
+                return
+        yield Finding("ok", "judge", f"{protocol.judge} gives verdicts under {protocol.name}")
+
+
 def _capability(config: Config) -> Iterator[Finding]:
     """Whether lm-eval is as the suite needs it, and its data sets can be downloaded or are in the cache."""
     if config.capability.suite is None:
@@ -245,7 +280,7 @@ def _hub(plan: Planned) -> Iterator[Finding]:
 def doctor(arguments: list[str]) -> None:
     """Print every finding; exits with 1 when one of them is a failure."""
     plan = planned(arguments)
-    findings = [*_local(plan), *_hub(plan)]
+    findings = [*_local(plan), *_judge(plan.first), *_hub(plan)]
     for finding in findings:
         print(f"{finding.grade:5} {finding.what:10} {finding.message}")
     if any(finding.grade == "fail" for finding in findings):

@@ -7,11 +7,13 @@ from dataclasses import asdict
 from focalpo.judging.dispatch import judge
 from focalpo.judging.earlier import RECORDS, take_records
 from focalpo.judging.endpoint import Endpoint, EndpointError
+from focalpo.judging.keys import open_to_listeners
+from focalpo.judging.preflight import PAIRS, preflight
 from focalpo.judging.price import NOTHING, Estimate, Price, expected
 from focalpo.judging.protocol import EVAL, ArenaProtocol, CheckedProtocol, JudgedProtocol
 from focalpo.judging.requests import protocol_of
-from focalpo.judging.sentinel import Sentinel, drift, judged, read_sentinel, recorded_or
-from focalpo.judging.serving import endpoint_of
+from focalpo.judging.sentinel import Sentinel, drift, judged, pairs_under, read_sentinel, recorded_or
+from focalpo.judging.serving import address_of, endpoint_at, is_pocket
 from focalpo.judging.upstream import with_prompt
 from focalpo.pocket.world import is_correct
 from focalpo.running.command import run_single
@@ -30,15 +32,29 @@ def make(job: Job) -> dict:
     estimate = _estimate(tasks, sentinel, Price(**settings["price"]), settings["concurrency"])
     taken = take_records(job)
     _announce(job, estimate, settings["budget_usd"], taken)
-    with endpoint_of(settings, job.path / RECORDS) as endpoint:
-        facts = _drift(job, tasks, sentinel, endpoint) if sentinel else {"sentinel": {}, "warnings": []}
-        for name, (protocol, questions, completions) in tasks.items():
-            write_records(job.path / f"{name}.parquet", judge(questions, completions, protocol, endpoint))
+    with address_of(settings["base_url"]) as address:
+        if address is not None and not is_pocket(settings["base_url"]):
+            _preflight(job, tasks, sentinel, address)
+        with endpoint_at(address, settings, job.path / RECORDS) as endpoint:
+            facts = _drift(job, tasks, sentinel, endpoint) if sentinel else {"sentinel": {}, "warnings": []}
+            for name, (protocol, questions, completions) in tasks.items():
+                write_records(job.path / f"{name}.parquet", judge(questions, completions, protocol, endpoint))
+    if warning := open_to_listeners(settings["base_url"], settings["api_key_env"]):
+        facts["warnings"].append(warning)
     served = sorted(endpoint.served)
     if len(served) > 1:
         facts["warnings"].append(f"several models answered as the judge: {', '.join(served)}; see records.jsonl")
     counts = {"calls": asdict(endpoint.counts), "spent_usd": endpoint.spending.usd, "served": served}
     return counts | facts | ({"records_of": taken} if taken else {}) | _gold(job)
+
+
+def _preflight(job: Job, tasks: dict[str, Task], sentinel: Sentinel | None, address: str) -> None:
+    """Have the judge give one verdict under each protocol, on a pair that is judged anyway."""
+    for protocol, questions, completions in tasks.values():
+        answers = {answer.id: answer for answer in completions}
+        own = [(question, answers[question.id]) for question in questions[:PAIRS] if question.id in answers]
+        pairs = pairs_under(protocol, sentinel) if sentinel else own
+        preflight(protocol, pairs, address, job.launch["endpoint"], job.path / RECORDS)
 
 
 def _task(job: Job, name: str, values: dict) -> Task:

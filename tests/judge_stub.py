@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -28,11 +29,16 @@ class Fault:
 
 @dataclass
 class Stub:
-    """A running stub: its URL, and every request body and its authorization, in order of arrival."""
+    """A running stub: its URL, and the body, path and headers of every request, in order of arrival."""
 
     url: str
-    requests: list[dict]
-    authorizations: list[str | None]
+    requests: list[dict] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    headers: list[Message] = field(default_factory=list)
+
+    @property
+    def authorizations(self) -> list[str | None]:
+        return [each["authorization"] for each in self.headers]
 
     def times(self) -> Counter:
         return Counter(json.dumps(body, sort_keys=True) for body in self.requests)
@@ -67,8 +73,7 @@ def opened(url: str | None, folder: Path, **changed: object) -> Endpoint:
 @contextmanager
 def judge_stub(script: Callable[[dict, int], dict | Fault]) -> Iterator[Stub]:
     """Serve `script` on a free port until the block ends."""
-    requests: list[dict] = []
-    authorizations: list[str | None] = []
+    stub = Stub("")
     seen: Counter = Counter()
     lock = threading.Lock()
 
@@ -79,8 +84,9 @@ def judge_stub(script: Callable[[dict, int], dict | Fault]) -> Iterator[Stub]:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             key = json.dumps(body, sort_keys=True)
             with lock:
-                requests.append(body)
-                authorizations.append(self.headers.get("authorization"))
+                stub.requests.append(body)
+                stub.paths.append(self.path)
+                stub.headers.append(self.headers)
                 before, seen[key] = seen[key], seen[key] + 1
             answer = script(body, before)
             fault = answer if isinstance(answer, Fault) else Fault(body=json.dumps(answer).encode())
@@ -100,7 +106,8 @@ def judge_stub(script: Callable[[dict, int], dict | Fault]) -> Iterator[Stub]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield Stub(f"http://127.0.0.1:{server.server_port}/v1", requests, authorizations)
+        stub.url = f"http://127.0.0.1:{server.server_port}/v1"
+        yield stub
     finally:
         server.shutdown()
         server.server_close()

@@ -15,6 +15,7 @@ from focalpo.planning.table import planned
 from focalpo.running.slurm import Task
 from focalpo.stages.folder import ERROR, LOCK, Folder, Stage
 from recipes import doctor, status
+from tests.judge_stub import Fault, completion, judge_stub
 
 KEY = "sk-planted-Q7x93kfPz-do-not-print-me"
 
@@ -48,12 +49,38 @@ def test_gpus_with_less_memory_than_planned_for_are_reported(monkeypatch) -> Non
 
 def test_the_judge_key_is_checked_and_never_printed(monkeypatch, capsys) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with pytest.raises(SystemExit):
-        doctor.doctor(["table=paper"])
+    refused = Fault(401, f'{{"error": {{"message": "wrong key {KEY}"}}}}'.encode())
+    with judge_stub(lambda *_: refused) as stub, pytest.raises(SystemExit):
+        doctor.doctor(["table=paper", f"judge.endpoint.base_url={stub.url}"])
     output = capsys.readouterr().out
+    assert stub.authorizations == [f"Bearer {KEY}"] and "wrong key [key]" in output
     assert "OPENAI_API_KEY is set" in output and KEY not in output
     assert all(line.split()[0] in ("ok", "warn", "fail") for line in output.splitlines())
     assert all(": " in line for line in output.splitlines() if line.startswith(("fail", "warn"))), "a remedy each"
+
+
+def test_a_table_does_not_start_for_a_judge_that_gives_no_verdict(monkeypatch) -> None:
+    """Before anything is trained, one call tells; a judge on this machine may be started later, and only warns."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    def asked(url: str, *overrides: str) -> tuple[list[str], list[doctor.Finding]]:
+        plan = planned(["rows=sft", "judge=openai", f"judge.endpoint.base_url={url}", *overrides])
+        return doctor.blocking(plan), list(doctor._judge(plan.first))
+
+    with judge_stub(lambda *_: completion("[[A>B]]", {"m": -0.1})) as stub:
+        stopping, findings = asked(stub.url)
+    assert stopping == [] and [found.grade for found in findings] == ["ok", "ok"]
+    assert findings[0].message == "gpt-4.1-2025-04-14 gives verdicts under AlpacaEval 2.0"
+    gone = Fault(404, b'{"error": {"message": "The model has been deprecated"}}')
+    with judge_stub(lambda *_: gone) as stub:
+        stopping, findings = asked(stub.url)
+        assert len(stub.requests) == 2, "one call each time"
+    assert len(stopping) == 1 and "has been deprecated" in stopping[0] and findings[0].grade == "fail"
+    stopping, findings = asked(stub.url)
+    assert stopping == [] and findings[0].grade == "warn" and "no connection" in findings[0].message
+    stopping, findings = asked("http://judge.invalid/v1", "judge.endpoint.timeout_seconds=0.2")
+    assert [found.grade for found in findings] == ["warn", "fail"] and len(stopping) == 1
+    assert "the judge's key is sent unencrypted to judge.invalid" in findings[0].message
 
 
 def test_gated_hidden_and_unreachable_models_are_reported_with_their_remedies(monkeypatch) -> None:

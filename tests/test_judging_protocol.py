@@ -12,7 +12,7 @@ from focalpo.judging.protocol import AlpacaProtocol, annotator_config, fill_temp
 EVAL = Path(__file__).parent.parent / "eval"
 BENCHMARKS = sorted(path.stem for path in EVAL.glob("*.yaml") if "\nbenchmark: " in path.read_text())
 SENTINELS = ["sentinel", "sentinel_pocket"]
-ANNOTATORS = sorted(path.stem for path in EVAL.glob("weighted_*.yaml"))
+ANNOTATORS = [*sorted(path.stem for path in EVAL.glob("weighted_*.yaml")), "alpaca_eval_reasoning"]
 
 
 @pytest.fixture

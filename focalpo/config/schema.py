@@ -95,15 +95,18 @@ class PriceConfig:
 class EndpointConfig:
     """An OpenAI-compatible endpoint; with `base_url` null, only its recorded replies are used.
 
-    `pocket ARGUMENTS` and `vllm MODEL ARGUMENTS` start a judge for the duration of the stage; `budget_usd` is the
-    maximum cost of judging one model.
+    `pocket ARGUMENTS` and `vllm MODEL ARGUMENTS` start a judge for the duration of the stage; `api_key_header` has the
+    key; with `batch`, requests go through the server's batches, at half the price; `budget_usd` is the maximum cost of
+    judging one model.
     """
 
     base_url: str | None
     api_key_env: str | None
+    api_key_header: ranges.Text
     concurrency: ranges.Count
     timeout_seconds: ranges.Positive
     max_attempts: ranges.Count
+    batch: bool
     price: PriceConfig
     budget_usd: ranges.NotNegativeOrNone
 

@@ -15,8 +15,9 @@ from typing import Any
 import openai
 
 from focalpo.judging.answers import in_benchmark_order
-from focalpo.judging.endpoint import Check, Endpoint, JudgeError
+from focalpo.judging.endpoint import Endpoint, JudgeError
 from focalpo.judging.protocol import ArenaProtocol, ArenaTwoProtocol, prompt_files
+from focalpo.judging.replies import Check
 from focalpo.judging.requests import body_of
 from focalpo.judging.thinking import spoken
 from focalpo.stages.records import ArenaGame, Completion, Question, listed
@@ -25,9 +26,13 @@ GAMES = (1, 2)
 
 
 def judge_arena(
-    questions: Sequence[Question], completions: Sequence[Completion], protocol: ArenaProtocol, endpoint: Endpoint
+    questions: Sequence[Question],
+    completions: Sequence[Completion],
+    protocol: ArenaProtocol,
+    endpoint: Endpoint,
+    games: Sequence[int] = GAMES,
 ) -> list[ArenaGame]:
-    """Play both games of every question; returns the games in the order of the questions.
+    """Play both games of every question, or only some; returns the games in the order of the questions.
 
     Raises:
         ValueError: if the completions do not match the questions, or games have no verdict (the error names them).
@@ -55,13 +60,13 @@ def judge_arena(
         wins, count = protocol.verdicts[label]
         return ArenaGame(question.id, game, label, 1 - wins if game == 1 else wins, count)
 
-    tasks = [(question, answer, game) for question, answer in zip(questions, answers, strict=True) for game in GAMES]
+    tasks = [(question, answer, game) for question, answer in zip(questions, answers, strict=True) for game in games]
     with ThreadPoolExecutor(endpoint.concurrency) as pool:
-        games = list(pool.map(play, tasks))
-    missing = [f"{task[0].id} game {task[2]}" for task, game in zip(tasks, games, strict=True) if game is None]
+        played = list(pool.map(play, tasks))
+    missing = [f"{task[0].id} game {task[2]}" for task, game in zip(tasks, played, strict=True) if game is None]
     if missing:
         raise ValueError(f"no verdict for {listed(missing)}; {causes[0]}")
-    return [game for game in games if game is not None]
+    return [game for game in played if game is not None]
 
 
 def labels(text: str, protocol: ArenaProtocol) -> set[str]:

@@ -3,38 +3,32 @@
     openai.OpenAI (ours or alpaca_eval's) --> transport --> recording, else network with retries --> check --> reply
 
 The custom transport gives alpaca_eval's own client and the Arena-Hard games one path: the recording, the retries, the
-connection pool and the counts. A reply that fails the caller's check is retried like a failed call.
+pace, the connection pool and the counts. A reply that fails the caller's check is retried like a failed call.
 """
 
 import json
-import os
 import random
-import re
 import threading
 import time
-from collections.abc import Callable
+import urllib.parse
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import httpx2
 import openai
 
+from focalpo.judging.keys import NO_KEY, api_key
+from focalpo.judging.pacing import Pace, RefusedError
 from focalpo.judging.price import FREE, BudgetError, Price, Spending, attempt_usd
 from focalpo.judging.recording import GOOD, Recording, read_attempts, request_id
+from focalpo.judging.replies import Attempt, Check, read_response
 
 FIRST_WAIT_SECONDS = 0.25
 LONGEST_WAIT_SECONDS = 30.0
-RETRIED_STATUSES = {408, 409, 425, 429}
-"""In addition to every status of 500 and above."""
-NO_KEY = "none"
-"""Sent to a local server, because the OpenAI client requires a key."""
-SHORTEST_SECRET = 8
-"""Characters. A shorter key, such as `x` or `token`, is a local server's placeholder and may occur in any reply."""
-REFUSALS = {401: "check the key", 403: "check the key's permissions", 404: "check the address and the model's name"}
-
-Check = Callable[[dict], str | None]
-"""Returns what is wrong with a reply, or None if it holds a judgement."""
+PATIENCE_SECONDS = 3600.0
+"""How long a judge may refuse every request as one too many before it counts as not usable."""
 
 
 class JudgeError(ValueError):
@@ -58,6 +52,9 @@ class Counts:
 class Endpoint:
     """An OpenAI-compatible server with a recording of all its replies; with `base_url=None` only the recording.
 
+    A query of `base_url` goes with every request; the key goes into `api_key_header`. A request that the judge refuses
+    as one too many was no attempt, and is sent again unless nothing got through for `patience_seconds`.
+
     Raises:
         ValueError: if the address is invalid, the key's environment variable is unset, or the recording is unreadable.
     """
@@ -70,10 +67,13 @@ class Endpoint:
         timeout_seconds: float,
         max_attempts: int,
         records: Path,
+        api_key_header: str = "Authorization",
+        batch: bool = False,
         price: Price = FREE,
         budget_usd: float | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
-        self.name = base_url or "replay"
+        self.name = (base_url or "replay").partition("?")[0]
         self.concurrency = concurrency
         self.counts = Counts()
         self.served: set[str] = set()  # the models that the replies name, which may not be the one that is asked for
@@ -81,16 +81,18 @@ class Endpoint:
         self.offline = offline = base_url is None
         if not offline and not str(base_url).startswith(("http://", "https://")):
             raise ValueError(f"judge address {base_url!r} is not a URL; write it as http://HOST:PORT/v1")
-        self._key = NO_KEY if offline else _api_key(api_key_env)
-        self._secret = _key_pattern(self._key) if len(self._key) >= SHORTEST_SECRET else None
+        self._key = NO_KEY if offline else api_key(api_key_env)
+        self._key_header = api_key_header
         self._base_url = base_url or "http://replay.invalid/v1"
         self._recording = Recording(records, read_only=offline)
         self.spending = Spending(price, budget_usd)
         for attempt in read_attempts(records) if records.exists() else ():
             self._pay(attempt["request"], attempt["outcome"], attempt["reply"])
         limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-        self._http = None if offline else httpx2.Client(limits=limits)  # not a transport: a client uses proxies
+        # Not a transport: a client uses proxies.
+        self._http = None if offline else httpx2.Client(limits=limits, event_hooks={"request": [self._with_key]})
         self._random = random.Random()  # jitter must not advance the global, seeded generator
+        self._pace = Pace(patience_seconds)
         self._lock = threading.Lock()
         self._asking: dict[str, threading.Lock] = {}
         self._stopped: str | None = None
@@ -108,13 +110,23 @@ class Endpoint:
 
         Its calls raise JudgeError if no attempt gives a usable reply, and EndpointError if the endpoint cannot be used.
         """
+        return self._client(httpx2.Client(transport=_Transport(self, check)), retries=0)
+
+    def _client(self, http: httpx2.Client, retries: int) -> openai.OpenAI:
+        address, _, query = self._base_url.partition("?")
         return openai.OpenAI(
-            base_url=self._base_url,
+            base_url=address,
             api_key=self._key,
             timeout=self._timeout,
-            max_retries=0,
-            http_client=httpx2.Client(transport=_Transport(self, check)),
+            max_retries=retries,
+            http_client=http,
+            default_query=dict(urllib.parse.parse_qsl(query)),
         )
+
+    def _with_key(self, request: httpx2.Request) -> None:
+        if self._key_header != "Authorization":  # else it is there, as the OpenAI client puts it
+            del request.headers["Authorization"]
+            request.headers[self._key_header] = self._key
 
     def answer(self, request: httpx2.Request, check: Check) -> dict:
         """Return the recorded reply to a request, else the first usable one from the network."""
@@ -138,57 +150,68 @@ class Endpoint:
         return reply
 
     def _ask(self, request: httpx2.Request, body: dict, name: str, check: Check) -> dict:
-        for attempt in range(1, self._max_attempts + 1):
-            if self._stopped:
-                raise EndpointError(self._stopped)
-            result = self._attempt_within_budget(request, body, name, check)
+        attempts = 0
+        while True:
+            result = self._attempt(request, body, name, check)
             if result.outcome == GOOD:
                 assert isinstance(result.reply, dict)
                 return result.reply
-            if result.remedy and (not result.retry or attempt == self._max_attempts):
-                self._stopped = f"judge {self.name} cannot be used: {result.outcome}; {result.remedy} and run again"
-                raise EndpointError(self._stopped)
-            if not result.retry:
+            attempts += not result.refused
+            again = result.retry and (result.refused or attempts < self._max_attempts)
+            if result.remedy and not again:
+                self._stop(f"{result.outcome}; {result.remedy} and run again")
+            if not again:
                 break
-            if attempt < self._max_attempts:
-                self._count("retried")
-                time.sleep(max(result.wait, self._backoff(attempt)))
+            self._count("retried")
+            if not result.refused:  # else the pace has its wait
+                time.sleep(self._backoff(attempts))
         self._count("failed")
         raise JudgeError(
-            f"judge {self.name} gave no usable reply in {attempt} attempts (last: {result.outcome}); "
+            f"judge {self.name} gave no usable reply in {attempts} attempts (last: {result.outcome}); "
             f"see {self._recording.path} and run again, recorded replies are reused"
         )
 
-    def _attempt_within_budget(self, request: httpx2.Request, body: dict, name: str, check: Check) -> "_Attempt":
+    def _attempt(self, request: httpx2.Request, body: dict, name: str, check: Check) -> Attempt:
+        sent = self._pace.wait()
+        if self._stopped:
+            raise EndpointError(self._stopped)
         try:
             with self.spending.reserved(body):
-                result = self._send(request, check)
+                result = self._send(request, body, check)
                 self._recording.add(name, body, result.outcome, result.reply, result.seconds)
                 self._pay(body, result.outcome, result.reply)
+            if result.refused:
+                self._pace.slower(sent, result.pause)
+            else:
+                self._pace.faster(result.pause)
         except BudgetError as error:
-            self._stopped = (
-                f"judge {self.name}: {error}; raise judge.endpoint.budget_usd and run again, "
-                "recorded replies are reused"
-            )
-            raise EndpointError(self._stopped) from None
+            self._stop(f"{error}; raise judge.endpoint.budget_usd and run again, recorded replies are reused")
+        except RefusedError as error:
+            self._stop(f"{error} ({result.outcome}); run again later, recorded replies are reused")
         return result
+
+    def _stop(self, reason: str) -> NoReturn:
+        self._pace.end()
+        self._stopped = f"judge {self.name} cannot be used: {reason}"
+        raise EndpointError(self._stopped) from None
 
     def _pay(self, body: dict, outcome: str, reply: dict | str) -> None:
         self.spending.add(attempt_usd(body, outcome, reply, self.spending.price))
 
-    def _send(self, request: httpx2.Request, check: Check) -> "_Attempt":
+    def _send(self, request: httpx2.Request, body: dict, check: Check) -> Attempt:
         assert self._http is not None, "`answer` raises when offline"
         self._count("calls")
         started = time.perf_counter()
         try:
-            result = _read(self._http.send(request), self._secret, check)
+            with closing(self._http.send(request, stream=True)) as response:
+                result = read_response(response, self._key, body, check)
         except httpx2.TimeoutException:
-            result = _Attempt(f"no reply in {self._timeout:g} s")
+            result = Attempt(f"no reply in {self._timeout:g} s")
         except httpx2.ConnectError as error:
             # If all attempts of one call fail here, the server is down; the remedy keeps the other rows from trying.
-            result = _Attempt(f"no connection ({error})", remedy="start it or correct its address")
+            result = Attempt(f"no connection ({error})", remedy="start it or correct its address")
         except httpx2.RequestError as error:
-            result = _Attempt(f"{type(error).__name__} ({error})")
+            result = Attempt(f"{type(error).__name__} ({error})")
         result.seconds = time.perf_counter() - started
         return result
 
@@ -200,18 +223,6 @@ class Endpoint:
             setattr(self.counts, what, getattr(self.counts, what) + 1)
 
 
-@dataclass(slots=True)
-class _Attempt:
-    """One call: its outcome, the reply, whether and after how many seconds to retry, the remedy if it keeps failing."""
-
-    outcome: str
-    reply: dict | str = ""
-    retry: bool = True
-    wait: float = 0.0
-    remedy: str | None = None
-    seconds: float = 0.0
-
-
 class _Transport(httpx2.BaseTransport):
     def __init__(self, endpoint: Endpoint, check: Check) -> None:
         self._endpoint, self._check = endpoint, check
@@ -220,54 +231,3 @@ class _Transport(httpx2.BaseTransport):
         reply = self._endpoint.answer(request, self._check)
         # Not `json=`: UTF-8 cannot encode half of a surrogate pair, which a token cut within a character gives.
         return httpx2.Response(200, headers={"content-type": "application/json"}, content=json.dumps(reply).encode())
-
-
-def _read(response: httpx2.Response, secret: re.Pattern | None, check: Check) -> _Attempt:
-    # Some servers quote the key that they refuse; it must reach neither the recording nor an error message.
-    status, text = response.status_code, secret.sub("[key]", response.text) if secret else response.text
-    outcome = f"HTTP {status}: {' '.join(text.split())[:200]}"
-    if status in REFUSALS:
-        return _Attempt(outcome, text, retry=False, remedy=REFUSALS[status])
-    if status == 429 and "insufficient_quota" in text:
-        return _Attempt("the quota is used up", text, retry=False, remedy="raise it")
-    if status != 200:
-        retry = status >= 500 or status in RETRIED_STATUSES
-        return _Attempt(outcome, text, retry, wait=_retry_after(response))
-    try:
-        reply = json.loads(text, parse_constant=_refuse_nan)
-    except (ValueError, RecursionError):  # RecursionError: endless brackets
-        return _Attempt("garbled JSON", text)
-    problem = _malformed(reply) or check(reply)
-    return _Attempt(problem or GOOD, reply)
-
-
-def _refuse_nan(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _malformed(reply: Any) -> str | None:
-    # alpaca_eval reads these fields unchecked: a missing one would end in a traceback instead of a retry.
-    try:
-        valid = reply["choices"][0]["message"]["role"] == "assistant" and reply["usage"]["total_tokens"] >= 0
-    except (KeyError, IndexError, TypeError):
-        valid = False
-    return None if valid else "no assistant's message or no token count in the reply"
-
-
-def _retry_after(response: httpx2.Response) -> float:
-    seconds = response.headers.get("retry-after", "")
-    return min(float(seconds), LONGEST_WAIT_SECONDS) if seconds.isdecimal() else 0.0
-
-
-def _key_pattern(key: str) -> re.Pattern:
-    """Matches the key, also with its characters escaped as JSON writers may do: `\\/`, `\\u002b`."""
-    return re.compile("".join(rf"(?:\\?{re.escape(c)}|\\u(?i:{ord(c):04x}))" for c in key))
-
-
-def _api_key(variable: str | None) -> str:
-    if variable is None:
-        return NO_KEY
-    key = os.environ.get(variable)
-    if not key:
-        raise ValueError(f"environment variable {variable} holds no key for the judge; export it or replay a recording")
-    return key

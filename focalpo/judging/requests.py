@@ -28,7 +28,7 @@ def asked_of(protocol: JudgedProtocol, model: str | None, changed: Mapping[str, 
     """
     if own := sorted({"model", "messages"} & changed.keys()):
         raise ValueError(f"judge.request.{own[0]} is filled by the protocol; set judge.model, or leave it out")
-    request = {name: value for name, value in (protocol.request | dict(changed)).items() if value is not None}
+    request = {name: value for name, value in ({**protocol.request, **changed}).items() if value is not None}
     return replace(protocol, judge=model or protocol.judge, request=request)
 
 

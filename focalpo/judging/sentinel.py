@@ -78,10 +78,7 @@ def read_sentinel(path: Path) -> Sentinel:
 
 def judged(sentinel: Sentinel, protocol: JudgedProtocol, endpoint: Endpoint) -> dict[str, float]:
     """Judge the pairs: the second answer's result, 0 to 1, by pair (AlpacaEval) or by pair and game (Arena-Hard)."""
-    # Arena-Hard v2 finds the judge's prompt by the question's category; any category works here.
-    category = f"{next(iter(protocol.categories))}/" if isinstance(protocol, ArenaTwoProtocol) else ""
-    questions = [replace(question, id=category + question.id) for question in sentinel.questions]
-    answers = [replace(answer, id=category + answer.id) for answer in sentinel.answers]
+    questions, answers = zip(*pairs_under(protocol, sentinel), strict=True)
     verdicts = judge(questions, answers, replace(protocol, prompts=len(questions)), endpoint)
     return dict(
         (verdict.id, verdict.preference - 1)
@@ -89,6 +86,16 @@ def judged(sentinel: Sentinel, protocol: JudgedProtocol, endpoint: Endpoint) -> 
         else (f"{verdict.id} game {verdict.game}", verdict.result)
         for verdict in verdicts
     )
+
+
+def pairs_under(protocol: JudgedProtocol, sentinel: Sentinel) -> list[tuple[Question, Completion]]:
+    """The pairs as questions of the protocol, each with the second answer."""
+    # Arena-Hard v2 finds the judge's prompt by the question's category; any category works here.
+    category = f"{next(iter(protocol.categories))}/" if isinstance(protocol, ArenaTwoProtocol) else ""
+    return [
+        (replace(question, id=category + question.id), replace(answer, id=category + answer.id))
+        for question, answer in zip(sentinel.questions, sentinel.answers, strict=True)
+    ]
 
 
 def drift(recorded: Mapping[str, float], found: Mapping[str, float]) -> Drift:

@@ -19,7 +19,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from focalpo.judging.endpoint import Endpoint
+from focalpo.judging.endpoint import PATIENCE_SECONDS, Endpoint
 from focalpo.judging.price import Price
 
 START_SECONDS = {"pocket": 30, "vllm": 3600}
@@ -30,12 +30,22 @@ STOP_SECONDS = 30
 @contextlib.contextmanager
 def endpoint_of(settings: dict, records: Path) -> Iterator[Endpoint]:
     """Open the endpoint that the plain values of `judge.endpoint` describe, recording into the file `records`."""
-    others = {name: value for name, value in settings.items() if name not in ("base_url", "price")}
-    with (
-        address_of(settings["base_url"]) as address,
-        Endpoint(base_url=address, records=records, price=Price(**settings["price"]), **others) as endpoint,
-    ):
+    with address_of(settings["base_url"]) as address, endpoint_at(address, settings, records) as endpoint:
         yield endpoint
+
+
+def endpoint_at(
+    address: str | None, settings: dict, records: Path, patience_seconds: float = PATIENCE_SECONDS
+) -> Endpoint:
+    """The endpoint at an address that the plain values of `judge.endpoint` describe otherwise."""
+    others = {name: value for name, value in settings.items() if name not in ("base_url", "price")}
+    price = Price(**settings["price"])
+    return Endpoint(base_url=address, records=records, price=price, patience_seconds=patience_seconds, **others)
+
+
+def is_pocket(base_url: str | None) -> bool:
+    """Whether the judge is the pocket one, a function of its arguments, which needs no trial."""
+    return (base_url or "").split(" ")[0] == "pocket"
 
 
 @contextlib.contextmanager

@@ -24,7 +24,9 @@ PAIRS = {
 # How replies travel, are paid for and are kept: none of it changes a verdict.
 TRANSPORT = tuple(
     f"focalpo.judging.{name}"
-    for name in ("endpoint", "price", "recording", "serving", "identity", "earlier", "protocol")
+    for name in (
+        *("endpoint", "pacing", "keys", "replies", "recording", "price", "serving", "identity", "earlier", "protocol"),
+    )
 )
 RANGES = ("focalpo.stages.ranges",)  # they refuse values, and change no outcome of those that are let through
 NUMBERS = (
