@@ -3,13 +3,14 @@
 import hashlib
 import sys
 from dataclasses import asdict
+from functools import partial
 
 from focalpo.judging.dispatch import judge
 from focalpo.judging.earlier import RECORDS, take_records
 from focalpo.judging.endpoint import Endpoint, EndpointError
 from focalpo.judging.keys import open_to_listeners
 from focalpo.judging.preflight import PAIRS, preflight
-from focalpo.judging.price import NOTHING, Estimate, Price, expected
+from focalpo.judging.price import NOTHING, Estimate, Price, expected, price_of
 from focalpo.judging.protocol import EVAL, ArenaProtocol, CheckedProtocol, JudgedProtocol
 from focalpo.judging.requests import protocol_of
 from focalpo.judging.sentinel import Sentinel, drift, judged, pairs_under, read_sentinel, recorded_or
@@ -29,13 +30,15 @@ def make(job: Job) -> dict:
     sentinel_name = job.launch["sentinel"]
     sentinel = read_sentinel(EVAL / f"{sentinel_name}.yaml") if sentinel_name else None
     tasks = {name: _task(job, name, values) for name, values in job.settings["protocols"].items()}
-    estimate = _estimate(tasks, sentinel, Price(**settings["price"]), settings["concurrency"])
+    estimate = _estimate(tasks, sentinel, price_of(settings), settings["concurrency"])
     taken = take_records(job)
-    _announce(job, estimate, settings["budget_usd"], taken)
+    _announce(job, estimate, settings, taken)
     with address_of(settings["base_url"]) as address:
         if address is not None and not is_pocket(settings["base_url"]):
             _preflight(job, tasks, sentinel, address)
         with endpoint_at(address, settings, job.path / RECORDS) as endpoint:
+            pairs = [partial(judged, sentinel, task[0], endpoint) for task in tasks.values()] if sentinel else []
+            endpoint.fill([*pairs, *(partial(judge, q, c, p, endpoint) for p, q, c in tasks.values())])
             facts = _drift(job, tasks, sentinel, endpoint) if sentinel else {"sentinel": {}, "warnings": []}
             for name, (protocol, questions, completions) in tasks.items():
                 write_records(job.path / f"{name}.parquet", judge(questions, completions, protocol, endpoint))
@@ -75,14 +78,15 @@ def _estimate(tasks: dict[str, Task], sentinel: Sentinel | None, price: Price, c
     return total
 
 
-def _announce(job: Job, estimate: Estimate, budget_usd: float | None, taken: list[str]) -> None:
+def _announce(job: Job, estimate: Estimate, settings: dict, taken: list[str]) -> None:
     """Save the estimate, and print it when judging costs money; say whose records answer requests."""
     write_json(job.path / "estimate.json", asdict(estimate))
     if taken:
         print(f"{job.kind}/{job.name} asks nothing that the records of {', '.join(taken)} answer", flush=True)
     if estimate.usd:
-        budget = "" if budget_usd is None else f", budget USD {budget_usd:.2f}"
-        print(f"{job.kind}/{job.name} will take {estimate}{budget}", flush=True)
+        batches = ", in batches at half the price and within 24 h each" if settings["batch"] else ""
+        budget = "" if settings["budget_usd"] is None else f", budget USD {settings['budget_usd']:.2f}"
+        print(f"{job.kind}/{job.name} will take {estimate}{batches}{budget}", flush=True)
 
 
 def _drift(job: Job, tasks: dict[str, Task], sentinel: Sentinel, endpoint: Endpoint) -> dict:

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from focalpo.judging import endpoint, pacing
+from focalpo.judging import batching, endpoint, pacing
 
 
 class FakeClock:
@@ -30,6 +30,6 @@ class FakeClock:
 
 def fake_clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     clock = FakeClock()
-    for module in (endpoint, pacing):
+    for module in (batching, endpoint, pacing):
         monkeypatch.setattr(module, "time", clock)
     return clock

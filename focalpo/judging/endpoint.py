@@ -11,15 +11,19 @@ import random
 import threading
 import time
 import urllib.parse
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import httpx2
 import openai
 
-from focalpo.judging.keys import NO_KEY, api_key
+from focalpo.judging.batching import BatchError, Batches
+from focalpo.judging.keys import NO_KEY, api_key, without_key
 from focalpo.judging.pacing import Pace, RefusedError
 from focalpo.judging.price import FREE, BudgetError, Price, Spending, attempt_usd
 from focalpo.judging.recording import GOOD, Recording, read_attempts, request_id
@@ -27,6 +31,8 @@ from focalpo.judging.replies import Attempt, Check, read_response
 
 FIRST_WAIT_SECONDS = 0.25
 LONGEST_WAIT_SECONDS = 30.0
+RETRIES_OF_BATCHES = 8
+"""Of one call about a batch, by the OpenAI client, with its own waits."""
 PATIENCE_SECONDS = 3600.0
 """How long a judge may refuse every request as one too many before it counts as not usable."""
 
@@ -52,8 +58,9 @@ class Counts:
 class Endpoint:
     """An OpenAI-compatible server with a recording of all its replies; with `base_url=None` only the recording.
 
-    A query of `base_url` goes with every request; the key goes into `api_key_header`. A request that the judge refuses
-    as one too many was no attempt, and is sent again unless nothing got through for `patience_seconds`.
+    A query of `base_url` goes with every request; the key goes into `api_key_header`. With `batch`, requests are
+    answered from batches, see `fill`. A request that the judge refuses as one too many was no attempt, and is sent
+    again unless nothing got through for `patience_seconds`.
 
     Raises:
         ValueError: if the address is invalid, the key's environment variable is unset, or the recording is unreadable.
@@ -87,7 +94,7 @@ class Endpoint:
         self._recording = Recording(records, read_only=offline)
         self.spending = Spending(price, budget_usd)
         for attempt in read_attempts(records) if records.exists() else ():
-            self._pay(attempt["request"], attempt["outcome"], attempt["reply"])
+            self._pay(attempt["request"], attempt["outcome"], attempt["reply"], batched="batch" in attempt)
         limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
         # Not a transport: a client uses proxies.
         self._http = None if offline else httpx2.Client(limits=limits, event_hooks={"request": [self._with_key]})
@@ -96,6 +103,12 @@ class Endpoint:
         self._lock = threading.Lock()
         self._asking: dict[str, threading.Lock] = {}
         self._stopped: str | None = None
+        self._batches: Batches | None = None
+        if batch and not offline:
+            asking = self._client(httpx2.Client(event_hooks={"request": [self._with_key]}), retries=RETRIES_OF_BATCHES)
+            clean = partial(without_key, key=self._key)
+            self._batches = Batches(asking, records.parent, self.spending, clean)
+        self._tries: Counter[str] = Counter()
 
     def __enter__(self) -> "Endpoint":
         return self
@@ -142,7 +155,55 @@ class Endpoint:
             if self._http is None:
                 self._count("failed")
                 raise JudgeError(f"{self._recording.path} holds no usable reply; judge again with network access")
+            if self._batches is not None:
+                return self._used(self._from_batch(self._batches, body, name, check))
             return self._used(self._ask(request, body, name, check))
+
+    def fill(self, calls: Sequence[Callable[[], object]]) -> None:
+        """Where requests go in batches, record the replies to all requests of these calls; else do nothing.
+
+        The calls are made in rounds, and miss replies until all are recorded or given up. Make them again afterwards.
+        """
+        if self._batches is None:
+            return
+        try:
+            self._batches.resume()
+            while True:
+                for call in calls:
+                    try:
+                        call()
+                    except EndpointError:
+                        raise
+                    except ValueError:
+                        pass  # verdicts are missing: their requests wait for a batch, or were given up
+                self._batches.settle()
+                if not self._batches.waiting:
+                    return
+                self._batches.run()
+        except BatchError as error:
+            self._stop(str(error))
+
+    def _from_batch(self, batches: Batches, body: dict, name: str, check: Check) -> dict:
+        row = batches.replies.pop(name, None)
+        if row is not None:
+            result = row.attempt(body, check)
+            self._count("calls")
+            self._tries[name] += 1
+            if not self._recording.has(name, row.batch):
+                self._recording.add(name, body, result.outcome, result.reply, result.seconds, row.batch)
+                self._pay(body, result.outcome, result.reply, batched=True)
+            if result.outcome == GOOD:
+                assert isinstance(result.reply, dict)
+                return result.reply
+            if result.remedy and not result.retry:
+                self._stop(f"{result.outcome}; {result.remedy} and run again")
+            if not result.retry:
+                self._tries[name] = self._max_attempts
+            self._count("failed" if self._tries[name] >= self._max_attempts else "retried")
+        if self._tries[name] < self._max_attempts:
+            batches.waiting[name] = body
+            raise JudgeError("its batch is not there yet")
+        raise JudgeError(f"judge {self.name} gave no usable reply in its batches; see {self._recording.path}")
 
     def _used(self, reply: dict) -> dict:
         with self._lock:
@@ -195,8 +256,9 @@ class Endpoint:
         self._stopped = f"judge {self.name} cannot be used: {reason}"
         raise EndpointError(self._stopped) from None
 
-    def _pay(self, body: dict, outcome: str, reply: dict | str) -> None:
-        self.spending.add(attempt_usd(body, outcome, reply, self.spending.price))
+    def _pay(self, body: dict, outcome: str, reply: dict | str, batched: bool = False) -> None:
+        price = self.spending.price.in_batches() if batched else self.spending.price
+        self.spending.add(attempt_usd(body, outcome, reply, price))
 
     def _send(self, request: httpx2.Request, body: dict, check: Check) -> Attempt:
         assert self._http is not None, "`answer` raises when offline"

@@ -7,7 +7,7 @@ attempt_usd(request, outcome, reply, price) -> USD               after every att
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from focalpo.judging.requests import longest_reply
 from focalpo.stages.records import Completion, Question
 
 MILLION = 1_000_000
+BATCH_SHARE = 0.5
+"""What a request in a batch costs, of its price (read: Azure's and OpenAI's batch guides)."""
 CHARACTERS_PER_TOKEN = 4.8
 """For estimates, from the bills of published AlpacaEval annotations; actual cost uses the server's token counts."""
 TOKENS_AROUND_A_MESSAGE = 16
 """More than any chat template in use adds to a message; for the upper bound, not for the estimate."""
-NOT_BILLED = ("HTTP ", "no connection", "the quota")
+NOT_BILLED = ("HTTP ", "no connection", "the quota", "not in the batch")
 """Prefixes of the outcomes that no provider bills: it refused the request, or was never reached."""
 
 
@@ -41,8 +43,18 @@ class Price:
     def usd(self, input_tokens: float, output_tokens: float) -> float:
         return (input_tokens * self.input_usd + output_tokens * self.output_usd) / MILLION
 
+    def in_batches(self) -> "Price":
+        """The price of requests that are sent in batches."""
+        return replace(self, input_usd=BATCH_SHARE * self.input_usd, output_usd=BATCH_SHARE * self.output_usd)
+
 
 FREE = Price(0.0, 0.0, 0, 0.0, 0.0)
+
+
+def price_of(settings: dict) -> Price:
+    """The price of requests to the endpoint that the plain values of `judge.endpoint` describe."""
+    price = Price(**settings["price"])
+    return price.in_batches() if settings["batch"] else price
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +148,10 @@ class Spending:
     def add(self, usd: float) -> None:
         with self._changed:
             self.usd += usd
+
+    def affords(self, usd: float) -> bool:
+        """Whether the budget has room for so much more."""
+        return self.budget_usd is None or self.usd + usd <= self.budget_usd
 
     @contextmanager
     def reserved(self, request: dict) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """Records every judge request and reply as JSON lines; a request with a good reply is answered from the recording.
 
-A line holds the request's id, the attempt's outcome ("good" or what was wrong), the seconds it took, and both bodies:
-never a header, so never a key. One process at a time writes a recording.
+A line holds the request's id, the attempt's outcome ("good" or what was wrong), the seconds it took, the batch that it
+was in, if any, and both bodies: never a header, so never a key. One process at a time writes a recording.
 """
 
 import hashlib
@@ -22,23 +22,31 @@ class Recording:
 
     def __init__(self, path: Path, read_only: bool) -> None:
         self.path = path
-        attempts = read_attempts(path) if path.exists() else ()
+        attempts = list(read_attempts(path)) if path.exists() else []
         self._replies = {attempt["id"]: attempt["reply"] for attempt in attempts if attempt["outcome"] == GOOD}
+        self._batched = {(attempt["id"], attempt["batch"]) for attempt in attempts if "batch" in attempt}
         self._lock = threading.Lock()
         self._file = None
         if not read_only:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: one line is one write, so a kill loses at most the line being written.
             self._file = path.open("ab", buffering=0)
-            _cut_torn_line(path)
+            cut_torn_line(path)
 
     def reply(self, request_id: str) -> dict | None:
         """The good reply recorded for this request, or None."""
         return self._replies.get(request_id)
 
-    def add(self, request_id: str, request: dict, outcome: str, reply: dict | str, seconds: float) -> None:
+    def has(self, request_id: str, batch: str) -> bool:
+        """Whether this request's attempt in this batch is recorded."""
+        return (request_id, batch) in self._batched
+
+    def add(
+        self, request_id: str, request: dict, outcome: str, reply: dict | str, seconds: float, batch: str | None = None
+    ) -> None:
         """Append one attempt; a good reply answers its request from now on."""
         attempt = {"id": request_id, "outcome": outcome, "seconds": round(seconds, 4)}
+        attempt |= {} if batch is None else {"batch": batch}
         line = json.dumps(attempt | {"request": request, "reply": reply}).encode() + b"\n"
         assert self._file is not None, "a read-only recording cannot be extended"
         with self._lock:
@@ -80,7 +88,8 @@ def read_attempts(path: Path) -> Iterator[dict]:
             yield attempt
 
 
-def _cut_torn_line(path: Path) -> None:
+def cut_torn_line(path: Path) -> None:
+    """Remove a last line that a kill left without its end."""
     # Truncated, not skipped: otherwise the next attempt would be appended to the torn line.
     with path.open("r+b") as file:
         file.truncate(file.read().rfind(b"\n") + 1)

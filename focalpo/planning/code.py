@@ -25,7 +25,19 @@ PAIRS = {
 TRANSPORT = tuple(
     f"focalpo.judging.{name}"
     for name in (
-        *("endpoint", "pacing", "keys", "replies", "recording", "price", "serving", "identity", "earlier", "protocol"),
+        *(
+            "endpoint",
+            "batching",
+            "pacing",
+            "keys",
+            "replies",
+            "recording",
+            "price",
+            "serving",
+            "identity",
+            "earlier",
+            "protocol",
+        ),
     )
 )
 RANGES = ("focalpo.stages.ranges",)  # they refuse values, and change no outcome of those that are let through

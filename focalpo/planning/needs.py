@@ -9,7 +9,7 @@ from pathlib import Path
 
 from focalpo.config.compose import CONF, plain
 from focalpo.config.schema import Config
-from focalpo.judging.price import Price
+from focalpo.judging.price import price_of
 from focalpo.planning.lengths import Dealt, Lengths, deal_assumed, deal_sealed
 from focalpo.planning.slices import protocol_named
 from focalpo.stages.folder import Folder, Stage, read_manifest
@@ -186,7 +186,7 @@ class Estimate:
             need.requests += requests
             if endpoint.api_key_env:  # a paid endpoint
                 need.tokens += requests * (each["prompt"] + each["reply"])
-                need.usd += Price(**plain(endpoint.price)).usd(requests * each["prompt"], requests * each["reply"])
+                need.usd += price_of(plain(endpoint)).usd(requests * each["prompt"], requests * each["reply"])
         return need
 
 
