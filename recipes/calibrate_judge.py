@@ -19,7 +19,7 @@ from focalpo.config.compose import compose_calibrate_judge, plain
 from focalpo.config.mistakes import Mistake
 from focalpo.judging.alpaca_eval import judge_alpaca
 from focalpo.judging.endpoint import Endpoint
-from focalpo.judging.price import NOTHING, expected, price_of
+from focalpo.judging.price import expected_of
 from focalpo.judging.protocol import EVAL, AlpacaProtocol, load_protocol, protocol_hash
 from focalpo.judging.requests import judged_as
 from focalpo.judging.serving import endpoint_of
@@ -48,18 +48,14 @@ def calibrate(arguments: list[str]) -> None:
     models = read_annotations(Path(config.annotations), config.limit)
     gamed = read_gamed(Path(config.gamed)) if config.gamed else None
     endpoint_settings = plain(config.judge.endpoint)
-    price = price_of(endpoint_settings)
-    total = NOTHING
-    for model in models:
-        for order in (model, model.turned())[: 1 + config.both_orders]:
-            total += expected(protocol, order.questions, order.answers, price, config.judge.endpoint.concurrency)
+    orders = [order for model in models for order in (model, model.turned())[: 1 + config.both_orders]]
+    total = expected_of([(protocol, order.questions, order.answers) for order in orders], endpoint_settings)
     print(f"judging {len(models)} models will take {total}", flush=True)
 
     judged_by = json.dumps([protocol_hash(protocol), config.judge.endpoint.base_url])
     folder = Path(config.out) / f"{protocol.annotator.stem}-{hashlib.sha256(judged_by.encode()).hexdigest()[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
     with endpoint_of(endpoint_settings, folder / "records.jsonl") as endpoint:
-        orders = [order for model in models for order in (model, model.turned())[: 1 + config.both_orders]]
         endpoint.fill([partial(_preferences, order, protocol, endpoint) for order in orders])
         results = [_calibration(model, protocol, endpoint, gamed, config.both_orders) for model in models]
     text = as_text(f"{protocol.annotator.stem} beside the annotations of {config.annotations}", results)

@@ -9,11 +9,11 @@ from focalpo.judging.dispatch import judge
 from focalpo.judging.earlier import RECORDS, take_records
 from focalpo.judging.endpoint import Endpoint, EndpointError
 from focalpo.judging.keys import open_to_listeners
-from focalpo.judging.preflight import PAIRS, preflight
-from focalpo.judging.price import NOTHING, Estimate, Price, expected, price_of
+from focalpo.judging.preflight import preflights
+from focalpo.judging.price import Estimate, expected_of
 from focalpo.judging.protocol import EVAL, ArenaProtocol, CheckedProtocol, JudgedProtocol
 from focalpo.judging.requests import protocol_of
-from focalpo.judging.sentinel import Sentinel, drift, judged, pairs_under, read_sentinel, recorded_or
+from focalpo.judging.sentinel import Sentinel, drift, judged, read_sentinel, recorded_or
 from focalpo.judging.serving import address_of, endpoint_at, is_pocket
 from focalpo.judging.upstream import with_prompt
 from focalpo.pocket.world import is_correct
@@ -27,15 +27,15 @@ Task = tuple[JudgedProtocol, list[Question], list[Completion]]
 def make(job: Job) -> dict:
     """Fill the job's folder with `<benchmark>.parquet` (verdicts) and `records.jsonl` (requests and replies)."""
     settings = job.launch["endpoint"]
-    sentinel_name = job.launch["sentinel"]
-    sentinel = read_sentinel(EVAL / f"{sentinel_name}.yaml") if sentinel_name else None
+    sentinel = read_sentinel(EVAL / f"{job.launch['sentinel']}.yaml") if job.launch["sentinel"] else None
     tasks = {name: _task(job, name, values) for name, values in job.settings["protocols"].items()}
-    estimate = _estimate(tasks, sentinel, price_of(settings), settings["concurrency"])
+    asked = [(protocol, sentinel.questions, sentinel.answers) for protocol, _, _ in tasks.values()] if sentinel else []
+    estimate = expected_of([*tasks.values(), *asked], settings)
     taken = take_records(job)
     _announce(job, estimate, settings, taken)
     with address_of(settings["base_url"]) as address:
         if address is not None and not is_pocket(settings["base_url"]):
-            _preflight(job, tasks, sentinel, address)
+            preflights(tasks.values(), sentinel, address, settings, job.path / RECORDS)
         with endpoint_at(address, settings, job.path / RECORDS) as endpoint:
             pairs = [partial(judged, sentinel, task[0], endpoint) for task in tasks.values()] if sentinel else []
             endpoint.fill([*pairs, *(partial(judge, q, c, p, endpoint) for p, q, c in tasks.values())])
@@ -51,15 +51,6 @@ def make(job: Job) -> dict:
     return counts | facts | ({"records_of": taken} if taken else {}) | _gold(job)
 
 
-def _preflight(job: Job, tasks: dict[str, Task], sentinel: Sentinel | None, address: str) -> None:
-    """Have the judge give one verdict under each protocol, on a pair that is judged anyway."""
-    for protocol, questions, completions in tasks.values():
-        answers = {answer.id: answer for answer in completions}
-        own = [(question, answers[question.id]) for question in questions[:PAIRS] if question.id in answers]
-        pairs = pairs_under(protocol, sentinel) if sentinel else own
-        preflight(protocol, pairs, address, job.launch["endpoint"], job.path / RECORDS)
-
-
 def _task(job: Job, name: str, values: dict) -> Task:
     protocol, benchmark = protocol_of(values), job.inputs[name]
     assert not isinstance(protocol, CheckedProtocol)
@@ -67,15 +58,6 @@ def _task(job: Job, name: str, values: dict) -> Task:
         protocol = with_prompt(protocol, benchmark)
     questions = read_records(benchmark / "questions.parquet", Question)
     return protocol, questions, read_records(job.inputs["completions"] / f"{name}.parquet", Completion)
-
-
-def _estimate(tasks: dict[str, Task], sentinel: Sentinel | None, price: Price, concurrency: int) -> Estimate:
-    total = NOTHING
-    for protocol, questions, answers in tasks.values():
-        total += expected(protocol, questions, answers, price, concurrency)
-        if sentinel:
-            total += expected(protocol, sentinel.questions, sentinel.answers, price, concurrency)
-    return total
 
 
 def _announce(job: Job, estimate: Estimate, settings: dict, taken: list[str]) -> None:

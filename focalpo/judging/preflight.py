@@ -4,7 +4,7 @@ A retired model, refused fields, missing log-probs or token counts are found by 
 gives no verdict has a few pairs to give one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from focalpo.judging.endpoint import Endpoint, EndpointError
 from focalpo.judging.protocol import AlpacaProtocol, JudgedProtocol
 from focalpo.judging.recording import read_attempts
 from focalpo.judging.replies import OTHER_JUDGE
+from focalpo.judging.sentinel import Sentinel, pairs_under
 from focalpo.judging.serving import endpoint_at
 from focalpo.stages.records import Completion, Question
 
@@ -24,6 +25,20 @@ REMEDIES = {
     NO_LOGPROBS: OTHER_JUDGE,
     "no token count": "use a server that counts tokens, for what is spent is counted,",
 }
+
+
+def preflights(
+    tasks: Iterable[tuple[JudgedProtocol, Sequence[Question], Sequence[Completion]]],
+    sentinel: Sentinel | None,
+    address: str,
+    settings: dict,
+    records: Path,
+) -> None:
+    """`preflight` under the protocol of every benchmark, on a pair that is judged anyway."""
+    for protocol, questions, completions in tasks:
+        answers = {answer.id: answer for answer in completions}
+        own = [(question, answers[question.id]) for question in questions[:PAIRS] if question.id in answers]
+        preflight(protocol, pairs_under(protocol, sentinel) if sentinel else own, address, settings, records)
 
 
 def preflight(

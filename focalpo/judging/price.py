@@ -5,7 +5,7 @@ attempt_usd(request, outcome, reply, price) -> USD               after every att
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,6 +82,14 @@ class Estimate:
 
 
 NOTHING = Estimate(0, 0, 0, 0.0, 0.0)
+
+
+def expected_of(
+    tasks: Iterable[tuple[JudgedProtocol, Sequence[Question], Sequence[Completion]]], settings: dict
+) -> Estimate:
+    """Estimate several benchmarks at the endpoint that the plain values of `judge.endpoint` describe."""
+    price, concurrency = price_of(settings), settings["concurrency"]
+    return sum((expected(*task, price, concurrency) for task in tasks), NOTHING)
 
 
 def expected(
