@@ -14,7 +14,7 @@ from focalpo.judging.price import Estimate, expected_of
 from focalpo.judging.protocol import EVAL, ArenaProtocol, CheckedProtocol, JudgedProtocol
 from focalpo.judging.requests import protocol_of
 from focalpo.judging.sentinel import Sentinel, drift, judged, read_sentinel, recorded_or
-from focalpo.judging.serving import address_of, endpoint_at, is_pocket
+from focalpo.judging.serving import address_of, endpoint_at
 from focalpo.judging.upstream import with_prompt
 from focalpo.pocket.world import is_correct
 from focalpo.running.command import run_single
@@ -34,9 +34,9 @@ def make(job: Job) -> dict:
     taken = take_records(job)
     _announce(job, estimate, settings, taken)
     with address_of(settings["base_url"]) as address:
-        if address is not None and not is_pocket(settings["base_url"]):
-            preflights(tasks.values(), sentinel, address, settings, job.path / RECORDS)
+        tried = preflights(tasks.values(), sentinel, address, settings, job.path / RECORDS)
         with endpoint_at(address, settings, job.path / RECORDS) as endpoint:
+            endpoint.counts.calls += tried
             pairs = [partial(judged, sentinel, task[0], endpoint) for task in tasks.values()] if sentinel else []
             endpoint.fill([*pairs, *(partial(judge, q, c, p, endpoint) for p, q, c in tasks.values())])
             facts = _drift(job, tasks, sentinel, endpoint) if sentinel else {"sentinel": {}, "warnings": []}

@@ -15,7 +15,7 @@ from focalpo.judging.protocol import AlpacaProtocol, JudgedProtocol
 from focalpo.judging.recording import read_attempts
 from focalpo.judging.replies import OTHER_JUDGE
 from focalpo.judging.sentinel import Sentinel, pairs_under
-from focalpo.judging.serving import endpoint_at
+from focalpo.judging.serving import endpoint_at, is_pocket
 from focalpo.stages.records import Completion, Question
 
 PAIRS = 3
@@ -30,15 +30,22 @@ REMEDIES = {
 def preflights(
     tasks: Iterable[tuple[JudgedProtocol, Sequence[Question], Sequence[Completion]]],
     sentinel: Sentinel | None,
-    address: str,
+    address: str | None,
     settings: dict,
     records: Path,
-) -> None:
-    """`preflight` under the protocol of every benchmark, on a pair that is judged anyway."""
+) -> int:
+    """`preflight` under the protocol of every benchmark, on a pair that is judged anyway; returns the calls made.
+
+    Nothing is asked without an address, or of the pocket judge, which is a function of its arguments.
+    """
+    calls = 0
+    if address is None or is_pocket(settings["base_url"]):
+        return calls
     for protocol, questions, completions in tasks:
         answers = {answer.id: answer for answer in completions}
         own = [(question, answers[question.id]) for question in questions[:PAIRS] if question.id in answers]
-        preflight(protocol, pairs_under(protocol, sentinel) if sentinel else own, address, settings, records)
+        calls += preflight(protocol, pairs_under(protocol, sentinel) if sentinel else own, address, settings, records)
+    return calls
 
 
 def preflight(
@@ -47,8 +54,8 @@ def preflight(
     address: str,
     settings: dict,
     records: Path,
-) -> None:
-    """Ask for the verdict on one pair, one game of it, and for the next two pairs' if there is none.
+) -> int:
+    """Ask for the verdict on one pair, one game of it, and for the next two pairs' if there is none; returns the calls.
 
     The replies are recorded, so that a run with these records does not ask again.
 
@@ -60,7 +67,7 @@ def preflight(
         for question, answer in pairs[:PAIRS]:
             try:
                 _judge(question, answer, replace(protocol, prompts=1), endpoint)
-                return
+                return endpoint.counts.calls
             except EndpointError:
                 raise
             except ValueError:

@@ -44,7 +44,7 @@ def endpoint_at(
 
 
 def is_pocket(base_url: str | None) -> bool:
-    """Whether the judge is the pocket one, a function of its arguments, which needs no trial."""
+    """Whether the judge is the pocket one."""
     return (base_url or "").split(" ")[0] == "pocket"
 
 
