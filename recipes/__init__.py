@@ -39,6 +39,10 @@ Commands, `python -m recipes.NAME`, most of them with a make target. Stages that
     calibrate_judge     compare a judge with published annotations
     score_annotations   score published annotations
     bench               measure the speed of training beside TRL's
+
+A file to take away:
+
+    trl_focalpo         FocalPO's loss in TRL's DPOTrainer
 """
 
 from pathlib import Path

@@ -80,27 +80,30 @@ def test_blocks_and_groups_change_nothing(
     monkeypatch.setattr(attention, "SMALL_GROUP", small_group)
     monkeypatch.setattr(attention, "WASTE", waste)
     batch = pack(trees, BRANCHES)
-    assert sum(len(group.rows) for group in batch.layout.groups) == batch.tokens.numel()
+    assert sum(len(group.rows) for group in batch.layout.groups(None)) == batch.tokens.numel()
     torch.testing.assert_close(PackedPolicy(tiny_model())(batch), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
-    "device_type, dtype, kernel",
+    "device_type, dtype, capped, kernel",
     [
-        ("cuda", torch.bfloat16, "_attend_ragged"),
-        ("cuda", torch.float16, "_attend_ragged"),
-        ("cuda", torch.float32, "_attend_grouped"),
-        ("cpu", torch.bfloat16, "_attend_grouped"),
-        ("cpu", torch.float32, "_attend_grouped"),
+        ("cuda", torch.bfloat16, False, "_attend_ragged"),
+        ("cuda", torch.float16, False, "_attend_ragged"),
+        ("cuda", torch.bfloat16, True, "_attend_grouped"),
+        ("cuda", torch.float32, False, "_attend_grouped"),
+        ("cpu", torch.bfloat16, False, "_attend_grouped"),
+        ("cpu", torch.float32, False, "_attend_grouped"),
     ],
 )
-def test_flash_attention_is_used_for_half_precision_on_a_gpu_only(device_type: str, dtype, kernel: str) -> None:
-    assert attention.kernel_for(device_type, dtype).__name__ == kernel
+def test_flash_attention_is_used_for_half_precision_on_a_gpu_only(
+    device_type: str, dtype: torch.dtype, capped: bool, kernel: str
+) -> None:
+    assert attention.kernel_for(device_type, dtype, capped).__name__ == kernel
 
 
 def test_the_inputs_of_both_kernels_are_built_on_the_layouts_device() -> None:
     layout = pack(random_trees(9, seed=3), BRANCHES).layout.to(torch.device("meta"))
-    made = [tensor for each in (*layout.groups, layout.ragged) for tensor in tensors_of(each)]
+    made = [tensor for each in (*layout.groups(None), layout.ragged) for tensor in tensors_of(each)]
     assert len(made) > 3 and {tensor.device.type for tensor in made} == {"meta"}
 
 
@@ -115,17 +118,3 @@ def test_one_tree_at_a_time_equals_all_at_once() -> None:
     together = policy(pack(trees, BRANCHES))
     alone = torch.cat([policy(pack([tree], BRANCHES)) for tree in trees])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
-
-
-def test_a_sequence_beyond_the_sliding_window_is_refused() -> None:
-    policy = PackedPolicy(tiny_model("mistral", sliding_window=8))
-    tree = Tree("t", [5] * 5, {"chosen": [6] * 4})
-    with pytest.raises(ValueError, match="9 tokens exceeds the model's sliding window of 8"):
-        policy(pack([tree], ("chosen",)))
-
-
-def test_models_that_rescale_logits_are_refused() -> None:
-    model = tiny_model()
-    model.config.final_logit_softcapping = 30.0
-    with pytest.raises(ValueError, match="final_logit_softcapping"):
-        PackedPolicy(model)

@@ -7,8 +7,6 @@ import pytest
 
 from focalpo.data.trees import read_trees
 from focalpo.stages.folder import Job
-from focalpo.training.model import ModelSource
-from focalpo.training.positions import check_positions
 from recipes import pairs as recipe
 from tests.tiny import chatml_tokenizer, tiny_model
 
@@ -72,9 +70,3 @@ def test_when_every_row_is_bad_dropping_is_no_remedy(model: Path, tmp_path: Path
 def test_sequences_that_do_not_fit_the_model_are_refused_before_any_work(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data.max_length=257 is more than the 256 tokens that .*data.max_length=256"):
         make(model, tmp_path, GOOD, max_length=257)
-    windowed = tiny_model("mistral", max_position_embeddings=512, sliding_window=128)
-    windowed.config.save_pretrained(tmp_path / "windowed")
-    source = ModelSource(str(tmp_path / "windowed"))
-    check_positions(source, 128)
-    with pytest.raises(ValueError, match="more than the 128 tokens .*sliding_window"):
-        check_positions(source, 129)

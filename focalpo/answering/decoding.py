@@ -16,6 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from focalpo.answering.engine import Batch, Decoding, Tokens, draw_seed
+from focalpo.training.attention import capped_attention
 
 NAME = "grouped_heads"
 LEAVE = 0.75  # rows leave once this share of the batch is left: each time, the cache of those that stay is copied
@@ -62,6 +63,10 @@ def grouped_attention(
     """Attention of one query a row, with the query heads that share a key head as the queries of that head."""
     rows, heads, queries, size = query.shape
     groups = key.shape[1]
+    if (softcap := kwargs.get("softcap")) is not None:  # torch's kernel would leave the cap out
+        key, value = (each.repeat_interleave(heads // groups, 1) for each in (key, value))
+        found = capped_attention(query, key, value, attention_mask, kwargs["scaling"], softcap)
+        return found.transpose(1, 2), None
     if queries > 1 or heads == groups:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     query = query.reshape(rows, groups, heads // groups, size)

@@ -1,9 +1,10 @@
 """Attention over packed trees, registered with transformers so that its causal LMs run unchanged.
 
-A segment's queries see the keys of its prefix (the prompt; empty for the prompt itself) and, causally, its own keys.
-In half precision on a GPU, one call of torch's variable-length attention computes all segments. Everywhere else, blocks
-of similar size share one padded `scaled_dot_product_attention` call: a micro-batch of pocket-sized trees costs one
-call, and long segments waste nothing.
+A segment's queries see the keys of its prefix (the prompt; empty for the prompt itself) and, causally, its own keys; in
+a layer with a sliding window, the last `window` of them. In half precision on a GPU, one call of torch's
+variable-length attention computes all segments. Everywhere else, blocks of similar size share one padded call: a
+micro-batch of pocket-sized trees costs one call, and long segments waste nothing. Soft-capped scores (Gemma-2), which
+neither of torch's kernels computes, are plain matrix products of the same blocks.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 
 NAME = "packed_trees"
@@ -23,6 +25,8 @@ SMALL_TREE = 128
 # Padding that a group may add, in cells (queries x keys): on a CPU an attention call costs about as much as 2^15 cells.
 SMALL_GROUP = 1 << 15
 WASTE = 1.25
+# What models hand to their attention and this one does not compute: sinks, biases, and selections of keys.
+UNKNOWN = ("s_aux", "position_bias", "indices", "block_indices")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +75,32 @@ class Layout:
     """Positions of the segments of every tree; they tile the packed row in order, prompts first.
 
     The first layer that needs a kernel's inputs builds them on the layout's device; the other layers share them.
+    `windows` are the sliding windows that layers have asked for.
     """
 
     def __init__(self, trees: Sequence[Sequence[Segment]], device: torch.device | str = "cpu") -> None:
         self.trees, self.device = trees, device
+        self.windows: set[int | None] = set()
+        self._groups: dict[int | None, tuple[Group, ...]] = {}
 
     def to(self, device: torch.device) -> "Layout":
         return Layout(self.trees, device)
 
     @cached_property
-    def groups(self) -> tuple[Group, ...]:
-        """Inputs of `scaled_dot_product_attention`: blocks of similar size, padded."""
-        return tuple(_pad(group, self.device) for group in _group_by_size(_blocks(self.trees)))
+    def longest(self) -> int:
+        """Tokens of the longest sequence, prompt and response. On the host, where the GPU need not be waited for."""
+        return max(segment.keys for tree in self.trees for segment in tree)
+
+    def narrowed(self, window: int | None) -> int | None:
+        """The window if it hides a key of any sequence, else None."""
+        self.windows.add(window)
+        return window if window is not None and window < self.longest else None
+
+    def groups(self, window: int | None) -> tuple[Group, ...]:
+        """Inputs of attention by blocks of similar size, padded."""
+        if window not in self._groups:
+            self._groups[window] = tuple(_pad(g, self.device, window) for g in _group_by_size(_blocks(self.trees)))
+        return self._groups[window]
 
     @cached_property
     def ragged(self) -> Ragged:
@@ -129,7 +147,7 @@ def _group_by_size(blocks: Sequence[Block]) -> list[list[Block]]:
     return groups
 
 
-def _pad(group: list[Block], device: torch.device | str) -> Group:
+def _pad(group: list[Block], device: torch.device | str, window: int | None) -> Group:
     depth, width = (max(sizes) for sizes in zip(*map(_size, group), strict=True))
     queries, keys = np.zeros((len(group), width), np.int64), np.full((len(group), depth), -1)
     start, prefix_start, prefix_end = (np.full((len(group), width), -1) for _ in range(3))
@@ -144,8 +162,12 @@ def _pad(group: list[Block], device: torch.device | str) -> Group:
     k = keys[:, None, :]
     prefix = (k >= prefix_start[..., None]) & (k < prefix_end[..., None])
     visible = prefix | ((k >= start[..., None]) & (k <= queries[..., None]))
+    if window is not None:
+        # In the packed row other branches may lie between a prefix and its segment: count from the segment's start.
+        gap = np.where(prefix, (start - prefix_end)[..., None], 0)
+        visible &= queries[..., None] - k - gap < window
     visible |= ~real[..., None]  # a padded query sees every key: with none, its softmax would be NaN
-    plain = len(group) == 1 and len(group[0]) == 1 and group[0][0].keys == group[0][0].queries
+    plain = window is None and len(group) == 1 and len(group[0]) == 1 and group[0][0].keys == group[0][0].queries
     arrays = (queries, keys.clip(min=0), visible[:, None], np.flatnonzero(real), queries[real])
     on_device = [torch.from_numpy(array).to(device) for array in arrays]
     return Group(on_device[0], on_device[1], None if plain else on_device[2], on_device[3], on_device[4])
@@ -159,18 +181,32 @@ def packed_attention(
     attention_mask: None,
     scaling: float,
     layout: Layout,
-    **_: object,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **others: object,
 ) -> tuple[Tensor, None]:
-    """Attention of a packed row: query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]."""
+    """Attention of a packed row: query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d].
+
+    Raises:
+        ValueError: when the model's attention has a part that this one does not compute.
+    """
     assert attention_mask is None and query.shape[0] == 1
-    attend = kernel_for(query.device.type, query.dtype)
-    return attend(query[0], key[0], value[0], scaling, layout)[None], None
+    for name in UNKNOWN:
+        if others.get(name) is not None:
+            raise ValueError(
+                f"{type(module).__name__} needs {name}, which packed attention does not compute; choose another model"
+            )
+    attend = kernel_for(query.device.type, query.dtype, softcap is not None)
+    return attend(query[0], key[0], value[0], scaling, layout, layout.narrowed(sliding_window), softcap)[None], None
 
 
-def _attend_ragged(query: Tensor, key: Tensor, value: Tensor, scaling: float, layout: Layout) -> Tensor:
+def _attend_ragged(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, layout: Layout, window: int | None, softcap: None
+) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    # window (-1, 0): causal, aligned to the bottom right, so that a branch's first token sees its whole prompt.
+    # Aligned to the bottom right, so that a branch's first token sees its whole prompt: (-1, 0) is causal, and (n, 0)
+    # sees the n keys before its own as well.
     ragged = layout.ragged
     return varlen_attn(  # type: ignore[return-value]  # a tuple if more is requested
         query.transpose(0, 1),
@@ -181,39 +217,62 @@ def _attend_ragged(query: Tensor, key: Tensor, value: Tensor, scaling: float, la
         ragged.longest_query,
         ragged.longest_key,
         scale=scaling,
-        window_size=(-1, 0),
+        window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=query.shape[0] != key.shape[0],
     )
 
 
-def _attend_grouped(query: Tensor, key: Tensor, value: Tensor, scaling: float, layout: Layout) -> Tensor:
+def _attend_grouped(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    layout: Layout,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
     heads, rows, width = query.shape
     repeats = heads // key.shape[0]
-    results = []
-    for group in layout.groups:
+    groups, results = layout.groups(window), []
+    for group in groups:
         q, k, v = (_gather(x, rows) for x, rows in ((query, group.queries), (key, group.keys), (value, group.keys)))
         if repeats > 1:
             k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
-        out = scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=group.visible,
-            is_causal=group.visible is None,
-            scale=scaling,
-        )  # [n, heads, rows, d]
+        if softcap is None:
+            causal = group.visible is None
+            out = scaled_dot_product_attention(q, k, v, attn_mask=group.visible, is_causal=causal, scale=scaling)
+        else:  # backward computes the scores again: kept, those of all layers would be most of a step's memory
+            out = checkpoint(capped_attention, q, k, v, group.visible, scaling, softcap, use_reentrant=False)
+        # [n, heads, rows, d]
         results.append(out.transpose(1, 2).reshape(-1, heads, width).index_select(0, group.results))
-    order = torch.cat([group.rows for group in layout.groups])
+    order = torch.cat([group.rows for group in groups])
     return query.new_empty(rows, heads, width).index_copy(0, order, torch.cat(results))
 
 
-Attend = Callable[[Tensor, Tensor, Tensor, float, Layout], Tensor]
+def capped_attention(
+    query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, scaling: float, softcap: float
+) -> Tensor:
+    """softmax(softcap tanh(q k^T scaling / softcap)) v, the softmax in fp32 (Gemma-2, arXiv 2408.00118, section 2).
+
+    All [n, heads, queries or keys, d]. Without `visible`, causal: the last query sees every key.
+    """
+    scores = torch.tanh((query @ key.transpose(-1, -2)).float() * (scaling / softcap)) * softcap
+    if visible is None:
+        queries, keys = scores.shape[-2:]
+        visible = torch.ones(queries, keys, dtype=torch.bool, device=scores.device).tril(keys - queries)
+    # Not -inf: a row of padding may see nothing, and NaN would reach the others through its values.
+    hidden = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
+    return hidden.softmax(-1).to(value.dtype) @ value
 
 
-def kernel_for(device_type: str, dtype: torch.dtype) -> Attend:
-    """Return the kernel: torch's variable-length attention is flash attention, without support for CPUs or fp32."""
+Attend = Callable[[Tensor, Tensor, Tensor, float, Layout, int | None, float | None], Tensor]
+
+
+def kernel_for(device_type: str, dtype: torch.dtype, capped: bool) -> Attend:
+    """Return the kernel: torch's variable-length attention is flash attention, without support for CPUs, fp32 or
+    soft-capped scores."""
     half = dtype in (torch.bfloat16, torch.float16)
-    return _attend_ragged if half and device_type == "cuda" else _attend_grouped
+    return _attend_ragged if half and device_type == "cuda" and not capped else _attend_grouped
 
 
 def _gather(states: Tensor, rows: Tensor) -> Tensor:

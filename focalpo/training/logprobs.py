@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
+from focalpo.training.architecture import Rescaling, rescaling, sliding_window
 from focalpo.training.attention import NAME
 from focalpo.training.packing import MicroBatch
 from focalpo.training.settings import CHUNK_LOGITS, KEPT_LOGITS, words_at_once
@@ -24,49 +25,46 @@ class PackedPolicy(nn.Module):
     and ranks with different numbers of rows still make the same collective calls.
 
     Raises:
-        ValueError: for architectures whose logits are not `lm_head(hidden)`, and for sequences longer than the model's
-            sliding window.
+        ValueError: for architectures whose logits or layers are none that packed training computes.
     """
 
     def __init__(self, model: PreTrainedModel, chunk_logits: int | None = None) -> None:
         super().__init__()
-        for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-            if getattr(model.config, name, None) is not None:
-                raise ValueError(
-                    f"{model.config.model_type} rescales its logits ({name}), which packed training does not support; "
-                    "choose another model"
-                )
+        config = model.config.get_text_config()
+        self.window = sliding_window(config)
         model.set_attn_implementation(NAME)
         self.model = model
-        self.window = getattr(model.config, "sliding_window", None)
         head = model.get_output_embeddings()
-        head.forward = MethodType(_chunked(chunk_logits), head)
+        head.forward = MethodType(_chunked(chunk_logits, rescaling(config)), head)
 
     def forward(self, batch: MicroBatch) -> Tensor:
-        """Return the summed log-probs, nats, fp32: [trees, branches]."""
-        # From the layout, which is on the host: reading a position would wait for the GPU in every micro-batch.
-        longest = max(segment.keys for tree in batch.layout.trees for segment in tree)
-        if self.window and longest > self.window:
-            raise ValueError(
-                f"a sequence of {longest} tokens exceeds the model's sliding window of {self.window}; "
-                "lower data.max_length"
-            )
+        """Return the summed log-probs, nats, fp32: [trees, branches].
+
+        Raises:
+            ValueError: for sequences longer than a sliding window that the model keeps from its attention.
+        """
         body = getattr(self.model, self.model.base_model_prefix)
         hidden = body(
             input_ids=batch.tokens, position_ids=batch.positions, use_cache=False, layout=batch.layout
         ).last_hidden_state[0]
+        if self.window is not None and self.window not in batch.layout.windows and batch.layout.longest > self.window:
+            raise ValueError(
+                f"{self.model.config.model_type} does not tell its attention of its sliding window of {self.window}, "
+                f"and a sequence has {batch.layout.longest} tokens; lower data.max_length to {self.window}"
+            )
         logps = self.model.get_output_embeddings()(hidden[batch.predictors], batch.labels)  # [R]
         sums = logps.new_zeros(batch.trees * len(batch.branches)).index_add(0, batch.owners, logps)
         return sums.view(batch.trees, len(batch.branches))
 
 
-def _chunked(chunk_logits: int | None):
+def _chunked(chunk_logits: int | None, rescaling: Rescaling):
     def forward(head: nn.Linear, rows: Tensor, labels: Tensor) -> Tensor:
-        """log softmax(rows @ W^T)[labels], fp32: rows [R, hidden], labels [R] -> [R]."""
+        """log softmax(rows @ W^T)[labels], fp32, of rescaled logits: rows [R, hidden], labels [R] -> [R]."""
         limit = CHUNK_LOGITS[rows.device.type] if chunk_logits is None else chunk_logits
         max_kept = KEPT_LOGITS if chunk_logits is None else chunk_logits
         keep = torch.is_grad_enabled() and len(rows) * head.out_features <= max_kept
-        return _TokenLogps.apply(rows, head.weight, head.bias, labels, words_at_once(len(rows), limit), keep)
+        words = words_at_once(len(rows), limit)
+        return _TokenLogps.apply(rows, head.weight, head.bias, labels, words, keep, rescaling)
 
     return forward
 
@@ -77,18 +75,27 @@ class _TokenLogps(torch.autograd.Function):
     them chunk by chunk, so that only one chunk exists at a time."""
 
     @staticmethod
-    def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, words: int, keep: bool):
+    def forward(
+        ctx,
+        rows: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        words: int,
+        keep: bool,
+        rescaling: Rescaling,
+    ):
         norms = rows.new_full((len(rows), 1), -torch.inf, dtype=torch.float32)
         labelled, kept = torch.zeros_like(norms), []
         for chunk in _chunks(len(weight), words):
-            logits = _logits(rows, weight, bias, chunk)
+            logits = rescaling.logits_(_products(rows, weight, bias, chunk))
             norms = norms.logaddexp(logits.logsumexp(-1, keepdim=True))
             column, inside = _place(labels, chunk)
             labelled = torch.where(inside, logits.gather(-1, column), labelled)
             if keep:
                 kept.append(logits)
         ctx.save_for_backward(rows, weight, bias, labels, norms)
-        ctx.words, ctx.kept = words, kept
+        ctx.words, ctx.kept, ctx.rescaling = words, kept, rescaling
         return (labelled - norms)[:, 0]
 
     @staticmethod
@@ -100,23 +107,25 @@ class _TokenLogps(torch.autograd.Function):
         grad_weight = torch.empty_like(weight) if needs_weight else None
         grad_bias = torch.empty_like(bias) if needs_bias else None
         for chunk in _chunks(len(weight), ctx.words):
-            logits = ctx.kept.pop(0) if ctx.kept else _logits(rows, weight, bias, chunk)
+            logits = ctx.kept.pop(0) if ctx.kept else ctx.rescaling.logits_(_products(rows, weight, bias, chunk))
+            slope = ctx.rescaling.slope(logits)  # before their gradient overwrites them
             # d logp / d logits = onehot(label) - softmax(logits)
             column, inside = _place(labels, chunk)
-            grad_logits = logits.sub_(norms).exp_().mul_(-grad).scatter_add_(-1, column, grad * inside).to(weight.dtype)
-            grad_rows += grad_logits @ weight[chunk]
+            grad_logits = logits.sub_(norms).exp_().mul_(-grad).scatter_add_(-1, column, grad * inside)
+            grad_products = (grad_logits if slope is None else grad_logits.mul_(slope)).to(weight.dtype)
+            grad_rows += grad_products @ weight[chunk]
             if grad_weight is not None:
-                torch.mm(grad_logits.T, rows, out=grad_weight[chunk])
+                torch.mm(grad_products.T, rows, out=grad_weight[chunk])
             if grad_bias is not None:
-                torch.sum(grad_logits, 0, out=grad_bias[chunk])
-        return grad_rows.to(rows.dtype), grad_weight, grad_bias, None, None, None
+                torch.sum(grad_products, 0, out=grad_bias[chunk])
+        return grad_rows.to(rows.dtype), grad_weight, grad_bias, None, None, None, None
 
 
 def _chunks(words: int, at_once: int) -> Iterator[slice]:
     return (slice(first, min(first + at_once, words)) for first in range(0, words, at_once))
 
 
-def _logits(rows: Tensor, weight: Tensor, bias: Tensor | None, chunk: slice) -> Tensor:
+def _products(rows: Tensor, weight: Tensor, bias: Tensor | None, chunk: slice) -> Tensor:
     return linear(rows, weight[chunk], None if bias is None else bias[chunk]).float()
 
 

@@ -78,6 +78,8 @@ def load_model(source: ModelSource, dtype: str) -> PreTrainedModel:
             output_loading_info=True,
         )
     check_complete(_named(source), found["missing_keys"])
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        model.set_attn_implementation("eager")  # the default kernel would leave the cap out
     _disable_dropout(model)
     return model
 
