@@ -82,18 +82,27 @@ def test_loss_and_gradient_are_ours(tmp_path: Path, options: dict) -> None:
         torch.testing.assert_close(theirs.grad, ours.grad, atol=2e-5 * float(ours.grad.abs().max()), rtol=0)
 
 
-def test_training_ends_at_our_weights(tmp_path: Path) -> None:
-    trainer = trainer_of(tmp_path / "trl", frozen_seed=0, options={"gamma": 0.5})
-    trainer.train()
+def trained_by_us(folder: Path, gamma: float) -> dict[str, torch.Tensor]:
     start_ranks()
     settings = replace(SETTINGS, weight_decay=0.0, warmup_ratio=0.0)
     reference = score(PackedPolicy(tiny_model()), TREES, BRANCHES, 1 << 20)
     engine = open_engine(PackedPolicy(tiny_model()), settings)
-    train(engine, FocalPO(beta=BETA, gamma=0.5), Examples(TREES, reference, []), settings, 5, tmp_path / "ours")
-    start, theirs = tiny_model().state_dict(), trainer.model.state_dict()
-    for name, ours in engine.module.model.state_dict().items():
-        assert (ours - start[name]).abs().max() > 1e-3, f"{name} did not move"
-        torch.testing.assert_close(theirs[name], ours, atol=2e-5 * float(ours.abs().max()), rtol=0)
+    train(engine, FocalPO(beta=BETA, gamma=gamma), Examples(TREES, reference, []), settings, seed=5, checkpoints=folder)
+    return {name: value.detach().clone() for name, value in engine.module.model.state_dict().items()}
+
+
+def furthest(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    """The largest relative distance of a tensor. By norm: Adam blows up rounding where a gradient is almost 0."""
+    assert found.keys() == expected.keys()
+    return max(float((found[name] - value).norm() / value.norm()) for name, value in expected.items())
+
+
+def test_training_ends_at_our_weights(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path / "trl", frozen_seed=0, options={"gamma": 0.5})
+    trainer.train()
+    ours, dpo = (trained_by_us(tmp_path / f"{gamma}", gamma) for gamma in (0.5, 0.0))
+    assert furthest(trainer.model.state_dict(), ours) < 2e-5
+    assert furthest(trainer.model.state_dict(), dpo) > 1e-3
 
 
 def test_a_variant_of_dpos_loss_is_refused(tmp_path: Path) -> None:

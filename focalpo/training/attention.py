@@ -201,10 +201,11 @@ def packed_attention(
 
 
 def _attend_ragged(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, layout: Layout, window: int | None, softcap: None
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, layout: Layout, window: int | None, softcap: float | None
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
+    assert softcap is None
     # Aligned to the bottom right, so that a branch's first token sees its whole prompt: (-1, 0) is causal, and (n, 0)
     # sees the n keys before its own as well.
     ragged = layout.ragged
