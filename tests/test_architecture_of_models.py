@@ -4,17 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from focalpo.answering.decoding import NAME, decode
 from focalpo.answering.engine import Decoding
+from focalpo.answering.rewarding import RewardModel
 from focalpo.data.trees import Tree
 from focalpo.training import attention, logprobs
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.model import ModelSource, load_model
 from focalpo.training.packing import pack
 from tests.test_logprobs import BRANCHES, padded_logps, weighted_gradients
-from tests.tiny import VOCABULARY, random_trees
+from tests.tiny import VOCABULARY, chatml_tokenizer, random_trees
 
 WINDOW = 7  # random trees have up to 48 tokens, prompts and responses up to 24
 SHAPE = {
@@ -93,6 +94,17 @@ def test_a_cap_of_the_scores_survives_loading(tmp_path: Path) -> None:
     row = torch.tensor([[5, 6, 9, 8]])
     with torch.no_grad():
         assert torch.equal(load_model(ModelSource(str(tmp_path)), "float32")(row).logits, made(row).logits)
+
+
+def test_a_cap_survives_in_a_reward_model(tmp_path: Path) -> None:
+    config = AutoConfig.for_model("gemma2", **SHAPE | GEMMA2 | {"vocab_size": 300, "num_labels": 1})
+    made = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, attn_implementation="eager")
+    made.save_pretrained(tmp_path)
+    chatml_tokenizer().save_pretrained(tmp_path)
+    own = RewardModel(str(tmp_path), None, "float32", own_code=False)
+    row = [5, 6, 9, 8, 7, 4]
+    with torch.no_grad():
+        assert own._scores([row]) == made.eval()(torch.tensor([row])).logits[0].tolist()
 
 
 def test_a_window_by_hand() -> None:

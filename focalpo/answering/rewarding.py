@@ -14,7 +14,7 @@ from focalpo.data.templates import check_template
 from focalpo.data.tokens import dialogue_ids
 from focalpo.stages.records import Messages
 from focalpo.training.loading import check_complete, explaining_load
-from focalpo.training.model import DTYPES
+from focalpo.training.model import DTYPES, keep_cap
 from focalpo.training.ranks import alive, device, gather, rank, world
 
 NO_TOKEN = -1
@@ -38,6 +38,7 @@ class RewardModel:
             )
         check_template(self.tokenizer)
         check_complete(what, found["missing_keys"])
+        keep_cap(model)
         for config in (model.config, model.config.get_text_config()):
             if config.pad_token_id is None:
                 config.pad_token_id = NO_TOKEN

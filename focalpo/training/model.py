@@ -78,10 +78,15 @@ def load_model(source: ModelSource, dtype: str) -> PreTrainedModel:
             output_loading_info=True,
         )
     check_complete(_named(source), found["missing_keys"])
-    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
-        model.set_attn_implementation("eager")  # the default kernel would leave the cap out
+    keep_cap(model)
     _disable_dropout(model)
     return model
+
+
+def keep_cap(model: PreTrainedModel) -> None:
+    """Choose transformers' eager attention for soft-capped scores (Gemma-2): its default would leave the cap out."""
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        model.set_attn_implementation("eager")
 
 
 def generation_config(tokenizer: PreTrainedTokenizerBase, stops: list[int]) -> GenerationConfig:
