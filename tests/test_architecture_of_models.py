@@ -165,6 +165,14 @@ def test_what_cannot_be_computed_is_refused_by_name(family: str, settings: dict,
         PackedPolicy(model_of(family, **settings))
 
 
+@pytest.mark.parametrize("family", ["bloom", "rwkv"])
+def test_layers_that_would_see_other_trees_are_refused(family: str) -> None:
+    """They take no notice of the attention that the model was told to use."""
+    policy = PackedPolicy(model_of(family))
+    with pytest.raises(ValueError, match=f"the layers of {family} have an attention of their own; choose another"):
+        policy(pack([Tree("t", [1], {"chosen": [4], "rejected": [6]})], BRANCHES))
+
+
 def test_attention_with_sinks_is_refused_by_name() -> None:
     module, states = torch.nn.Identity(), torch.zeros(1, 2, 3, 4)
     layout = pack([Tree("t", [1], {"chosen": [4], "rejected": [6]})], BRANCHES).layout

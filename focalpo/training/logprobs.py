@@ -41,12 +41,16 @@ class PackedPolicy(nn.Module):
         """Return the summed log-probs, nats, fp32: [trees, branches].
 
         Raises:
-            ValueError: for sequences longer than a sliding window that the model keeps from its attention.
+            ValueError: when the model's layers do not use our attention, or a sequence is longer than a sliding window
+                of which they do not tell it.
         """
         body = getattr(self.model, self.model.base_model_prefix)
         hidden = body(
             input_ids=batch.tokens, position_ids=batch.positions, use_cache=False, layout=batch.layout
         ).last_hidden_state[0]
+        if not batch.layout.windows:
+            kind = self.model.config.model_type
+            raise ValueError(f"the layers of {kind} have an attention of their own; choose another model")
         if self.window is not None and self.window not in batch.layout.windows and batch.layout.longest > self.window:
             raise ValueError(
                 f"{self.model.config.model_type} does not tell its attention of its sliding window of {self.window}, "
