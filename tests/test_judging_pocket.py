@@ -97,7 +97,7 @@ def test_a_judge_with_faults_in_three_of_ten_calls_gives_the_verdicts_of_one_wit
     assert calm == Counts(calls=180, retried=0, replayed=0, failed=0)
     assert len({verdict.preference for verdict in verdicts}) > 20 and len({game.verdict for game in games}) == 5
 
-    same_verdicts, same_games, counts = judged(benchmarks, tmp_path / "fire", "429=0.1,500=0.1,garbage=0.1")
+    same_verdicts, same_games, counts = judged(benchmarks, tmp_path / "fire", "429=0.05,500=0.15,garbage=0.1")
     assert same_verdicts == verdicts
     recorded = attempts(tmp_path / "fire")
     second = {
