@@ -128,10 +128,13 @@ test-browser: $(INSTALLED) ## open the report in Chromium; on Debian, root insta
 		echo "error: install Chromium, then run the same command again"; exit 1; }
 	$(PYTEST) --numprocesses 0 -m 'browser and not vllm' $(ARGS)
 
+SLURM := slurm-wlm munge slurmdbd mariadb-server-core
+
 test-slurm: $(INSTALLED) ## submit small tables to a real Slurm on this machine; requires root, which installs it on Debian
-	@command -v slurmctld munged > /dev/null || { apt-get update -qq && \
-		DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends slurm-wlm munge > /dev/null; } || { \
-		echo "error: install slurm-wlm and munge, then run the same command again"; exit 1; }
+	@(for each in slurmctld slurmdbd munged mariadbd; do command -v $$each || exit 1; done) > /dev/null || { \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -qq --no-install-recommends $(SLURM) > /dev/null; } || { \
+		echo "error: install $(SLURM), then run the same command again"; exit 1; }
 	$(PYTEST) --numprocesses 0 -m 'slurm and not vllm and not browser' $(ARGS)
 
 test-vllm: $(CPU_VLLM) ## run the tests that need vLLM, for real on a CPU, in an environment of their own

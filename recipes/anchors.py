@@ -10,18 +10,16 @@ truncation or data are not the author's, which is better known before a night of
 
 import sys
 
-from focalpo.config.compose import compose_table
 from focalpo.data.hub import hub_rows
 from focalpo.data.schemas import convert
 from focalpo.data.tokens import pair_trees
 from focalpo.data.truncation import Limits
 from focalpo.judging.protocol import EVAL
-from focalpo.planning.table import Planned, about_table, planned
+from focalpo.planning.table import Planned, about_table, anchored, planned
 from focalpo.reporting.anchors import Line, by_distance, curve_of, fitting, reference_lines, run_lines, shown
 from focalpo.reporting.verdicts import read_rule
-from focalpo.running.command import run_command
+from focalpo.running.command import anchors_left_to_slurm, run_command
 from focalpo.running.schedule import run_stages
-from focalpo.running.submit import left_to_slurm
 from focalpo.stages.author_runs import author_runs
 from focalpo.stages.folder import Folder, Job, Stage, read_manifest, write_json
 from focalpo.training.engine import start_ranks
@@ -86,16 +84,13 @@ def compare(arguments: list[str]) -> bool:
         ValueError: when no column of the table has a start model and data of the author's, or GPUs are missing.
     """
     plan = planned(about_table(arguments, "author"))
-    anchors = {setting: row.anchors for (setting, _, _), row in plan.rows.items() if row.anchors is not None}
-    if not anchors:
-        known = ", ".join(compose_table("author").settings)
-        raise ValueError(f"the author had no run of this table's models and data; take table=author settings={known}")
+    anchors = anchored(plan)
     for finding in gpus(plan.first, plan.first.cluster.scheduler == "slurm"):
         if finding.grade == "fail":
             raise ValueError(finding.message)
-    stages = list({stage.key: stage for stage in anchors.values()}.values())
-    if any([left_to_slurm(plan.runs, stage, plan.first) for stage in stages]):
+    if anchors_left_to_slurm(plan):
         return True
+    stages = list({stage.key: stage for stage in anchors.values()}.values())
     run_stages(plan.runs, stages, plan.first.launch.workers)
     return show(plan, anchors, stages)
 

@@ -215,7 +215,10 @@ def _capability(config: Config) -> Iterator[Finding]:
     """Whether lm-eval is as the suite needs it, and its data sets can be downloaded or are in the cache."""
     if config.capability.suite is None:
         return
-    if not config.cluster.container and (problem := other_version(lm_eval_version())):
+    if config.cluster.container:
+        yield Finding("ok", "lm-eval", "that of the container; its jobs ask for their data sets")
+        return
+    if problem := other_version(lm_eval_version()):
         yield Finding("fail", "lm-eval", problem)
         return
     yield Finding("ok", "lm-eval", f"as in eval/capability.yaml, suite {config.capability.suite}")
@@ -255,6 +258,9 @@ def _slurm() -> Finding:
 
 def _hub(plan: Planned) -> Iterator[Finding]:
     """Whether models can be downloaded. Asks the hub, so it runs only in the doctor command."""
+    if find_spec("huggingface_hub") is None:
+        yield Finding("warn", "hub", "not asked, huggingface_hub is not installed here: ask inside the container")
+        return
     import httpx2
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError

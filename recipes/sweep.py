@@ -63,7 +63,7 @@ def _knobs(point: tuple[str, ...]) -> list[str]:
 def _expected(runs: Path, scale: str, configs: dict[Point, Config], stages: dict[Point, Stage]) -> str:
     """What is left of a search, and the rank-hours that the plan's rate gives for its trainings."""
     left = {place: stage for place, stage in stages.items() if not Folder(runs, stage).sealed}
-    operations = sum(Estimate(configs[place], runs).of(stage).operations for place, stage in left.items())
+    operations = sum(Estimate(configs[place], runs).training(stage) for place, stage in left.items())
     rate = rate_of(runs, scale, next(iter(configs.values())).launch.gpus)[0]
     return f", {len(left)} trainings left, about {hours_shown(operations / rate / 3600)} rank-hours"
 

@@ -1,6 +1,7 @@
 """Fixtures that several files share."""
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from focalpo.scoring import stats
 from focalpo.stages.folder import Folder
 from recipes import report
 from tests.sealed_table import planned, sealed_stages
+from tests.slurm_cluster import PROGRAMS, slurm_cluster
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +49,17 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (bin_folder / name).chmod(0o755 | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
     return calls
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory):
+    """The folder of a real Slurm."""
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    assert not missing, f"{missing} are not installed: make test-slurm does that"
+    assert os.geteuid() == 0, "slurmd of this test requires root, as in CI"
+    folder = tmp_path_factory.mktemp("slurm") / "cluster"
+    with slurm_cluster(folder):
+        yield folder
 
 
 def made(folder: Folder) -> Path:

@@ -1,4 +1,8 @@
-"""A real Slurm on this machine for tests: munged, slurmctld and two slurmd with 8 fake GPUs each. Requires root."""
+"""A real Slurm on this machine for tests: munged, slurmctld, two slurmd with 8 fake GPUs each, and its accounting.
+
+Two partitions, a feature of each node, two QoS of which one may hold few jobs, arrays of at most four tasks. slurmdbd
+keeps QoS and limits in a MariaDB of its own. Requires root.
+"""
 
 import contextlib
 import os
@@ -7,9 +11,14 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
+from tests.slurm_accounting import start_accounting
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "slurmdbd", "mariadbd")
+LASTING = ("munged", "slurmdbd", "mariadbd")  # the others end with them
+PORTS = ("port", "first", "second", "accounting", "database")
 CONF = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -25,6 +34,12 @@ SlurmctldPort={port}
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 StateSaveLocation={folder}/state
+MaxArraySize=4
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={accounting}
+AccountingStoragePass={folder}/munge.sock
+AccountingStorageEnforce=limits,qos
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
@@ -36,9 +51,10 @@ SelectTypeParameters=CR_Core_Memory
 JobRequeue=1
 KillWait=20
 GresTypes=gpu
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs=128 RealMemory=1000000 Gres=gpu:8
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs=128 RealMemory=1000000 Gres=gpu:8
-PartitionName=debug Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs=128 RealMemory=1000000 Gres=gpu:8 Features=old
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs=128 RealMemory=1000000 Gres=gpu:8 Features=new
+PartitionName=short Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP
+PartitionName=long Nodes=n[1-2] MaxTime=INFINITE State=UP
 """
 
 
@@ -51,7 +67,7 @@ def slurm_cluster(folder: Path) -> Iterator[None]:
     for number in range(8):
         os.mknod(folder / f"nvidia{number}", 0o666 | 0o020000, os.makedev(1, 3))
     (folder / "gres.conf").write_text(f"Name=gpu File={folder}/nvidia[0-7] Flags=nvidia_gpu_env\n")
-    ports = dict(zip(("port", "first", "second"), _free_ports(3), strict=True))
+    ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
     conf = folder / "slurm.conf"
     conf.write_text(CONF.format(host=socket.gethostname().partition(".")[0], folder=folder, **ports))
     (folder / "munge.key").write_bytes(os.urandom(1024))
@@ -60,20 +76,21 @@ def slurm_cluster(folder: Path) -> Iterator[None]:
     named = [f"--{name}={folder}/munge.{end}" for name, end in _MUNGE]
     try:
         subprocess.run(["munged", "--force", *named], check=True, capture_output=True)
+        start_accounting(folder, ports)
         subprocess.run(["slurmctld", "-c", "-i"], check=True, capture_output=True)
         for node in ("n1", "n2"):
             start_node(node)
-        wait_until(lambda: slurm("sinfo", "-h", "-N", "-o", "%T").split() == ["idle", "idle"], 30)
+        wait_until(lambda: slurm("sinfo", "-h", "-N", "-p", "short", "-o", "%T").split() == ["idle", "idle"], 30)
         yield
     finally:
         subprocess.run(["scancel", "--me", "--signal=KILL"], capture_output=True)
-        for pid_file in [*folder.glob("slurmd-*.pid"), folder / "slurmctld.pid", folder / "munge.pid"]:
+        for pid_file in [*folder.glob("slurmd-*.pid"), folder / "slurmctld.pid"]:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
                 os.kill(int(pid_file.read_text()), signal.SIGTERM)
         deadline = time.monotonic() + 10
-        while (left := _having(f"SLURM_CONF={conf}")) and time.monotonic() < deadline:
+        while _having(f"SLURM_CONF={conf}", apart=LASTING) and time.monotonic() < deadline:
             time.sleep(0.2)
-        for pid in left:  # a slurmd that waits for a job forever
+        for pid in _having(f"SLURM_CONF={conf}"):  # those that keep nothing, and a slurmd that waits for a job forever
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         del os.environ["SLURM_CONF"]
@@ -107,14 +124,14 @@ def stop_node(folder: Path, node: str) -> None:
     slurm("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost its power")
 
 
-def _having(variable: str) -> list[int]:
-    """Other processes with this variable in their environment."""
+def _having(variable: str, apart: tuple[str, ...] = ()) -> list[int]:
+    """Other processes with this variable in their environment, apart from the programs of these names."""
     pids = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             if f"{variable}\0".encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
                 pids.append(int(path.parent.name))
-    return pids
+    return [pid for pid in pids if _name(pid) not in apart]
 
 
 def _parent(pid: int) -> int:
@@ -125,12 +142,26 @@ def _parent(pid: int) -> int:
 
 def _name(pid: int) -> str:
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/comm").read_text()
+        return Path(f"/proc/{pid}/comm").read_text().strip()
     return ""
 
 
 def slurm(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def jobs() -> list[list[str]]:
+    """Id, state, name, node and submission time of every task of ours."""
+    lines = slurm("squeue", "--me", "--array", "--noheader", "--format=%i|%T|%j|%N|%V").splitlines()
+    return [line.split("|") for line in lines]
+
+
+def start_requeued_jobs() -> None:
+    """Start requeued jobs after a few seconds, where Slurm would wait two minutes. They cannot start at once: a node
+    still remembers that the last start was revoked."""
+    for job, state, *_, submitted in jobs():
+        if state == "PENDING" and (datetime.now() - datetime.fromisoformat(submitted)).seconds > 4:
+            subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], capture_output=True)
 
 
 def wait_until(condition, seconds: float) -> None:

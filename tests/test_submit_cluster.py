@@ -1,6 +1,5 @@
 """What each job is told and may see, limits of the site, submissions that break, and which commands submit."""
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +16,7 @@ from focalpo.running.command import GOALS, run_single
 from focalpo.running.slurm import Limits, limits
 from focalpo.running.submit import exported, submit
 from focalpo.stages.folder import Folder, Stage
+from focalpo.stages.origin import ROOT
 from recipes.sweep import sweep
 from tests.tiny import random_trees
 
@@ -170,12 +170,25 @@ def test_arrays_keep_to_the_largest_size_and_rows_to_their_own_array() -> None:
 
 
 @pytest.mark.parametrize(
-    ("room", "expected"),
-    [(None, [3, 2, 4]), (9, [3, 2, 4]), (8, [3, 2, 3]), (5, [3, 2]), (4, [3, 1]), (1, [1]), (0, [])],
+    ("room", "qos", "expected"),
+    [
+        *((None, {}, [3, 2, 4]), (9, {}, [3, 2, 4]), (8, {}, [3, 2, 3]), (5, {}, [3, 2]), (4, {}, [3, 1])),
+        *((1, {}, [1]), (0, {}, [])),
+        *((None, {"long": 2}, [3, 2, 4]), (None, {"long": 1}, [3, 1]), (None, {"long": 0}, [3])),
+        *((None, {"normal": 7}, [3, 2, 4]), (None, {"normal": 6}, [3, 2, 3]), (None, {"normal": 2}, [2])),
+        *((6, {"normal": 9, "long": 9}, [3, 2, 1]), (9, {"normal": 4, "long": 1}, [3, 1])),
+    ],
 )
-def test_no_more_is_submitted_than_there_is_room_for(room: int | None, expected: list[int]) -> None:
-    left = [Array("train", (), [Stage("train", "x", {"n": n}) for n in range(count)]) for count in (3, 2, 4)]
-    fit = fitting(left, room)
+def test_no_more_is_submitted_than_there_is_room_for(
+    room: int | None, qos: dict[str, int], expected: list[int]
+) -> None:
+    """Arrays of 3, 2 and 4 tasks, the second of them in a QoS of its own."""
+    kinds = ("train", "judge", "train")
+    left = [
+        Array(kind, (), [Stage(kind, "x", {"n": n}) for n in range(count)])
+        for kind, count in zip(kinds, (3, 2, 4), strict=True)
+    ]
+    fit = fitting(left, Limits(None, room, qos), {"train": None, "judge": "long"})
     assert [len(array.stages) for array in fit] == expected
     assert all(part.stages == whole.stages[: len(part.stages)] for part, whole in zip(fit, left, strict=False))
 
@@ -183,41 +196,43 @@ def test_no_more_is_submitted_than_there_is_room_for(room: int | None, expected:
 @pytest.mark.parametrize(
     ("answers", "queued", "expected"),
     [
-        ({}, 0, Limits(1001, None)),
-        ({"associations": "", "qos": ""}, 3, Limits(1001, None)),
-        ({"associations": "50\n"}, 3, Limits(1001, 47)),
-        ({"associations": "50\n\n20", "qos": "30"}, 3, Limits(1001, 17)),
-        ({"associations": "50", "qos": "10"}, 3, Limits(1001, 7)),
-        ({"associations": "2"}, 3, Limits(1001, 0)),
+        ({}, [], Limits(1001, None)),
+        ({"MaxSubmitJobs": "", "MaxSubmitJobsPerUser": ""}, ["physics|long"] * 3, Limits(1001, None)),
+        ({"MaxSubmitJobs": "50\n"}, ["physics|long"] * 3, Limits(1001, 47)),
+        ({"MaxSubmitJobs": "50\n\n20"}, ["physics|long"] * 3, Limits(1001, 17)),
+        ({"MaxSubmitJobs": "2"}, ["physics|long"] * 3, Limits(1001, 0)),
+        ({"MaxSubmitJobs": "50"}, ["physics|long", "chemistry|long"], Limits(1001, 49)),
+        (
+            {"MaxSubmitJobs": "50", "MaxSubmitJobsPerUser": "10", "DefaultQOS": "calm"},
+            ["physics|long", "physics|calm", "physics|calm", "physics|other"],
+            Limits(1001, 46, {"long": 9, "calm": 8}, "calm"),
+        ),
     ],
 )
-def test_limits_are_those_of_the_site_less_what_is_queued(
-    monkeypatch, answers: dict[str, str], queued: int, expected: Limits
+def test_limits_are_those_of_the_site_less_what_is_queued_there(
+    monkeypatch, answers: dict[str, str], queued: list[str], expected: Limits
 ) -> None:
     def answer(command: list[str]) -> str:
         if command[0] == "sacctmgr":
-            if "users" in command:
-                return "physics"
-            if "associations" in command:
-                assert "account=physics" in command
-            kind = next(name for name in ("associations", "qos") if name in command)
+            column = command[-1].removeprefix("format=")
             if not answers:
                 raise ValueError("sacctmgr failed: there is no accounting")
-            return answers.get(kind, "")
+            assert "associations" not in command or {"account=physics", "cluster=blue"} < set(command)
+            return "physics" if column == "DefaultAccount" else answers.get(column, "")
         if command[0] == "squeue":
-            return "\n".join(["5_1|PENDING|None|other"] * queued)
-        return "MaxArraySize            = 1001\nMaxJobCount = 10000"
+            return "\n".join(queued)
+        return "ClusterName = blue\nMaxArraySize            = 1001\nMaxJobCount = 10000"
 
     monkeypatch.setattr(slurm_commands, "slurm", answer)
-    assert limits(None, {"long"}) == expected
+    assert limits(None, {"long", None}) == expected
 
 
 def test_what_does_not_fit_is_said_and_left_for_the_next_time(fake_slurm: Path, tmp_path: Path) -> None:
-    program(fake_slurm, "sacctmgr", 'case "$*" in *associations*) echo 4;; esac')
+    program(fake_slurm, "sacctmgr", 'case "$*" in *=MaxSubmitJobs) echo 4;; esac')
     program(fake_slurm, "scontrol", "echo 'MaxArraySize = 1'")
     output = submit(tmp_path, small().report, small().first.cluster)
     assert [word for call in calls(fake_slurm) for word in call if word.startswith("--array=")] == ["--array=0-0%2"] * 4
-    assert output.splitlines()[-1].startswith("4 of ") and "MaxSubmitJobs leaves room for 4" in output
+    assert output.splitlines()[-1].startswith("4 of ") and "MaxSubmitJobs has no room for more" in output
 
 
 def test_a_submission_that_breaks_says_what_was_submitted(fake_slurm: Path, tmp_path: Path) -> None:
@@ -274,14 +289,16 @@ def test_a_search_with_a_lost_point_is_submitted_again_instead_of_run_here(
     assert "1 stages submitted" in capsys.readouterr().out
 
 
-def test_submitting_needs_none_of_the_packages_that_stages_run_with(tmp_path: Path) -> None:
-    """Of this room: what composes a configuration has its own test."""
+def test_submitting_needs_none_of_the_packages_that_stages_run_with() -> None:
+    """What commands import on a login node, single stages without their recipe; tests/test_slurm_site.py runs some."""
+    heavy = ("torch", "transformers", "deepspeed", "vllm", "datasets", "peft", "pyarrow", "sklearn", "numpy", "pandas")
+    heavy += ("safetensors", "huggingface_hub", "httpx2", "openai", "jinja2", "tokenizers", "matplotlib")
     code = (
-        "import sys\n"
-        "for name in ('torch', 'transformers', 'deepspeed', 'vllm', 'datasets', 'peft', 'pyarrow', 'sklearn'):\n"
-        "    sys.modules[name] = None\n"
-        "import focalpo.running.slurm, focalpo.running.arrays, focalpo.running.worker, focalpo.running.schedule\n"
-        "import focalpo.planning.ranks, focalpo.config.cluster\n"
+        "import sys, importlib\n"
+        f"sys.modules.update(dict.fromkeys({heavy}))\n"
+        "for name in ('focalpo.running.command', 'focalpo.running.worker', *map('recipes.{}'.format, sys.argv[1:])):\n"
+        "    importlib.import_module(name)\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
+    names = ("reproduce", "sweep", "status", "cancel", "doctor")
+    result = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, cwd=ROOT)
     assert not result.returncode, result.stderr

@@ -173,18 +173,21 @@ def annotator_config(path: Path) -> dict:
     if len(config) != 1:
         raise ValueError(f"{path} must hold one annotator, but holds {sorted(config)}; use one file per annotator")
     ((name, annotator),) = config.items()
-    library = find_spec("alpaca_eval")  # found, not imported: the import takes seconds
-    if library is None or library.origin is None:
-        raise ValueError(
-            "alpaca_eval is not installed; pip install alpaca-eval in the version that eval/alpaca_eval_2.yaml names"
-        )
     if not isinstance(annotator, dict) or "prompt_template" not in annotator:
         raise ValueError(f"{path}: {name} has no prompt_template; name a file beside it or one of alpaca_eval's")
-    template = annotator["prompt_template"]
-    for folder in (path.parent, Path(library.origin).parent / "evaluators_configs"):
-        if (folder / template).is_file():
-            return {name: annotator | {"prompt_template": str((folder / template).resolve())}}
-    raise ValueError(f"{path}: prompt_template {template!r} is neither beside it nor in alpaca_eval; fix the name")
+    prompt = annotator["prompt_template"]
+    template = path.parent / prompt
+    if not template.is_file():
+        library = find_spec("alpaca_eval")  # found, not imported: the import takes seconds
+        if library is None or library.origin is None:
+            raise ValueError(
+                f"alpaca_eval is not installed, whose prompt {path.name} names; pip install --no-deps alpaca-eval in "
+                "the version that eval/alpaca_eval_2.yaml names"
+            )
+        template = Path(library.origin).parent / "evaluators_configs" / prompt
+    if not template.is_file():
+        raise ValueError(f"{path}: prompt_template {prompt!r} is neither beside it nor in alpaca_eval; fix the name")
+    return {name: annotator | {"prompt_template": str(template.resolve())}}
 
 
 def protocol_hash(protocol: Protocol) -> str:

@@ -6,11 +6,11 @@ observed number is how many pairs a sealed stage kept.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from focalpo.config.compose import CONF, plain
 from focalpo.config.schema import Config
 from focalpo.judging.price import price_of
-from focalpo.planning.lengths import Dealt, Lengths, deal_assumed, deal_sealed
 from focalpo.planning.slices import protocol_named
 from focalpo.stages.folder import Folder, Stage, read_manifest
 from focalpo.stages.reading import read_yaml
@@ -22,6 +22,9 @@ from focalpo.training.cost import (
     training_operations,
 )
 from focalpo.training.memory import Memory, training_memory, weights_only
+
+if TYPE_CHECKING:  # numpy and torch: a login node that submits a search may have neither, and needs no memory
+    from focalpo.planning.lengths import Dealt, Lengths
 
 
 @dataclass(slots=True)
@@ -45,9 +48,15 @@ class Estimate:
         self.shape = _shape(config, self.sizes)
         self.device = "cuda" if config.launch.gpus else "cpu"
         self.data = self.sizes["data"][config.data.name]
+
+    @property
+    def lengths(self) -> "Lengths":
+        """The lengths that the data is assumed to have."""
+        from focalpo.planning.lengths import Lengths
+
         assumed = {name: self.data[name] for name in ("prompt", "prompt_sigma", "answer", "answer_sigma")}
-        limits = {"max_prompt": config.data.max_prompt_length, "max_length": config.data.max_length}
-        self.lengths = Lengths(**assumed, **limits)
+        limits = {"max_prompt": self.config.data.max_prompt_length, "max_length": self.config.data.max_length}
+        return Lengths(**assumed, **limits)
 
     def of(self, stage: Stage) -> Need:
         """Estimate the stage's needs; stages that take seconds on one core count as zero."""
@@ -69,6 +78,11 @@ class Estimate:
         return min(self.data[split], getattr(self.config.data, "limit", None) or self.data[split])
 
     def _train(self, stage: Stage) -> Need:
+        size = model_bytes(self.shape, stage.settings["train"]["dtype"])
+        return Need(self.training(stage), self.memory(stage), size)
+
+    def training(self, stage: Stage) -> float:
+        """The operations of a training stage."""
         settings, execution = stage.settings["train"], stage.launch["train"]
         answers = answers_of(stage)
         tokens, predicted = self.data["prompt"] + answers * self.data["answer"], answers * self.data["answer"]
@@ -78,12 +92,8 @@ class Estimate:
         recompute = execution["activation_checkpointing"]
         context = self.data["prompt"] + self.data["answer"] / 2
         scored = self._scored_pairs(stage, pairs // settings["global_batch"])
-        return Need(
-            training_operations(self.shape, Batch(pairs * tokens, pairs * predicted), context, recompute)
-            + forward_operations(self.shape, Batch(scored * tokens, scored * predicted), context),
-            self.memory(stage),
-            model_bytes(self.shape, settings["dtype"]),
-        )
+        trained = training_operations(self.shape, Batch(pairs * tokens, pairs * predicted), context, recompute)
+        return trained + forward_operations(self.shape, Batch(scored * tokens, scored * predicted), context)
 
     def _scored_pairs(self, stage: Stage, steps: int) -> int:
         """Pairs scored for the ranking dynamics: at the start, at the end and every `dynamics.every` steps."""
@@ -108,8 +118,10 @@ class Estimate:
         answers = answers_of(stage) * self.data["answer"]
         return Batch(tokens, int(tokens * answers / (self.data["prompt"] + answers)))
 
-    def dealt(self, stage: Stage, ranks: int | None = None, budget: int | None = None) -> Dealt:
+    def dealt(self, stage: Stage, ranks: int | None = None, budget: int | None = None) -> "Dealt":
         """How a training stage's global batches fall into micro-steps."""
+        from focalpo.planning.lengths import deal_assumed, deal_sealed
+
         budget = budget or stage.launch["train"]["micro_batch_tokens"]
         batch = stage.settings["train"]["global_batch"]
         ranks = ranks or stage.launch["ranks"]

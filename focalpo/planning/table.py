@@ -48,6 +48,19 @@ def planned(arguments: list[str]) -> Planned:
     return Planned(table, configs, rows, report_stage(table, rows, arguments))
 
 
+def anchored(plan: Planned) -> dict[str, Stage]:
+    """The stage of each column whose start model and data the author had too.
+
+    Raises:
+        ValueError: when no column has.
+    """
+    anchors = {setting: row.anchors for (setting, _, _), row in plan.rows.items() if row.anchors is not None}
+    if not anchors:
+        known = ", ".join(compose_table("author").settings)
+        raise ValueError(f"the author had no run of this table's models and data; take table=author settings={known}")
+    return anchors
+
+
 def composed_table(arguments: list[str], only: str | None = None) -> tuple[TableConfig, dict[tuple[str, str], Config]]:
     """The table that a command line requests, or the `only` one that a command is about, and each row's configuration.
 

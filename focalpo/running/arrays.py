@@ -3,9 +3,11 @@
 stages that are neither sealed nor queued -> groups (kind, size, dependencies), in the order of submission
 """
 
+import math
 from dataclasses import dataclass, field
 
 from focalpo.running.partial import PARTIAL
+from focalpo.running.slurm import Limits
 from focalpo.stages.folder import Stage
 
 
@@ -52,15 +54,17 @@ def arrays(stages: list[Stage], done: set[str], queued: dict[str, str], most: in
     return found
 
 
-def fitting(left: list[Array], tasks: int | None) -> list[Array]:
-    """The first arrays, in order, that together have at most `tasks` tasks; the last of them may be cut."""
-    if tasks is None:
-        return left
+def fitting(left: list[Array], most: Limits, qos: dict[str, str | None]) -> list[Array]:
+    """The first arrays, in order, that the limits have room for; the last of them may be cut. `qos` is that of each
+    kind of stage."""
     fit: list[Array] = []
+    room: dict[str | None, float] = {None: math.inf if most.tasks is None else most.tasks, **most.qos}
     for array in left:
+        limited = (None, qos[array.kind] or most.default)
+        tasks = min(room.get(name, math.inf) for name in limited)
         if len(array.stages) > tasks:
-            return [*fit, Array(array.kind, array.waits_for, array.stages[:tasks])] if tasks else fit
-        tasks -= len(array.stages)
+            return [*fit, Array(array.kind, array.waits_for, array.stages[: int(tasks)])] if tasks else fit
+        room |= {name: room.get(name, math.inf) - len(array.stages) for name in limited}
         fit.append(array)
     return fit
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-STOPPED = "stopped; sealed stages are kept, run the same command again to resume"
+from focalpo.running.stopping import STOPPED
+
 TABLES = ("reproduce", "plan", "status", "cancel", "doctor", "rescore", "calibrate")
 SINGLE = ("pairs", "train", "generate", "judge", "check", "capability")
 OWN_FLAGS = {"reproduce": ["--quiet"]}
@@ -32,6 +33,9 @@ def begin(recipes: Path) -> None:
     recipe = recipes / f"{name}.py"
     if name:
         _answer(name, recipe)
+        from focalpo.running.command import leave_to_slurm
+
+        leave_to_slurm(name)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -11,8 +11,9 @@ from focalpo.config.compose import compose
 from focalpo.config.mistakes import USAGE, Mistake
 from focalpo.config.schema import Config
 from focalpo.planning.stages import in_order, pairs_stage, row_stages, train_stage
-from focalpo.running.beginning import STOPPED
+from focalpo.planning.table import Planned, about_table, anchored, composed_table, planned
 from focalpo.running.schedule import run_stages
+from focalpo.running.stopping import STOPPED
 from focalpo.running.submit import left_to_slurm
 from focalpo.stages.folder import Folder, Stage, read_manifest
 from focalpo.stages.reading import os_remedy
@@ -51,6 +52,34 @@ def run_single(goal: str) -> None:
         print(folder)
 
     run_command(command)
+
+
+def leave_to_slurm(name: str) -> None:
+    """Submit what a command line asks for, and exit, before the recipe is imported: a login node may have none of the
+    packages that fill a folder. Returns where nothing is left to a cluster.
+
+    The other commands that submit, of a table and of a search, import none themselves.
+    """
+
+    def leave_anchors() -> None:
+        if anchors_left_to_slurm(planned(about_table(sys.argv[1:], "author"))):
+            sys.exit()
+
+    if name in GOALS and compose(sys.argv[1:]).cluster.scheduler == "slurm":
+        run_single(name)
+        sys.exit()
+    if name == "anchors" and _first(about_table(sys.argv[1:], "author")).cluster.scheduler == "slurm":
+        run_command(leave_anchors)
+
+
+def _first(arguments: list[str]) -> Config:
+    return next(iter(composed_table(arguments)[1].values()))
+
+
+def anchors_left_to_slurm(plan: Planned) -> bool:
+    """As `left_to_slurm`, for the start models that a table compares with the author's."""
+    stages = {stage.key: stage for stage in anchored(plan).values()}
+    return any([left_to_slurm(plan.runs, stage, plan.first) for stage in stages.values()])
 
 
 def run_command(command: Callable[[], None]) -> None:

@@ -6,7 +6,7 @@ runs/.slurm/<job name>      the stage folders of an array, one per line: task n 
 import getpass
 import re
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from focalpo.stages.origin import ROOT
@@ -31,7 +31,7 @@ class Task:
 def queue(runs: Path) -> list[Task]:
     """Our tasks that are queued or running, each with its stage folder."""
     tasks = []
-    for line in _queued():
+    for line in _queued("%i|%T|%r|%j"):
         job, state, reason, name = line.split("|", 3)
         folders = runs.absolute() / ".slurm" / name
         if folders.is_file() and state in LIVE:
@@ -40,39 +40,54 @@ def queue(runs: Path) -> list[Task]:
     return tasks
 
 
-def _queued() -> list[str]:
-    return slurm(["squeue", "--me", "--array", "--noheader", "--format=%i|%T|%r|%j"]).splitlines()
+def _queued(columns: str) -> list[str]:
+    return slurm(["squeue", "--me", "--array", "--noheader", f"--format={columns}"]).splitlines()
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most tasks that an array may have, and that may still be submitted before some end; None: no limit."""
+    """The most tasks that an array may have, and that may still be submitted before some end, in all and of each QoS;
+    None, or no entry: no limit. `default` is the QoS of jobs that name none."""
 
     array: int | None = None
     tasks: int | None = None
+    qos: dict[str, int] = field(default_factory=dict)
+    default: str = "normal"
 
 
-def limits(account: str | None, qos: set[str]) -> Limits:
+def limits(account: str | None, qos: set[str | None]) -> Limits:
     """The site's limits for this user: MaxArraySize, and MaxSubmitJobs of the association and of each QoS, of which
-    what is queued already is taken off."""
-    most = re.search(r"^MaxArraySize\s*=\s*(\d+)", slurm(["scontrol", "show", "config"]), re.MULTILINE)
+    what the user has queued there already is taken off."""
+    config = dict(re.findall(r"^(MaxArraySize|ClusterName)\s*=\s*(\S+)", slurm(["scontrol", "show", "config"]), re.M))
     user = getpass.getuser()
-    account = account or _accounted(["users", "where", f"name={user}", "format=DefaultAccount"])
-    place = ["where", f"user={user}", *([f"account={account}"] if account else [])]
-    found = [_accounted(["associations", *place, "format=MaxSubmitJobs"])]
-    found += [_accounted(["qos", "where", f"name={name}", "format=MaxSubmitJobsPerUser"]) for name in sorted(qos)]
-    submits = [int(line) for text in found for line in text.splitlines() if line.strip().isdecimal()]
-    left = max(0, min(submits) - len(_queued())) if submits else None
+    account = account or "".join(_accounted("users", "DefaultAccount", name=user)[:1])
+    place = {"user": user, "account": account, "cluster": config.get("ClusterName", "")}
+    submits, defaults = (_accounted("associations", each, **place) for each in ("MaxSubmitJobs", "DefaultQOS"))
+    queued = [line.partition("|") for line in _queued("%a|%q")]
+    tasks = _least(submits, sum(account in ("", its) for its, _, _ in queued))
+    default = next(filter(None, defaults), "normal")  # what Slurm takes where no association names one
+    room: dict[str, int] = {}
+    for name in {each or default for each in qos}:
+        left = _least(_accounted("qos", "MaxSubmitJobsPerUser", name=name), sum(its == name for _, _, its in queued))
+        room |= {} if left is None else {name: left}
     # Indices stay below MaxArraySize: arrays here start at 0.
-    return Limits(int(most[1]) if most else None, left)
+    return Limits(int(config["MaxArraySize"]) if "MaxArraySize" in config else None, tasks, room, default)
 
 
-def _accounted(what: list[str]) -> str:
-    """What Slurm's accounting says; nothing on a cluster without it, which has no such limits."""
+def _least(submits: list[str], queued: int) -> int | None:
+    """What the smallest of some limits leaves; None where none is a number."""
+    numbers = [int(each) for each in submits if each.isdecimal()]
+    return max(0, min(numbers) - queued) if numbers else None
+
+
+def _accounted(what: str, column: str, **where: str) -> list[str]:
+    """A column of Slurm's accounting; nothing on a cluster without it, which has no such limits."""
+    names = [f"{name}={value}" for name, value in where.items() if value]
     try:
-        return slurm(["sacctmgr", "--noheader", "--parsable2", "show", *what])
+        shown = slurm(["sacctmgr", "--noheader", "--parsable2", "show", what, "where", *names, f"format={column}"])
     except ValueError:
-        return ""
+        return []
+    return [line.strip() for line in shown.splitlines()]
 
 
 def slurm(command: list[str], environment: dict[str, str] | None = None) -> str:

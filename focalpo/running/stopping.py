@@ -8,6 +8,7 @@ from pathlib import Path
 
 from focalpo.stages.folder import CHECKPOINTS, SAVES, STOP, Job, Stopped
 
+STOPPED = "stopped; sealed stages are kept, run the same command again to resume"
 LEFT = "asked to stop, run the same command again to resume"
 
 

@@ -54,17 +54,16 @@ def submit(runs: Path, goal: Stage, cluster: ClusterConfig, judge_key: str | Non
         return f"nothing to submit: {len(done)} stages are sealed, {len(queued)} are queued or running"
     for array in left:
         _check_size(array, cluster)
-    most = limits(cluster.account, _qos(cluster))
+    qos = {kind: placed(size, cluster).qos for kind, size in cluster.stages.items()}
+    most = limits(cluster.account, {qos[array.kind] for array in left})
     left = arrays(stages, done, queued, most.array)
-    fit = fitting(left, most.tasks)
+    fit = fitting(left, most, qos)
     secrets = {name for stage in stages for name in _keys_of(stage)} | ({judge_key} if judge_key else set())
     lines = _submitted(fit, runs, cluster, secrets)
     count, rest = (sum(len(array.stages) for array in part) for part in (fit, left))
     if count < rest:
-        limit = f"MaxSubmitJobs leaves room for {most.tasks}"
-        return "\n".join(
-            [*lines, f"{count} of {rest} stages submitted, {limit}; run again for the others when these end"]
-        )
+        said = f"{count} of {rest} stages submitted, MaxSubmitJobs has no room for more"
+        return "\n".join([*lines, f"{said}; run again for the others when jobs of yours end"])
     return "\n".join([*lines, f"{count} stages submitted; squeue --me shows them, make status those of a table"])
 
 
@@ -129,11 +128,6 @@ def placed(size: SizeConfig, cluster: ClusterConfig) -> SizeConfig:
     """The size of one kind of stage with the cluster's partition, QoS and constraint where it has none of its own."""
     own = {name: getattr(size, name) or getattr(cluster, name) for name in ("partition", "qos", "constraint")}
     return replace(size, **own, sbatch=[*cluster.sbatch, *size.sbatch])
-
-
-def _qos(cluster: ClusterConfig) -> set[str]:
-    sizes = [placed(size, cluster) for size in cluster.stages.values()]
-    return {size.qos for size in sizes if size.qos}
 
 
 def _keys_of(stage: Stage) -> set[str]:

@@ -5,8 +5,6 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from focalpo.stages.reading import os_remedy
 
 DISK_ERRORS = {
@@ -24,6 +22,8 @@ def explaining_disk_errors(path: Path) -> Iterator[None]:
     Raises:
         ValueError: in place of such an error, whichever way the calling library wraps it.
     """
+    from safetensors import SafetensorError
+
     try:
         yield
     except (OSError, SafetensorError) as error:

@@ -10,9 +10,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from focalpo.stages.reading import check_file, first_line
 
 Record = TypeVar("Record")
@@ -154,6 +151,9 @@ class PairState:
 
 def write_records(path: Path, records: Iterable[Any]) -> None:
     """Write records of one class as parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     pq.write_table(pa.Table.from_pylist([asdict(record) for record in records]), path)
 
 
@@ -163,6 +163,9 @@ def read_records(path: Path, kind: Callable[..., Record]) -> list[Record]:
     Raises:
         ValueError: when the file is not whole, or its columns do not match the fields of `kind`.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     check_file(path)
     try:
         table = pq.read_table(path)
