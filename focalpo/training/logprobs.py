@@ -42,8 +42,12 @@ class PackedPolicy(nn.Module):
         head = model.get_output_embeddings()
         head.forward = MethodType(_chunked(chunk_logits), head)
 
-    def forward(self, batch: MicroBatch) -> Tensor:
-        """Return the summed log-probs, nats, fp32: [trees, branches]."""
+    def forward(self, batch: MicroBatch, tokens: bool = False) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        """Return the summed log-probs, nats, fp32: [trees, branches].
+
+        With `tokens` also those of each response token, and the log of the sum of all tokens' squared probabilities
+        there, which has no gradient: both [response tokens], in the order of `batch.owners`.
+        """
         # From the layout, which is on the host: reading a position would wait for the GPU in every micro-batch.
         longest = max(segment.keys for tree in batch.layout.trees for segment in tree)
         if self.window and longest > self.window:
@@ -55,18 +59,24 @@ class PackedPolicy(nn.Module):
         hidden = body(
             input_ids=batch.tokens, position_ids=batch.positions, use_cache=False, layout=batch.layout
         ).last_hidden_state[0]
-        logps = self.model.get_output_embeddings()(hidden[batch.predictors], batch.labels)  # [R]
+        found = self.model.get_output_embeddings()(hidden[batch.predictors], batch.labels, tokens)
+        logps = found[0] if tokens else found  # [R]
         sums = logps.new_zeros(batch.trees * len(batch.branches)).index_add(0, batch.owners, logps)
-        return sums.view(batch.trees, len(batch.branches))
+        sums = sums.view(batch.trees, len(batch.branches))
+        return (sums, *found) if tokens else sums
 
 
 def _chunked(chunk_logits: int | None):
-    def forward(head: nn.Linear, rows: Tensor, labels: Tensor) -> Tensor:
-        """log softmax(rows @ W^T)[labels], fp32: rows [R, hidden], labels [R] -> [R]."""
+    def forward(head: nn.Linear, rows: Tensor, labels: Tensor, squares: bool) -> Tensor | tuple[Tensor, Tensor]:
+        """log softmax(rows @ W^T)[labels], fp32: rows [R, hidden], labels [R] -> [R].
+
+        With `squares` also log sum_v softmax(rows @ W^T)[v]^2 [R], without gradient.
+        """
         limit = CHUNK_LOGITS[rows.device.type] if chunk_logits is None else chunk_logits
         max_kept = KEPT_LOGITS if chunk_logits is None else chunk_logits
         keep = torch.is_grad_enabled() and len(rows) * head.out_features <= max_kept
-        return _TokenLogps.apply(rows, head.weight, head.bias, labels, words_at_once(len(rows), limit), keep)
+        words = words_at_once(len(rows), limit)
+        return _TokenLogps.apply(rows, head.weight, head.bias, labels, words, keep, squares)
 
     return forward
 
@@ -77,22 +87,31 @@ class _TokenLogps(torch.autograd.Function):
     them chunk by chunk, so that only one chunk exists at a time."""
 
     @staticmethod
-    def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, words: int, keep: bool):
+    def forward(
+        ctx, rows: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, words: int, keep: bool, squares: bool
+    ):
         norms = rows.new_full((len(rows), 1), -torch.inf, dtype=torch.float32)
-        labelled, kept = torch.zeros_like(norms), []
+        labelled, kept, squared = torch.zeros_like(norms), [], norms
         for chunk in _chunks(len(weight), words):
             logits = _logits(rows, weight, bias, chunk)
             norms = norms.logaddexp(logits.logsumexp(-1, keepdim=True))
             column, inside = _place(labels, chunk)
             labelled = torch.where(inside, logits.gather(-1, column), labelled)
+            if squares:
+                squared = squared.logaddexp((2 * logits).logsumexp(-1, keepdim=True))
             if keep:
                 kept.append(logits)
         ctx.save_for_backward(rows, weight, bias, labels, norms)
         ctx.words, ctx.kept = words, kept
-        return (labelled - norms)[:, 0]
+        logps = (labelled - norms)[:, 0]
+        if not squares:
+            return logps
+        collision = (squared - 2 * norms)[:, 0]
+        ctx.mark_non_differentiable(collision)
+        return logps, collision
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx, grad: Tensor, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
         rows, weight, bias, labels, norms = ctx.saved_tensors
         grad = grad[:, None]
         grad_rows = torch.zeros_like(rows, dtype=torch.float32)  # sum over chunks: low precision would lose small terms
@@ -109,7 +128,7 @@ class _TokenLogps(torch.autograd.Function):
                 torch.mm(grad_logits.T, rows, out=grad_weight[chunk])
             if grad_bias is not None:
                 torch.sum(grad_logits, 0, out=grad_bias[chunk])
-        return grad_rows.to(rows.dtype), grad_weight, grad_bias, None, None, None
+        return grad_rows.to(rows.dtype), grad_weight, grad_bias, None, None, None, None
 
 
 def _chunks(words: int, at_once: int) -> Iterator[slice]:
