@@ -6,11 +6,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from focalpo.training.objective import BatchLevel, BatchLogps, Logps, Objective, TokenLevel, TokenLogps
+from focalpo.training.objective import OBJECTIVES, BatchLevel, BatchLogps, Logps, Objective, TokenLevel, TokenLogps
 
 START = -1.5
 """Log-prob of every token under the reference, nats."""
@@ -19,8 +20,38 @@ LENGTH = 40
 LENGTHS = {"equally long": (1, 1), "chosen twice as long": (2, 1), "rejected twice as long": (1, 2)}
 COLLISION = -0.5
 """The log of the sum of squared probabilities at every token."""
-BATCH = torch.linspace(-20, 20, 41, dtype=torch.float64)
+BATCH = torch.linspace(-10, 30, 41, dtype=torch.float64)
 """Margins of the other pairs of the batch, for losses that look at them, nats."""
+MARGINS = [float(margin) for margin in range(-60, 61)]
+BETA = 0.1
+"""Of every loss that has a beta and sums log-probs: p runs from 0.002 to 0.998."""
+PER_TOKEN = ("simpo", "omni_dpo", "amapo")
+OPTIONS: dict[str, dict[str, Any]] = {
+    "focalpo": {"gamma": 0.25},  # at the default, 0.05, the sign changes at -200 nats
+    "focal": {"gamma": 2.0},  # Lin et al.'s
+    "rdpo": {"alpha": 0.05},
+    "exo": {"label_smoothing": 0.1},  # cDPO's; at the default its weight changes sign at 69 nats
+    "dpop": {"penalty": 5.0},  # the default's weight of pairs whose chosen response lost would hide all others
+    "beta_dpo": {"alpha": 0.01},
+}
+"""What differs from the defaults, so that a panel shows what is particular to its loss."""
+DETACHED = "FocalPO, detached"
+"""FocalPO's other reading, beside its label."""
+LOW = 0.05
+"""A weight that counts as none."""
+REVERSED = 0.005
+"""A weight this far below 0 counts as one of the wrong sign."""
+KINDS = ("margins", "rewards", "tokens", "batches", "per_token", "imitation")
+"""The files of losses, in the order in which theirs are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Margins, nats, at which a loss gives a pair no weight, or one of the wrong sign."""
+
+    low: float
+    high: float
+    reversed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +69,32 @@ class Curve:
 
     def at(self, margin: float) -> float:
         """The weight at a margin of the grid, of equally long responses."""
-        return next(iter(self.weights.values()))[self.margins.index(margin)]
+        return self.weights["equally long"][self.margins.index(margin)]
+
+    def regions(self) -> list[Region]:
+        """Where a pair of equally long responses has no weight or one of the wrong sign."""
+        kinds = [None if w > LOW else w < -REVERSED for w in self.weights["equally long"]]
+        found: list[Region] = []
+        for place, kind in enumerate(kinds):
+            here = self.margins[place]
+            if kind is not None and place and kinds[place - 1] == kind:
+                found[-1] = Region(found[-1].low, here, kind)
+            elif kind is not None:
+                found.append(Region(here, here, kind))
+        return found
+
+
+def curves() -> dict[str, Curve]:
+    """The weights of every loss that ranks, by its label; FocalPO in both readings."""
+    found = {}
+    for name, cls in sorted(OBJECTIVES.items(), key=lambda item: KINDS.index(item[1].__module__.rpartition(".")[2])):
+        if "rejected" in cls.branches:
+            sums = hasattr(cls, "beta") and name not in PER_TOKEN
+            options: dict[str, Any] = ({"beta": BETA} if sums else {}) | OPTIONS.get(name, {})
+            found[cls.label] = curve(cls(**options), MARGINS)
+            if name == "focalpo":
+                found[DETACHED] = curve(cls(**options, detach_factor=True), MARGINS)
+    return {"DPO": found.pop("DPO")} | found
 
 
 def curve(objective: Objective, margins: Sequence[float]) -> Curve:
