@@ -16,6 +16,11 @@ from focalpo.training.objective import OBJECTIVES
 from focalpo.training.weights import DETACHED, Curve, curves
 
 
+def main() -> None:
+    words_of("weights", sys.argv[1:])
+    draw(ROOT)
+
+
 def draw(root: Path) -> None:
     """Write docs/weights.md and docs/weights/weights.png under `root`."""
     found = curves()
@@ -34,4 +39,4 @@ def page(found: dict[str, Curve]) -> str:
 
 
 if __name__ == "__main__":
-    run_command(lambda: words_of("weights", sys.argv[1:]) and draw(ROOT))
+    run_command(main)

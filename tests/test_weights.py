@@ -45,7 +45,12 @@ def test_regions_and_their_names_by_hand() -> None:
     """The pair at -30 is pushed further, the one at -20 has no weight; at 20 it has none, at 30 it is pulled back."""
     margins = [-30.0, -20.0, 0.0, 10.0, 20.0, 30.0]
     made = Curve(margins, {"equally long": [-0.2, 0.01, 1.0, 0.5, 0.04, -0.3]})
-    assert made.regions() == [Region(-30, -30, True), Region(-20, -20, False), Region(20, 20, False), Region(30, 30, True)]
+    assert made.regions() == [
+        Region(-30, -30, True),
+        Region(-20, -20, False),
+        Region(20, 20, False),
+        Region(30, 30, True),
+    ]
     assert sacrificed(made) == ["wrong < -30: reversed", "right > 30: pulled back"]
     assert sacrificed(Curve(margins, {"equally long": [1.0] * 6})) == ["gives up none"]
     assert sacrificed(Curve(margins, {"equally long": [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]})) == [

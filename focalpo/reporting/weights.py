@@ -62,7 +62,9 @@ def weights_figure(curves: Mapping[str, Curve], path: Path) -> None:
 
 def _panel(axes: Axes, label: str, curve: Curve) -> None:
     for region in curve.regions():
-        axes.axvspan(region.low - 0.5, region.high + 0.5, color=RED if region.reversed else GREY, alpha=0.3, linewidth=0)
+        axes.axvspan(
+            region.low - 0.5, region.high + 0.5, color=RED if region.reversed else GREY, alpha=0.3, linewidth=0
+        )
     axes.axhline(0, color="black", linewidth=0.6)
     axes.axvline(0, color=GREY, linewidth=0.6)
     for name, values in curve.weights.items() if curve.of_length else list(curve.weights.items())[:1]:
@@ -112,16 +114,16 @@ PAGE = """# What each loss does with a pair, by its margin
 ![The weight of a pair against its margin, one panel per loss](weights/weights.png)
 
 The margin u is how far the policy has moved a pair: the chosen response is u/2 nats likelier than under the reference,
-the rejected one u/2 less. The weight is -dL/du, how strongly the loss widens it, relative to the loss's largest at equal
-lengths. Grey: less than a twentieth of 1, so the pair is given up, or let go where it is ranked right. Red: the
-gradient has the wrong sign, so a wrong pair is pushed further, or a right one pulled back. Where lengths matter, the
-dashed and dotted lines show pairs of which one response is twice as long.
+the rejected one u/2 less. The weight is -dL/du, how strongly the loss widens it, relative to the loss's largest at
+equal lengths. Grey: less than a twentieth of that, so the pair is given up, or let go where it is ranked right. Red:
+the gradient has the wrong sign, so a wrong pair is pushed further, or a right one pulled back. Where lengths matter,
+the dashed and dotted lines show pairs of which one response is twice as long.
 
 beta is 0.1 where log-probs are summed, responses have 40 tokens of -1.5 nats under the reference, and the batch of
 beta-DPO and AMaPO has margins from -10 to 30. The other options are the defaults, but for FocalPO (gamma 0.25; at 0.05
 the sign changes at -200 nats), focal loss (gamma 2), EXO (label smoothing 0.1), DPOP (penalty 5) and beta-DPO (alpha
-0.01). Where a loss has a term that imitates, its pull on the chosen response is part of the weight. WPO's weight depends
-on how likely the pair itself is, which the margin does not show.
+0.01). Where a loss has a term that imitates, its pull on the chosen response is part of the weight. WPO's weight
+depends on how likely the pair itself is, which the margin does not show.
 
 The table has the weights at five margins.
 """

@@ -16,6 +16,8 @@ from focalpo.training.attention import NAME
 from focalpo.training.packing import MicroBatch
 from focalpo.training.settings import CHUNK_LOGITS, KEPT_LOGITS, words_at_once
 
+Scores = Tensor | tuple[Tensor, Tensor, Tensor]
+
 
 class PackedPolicy(nn.Module):
     """A causal LM that maps a micro-batch of packed trees to the summed response log-probs of its sequences.
@@ -42,7 +44,7 @@ class PackedPolicy(nn.Module):
         head = model.get_output_embeddings()
         head.forward = MethodType(_chunked(chunk_logits), head)
 
-    def forward(self, batch: MicroBatch, tokens: bool = False) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+    def forward(self, batch: MicroBatch, tokens: bool = False) -> Scores:
         """Return the summed log-probs, nats, fp32: [trees, branches].
 
         With `tokens` also those of each response token, and the log of the sum of all tokens' squared probabilities

@@ -1,7 +1,7 @@
 """How much weight each loss gives a pair, by autograd: against the pair's margin, and against its lengths.
 
-    u    the pair's margin: the chosen response is u/2 nats likelier than under the reference, the rejected one u/2 less
-    w    how strongly the loss widens it, -dL/du; below 0 it pulls the pair back, or pushes it further the wrong way
+u    the pair's margin: the chosen response is u/2 nats likelier than under the reference, the rejected one u/2 less
+w    how strongly the loss widens it, -dL/du; below 0 it pulls the pair back, or pushes it further the wrong way
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,8 @@ from focalpo.training.objective import OBJECTIVES, BatchLevel, BatchLogps, Logps
 
 START = -1.5
 """Log-prob of every token under the reference, nats."""
-LENGTH = 40
-"""Response tokens of the shorter response, and of both where they are equally long."""
-LENGTHS = {"equally long": (1, 1), "chosen twice as long": (2, 1), "rejected twice as long": (1, 2)}
+LENGTHS = {"equally long": (40, 40), "chosen twice as long": (80, 40), "rejected twice as long": (40, 80)}
+"""Response tokens of chosen and rejected."""
 COLLISION = -0.5
 """The log of the sum of squared probabilities at every token."""
 BATCH = torch.linspace(-10, 30, 41, dtype=torch.float64)
@@ -87,20 +86,25 @@ class Curve:
 def curves() -> dict[str, Curve]:
     """The weights of every loss that ranks, by its label; FocalPO in both readings."""
     found = {}
-    for name, cls in sorted(OBJECTIVES.items(), key=lambda item: KINDS.index(item[1].__module__.rpartition(".")[2])):
+    for name, cls in sorted(OBJECTIVES.items(), key=lambda item: _place(item[1])):
         if "rejected" in cls.branches:
             sums = hasattr(cls, "beta") and name not in PER_TOKEN
             options: dict[str, Any] = ({"beta": BETA} if sums else {}) | OPTIONS.get(name, {})
             found[cls.label] = curve(cls(**options), MARGINS)
             if name == "focalpo":
-                found[DETACHED] = curve(cls(**options, detach_factor=True), MARGINS)
+                found[DETACHED] = curve(cls(**options | {"detach_factor": True}), MARGINS)
     return {"DPO": found.pop("DPO")} | found
+
+
+def _place(cls: type[Objective]) -> int:
+    kind = cls.__module__.rpartition(".")[2]
+    return KINDS.index(kind) if kind in KINDS else len(KINDS)
 
 
 def curve(objective: Objective, margins: Sequence[float]) -> Curve:
     """The weights that a loss gives to pairs with these margins, nats."""
     u = torch.tensor(margins, dtype=torch.float64)
-    found = {name: weight(objective, u, LENGTH * w, LENGTH * l) for name, (w, l) in LENGTHS.items()}
+    found = {name: weight(objective, u, *lengths) for name, lengths in LENGTHS.items()}
     largest = found["equally long"].abs().max()
     return Curve(list(margins), {name: (values / largest).tolist() for name, values in found.items()})
 

@@ -104,7 +104,11 @@ class TokenLevel(Objective):
     __slots__ = ()
     reference_branches: ClassVar[tuple[str, ...]] = ()  # whose reference it needs beside chosen and rejected
 
-    def __call__(self, logps: TokenLogps) -> Loss:  # type: ignore[override]  # the engine hands it nothing else
+    def __call__(self, logps: Logps) -> Loss:
+        assert isinstance(logps, TokenLogps)
+        return self.of_tokens(logps)
+
+    def of_tokens(self, logps: TokenLogps) -> Loss:
         raise NotImplementedError
 
 
@@ -118,7 +122,11 @@ class BatchLevel(Objective):
     __slots__ = ()
     batch_branches = ("chosen", "rejected")
 
-    def __call__(self, logps: BatchLogps) -> Loss:  # type: ignore[override]  # the engine hands it nothing else
+    def __call__(self, logps: Logps) -> Loss:
+        assert isinstance(logps, BatchLogps)
+        return self.in_batch(logps)
+
+    def in_batch(self, logps: BatchLogps) -> Loss:
         raise NotImplementedError
 
 

@@ -35,7 +35,7 @@ class BetaDPO(BatchLevel):
     def batch_terms(self, logps: Logps) -> dict[str, Tensor]:
         return {"margin": logps.ratio("chosen") - logps.ratio("rejected")}
 
-    def __call__(self, logps: BatchLogps) -> Loss:
+    def in_batch(self, logps: BatchLogps) -> Loss:
         chosen, rejected = logps.ratio("chosen"), logps.ratio("rejected")
         margins = logps.batch["margin"]
         mean = margins.mean()
@@ -62,7 +62,7 @@ class AMaPO(BatchLevel):
     def batch_terms(self, logps: Logps) -> dict[str, Tensor]:
         return {"margin": logps.per_token("chosen") - logps.per_token("rejected")}
 
-    def __call__(self, logps: BatchLogps) -> Loss:
+    def in_batch(self, logps: BatchLogps) -> Loss:
         chosen, rejected = logps.per_token("chosen"), logps.per_token("rejected")
         margins, margin = logps.batch["margin"], chosen - rejected
         mean, deviation = margins.mean(), margins.std(correction=min(1, len(margins) - 1))

@@ -36,7 +36,9 @@ class OmniDPO(Objective):
 
     label = "Omni-DPO"
     equation = "-(1 - sig(beta m - target_margin))^gamma log sig(beta d) + nll_weight [lp_w < lp_ref_w] nll_w"
-    source = "Peng et al. 2025, arXiv 2506.10054: d, m = D and lp_w - lp_l per token (read in their code, without scores)"
+    source = (
+        "Peng et al. 2025, arXiv 2506.10054: d, m = D and lp_w - lp_l per token (read in their code, without scores)"
+    )
     beta: Positive = 2.0
     gamma: NotNegative = 1.0
     target_margin: NotNegative = 0.8

@@ -78,7 +78,9 @@ class DPOP(Objective):
     """DPO that pays for a chosen response which becomes less likely than under the reference; rewards are DPO's."""
 
     equation = "-log sig(beta (D - penalty max(0, lp_ref_w - lp_w)))"
-    source = "Pal et al. 2024, arXiv 2402.13228, Eq. 3 (remembered; of others' code some has the term inside the sigmoid)"
+    source = (
+        "Pal et al. 2024, arXiv 2402.13228, Eq. 3 (remembered; of others' code some has the term inside the sigmoid)"
+    )
     beta: Positive = 0.01
     penalty: NotNegative = 50.0  # the paper's lambda (remembered; the default of others' code)
 

@@ -22,10 +22,12 @@ class WPO(TokenLevel):
     """
 
     equation = "-v log sig(beta D), v = min(1, exp(mean_w a + mean_l a)), a = log pi(token) - log sum_v pi(v)^2"
-    source = "Zhou et al. 2024, arXiv 2406.11827, Eq. 2, sampled alignment (read in their code; TRL does not clip v at 1)"
+    source = (
+        "Zhou et al. 2024, arXiv 2406.11827, Eq. 2, sampled alignment (read in their code; TRL does not clip v at 1)"
+    )
     beta: Positive = 0.01
 
-    def __call__(self, logps: TokenLogps) -> Loss:
+    def of_tokens(self, logps: TokenLogps) -> Loss:
         chosen, rejected = self.beta * logps.ratio("chosen"), self.beta * logps.ratio("rejected")
         weight = torch.exp(aligned(logps, "chosen") + aligned(logps, "rejected")).clamp(max=1)
         return scored(-weight.detach() * logsigmoid(chosen - rejected), chosen, rejected)
@@ -47,7 +49,7 @@ class LDDPO(TokenLevel):
     beta: Positive = 0.01
     alpha: ZeroToOne = 0.5  # 1 is DPO; the best value depends on the model (second-hand), this one is in the middle
 
-    def __call__(self, logps: TokenLogps) -> Loss:
+    def of_tokens(self, logps: TokenLogps) -> Loss:
         least = torch.minimum(logps.length["chosen"], logps.length["rejected"])
 
         def reward(branch: str) -> Tensor:
