@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from focalpo.data.tokens import by_kind, counted, demonstration_trees, described
-from focalpo.data.trees import read_trees, with_mismatched
+from focalpo.data.trees import read_trees, with_mismatched, with_shared
 from focalpo.data.truncation import Limits
 from focalpo.pocket import benchmarks as pocket_benchmarks
 from focalpo.pocket import datasets as pocket
@@ -128,6 +128,8 @@ def make_reference(job: Job) -> dict:
     trees = read_trees(job.inputs["pairs"] / "train_trees.parquet")
     if "mismatched" in branches:
         trees = with_mismatched(trees)
+    elif "chosen_shared" in branches:
+        trees = with_shared(trees)
     with tracker_of(job) as tracker:
         progress = tracker.progress if tracker else lambda done, total: None
         logps = score(policy, trees, branches, job.launch["micro_batch_tokens"], progress)

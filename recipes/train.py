@@ -34,7 +34,7 @@ def make(job: Job) -> dict:
     source = source_of(job)
     objective = objective_of(job.settings["objective"])
     trees = read_trees(job.inputs["pairs"] / "train_trees.parquet")
-    mismatched = with_mismatched(trees) if objective.batch_branches else []
+    mismatched = with_mismatched(trees) if "mismatched" in objective.batch_branches else []
     with partitioned_loading(settings):
         model = load_model(source, settings.dtype)
     start = content(model.parameters())

@@ -108,8 +108,10 @@ def test_a_library_is_known_to_the_place_that_needs_it(path: Path) -> None:
 
 def test_the_objective_stands_apart() -> None:
     """Of ours it knows how a range is declared, and a torch that is imported when a loss is evaluated."""
-    names = [name for name in imported(ROOT / "focalpo/training/objective.py") if name.startswith("focalpo")]
-    assert {name for name in names if not name.startswith("focalpo.stages.ranges.")} == {
+    files = (ROOT / "focalpo/training/objective").glob("*.py")
+    names = {name for file in files for name in imported(file) if name.startswith("focalpo")}
+    apart = ("focalpo.stages.ranges.", "focalpo.training.objective.")
+    assert {name for name in names if not name.startswith(apart)} == {
         "focalpo.training.later", "focalpo.training.later.Tensor", "focalpo.training.later.logsigmoid"
     }  # fmt: skip
 

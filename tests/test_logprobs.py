@@ -18,13 +18,21 @@ BRANCHES = ("chosen", "rejected")
 
 def padded_logps(model: PreTrainedModel, trees: list[Tree], branches: tuple[str, ...] = BRANCHES) -> torch.Tensor:
     """The textbook way: one padded row per prompt + response, all logits, mask, sum."""
+    picked, _, response = padded_tokens(model, trees, branches)
+    return (picked * response).sum(-1).view(len(trees), len(branches))
+
+
+def padded_tokens(
+    model: PreTrainedModel, trees: list[Tree], branches: tuple[str, ...] = BRANCHES
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of each place of each padded row: its log-prob, the log of the sum of all squares, whether a response has it."""
     sequences = [(tree.prompt, tree.branches[branch]) for tree in trees for branch in branches]
     rows = pad_sequence([torch.tensor(p + r) for p, r in sequences], batch_first=True)
     mask = pad_sequence([torch.ones(len(p) + len(r)) for p, r in sequences], batch_first=True)
     response = pad_sequence([torch.tensor([0.0] * len(p) + [1.0] * len(r)) for p, r in sequences], batch_first=True)
     logps = model(input_ids=rows, attention_mask=mask).logits.log_softmax(-1)
     picked = logps[:, :-1].gather(-1, rows[:, 1:, None])[..., 0]
-    return (picked * response[:, 1:]).sum(-1).view(len(trees), len(branches))
+    return picked, logps[:, :-1].exp().square().sum(-1).log(), response[:, 1:]
 
 
 def weighted_gradients(model: PreTrainedModel, logps: torch.Tensor) -> list[torch.Tensor]:
@@ -52,6 +60,26 @@ def test_packed_equals_padded_in_value_and_gradient(
     ):
         scale = theirs.abs().max().clamp(min=1)
         assert ((ours - theirs).abs().max() / scale) < 1e-5
+
+
+@pytest.mark.parametrize("share_prompts", [True, False])
+@pytest.mark.parametrize("chunk", [1 << 23, 5 * 97])
+def test_the_log_probs_of_single_tokens_equal_padded_ones_and_change_no_sum(
+    monkeypatch: pytest.MonkeyPatch, share_prompts: bool, chunk: int
+) -> None:
+    """In the order of trees, then branches, then tokens, without padding; the gradient is that of the tokens."""
+    monkeypatch.setitem(logprobs.CHUNK_LOGITS, "cpu", chunk)
+    trees, models = random_trees(6, seed=8), [tiny_model(), tiny_model()]
+    batch, policy = pack(trees, BRANCHES, share_prompts), PackedPolicy(models[0])
+    sums, tokens, collision = policy(batch, tokens=True)
+    assert torch.equal(sums, policy(batch)) and not collision.requires_grad
+    picked, squares, response = padded_tokens(models[1], trees)
+    expected = picked[response.bool()]
+    torch.testing.assert_close(tokens, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(collision, squares[response.bool()].detach(), atol=1e-5, rtol=1e-5)
+    ours, theirs = weighted_gradients(models[0], tokens), weighted_gradients(models[1], expected)
+    for one, two in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5 * max(1, float(two.abs().max())), rtol=0)
 
 
 @pytest.mark.parametrize("chunk", [1 << 23, 5 * 97])

@@ -7,7 +7,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from focalpo.training.objective import CPO, DPO, IPO, KTO, ORPO, SFT, Logps, SimPO, SLiC
+from focalpo.training.objective import (
+    CDPO,
+    CPO,
+    DPO,
+    EXO,
+    IPO,
+    KTO,
+    LDDPO,
+    NCA,
+    ORPO,
+    RPO,
+    SFT,
+    WPO,
+    APODown,
+    APOZero,
+    Logps,
+    RobustDPO,
+    SimPO,
+    SLiC,
+)
 from tests.logps import gradients, seen_by
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "trl_losses.json").read_text())
@@ -44,6 +63,48 @@ def test_dpo_and_length_averaged_ipo_agree_with_trl(key: str, objective: DPO | I
     loss = objective(seen_by(objective, logps)).loss
     assert_same(loss, GOLDEN[key]["loss"])
     assert_same_gradients(loss.mean(), logps, GOLDEN[key])
+
+
+OF_A_PAIR = {
+    "dpo_robust": RobustDPO(beta=0.1, label_smoothing=0.2),
+    "dpo_nca_pair": NCA(beta=0.1),
+    "dpo_apo_zero": APOZero(beta=0.1),
+    "dpo_apo_down": APODown(beta=0.1),
+    "dpo_ld": LDDPO(beta=0.1, alpha=0.25),
+    "dpo_wpo": WPO(beta=0.1),
+}
+
+
+@pytest.mark.parametrize("key", OF_A_PAIR)
+def test_losses_of_a_pair_agree_with_trl(key: str) -> None:
+    """Single tokens and their squares are made up by one rule, here and where they were recorded. WPO's weights, which
+    TRL does not stop at 1, are below it."""
+    logps, objective = recorded_logps(), OF_A_PAIR[key]
+    loss = objective(seen_by(objective, logps)).loss
+    assert_same(loss, GOLDEN[key]["loss"])
+    assert_same_gradients(loss.mean(), logps, GOLDEN[key])
+
+
+def test_exo_agrees_with_trl_to_its_fp32_constants() -> None:
+    logps, exo = recorded_logps(), EXO(beta=0.1, label_smoothing=0.05)
+    loss = exo(seen_by(exo, logps)).loss
+    assert_same(loss, GOLDEN["dpo_exo_pair"]["loss"], rtol=1e-5)
+    assert_same_gradients(loss.mean(), logps, GOLDEN["dpo_exo_pair"], rtol=1e-5)
+
+
+def test_cdpo_without_a_reference_is_trls_cpo_with_label_smoothing() -> None:
+    logps, theirs = recorded_logps(), GOLDEN["cpo_smoothed"]
+    bare = Logps(logps.policy, {b: torch.zeros_like(v) for b, v in logps.reference.items()}, logps.length, {})
+    loss = CDPO(beta=0.1, label_smoothing=0.2)(bare).loss
+    assert_same(loss, theirs["ranking"])
+    assert_same_gradients(loss.mean(), logps, theirs)
+
+
+def test_rpo_agrees_with_trls_sum_of_dpo_and_sft() -> None:
+    logps, rpo, theirs = recorded_logps(), RPO(beta=0.1), GOLDEN["dpo_sigmoid_and_sft"]
+    loss = rpo(seen_by(rpo, logps)).loss.mean()
+    assert_same(loss, theirs["batch_loss"])
+    assert_same_gradients(loss, logps, theirs)
 
 
 def test_summed_ipo_differs_from_trls_ipo() -> None:

@@ -25,9 +25,9 @@ CASES = [
     "mistral,untied,bfloat16,3,full,kto",
     "qwen2,tied,bfloat16,3,lora,dpo",
     "llama,tied,bfloat16,1,full,focalpo",
-    "llama,untied,float32,3,lora,dpo",
+    "llama,untied,float32,3,lora,wpo",
     "qwen2,tied,float32,3,full,kto",
-    "mistral,tied,float32,2,full,focalpo",
+    "mistral,tied,float32,2,full,amapo",
     "llama,tied,float32,0,full,dpo",
 ]
 # Nats of a token; the reference is scored in other micro-batches than the policy.

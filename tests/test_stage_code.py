@@ -161,7 +161,7 @@ def edited(monkeypatch: pytest.MonkeyPatch, module: str, old: str, new: str) -> 
 @pytest.mark.parametrize(
     "module, old, new, remade",
     [
-        ("training.objective", "self.beta * logps.ratio(\"chosen\"), self.beta * logps.ratio(\"rejected\")",
+        ("training.objective.margins", "self.beta * logps.ratio(\"chosen\"), self.beta * logps.ratio(\"rejected\")",
          "self.beta * logps.ratio(\"chosen\"), 2 * logps.ratio(\"rejected\")", {"train"}),
         ("pocket.world", "FREE_FILLER = 5", "FREE_FILLER = 6", {"pairs", "benchmark", "judge"}),
         ("pocket.judge", "TEMPERATURE = 0.3", "TEMPERATURE = 0.4", {"benchmark", "judge"}),

@@ -40,6 +40,18 @@ def with_mismatched(trees: Sequence[Tree]) -> list[Tree]:
     ]
 
 
+def with_shared(trees: Sequence[Tree]) -> list[Tree]:
+    """Trees with the branches "chosen_shared" and "rejected_shared": of each response as many first tokens as the
+    shorter one has (LD-DPO, arXiv 2409.06411)."""
+    sides = ("chosen", "rejected")
+
+    def shared(tree: Tree) -> dict[str, Ids]:
+        least = min(len(tree.branches[side]) for side in sides)
+        return {f"{side}_shared": tree.branches[side][:least] for side in sides}
+
+    return [Tree(tree.id, tree.prompt, shared(tree)) for tree in trees]
+
+
 def write_trees(path: Path, trees: Sequence[Tree]) -> None:
     """Write trees as parquet: id, prompt, and one column of ids per branch."""
     columns = {"id": pa.array([tree.id for tree in trees], pa.string())}

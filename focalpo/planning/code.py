@@ -62,7 +62,9 @@ def demonstrations_code(config: Config, demonstrations: str) -> str:
     made = pocket_pairs(config) if demonstrations == "chosen" else []
     if demonstrations in DEMONSTRATIONS:
         made = [DEMONSTRATIONS[demonstrations], f"{BENCHMARKS}:benchmark_prompts"]
-    return code_of(("focalpo.training.objective:SFT", *tokenizer, *made), (*POCKET, "focalpo.training.objective"))
+    return code_of(
+        ("focalpo.training.objective.imitation:SFT", *tokenizer, *made), (*POCKET, "focalpo.training.objective")
+    )
 
 
 def pairs_code(config: Config) -> dict[str, str]:

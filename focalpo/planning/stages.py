@@ -39,6 +39,7 @@ from focalpo.planning.slices import (
 )
 from focalpo.stages.folder import Stage, file_hash
 from focalpo.stages.suites import lm_eval_version
+from focalpo.training.objective import reference_beside
 from focalpo.training.settings import CONVERSION
 
 
@@ -97,8 +98,8 @@ def train_stage(config: Config, name: str) -> Stage:
     inputs = _model_input(config) | {"pairs": pairs_stage(config)}
     if objective.needs_reference:
         inputs["reference"] = reference_stage(config, ("chosen", "rejected"))
-        if objective.batch_branches:
-            inputs["reference_batch"] = reference_stage(config, objective.batch_branches)
+        if beside := reference_beside(objective):
+            inputs["reference_batch"] = reference_stage(config, beside)
     settings, execution = split_train(plain(config.train))
     anchors = anchors_stage(config) if config.reference.must_fit else None
     return Stage(

@@ -58,7 +58,8 @@ def fitting(left: list[Array], most: Limits, qos: dict[str, str | None]) -> list
     """The first arrays, in order, that the limits have room for; the last of them may be cut. `qos` is that of each
     kind of stage."""
     fit: list[Array] = []
-    room: dict[str | None, float] = {None: math.inf if most.tasks is None else most.tasks, **most.qos}
+    room: dict[str | None, float] = {name: left for name, left in most.qos.items()}  # noqa: C416 (other types of values)
+    room[None] = math.inf if most.tasks is None else most.tasks
     for array in left:
         limited = (None, qos[array.kind] or most.default)
         tasks = min(room.get(name, math.inf) for name in limited)

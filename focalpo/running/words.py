@@ -23,6 +23,7 @@ WORDS = {
     "why": Words(1, 2, "python -m recipes.why ROW/SETTING/COLUMN [REPORT], or make why CELL=... REPORT=...", folder=1),
     "again": Words(1, float("inf"), "make again STAGE=KIND/NAME-KEY, as make why and runs/ show it", keys=("runs",)),
     "publish": Words(1, 1, "python -m recipes.publish runs/report/NAME, or runs/sweep/NAME", folder=0),
+    "weights": Words(0, 0, "python -m recipes.weights"),
     "notebooks": Words(0, 1, "python -m recipes.notebooks TABLE, or runs/report/NAME"),
 }
 

@@ -10,11 +10,10 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from focalpo.data.trees import Tree
-from focalpo.training.logprobs import PackedPolicy
+from focalpo.training.logprobs import PackedPolicy, Scores
 from focalpo.training.packing import Batcher, MicroBatch, pack, tree_cost
 
 FILLER = 0
@@ -57,10 +56,10 @@ class BesideReference(PackedPolicy):
         super().__init__(model, chunk_logits)
         self.frozen = frozen.requires_grad_(False)
 
-    def forward(self, batch: MicroBatch) -> Tensor:
+    def forward(self, batch: MicroBatch, tokens: bool = False) -> Scores:
         with torch.no_grad():
             self.frozen(batch)
-        return super().forward(batch)
+        return super().forward(batch, tokens)
 
 
 def pack_padded(trees: Sequence[Tree], branches: tuple[str, ...]) -> MicroBatch:

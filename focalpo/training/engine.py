@@ -11,8 +11,8 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -21,11 +21,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from focalpo.data.trees import Tree
 from focalpo.stages.memory import keep_freed
 from focalpo.stages.rankings import right
 from focalpo.training import checkpoint, nonfinite
 from focalpo.training.buffers import restore_buffers, uncast_buffers
+from focalpo.training.inputs import Examples, logps_of, of_global_batch, scored_by
 from focalpo.training.kernels import use_kernels
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.objective import Logps
@@ -37,16 +37,6 @@ from focalpo.training.watch import Watch
 
 # How long ranks wait for each other in our own collectives: the others wait while rank 0 writes the exported weights.
 EXPORT_TIME = timedelta(hours=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Examples:
-    """Training data: trees, their reference log-probs by branch in the same order (empty when the objective needs
-    none), and the trees of the mismatched branch for objectives that estimate a KL."""
-
-    trees: Sequence[Tree]
-    reference: dict[str, list[float]]
-    mismatched: Sequence[Tree]
 
 
 class Follower(Protocol):
@@ -222,19 +212,18 @@ def _accumulate(
     engine, objective, items: list[int], examples: Examples, batcher: Batcher, leave_if_asked: Callable[[], None]
 ):
     """Accumulate one global batch's gradients; return its metrics' means over all ranks and what this rank computed."""
-    branches = objective.branches
-    means = _batch_means(engine, objective, items, examples, batcher)
+    beforehand = of_global_batch(engine, objective, items, examples, batcher)
     sums: dict[str, Tensor] = {}
     seen: list[nonfinite.Seen] = []
     trees = [examples.trees[item] for item in items]
-    for share, micro, last in batcher.micro_batches(trees, branches, world(), rank()):
+    for share, micro, last in batcher.micro_batches(trees, objective.branches, world(), rank()):
         if world() == 1:  # several ranks agree on stopping once per step
             leave_if_asked()
         mine = [items[place] for place in share]
-        logps = engine(micro.to(device()))
-        batch = _logps(branches, logps, mine, examples.trees, examples.reference, means)
+        scored = scored_by(engine, objective, micro.to(device()))
+        batch = logps_of(objective, scored, mine, examples, beforehand)
         loss = objective(batch)
-        seen.append((mine, logps.detach(), loss.loss.detach()))
+        seen.append((mine, scored.sums.detach(), loss.loss.detach()))
         engine.set_gradient_accumulation_boundary(last)
         # DeepSpeed averages over ranks; the factor world / global batch makes the sum a mean over the global batch.
         engine.backward(loss.loss.sum() * (world() / len(items)))
@@ -249,40 +238,6 @@ def _clip(engine, settings: TrainSettings) -> Tensor | None:
     if not _plain_gradients(settings):
         return None
     return torch.nn.utils.clip_grad_norm_(engine.module.parameters(), settings.max_grad_norm)
-
-
-def _batch_means(engine, objective, items: list[int], examples: Examples, batcher: Batcher) -> dict[str, Tensor]:
-    """Compute the means over the global batch that the objective needs beforehand (KTO's KL, SFT's length)."""
-    branches = objective.batch_branches
-    if not branches:  # only lengths are needed, which every rank knows
-        terms = objective.batch_terms(Logps({}, {}, _lengths(objective.branches, items, examples.trees), {}))
-        return {name: value.mean() for name, value in terms.items()}
-    sources = examples.mismatched
-    sums: dict[str, Tensor] = {}
-    for share, micro, _ in batcher.micro_batches([sources[item] for item in items], branches, world(), rank()):
-        with torch.no_grad():
-            logps = engine(micro.to(device()))
-        batch = _logps(branches, logps, [items[place] for place in share], sources, examples.reference, {})
-        for name, value in objective.batch_terms(batch).items():
-            sums[name] = sums.get(name, 0.0) + value.sum()
-    return {name: sum_over_ranks(value) / len(items) for name, value in sums.items()}
-
-
-def _logps(branches, logps: Tensor, items, trees, reference: dict[str, list[float]], means) -> Logps:
-    cached = {
-        branch: torch.tensor([reference[branch][item] for item in items], device=logps.device)
-        for branch in branches
-        if branch in reference
-    }
-    policy = {branch: logps[:, place] for place, branch in enumerate(branches)}
-    return Logps(policy, cached, _lengths(branches, items, trees), means)
-
-
-def _lengths(branches, items, trees) -> dict[str, Tensor]:
-    return {
-        branch: torch.tensor([float(len(trees[item].branches[branch])) for item in items], device=device())
-        for branch in branches
-    }
 
 
 def _metrics(batch: Logps, loss) -> dict[str, Tensor]:

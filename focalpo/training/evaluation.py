@@ -6,24 +6,28 @@ import torch
 
 from focalpo.stages.rankings import right
 from focalpo.stages.records import PairState
-from focalpo.training.objective import Logps, Objective
+from focalpo.training.objective import BatchLevel, BatchLogps, Logps, Objective, TokenLevel
 
 
 def evaluation(objective: Objective, start: Sequence[PairState], now: Sequence[PairState]) -> dict[str, float]:
     """Means over pairs, which stand in the same order at the start and now; in fp64, so alike for any number of ranks.
 
-    The policy at the start is the reference. An objective that looks at mismatched answers (KTO) has no loss and no
-    reward here, for those are not recorded; one that ranks nothing (SFT) has no rewards.
+    The policy at the start is the reference. An objective that looks at mismatched answers (KTO) or at single tokens
+    has no loss and no reward here, for those are not recorded; one that ranks nothing (SFT) has no rewards. Statistics
+    of a batch are those of the whole split.
     """
     found = {f"logps_{branch}": float(_column(now, branch).mean()) for branch in ("chosen", "rejected")}
-    if objective.batch_branches:
+    if "mismatched" in objective.batch_branches or isinstance(objective, TokenLevel):
         return found
     branches = objective.branches
     lengths = {branch: _column(now, f"{branch}_length") for branch in branches}
     logps = {branch: _column(now, branch) for branch in branches}
     reference = {branch: _column(start, branch) for branch in branches}
-    terms = objective.batch_terms(Logps({}, {}, lengths, {}))
-    loss = objective(Logps(logps, reference, lengths, {name: value.mean() for name, value in terms.items()}))
+    terms = objective.batch_terms(Logps(logps, reference, lengths, {}))
+    if isinstance(objective, BatchLevel):
+        loss = objective(BatchLogps(logps, reference, lengths, {}, terms))
+    else:
+        loss = objective(Logps(logps, reference, lengths, {name: value.mean() for name, value in terms.items()}))
     found = {"loss": float(loss.loss.mean())} | found
     if "rejected" in branches:
         rewards = loss.chosen_reward, loss.rejected_reward

@@ -17,6 +17,8 @@ from focalpo.training.attention import NAME
 from focalpo.training.packing import MicroBatch
 from focalpo.training.settings import CHUNK_LOGITS, KEPT_LOGITS, words_at_once
 
+Scores = Tensor | tuple[Tensor, Tensor, Tensor]
+
 
 class PackedPolicy(nn.Module):
     """A causal LM that maps a micro-batch of packed trees to the summed response log-probs of its sequences.
@@ -37,8 +39,11 @@ class PackedPolicy(nn.Module):
         head = model.get_output_embeddings()
         head.forward = MethodType(_chunked(chunk_logits, rescaling(config)), head)
 
-    def forward(self, batch: MicroBatch) -> Tensor:
+    def forward(self, batch: MicroBatch, tokens: bool = False) -> Scores:
         """Return the summed log-probs, nats, fp32: [trees, branches].
+
+        With `tokens` also those of each response token, and the log of the sum of all tokens' squared probabilities
+        there, which has no gradient: both [response tokens], in the order of `batch.owners`.
 
         Raises:
             ValueError: when the model's layers do not use our attention, or a sequence is longer than a sliding window
@@ -56,19 +61,24 @@ class PackedPolicy(nn.Module):
                 f"{self.model.config.model_type} does not tell its attention of its sliding window of {self.window}, "
                 f"and a sequence has {batch.layout.longest} tokens; lower data.max_length to {self.window}"
             )
-        logps = self.model.get_output_embeddings()(hidden[batch.predictors], batch.labels)  # [R]
+        found = self.model.get_output_embeddings()(hidden[batch.predictors], batch.labels, tokens)
+        logps = found[0] if tokens else found  # [R]
         sums = logps.new_zeros(batch.trees * len(batch.branches)).index_add(0, batch.owners, logps)
-        return sums.view(batch.trees, len(batch.branches))
+        sums = sums.view(batch.trees, len(batch.branches))
+        return (sums, *found) if tokens else sums
 
 
 def _chunked(chunk_logits: int | None, rescaling: Rescaling):
-    def forward(head: nn.Linear, rows: Tensor, labels: Tensor) -> Tensor:
-        """log softmax(rows @ W^T)[labels], fp32, of rescaled logits: rows [R, hidden], labels [R] -> [R]."""
+    def forward(head: nn.Linear, rows: Tensor, labels: Tensor, squares: bool) -> Tensor | tuple[Tensor, Tensor]:
+        """log softmax(rows @ W^T)[labels], fp32, of rescaled logits: rows [R, hidden], labels [R] -> [R].
+
+        With `squares` also log sum_v softmax(rows @ W^T)[v]^2 [R], without gradient.
+        """
         limit = CHUNK_LOGITS[rows.device.type] if chunk_logits is None else chunk_logits
         max_kept = KEPT_LOGITS if chunk_logits is None else chunk_logits
         keep = torch.is_grad_enabled() and len(rows) * head.out_features <= max_kept
         words = words_at_once(len(rows), limit)
-        return _TokenLogps.apply(rows, head.weight, head.bias, labels, words, keep, rescaling)
+        return _TokenLogps.apply(rows, head.weight, head.bias, labels, words, keep, rescaling, squares)
 
     return forward
 
@@ -88,22 +98,30 @@ class _TokenLogps(torch.autograd.Function):
         words: int,
         keep: bool,
         rescaling: Rescaling,
+        squares: bool,
     ):
         norms = rows.new_full((len(rows), 1), -torch.inf, dtype=torch.float32)
-        labelled, kept = torch.zeros_like(norms), []
+        labelled, kept, squared = torch.zeros_like(norms), [], norms
         for chunk in _chunks(len(weight), words):
             logits = rescaling.logits_(_products(rows, weight, bias, chunk))
             norms = norms.logaddexp(logits.logsumexp(-1, keepdim=True))
             column, inside = _place(labels, chunk)
             labelled = torch.where(inside, logits.gather(-1, column), labelled)
+            if squares:
+                squared = squared.logaddexp((2 * logits).logsumexp(-1, keepdim=True))
             if keep:
                 kept.append(logits)
         ctx.save_for_backward(rows, weight, bias, labels, norms)
         ctx.words, ctx.kept, ctx.rescaling = words, kept, rescaling
-        return (labelled - norms)[:, 0]
+        logps = (labelled - norms)[:, 0]
+        if not squares:
+            return logps
+        collision = (squared - 2 * norms)[:, 0]
+        ctx.mark_non_differentiable(collision)
+        return logps, collision
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx, grad: Tensor, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
         rows, weight, bias, labels, norms = ctx.saved_tensors
         grad = grad[:, None]
         grad_rows = torch.zeros_like(rows, dtype=torch.float32)  # sum over chunks: low precision would lose small terms
@@ -122,7 +140,7 @@ class _TokenLogps(torch.autograd.Function):
                 torch.mm(grad_products.T, rows, out=grad_weight[chunk])
             if grad_bias is not None:
                 torch.sum(grad_products, 0, out=grad_bias[chunk])
-        return grad_rows.to(rows.dtype), grad_weight, grad_bias, None, None, None, None
+        return grad_rows.to(rows.dtype), grad_weight, grad_bias, *[None] * 5  # no other argument has a gradient
 
 
 def _chunks(words: int, at_once: int) -> Iterator[slice]:

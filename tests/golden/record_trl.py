@@ -60,16 +60,25 @@ def rows(totals: Tensor, tokens: list[int]) -> tuple[Tensor, Tensor]:
     return logps, mask
 
 
+def collisions(tokens: list[int]) -> Tensor:
+    """The log of the sum of squared probabilities at each token, 0.3 nats below 0 at a response's last, `[rows, T]`."""
+    width = max(tokens)
+    return torch.stack([pad(-0.3 * torch.arange(1, n + 1, dtype=torch.float64) / n, (0, width - n)) for n in tokens])
+
+
 def bare(trainer: type, **settings: Any) -> Any:
     """A trainer without model, data or arguments: only what its loss method reads."""
     made = object.__new__(trainer)
+    model = torch.nn.Module()
+    model.is_gradient_checkpointing = False
 
     def gather(value: Tensor) -> Tensor:
         return value  # one process
 
     vars(made).update(
         accelerator=SimpleNamespace(device=torch.device("cpu"), gather=gather, gather_for_metrics=gather),
-        model=SimpleNamespace(training=True),
+        model=model,
+        args=SimpleNamespace(gradient_checkpointing_kwargs=None),
         aux_loss_enabled=False,
         _metrics={"train": defaultdict(list)},
         _total_train_tokens=0,
@@ -79,19 +88,27 @@ def bare(trainer: type, **settings: Any) -> Any:
     return made
 
 
-def fused_outputs(logps: Tensor) -> SimpleNamespace:
-    """What TRL's fused LM head returns; only the log-probs matter to the loss."""
+def fused_outputs(logps: Tensor, squares: Tensor | None = None) -> SimpleNamespace:
+    """What TRL's fused LM head returns; only the log-probs and, for WPO, the squares matter to the loss."""
     empty = torch.zeros_like(logps)
-    return SimpleNamespace(log_probs=logps, entropy=empty, mean_logits=empty, is_top1=empty.bool())
+    shown = {"entropy": empty, "mean_logits": empty, "is_top1": empty.bool()}
+    return SimpleNamespace(log_probs=logps, log_sum_sq_probs=squares, **shown)
 
 
-def dpo(loss_type: str, beta: float, pairs: slice) -> tuple[Tensor, dict[str, Tensor]]:
-    """TRL's mean DPO-family loss over some of the pairs, and the policy leaves it was computed from."""
+def dpo(
+    loss_types: str, beta: float, pairs: slice, ld_alpha: float | None = None, wpo: bool = False, e: float = 0.0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """TRL's mean DPO-family loss (a sum with +) over some of the pairs, and the policy leaves it was computed from."""
     policy, reference = tensors("policy"), tensors("reference")
     totals = torch.cat([policy["chosen"][pairs], policy["rejected"][pairs]])
-    logps, mask = rows(totals, INPUTS["length"]["chosen"][pairs] + INPUTS["length"]["rejected"][pairs])
-    settings = {"loss_types": [loss_type], "loss_weights": [1.0], "beta": beta, "f_divergence_type": "reverse_kl"}
-    trainer = bare(DPOTrainer, ld_alpha=None, precompute_ref_logps=True, use_weighting=False, **settings)
+    tokens = INPUTS["length"]["chosen"][pairs] + INPUTS["length"]["rejected"][pairs]
+    logps, mask = rows(totals, tokens)
+    frozen, _ = rows(torch.cat([reference["chosen"][pairs], reference["rejected"][pairs]]), tokens)
+    types = loss_types.split("+")
+    settings = {"loss_types": types, "loss_weights": [1.0] * len(types), "beta": beta, "label_smoothing": e}
+    settings |= {"f_divergence_type": "reverse_kl", "ref_model": lambda **_: fused_outputs(frozen)}
+    settings |= {"precompute_ref_logps": ld_alpha is None, "ld_alpha": ld_alpha, "use_weighting": wpo}
+    trainer = bare(DPOTrainer, **settings)
     inputs = {
         "input_ids": mask,
         "attention_mask": torch.ones_like(mask),
@@ -99,7 +116,8 @@ def dpo(loss_type: str, beta: float, pairs: slice) -> tuple[Tensor, dict[str, Te
         "ref_chosen_logps": reference["chosen"][pairs],
         "ref_rejected_logps": reference["rejected"][pairs],
     }
-    return trainer._compute_loss(lambda **_: fused_outputs(logps), inputs, False), policy
+    squares = collisions(tokens)
+    return trainer._compute_loss(lambda **_: fused_outputs(logps, squares), inputs, False), policy
 
 
 def kto(settings: dict[str, float], branch: str, pair: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -171,14 +189,20 @@ def gradients(loss: Tensor, policy: dict[str, Tensor]) -> dict[str, list[float]]
     return {name: (zero if g is None else g).tolist() for name, g in zip(names, found, strict=True)}
 
 
-def per_pair(loss_type: str, beta: float) -> dict[str, Any]:
+def per_pair(loss_type: str, beta: float, **more: float | bool) -> dict[str, Any]:
     """One DPO-family loss, pair by pair, with the gradient of the batch mean."""
     pairs = range(len(INPUTS["length"]["chosen"]))
     return {
-        "settings": {"loss_type": loss_type, "beta": beta},
-        "loss": [dpo(loss_type, beta, slice(i, i + 1))[0].item() for i in pairs],
-        **gradients(*dpo(loss_type, beta, slice(None))),
+        "settings": {"loss_type": loss_type, "beta": beta, **more},
+        "loss": [dpo(loss_type, beta, slice(i, i + 1), **more)[0].item() for i in pairs],
+        **gradients(*dpo(loss_type, beta, slice(None), **more)),
     }
+
+
+def of_batch(loss_types: str, beta: float) -> dict[str, Any]:
+    """A DPO-family loss that is one number for the batch, with its gradient."""
+    loss, policy = dpo(loss_types, beta, slice(None))
+    return {"batch_loss": loss.item(), **gradients(loss, policy)}
 
 
 def kto_per_response(**settings: float) -> dict[str, Any]:
@@ -201,10 +225,24 @@ def recorded() -> dict[str, Any]:
         "dpo_sigmoid": per_pair("sigmoid", 0.1),
         "dpo_ipo": per_pair("ipo", 0.25),
         "dpo_hinge": per_pair("hinge", 0.1),
-        "dpo_sft": {"batch_loss": dpo("sft", 1.0, slice(None))[0].item(), **gradients(*dpo("sft", 1.0, slice(None)))},
+        "dpo_sft": of_batch("sft", 1.0),
+        "dpo_sigmoid_and_sft": of_batch("sigmoid+sft", 0.1),
+        "dpo_robust": per_pair("robust", 0.1, e=0.2),
+        "dpo_exo_pair": per_pair("exo_pair", 0.1, e=0.05),
+        "dpo_nca_pair": per_pair("nca_pair", 0.1),
+        "dpo_apo_zero": per_pair("apo_zero", 0.1),
+        "dpo_apo_down": per_pair("apo_down", 0.1),
+        "dpo_ld": per_pair("sigmoid", 0.1, ld_alpha=0.25),
+        "dpo_wpo": per_pair("sigmoid", 0.1, wpo=True),
         "cpo_sigmoid": {
             "settings": {"beta": 0.1, "cpo_alpha": 1.0},
             **reference_free(CPOTrainer, loss_type="sigmoid", beta=0.1, **cpo),
+        },
+        "cpo_smoothed": {
+            "settings": {"beta": 0.1, "label_smoothing": 0.2},
+            **reference_free(
+                CPOTrainer, loss_type="sigmoid", beta=0.1, **(cpo | {"cpo_alpha": 0.0, "label_smoothing": 0.2})
+            ),
         },
         "cpo_hinge": {
             "settings": {"beta": 0.1, "cpo_alpha": 1.0},
