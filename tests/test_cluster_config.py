@@ -8,6 +8,7 @@ import yaml
 from focalpo.config.cluster import KINDS, ClusterConfig, SizeConfig, cluster_problems
 from focalpo.config.compose import CONF, compose
 from focalpo.running.submit import placed
+from focalpo.stages.code import recipe_of
 from focalpo.stages.origin import ROOT
 
 SIZE = SizeConfig(nodes=1, gpus=0, cpus=1, memory="4G", minutes=30)
@@ -18,7 +19,7 @@ SLURM = replace(LOCAL, scheduler="slurm", stages={"train": SIZE})
 def test_every_kind_of_stage_has_a_recipe_and_a_size_on_every_cluster() -> None:
     for name in ("slurm", "slurm_cpu"):
         assert sorted(yaml.safe_load((CONF / f"cluster/{name}.yaml").read_text())["stages"]) == sorted(KINDS)
-    assert all((ROOT / f"recipes/{kind}.py").is_file() for kind in KINDS)
+    assert all((ROOT / f"{recipe_of(kind)[0].replace('.', '/')}.py").is_file() for kind in KINDS)
 
 
 def test_what_is_valid_has_no_problem() -> None:

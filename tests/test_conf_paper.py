@@ -170,7 +170,7 @@ def test_the_rows_of_a_setting_share_pairs_reference_and_benchmarks():
     stages = in_order([stage for row in rows.values() for stage in row.scored()])
     count = {kind: sum(stage.kind == kind for stage in stages) for kind in {stage.kind for stage in stages}}
     # reference: (chosen, rejected) and KTO's mismatched answers, for each setting; no model is trained from scratch
-    made = {"benchmark": 3, "pairs": 2, "reference": 4, "train": 20}
+    made = {"benchmark": 3, "pairs": 2, "reference": 4, "train": 20, "anchors": 2}
     assert count == made | dict.fromkeys(("generate", "judge", "check"), 22)
 
 

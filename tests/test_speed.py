@@ -136,9 +136,9 @@ def test_without_the_cached_reference_every_forward_runs_two_models(monkeypatch:
     forwards = []
     counted = PackedPolicy.forward
 
-    def forward(self: PackedPolicy, batch):
+    def forward(self: PackedPolicy, *batch):
         forwards.append(self)
-        return counted(self, batch)
+        return counted(self, *batch)
 
     monkeypatch.setattr(PackedPolicy, "forward", forward)
     load = workload()

@@ -115,6 +115,7 @@ WRONG = {
     "dashboard pocket track.projct=x": "did you mean project?",
     "publish": "its argument is missing: run python -m recipes.publish runs/report/NAME",
     "publish /nowhere": "/nowhere is not a folder; a report is one of runs/report/*",
+    "weights now": "now: run python -m recipes.weights",
     "publish a b": "run python -m recipes.publish runs/report/NAME",
     "why": "its argument is missing: run python -m recipes.why ROW/SETTING/COLUMN",
     "why a/b/c --cfg job": "has no one configuration to show; leave --cfg out",
@@ -238,7 +239,7 @@ def test_help_takes_under_a_second_and_imports_no_torch(tmp_path: Path) -> None:
     before = cpu_seconds()
     out, err = (ended := command("recipes.train", "--help", cwd=tmp_path)).communicate()
     assert cpu_seconds() - before < 1 and ended.returncode == 0 and not err
-    assert "python -m recipes.train objective=dpo" in out and "  objective=cpo, dpo, focal, focalpo," in out
+    assert "python -m recipes.train objective=dpo" in out and "  objective=amapo, apo_down, apo_zero, beta_dpo," in out
 
 
 def test_no_command_imports_torch_before_its_line_is_checked() -> None:
