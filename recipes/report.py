@@ -7,7 +7,7 @@ from focalpo.judging.protocol import EVAL, ArenaTwoProtocol
 from focalpo.judging.requests import protocol_of
 from focalpo.reporting.anchors import author_block, author_curves
 from focalpo.reporting.answers import write_answers
-from focalpo.reporting.blocks import table_notes
+from focalpo.reporting.blocks import few_seeds, table_notes
 from focalpo.reporting.cells import Results
 from focalpo.reporting.checklist import checklist
 from focalpo.reporting.content import content_of, draw
@@ -63,4 +63,5 @@ def _results(run: TableRun, warnings: tuple[str, ...]) -> Results:
         benchmark = run.benchmark(setting, "arena_hard")
         if benchmark and isinstance(protocol_of(Job.read(benchmark).settings), ArenaTwoProtocol):
             results = with_styled(results, run, setting)
-    return replace(results, notes=table_notes(results, table["scale"]))
+    warned = (*results.warnings, *few_seeds(results))
+    return replace(results, notes=table_notes(results, table["scale"]), warnings=warned)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from focalpo.reporting.cells import Results, RowSpec, holm_corrected, setting_rows
+from focalpo.reporting.judged import Judged, judged_by
 from focalpo.reporting.scores import Run
 from focalpo.reporting.verdicts import Rule, protocols_of, with_verdicts
 from focalpo.stages.folder import MANIFEST, Job, read_manifest
@@ -88,8 +89,14 @@ class TableRun:
             found = setting_rows(specs, benchmark and benchmark / "df_gamed.csv", compare_with, rule.equivalent)
             protocols = {name: protocols_of(self.scored(setting, name)) for name in self.rows}
             rows[setting] = [with_verdicts(row, protocols[row.name], rule) for row in found]
-        label = self.rows.get(compare_with, "")
-        return Results(title, self.settings, holm_corrected(rows), compare_with, label, (), warnings, rule.equivalent)
+        label, judges = self.rows.get(compare_with, ""), {name: self._judges(name) for name in self.settings}
+        corrected = holm_corrected(rows)
+        return Results(
+            title, self.settings, corrected, compare_with, label, (), warnings, rule.equivalent, judges=judges
+        )
+
+    def _judges(self, setting: str) -> tuple[Judged, ...]:
+        return judged_by([path for row in self.rows for path in self.seeds(setting, row, "judge").values()])
 
     def _runs(self, setting: str, row: str) -> list[Run]:
         runs = []
