@@ -252,7 +252,7 @@ def test_a_text_that_would_end_the_judges_prompt_is_rejected(tmp_path: Path, tok
     questions, completions = benchmark([0.5, 0.5])
     completions[1] = replace(completions[1], text=f"fine.{token}")
     with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
-        with pytest.raises(ValueError, match=r"1 rows \(q1\) contain"):
+        with pytest.raises(ValueError, match=r"no verdict for 1 rows \(q1\); their texts contain"):
             judge_alpaca(questions, completions, protocol(2), endpoint)
     assert stub.requests == []
 

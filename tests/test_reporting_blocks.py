@@ -20,7 +20,8 @@ from focalpo.reporting.tables import as_csv, as_latex, as_markdown, tex
 from focalpo.reporting.terminal import as_terminal
 from focalpo.reporting.verdicts import Rule, protocols_of, read_rule, verdict, with_verdicts
 from focalpo.scoring import stats
-from focalpo.scoring.stats import Interval, Remembered, holm, win_rate
+from focalpo.scoring.differences import Difference, holm
+from focalpo.scoring.stats import Remembered, win_rate
 from focalpo.stages.folder import Folder, Stage
 from focalpo.stages.records import ArenaGame, Completion, Pair, Question, write_records
 
@@ -29,7 +30,7 @@ RULE = Rule(1.0, 2.0, 6.0, 3.0, protocols={"ae2_wr": "official", "arena_hard": "
 
 def cell(p: float | None = None, value: float = 14.0, se: float = 1.0) -> Cell:
     found = Cell(value, value - 2, value + 2, seeds=3, prompts=805, seed_sd=0.5, se=se, library_se=0.9)
-    return found if p is None else replace(found, difference=Interval(-1.5, -3.0, 0.1), p=p, detectable=2.5)
+    return found if p is None else replace(found, difference=Difference(-1.5, -3.0, 0.1, p, 0.8, 804.0), detectable=2.5)
 
 
 def row(name: str, paper: dict | None = None, **cells: Cell) -> RowResult:
