@@ -130,7 +130,7 @@ def table_notes(results: Results, scale: str) -> tuple[str, ...]:
 
 def _uncertainty(results: Results) -> str:
     """What the errors of each kind of column are, of the library's own for those that the table has."""
-    names = {column.name for column in results.columns}
+    names = {"arena_hard" if column.source == "arena_hard" else column.name for column in results.columns}
     own = {
         "ae2_wr": "for WR it covers prompts alone",
         "ae2_lc": "for LC it measures how prompts differ in difficulty, which is not an error of the score",

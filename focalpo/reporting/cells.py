@@ -8,9 +8,10 @@ import numpy as np
 
 from focalpo.reporting.judged import Judged
 from focalpo.reporting.scores import Run, Score, row_scores
+from focalpo.reporting.styled import COLUMN, styled
 from focalpo.scoring.differences import Difference, holm, paired_difference
 from focalpo.scoring.stats import bootstrap_error, interval, seed_deviation
-from focalpo.stages.metrics import COLUMNS, EXTRAS, Column, column_of, extra_title
+from focalpo.stages.metrics import ARENA_TWO, COLUMNS, EXTRAS, Column, column_of, extra_title
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class Results:
     def columns(self) -> list[Column]:
         """The columns in which at least one row has a number, judged ones first; the judged ones where none has any."""
         found = dict.fromkeys(name for rows in self.rows.values() for row in rows for name in row.cells)
-        return [column_of(name) for name in _in_order(found or COLUMNS, COLUMNS)]
+        return [column_of(name) for name in _in_order(found or COLUMNS, [*COLUMNS, *ARENA_TWO])]
 
     @property
     def who_judged(self) -> list[str]:
@@ -114,19 +115,27 @@ class Results:
         return {name: extra_title(name) for name in _in_order(found, EXTRAS)}
 
 
-def setting_rows(specs: Sequence[RowSpec], gamed: Path | None, compare_with: str, margin: float) -> list[RowResult]:
+def setting_rows(
+    specs: Sequence[RowSpec], gamed: Path | None, arena: Path | None, compare_with: str, margin: float
+) -> list[RowResult]:
     """Compute all rows of one setting; p-values are not yet corrected.
 
-    `gamed` is AlpacaEval's df_gamed.csv; it is None only where no row is judged on it. `margin` is that of the
-    equivalence test, in points.
+    `gamed` is AlpacaEval's df_gamed.csv, `arena` the folder of Arena-Hard's questions; they are None only where no row
+    is judged on them. `margin` is that of the equivalence test, in points.
     """
     scores = {spec.name: row_scores(spec.runs, gamed) for spec in specs if spec.runs}
+    controlled = styled({spec.name: spec.runs for spec in specs}, arena) if arena else {}
+    for name, (score, _) in controlled.items():
+        scores[name][COLUMN] = score
     rows = []
     for spec in specs:
         found = scores.get(spec.name, {})
         base = scores.get(compare_with, {}) if spec.name != compare_with else {}
         cells = {column: _cell(score, base.get(column), margin) for column, score in found.items()}
-        rows.append(RowResult(spec.name, spec.label, cells, _mean_facts(spec.runs), spec.paper))
+        extras = _mean_facts(spec.runs)
+        if spec.name in controlled:
+            extras["arena_styled"] = controlled[spec.name][1]
+        rows.append(RowResult(spec.name, spec.label, cells, extras, spec.paper))
     return rows
 
 

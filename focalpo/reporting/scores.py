@@ -60,7 +60,7 @@ def row_scores(runs: Sequence[Run], gamed: Path | None) -> dict[str, Score]:
         assert gamed is not None, "a row is judged on a benchmark of its table"
         found |= _alpaca(files, seeds, gamed)
     if files := _files(runs, "judge", "arena_hard"):
-        found["arena_hard"] = _arena(files, seeds)
+        found |= _arena(files, seeds)
     for name in scored_sets(runs, "check"):
         answers = [read_records(file, Followed) for file in _files(runs, "check", name)]
         for level in LEVELS:
@@ -129,9 +129,18 @@ def _controlled(preference: Array, lengths: tuple[Array, Array], benchmark: Game
     return float(np.mean([length_controlled(fit(*run, benchmark), benchmark) for run in runs]))
 
 
-def _arena(files: Sequence[Path], seeds: tuple[str, ...]) -> Score:
+def _arena(files: Sequence[Path], seeds: tuple[str, ...]) -> dict[str, Score]:
+    """The score of all games or, where prompts have categories, a score per category."""
     games = [read_records(file, ArenaGame) for file in files]
-    results, weights = (_array(games, name).reshape(len(files), -1, 2) for name in ("result", "weight"))
+    categories = dict.fromkeys(game.id.rpartition("/")[0] for game in games[0])
+    return {
+        name or "arena_hard": _battles([[g for g in run if g.id.rpartition("/")[0] == name] for run in games], seeds)
+        for name in categories
+    }
+
+
+def _battles(games: Sequence[Sequence[ArenaGame]], seeds: tuple[str, ...]) -> Score:
+    results, weights = (_array(games, name).reshape(len(games), -1, 2) for name in ("result", "weight"))
     error = float(np.mean(list(map(battle_error, results, weights))))
     found = Score(seeds, Remembered(arena_score(results, weights)), error)
     gone = weights == 0

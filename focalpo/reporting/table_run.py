@@ -85,8 +85,8 @@ class TableRun:
                 RowSpec(name, label, self._runs(setting, name), paper.get(setting, {}).get(name, {}))
                 for name, label in self.rows.items()
             ]
-            benchmark = self.benchmark(setting, "alpaca_eval")
-            found = setting_rows(specs, benchmark and benchmark / "df_gamed.csv", compare_with, rule.equivalent)
+            alpaca, arena = (self.benchmark(setting, name) for name in ("alpaca_eval", "arena_hard"))
+            found = setting_rows(specs, alpaca and alpaca / "df_gamed.csv", arena, compare_with, rule.equivalent)
             protocols = {name: protocols_of(self.scored(setting, name)) for name in self.rows}
             rows[setting] = [with_verdicts(row, protocols[row.name], rule) for row in found]
         label, judges = self.rows.get(compare_with, ""), {name: self._judges(name) for name in self.settings}
@@ -103,7 +103,8 @@ class TableRun:
         for seed, generate in self.seeds(setting, row, "generate").items():
             places = {kind: self.inputs.get(f"{setting}/{row}/{seed}/{kind}") for kind in SCORED}
             folders = {kind: path for kind, path in places.items() if path is not None}
-            runs.append(Run(seed, folders, _answer_facts(generate) | _scored_facts(folders)))
+            facts = _answer_facts(generate) | _scored_facts(folders)
+            runs.append(Run(seed, folders | {"generate": generate}, facts))
         return runs
 
 
