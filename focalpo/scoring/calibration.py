@@ -76,7 +76,8 @@ def resampled(published: Array, judged: Array, lengths: tuple[Array, Array], gam
     means = (shares / weights.sum(1, keepdims=True)).T
     if gamed is None:
         return Resampled(*means)
-    both = LengthControlled(np.stack([judged, published]), *(np.stack([each, each]) for each in lengths), gamed)
+    reference, model = (np.stack([each, each]) for each in lengths)
+    both = LengthControlled(np.stack([judged, published]), reference, model, gamed)
     return Resampled(*means, *both.scores(weights).T)
 
 

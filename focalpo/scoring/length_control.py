@@ -143,8 +143,11 @@ class LengthControlled:
         return np.stack(columns, axis=-1)
 
     def left_out(self) -> Array:
-        """The score without each prompt, [seeds, prompts], refitted as in `scores`."""
-        return self.scores(1 - np.eye(self.prompts)).T
+        """The score without each prompt, [seeds, prompts], refitted as in `scores`.
+
+        The others weigh as much as all prompts did: the penalty and the gamed rows keep their share, as in a round.
+        """
+        return self.scores((1 - np.eye(self.prompts)) * self.prompts / (self.prompts - 1)).T
 
     def _refitted(self, seed: int, found: Fit, counts: NDArray, own: NDArray) -> Array:
         """Coefficients of every round, [rounds, 3]."""
