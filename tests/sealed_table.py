@@ -92,7 +92,8 @@ def _judge(job: Job) -> dict:
     write_records(job.path / "arena_hard.parquet", games)
     calls = {"calls": 800, "retried": 3, "failed": 0, "replayed": 0}
     protocols = {name: judged_by(protocol_of(values)) for name, values in job.settings["protocols"].items()}
-    return {"calls": calls, "gold": {"greedy_success": 50.0}, "served": ["pocket"], "judged_by": protocols}
+    served = sorted({each["model"] for each in protocols.values()})
+    return {"calls": calls, "gold": {"greedy_success": 50.0}, "served": served, "judged_by": protocols}
 
 
 MAKERS = {"benchmark": benchmark.make, "pairs": _pairs, "train": _train, "generate": _generate, "judge": _judge}

@@ -117,7 +117,7 @@ def test_who_judged_is_said_once_with_the_noise_of_repeated_verdicts(tmp_path: P
     assert renamed.by == "gpt-4-1106-preview at api, which calls itself gpt-4o"
 
 
-JUDGE = Judged("alpaca_eval", "AlpacaEval 2.0, local", "a_local", "0123", "a-judge", "http://a_b", "gpt4", ("a-judge",))
+JUDGE = Judged("alpaca_eval", "AlpacaEval 2.0, local", "a_local", "0123", "a-judge", "http://a_b", "gpt4", ())
 
 
 def test_every_format_says_who_judged_above_the_table() -> None:
