@@ -12,9 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from focalpo.scoring.stats import Array, Metric, value
+from focalpo.scoring.stats import Array, Metric, value, whole_weights
 from focalpo.scoring.student import below, quantile, two_sided
 
 LEVEL = 0.05
@@ -73,7 +71,7 @@ def paired_difference(a: Metric, b: Metric, same_seeds: bool) -> Difference:
 
 def pseudo_values(metric: Metric) -> Array:
     """The jackknife's pseudo-values over prompts, in points, [seeds, prompts]."""
-    whole = metric.scores(np.ones((1, metric.prompts))).T
+    whole = metric.scores(whole_weights(metric.prompts)).T
     return metric.prompts * whole - (metric.prompts - 1) * metric.left_out()
 
 

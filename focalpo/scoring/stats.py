@@ -8,6 +8,7 @@ The prompt is the unit of resampling: both games of a prompt, and the answers of
 an interval covers both "other prompts" and "other seeds". numpy only.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -71,25 +72,26 @@ class Ratio:
 
 
 class Remembered:
-    """Caches the resampled scores of a metric: its interval and all its differences use the same rounds."""
+    """Caches a metric's scores, whole, resampled and without each prompt: its interval and all differences use them."""
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
         self.seeds, self.prompts = metric.seeds, metric.prompts
-        self._drawn: Array | None = None
-        self._left_out: Array | None = None
+        self._kept: dict[str, Array] = {}
 
     def scores(self, weights: Array) -> Array:
-        if weights is not prompt_weights(self.prompts):
-            return self._metric.scores(weights)
-        if self._drawn is None:
-            self._drawn = self._metric.scores(weights)
-        return self._drawn
+        for weigh in (whole_weights, prompt_weights):
+            if weights is weigh(self.prompts):
+                return self._once(weigh.__name__, lambda: self._metric.scores(weights))
+        return self._metric.scores(weights)
 
     def left_out(self) -> Array:
-        if self._left_out is None:
-            self._left_out = self._metric.left_out()
-        return self._left_out
+        return self._once("left_out", self._metric.left_out)
+
+    def _once(self, name: str, computed: Callable[[], Array]) -> Array:
+        if name not in self._kept:
+            self._kept[name] = computed()
+        return self._kept[name]
 
 
 def win_rate(preferences: Array) -> Ratio:
@@ -140,14 +142,14 @@ def battle_error(results: Array, weights: Array) -> float:
 
 def value(metric: Metric) -> float:
     """The score on the prompts as they are, averaged over seeds."""
-    return float(metric.scores(np.ones((1, metric.prompts))).mean())
+    return float(metric.scores(whole_weights(metric.prompts)).mean())
 
 
 def seed_deviation(metric: Metric) -> float | None:
     """Standard deviation of the score over seeds, on the same prompts; None for a single seed."""
     if metric.seeds < 2:
         return None
-    return float(metric.scores(np.ones((1, metric.prompts)))[0].std(ddof=1))
+    return float(metric.scores(whole_weights(metric.prompts))[0].std(ddof=1))
 
 
 def bootstrap_error(metric: Metric) -> float:
@@ -166,6 +168,12 @@ def _resampled(metric: Metric, stream: int) -> Array:
     """The score in every round, [rounds]; rows with the same stream share the draws of their seeds."""
     scores = metric.scores(prompt_weights(metric.prompts))
     return (scores * _seed_weights(metric.seeds, stream)).sum(-1)
+
+
+@lru_cache(maxsize=16)
+def whole_weights(prompts: int) -> Array:
+    """Every prompt once, [1, prompts]."""
+    return np.ones((1, prompts))
 
 
 @lru_cache(maxsize=4)
