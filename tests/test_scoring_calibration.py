@@ -182,7 +182,7 @@ def test_published_annotations_judged_by_length_alone(tmp_path: Path, shared_dat
 def test_intervals_of_a_calibration_by_hand_and_in_every_format() -> None:
     """400 pairs agree in 300: 75% with a standard error of 2.17 points; equal judges rank equally in every round."""
     draw = np.random.default_rng(0)
-    published = 1 + (draw.random((4, 400)) < np.array([[0.2], [0.4], [0.6], [0.8]]))
+    published = 1 + (draw.random((4, 400)) < np.array([[0.05], [0.35], [0.65], [0.95]]))
     judged = published.copy()
     judged[:, :100] = 3 - judged[:, :100]
     lengths = np.ones(400), np.ones(400)
