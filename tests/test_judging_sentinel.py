@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from focalpo.judging.protocol import load_protocol
-from focalpo.judging.sentinel import Drift, drift, read_sentinel, recorded_or
+from focalpo.judging.sentinel import Drift, First, drift, read_sentinel, recorded_or
 from focalpo.judging.sentinel import judged as pairs_judged
 from focalpo.pocket.judge import complete
 from focalpo.stages.folder import Folder, Stage
@@ -28,8 +28,9 @@ def test_drift_by_hand() -> None:
 
 def test_the_first_run_makes_the_record_and_later_ones_read_it(tmp_path: Path) -> None:
     record = tmp_path / ".sentinel-a.json"
-    assert recorded_or(record, {"a": 0.25}) == {"a": 0.25}
-    assert recorded_or(record, {"a": 0.75}) == {"a": 0.25}
+    first = First("one", {"a": 0.25})
+    assert recorded_or(record, first) == first
+    assert recorded_or(record, First("two", {"a": 0.75})) == first
     assert [path.name for path in tmp_path.iterdir()] == [".sentinel-a.json"]
 
 
