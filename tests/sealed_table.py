@@ -5,7 +5,7 @@ from pathlib import Path
 
 from focalpo.config.compose import compose_table
 from focalpo.judging.dispatch import judged_by
-from focalpo.judging.protocol import protocol_of
+from focalpo.judging.requests import protocol_of
 from focalpo.planning.stages import in_order, report_stage, table_rows
 from focalpo.planning.table import compose_rows, with_rows
 from focalpo.stages.folder import Folder, Job, Stage
