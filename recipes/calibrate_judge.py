@@ -33,6 +33,7 @@ from focalpo.scoring.calibration import (
     longer_wins,
     model_shown_first,
     position_bias,
+    resampled,
 )
 from focalpo.scoring.length_control import Gamed, fit, length_controlled, read_gamed
 from focalpo.scoring.stats import Array, wins_of
@@ -85,6 +86,7 @@ def _calibration(
         None if turned is None else consistency(judged, turned),
         None if whole is None else length_controlled(fit(judged, *model.lengths, whole), whole),
         None if whole is None else length_controlled(fit(model.published, *model.lengths, whole), whole),
+        resampled(model.published, judged, model.lengths, whole),
     )
 
 

@@ -1,11 +1,10 @@
 """Judge one model's completions on every benchmark: verdicts, a record of each request, and the scores of this run."""
 
-import hashlib
 import sys
 from dataclasses import asdict
 from functools import partial
 
-from focalpo.judging.dispatch import judge
+from focalpo.judging.dispatch import judge, judged_by, lacking
 from focalpo.judging.earlier import RECORDS, take_records
 from focalpo.judging.endpoint import Endpoint, EndpointError
 from focalpo.judging.keys import open_to_listeners
@@ -13,7 +12,7 @@ from focalpo.judging.preflight import preflights
 from focalpo.judging.price import Estimate, expected_of
 from focalpo.judging.protocol import EVAL, ArenaProtocol, CheckedProtocol, JudgedProtocol
 from focalpo.judging.requests import protocol_of
-from focalpo.judging.sentinel import Sentinel, drift, judged, read_sentinel, recorded_or
+from focalpo.judging.sentinel import Sentinel, judged, read_sentinel, since_first
 from focalpo.judging.serving import address_of, endpoint_at
 from focalpo.judging.upstream import with_prompt
 from focalpo.pocket.world import is_correct
@@ -41,13 +40,16 @@ def make(job: Job) -> dict:
             endpoint.fill([*pairs, *(partial(judge, q, c, p, endpoint) for p, q, c in tasks.values())])
             facts = _drift(job, tasks, sentinel, endpoint) if sentinel else {"sentinel": {}, "warnings": []}
             for name, (protocol, questions, completions) in tasks.items():
-                write_records(job.path / f"{name}.parquet", judge(questions, completions, protocol, endpoint))
+                verdicts = judge(questions, completions, protocol, endpoint, job.launch["most_missing"])
+                write_records(job.path / f"{name}.parquet", verdicts)
+                facts["warnings"] += lacking(protocol, verdicts)
     if warning := open_to_listeners(settings["base_url"], settings["api_key_env"]):
         facts["warnings"].append(warning)
     served = sorted(endpoint.served)
     if len(served) > 1:
         facts["warnings"].append(f"several models answered as the judge: {', '.join(served)}; see records.jsonl")
     counts = {"calls": asdict(endpoint.counts), "spent_usd": endpoint.spending.usd, "served": served}
+    counts["judged_by"] = {name: judged_by(protocol) for name, (protocol, _, _) in tasks.items()}
     return counts | facts | ({"records_of": taken} if taken else {}) | _gold(job)
 
 
@@ -84,15 +86,12 @@ def _drift(job: Job, tasks: dict[str, Task], sentinel: Sentinel, endpoint: Endpo
                 print(f"{protocol.name}: the sentinel has {error}", file=sys.stderr)
                 warnings.append(f"{protocol.name}: the judge's drift is not known, because its sentinel lacks verdicts")
             continue
-        judge_hash = hashlib.sha256(job.settings["judge"].encode()).hexdigest()[:8]
-        mark = f"{job.settings['protocols'][name]['hash']}-{sentinel.hash}-{judge_hash}"
-        since = drift(recorded_or(job.path.parent / f".sentinel-{mark}.json", results), results)
+        mark = sentinel.mark(job.settings["protocols"][name]["hash"], job.settings["judge"])
+        since = since_first(job.path.parent, mark, job.key, results)
         found[name] = asdict(since)
         if since.changed > sentinel.most_changed:
-            warnings.append(
-                f"{protocol.name}: the judge has drifted, {100 * since.changed:.0f}% of {since.verdicts} sentinel "
-                f"verdicts have changed since its first run here"
-            )
+            changed = f"{100 * since.changed:.0f}% of {since.verdicts} sentinel verdicts have changed"
+            warnings.append(f"{protocol.name}: the judge has drifted, {changed} since its first run here")
     return {"sentinel": found, "warnings": warnings}
 
 

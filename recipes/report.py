@@ -3,11 +3,10 @@
 import csv
 from dataclasses import asdict, replace
 
-from focalpo.judging.protocol import EVAL, ArenaTwoProtocol
-from focalpo.judging.requests import protocol_of
+from focalpo.judging.protocol import EVAL
 from focalpo.reporting.anchors import author_block, author_curves
 from focalpo.reporting.answers import write_answers
-from focalpo.reporting.blocks import table_notes
+from focalpo.reporting.blocks import few_seeds, table_notes
 from focalpo.reporting.cells import Results
 from focalpo.reporting.checklist import checklist
 from focalpo.reporting.content import content_of, draw
@@ -15,7 +14,6 @@ from focalpo.reporting.document import as_latex_report, as_markdown_report, as_s
 from focalpo.reporting.overlaps import training_overlaps
 from focalpo.reporting.page import page
 from focalpo.reporting.provenance import chain, dirty, warnings_of
-from focalpo.reporting.styled import with_styled
 from focalpo.reporting.table_run import TableRun
 from focalpo.reporting.tables import as_csv, as_latex, as_markdown
 from focalpo.reporting.terminal import as_terminal
@@ -59,8 +57,5 @@ def _results(run: TableRun, warnings: tuple[str, ...]) -> Results:
     paper = read_yaml(EVAL / table["paper_numbers"], "correct it")["numbers"] if table["paper_numbers"] else {}
     title = f"FocalPO, {STUDIES[table['study']]} at {table['scale']} scale, commit {short(commit())}"
     results = run.results(paper, read_rule(EVAL / "verdicts.yaml"), title, warnings)
-    for setting in run.settings:
-        benchmark = run.benchmark(setting, "arena_hard")
-        if benchmark and isinstance(protocol_of(Job.read(benchmark).settings), ArenaTwoProtocol):
-            results = with_styled(results, run, setting)
-    return replace(results, notes=table_notes(results, table["scale"]))
+    warned = (*results.warnings, *few_seeds(results))
+    return replace(results, notes=table_notes(results, table["scale"]), warnings=warned)

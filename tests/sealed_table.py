@@ -4,6 +4,8 @@ import random
 from pathlib import Path
 
 from focalpo.config.compose import compose_table
+from focalpo.judging.dispatch import judged_by
+from focalpo.judging.requests import protocol_of
 from focalpo.planning.stages import in_order, report_stage, table_rows
 from focalpo.planning.table import compose_rows, with_rows
 from focalpo.stages.folder import Folder, Job, Stage
@@ -88,7 +90,10 @@ def _judge(job: Job) -> dict:
     arena = read_records(job.inputs["arena_hard"] / "questions.parquet", Question)
     games = [ArenaGame(q.id, game, "A>B", draw.choice([0.0, 0.5, 1.0]), 1) for q in arena for game in (1, 2)]
     write_records(job.path / "arena_hard.parquet", games)
-    return {"calls": {"calls": 800, "retried": 3, "failed": 0, "replayed": 0}, "gold": {"greedy_success": 50.0}}
+    calls = {"calls": 800, "retried": 3, "failed": 0, "replayed": 0}
+    protocols = {name: judged_by(protocol_of(values)) for name, values in job.settings["protocols"].items()}
+    served = sorted({each["model"] for each in protocols.values()})
+    return {"calls": calls, "gold": {"greedy_success": 50.0}, "served": served, "judged_by": protocols}
 
 
 MAKERS = {"benchmark": benchmark.make, "pairs": _pairs, "train": _train, "generate": _generate, "judge": _judge}

@@ -21,8 +21,9 @@ from focalpo.planning.stages import row_stages
 from focalpo.planning.table import planned
 from focalpo.reporting.scores import prompt_score
 from focalpo.reporting.table_run import TableRun
+from focalpo.scoring.differences import paired_difference
 from focalpo.scoring.levels import accuracy, level_points
-from focalpo.scoring.stats import interval, paired_difference
+from focalpo.scoring.stats import interval
 from focalpo.stages.folder import Folder, Job
 from focalpo.stages.metrics import LEVELS, column_of, extra_title
 from focalpo.stages.records import Completion, Followed, PromptScore, Question, read_records, write_records
@@ -132,8 +133,8 @@ def test_intervals_equal_a_naive_bootstrap_and_the_librarys_error_is_that_of_a_m
     error = prompt_score(some, ("1",)).library_se
     assert error == pytest.approx(100 * np.sqrt(0.25 * 0.75 / 79)), "a proportion's, with 79 degrees of freedom"
     more = [[PromptScore(str(n), float(n < 40), 1.0) for n in range(80)]]
-    gap, p = paired_difference(*(prompt_score(each, ("1",)).metric for each in (more, some)), True)
-    assert gap.value == pytest.approx(25.0) and gap.low > 0 and p < 0.01
+    gap = paired_difference(*(prompt_score(each, ("1",)).metric for each in (more, some)), True)
+    assert gap.value == pytest.approx(25.0) and gap.low > 0 and gap.p < 0.01
 
 
 def test_a_table_without_a_judge_has_the_columns_that_were_checked(report: Path) -> None:

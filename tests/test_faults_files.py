@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from focalpo.judging.protocol import load_protocol
-from focalpo.judging.sentinel import read_sentinel, recorded_or
+from focalpo.judging.sentinel import First, read_sentinel, recorded_or
 from focalpo.reporting.table_run import TableRun
 from focalpo.reporting.verdicts import read_rule
 from focalpo.running.command import run_command
@@ -37,7 +37,7 @@ DOORS: dict[str, tuple[str, Reader, dict[str, bytes]]] = {
     "a sentinel": ("sentinel.yaml", read_sentinel, NOT_YAML),
     "a protocol": ("protocol.yaml", load_protocol, NOT_YAML),
     "the rule of verdicts": ("verdicts.yaml", read_rule, NOT_YAML),
-    "a judge's first run": (".sentinel.json", lambda file: recorded_or(file, {"pair 0": 1.0}), NOT_JSON),
+    "a judge's first run": (".sentinel.json", lambda file: recorded_or(file, First("key", {"pair 0": 1.0})), NOT_JSON),
     "a table's numbers": ("table1.csv", lambda file: _scores(file.parent), NOT_TABLES),
 }
 CASES = [

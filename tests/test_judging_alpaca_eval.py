@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from focalpo.judging import alpaca_eval as alpaca_module
 from focalpo.judging import endpoint as endpoint_module
 from focalpo.judging.alpaca_eval import judge_alpaca
+from focalpo.judging.dispatch import missing
 from focalpo.judging.endpoint import EndpointError
 from focalpo.judging.protocol import AlpacaProtocol, annotator_config, load_protocol
 from focalpo.scoring.stats import discrete_win_rate, value, win_rate
@@ -252,9 +255,53 @@ def test_a_text_that_would_end_the_judges_prompt_is_rejected(tmp_path: Path, tok
     questions, completions = benchmark([0.5, 0.5])
     completions[1] = replace(completions[1], text=f"fine.{token}")
     with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
-        with pytest.raises(ValueError, match=r"1 rows \(q1\) contain"):
+        with pytest.raises(ValueError, match=r"no verdict for 1 rows \(q1\); their texts contain"):
             judge_alpaca(questions, completions, protocol(2), endpoint)
     assert stub.requests == []
+
+
+def test_few_rows_without_a_verdict_are_missing_and_more_stop_the_score(tmp_path: Path) -> None:
+    """One of 8 is an eighth: at most_missing .125 it is left NaN, at .124 it stops the score."""
+    questions, completions = benchmark(CHANCES)
+    broken = [replace(completions[0], text="fine.<|im_end|>"), *completions[1:]]
+
+    def script(body: dict, _: int) -> dict | Fault:
+        return Fault(500, b"oops") if "question 5" in body["messages"][-1]["content"] else honest(body)
+
+    with judge_stub(script) as stub, opened(stub.url, tmp_path) as endpoint:
+        verdicts = judge_alpaca(questions, completions, protocol(8), endpoint, 0.125)
+        assert [verdict.id for verdict in verdicts if not verdict.judged] == ["q5"] == missing(verdicts)
+        assert [v.preference for v in verdicts if v.judged] == pytest.approx([1 + c for c in CHANCES if c != 0.05])
+        for share, given in ((0.124, completions), (0.125, broken)):
+            with pytest.raises(ValueError, match=r"no verdict for . rows .*; at most . of 8 may be missing"):
+                judge_alpaca(questions, given, protocol(8), endpoint, share)
+        assert missing(judge_alpaca(questions, broken, protocol(8), endpoint, 0.25)) == ["q0", "q5"]
+
+
+def test_a_prompt_that_shows_other_texts_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's own filling, which moves an answer into an instruction that holds its placeholder."""
+    prompts = [[{"role": "user", "content": f"Ask {text}"}] for text in ("{output_1}", "plainly")]
+    questions = [Question(f"q{n}", prompt, "first") for n, prompt in enumerate(prompts)]
+    completions = [Completion(f"q{n}", prompt, "second", 1, True) for n, prompt in enumerate(prompts)]
+
+    def replaced_in_turn(df: pd.DataFrame, template: str, batch_size: int) -> tuple[list[str], pd.DataFrame]:
+        filled = []
+        for row in df.to_dict("records"):
+            text = template
+            for name in ("instruction", "output_1", "output_2"):
+                text = text.replace(f"{{{name}}}", row[name])
+            filled.append(text)
+        return filled, df.copy()
+
+    verdict = completion("m", {"m": math.log(0.7), "M": math.log(0.3)})
+    with judge_stub(lambda *_: verdict) as stub, opened(stub.url, tmp_path) as endpoint:
+        judge_alpaca(questions, completions, protocol(2), endpoint)
+        asked = len(stub.requests)
+        monkeypatch.setattr(alpaca_module._library().utils, "make_prompts", replaced_in_turn)
+        verdicts = judge_alpaca(questions, completions, protocol(2), endpoint, 0.5)
+        with pytest.raises(ValueError, match=r"no verdict for 1 rows \(q0\); alpaca_eval's prompt does not show"):
+            judge_alpaca(questions, completions, protocol(2), endpoint)
+    assert (asked, len(stub.requests)) == (2, 2) and missing(verdicts) == ["q0"]
 
 
 BRACES = ("{output_1}", "{output_2} {instruction}", "{", "}{", "{{ output_1 }}", "{0} %s \\1 {instruction}")

@@ -170,6 +170,9 @@ def test_games_without_a_verdict_are_named_and_the_others_are_kept(tmp_path: Pat
             judge_arena(questions, completions, protocol(3), endpoint)
         assert "2 rows (q1 game 1, q1 game 2)" in str(error.value) and "\n" not in str(error.value)
         asked = len(stub.requests)
+        with opened(None, tmp_path) as endpoint:
+            games = judge_arena(questions, completions, protocol(3), endpoint, most_missing=0.34)
+        assert [(game.id, game.game) for game in games if not game.judged] == [("q1", 1), ("q1", 2)]
     with judge_stub(lambda *_: reply_with("B>>A")) as stub, opened(stub.url, tmp_path) as endpoint:
         games = judge_arena(questions, completions, protocol(3), endpoint)
     assert [game.result for game in games] == [0.5, 0.5, 1.0, 0.0, 0.5, 0.5]

@@ -11,8 +11,9 @@ import torch
 from focalpo.judging.arena_hard import judge_arena, labels
 from focalpo.judging.benchmarks import read_questions
 from focalpo.judging.protocol import ArenaTwoProtocol, load_protocol, protocol_hash
-from focalpo.scoring.stats import arena_score, value
-from focalpo.scoring.style_control import Played, style_controlled, style_difference
+from focalpo.judging.upstream import TEMPLATE_NAMES, with_prompt, write_prompt
+from focalpo.scoring.stats import arena_score, bootstrap_error, prompt_weights, value
+from focalpo.scoring.style_control import Models, Played, StyleControlled, style_difference
 from focalpo.stages.records import Completion
 from tests.judge_stub import completion, judge_stub, opened
 
@@ -136,7 +137,34 @@ def test_the_closed_form_and_style_control_agree_with_the_official_bradley_terry
     models = {"a": games(1, 2.0, -0.5), "b": games(2, 2.0, 0.3)}
     closed = {name: value(arena_score(m.results[None], m.weights[None])) for name, m in models.items()}
     assert closed == pytest.approx(official(models, use_style=False), abs=0.01)
-    assert style_controlled(models) == pytest.approx(official(models, use_style=True), abs=0.01)
+    found = StyleControlled(list(models.values()))
+    theirs = list(official(models, use_style=True).values())
+    assert found.at_mean_style() == pytest.approx(theirs, abs=0.01)
+    assert np.abs(found.at_equal_style() - theirs).max() > 5, "length is above 0 in all games, and the judge likes it"
+
+
+def test_the_score_at_equal_style_is_the_skill_of_a_model_that_wins_by_length() -> None:
+    """Skills -.5 and .3 in logits, 37.8% and 57.4% between equal styles; upstream's number has the length in it."""
+    found = StyleControlled([games(1, 2.0, -0.5, 4000), games(2, 2.0, 0.3, 4000)])
+    skills = 100 / (1 + np.exp([0.5, -0.3]))
+    assert np.abs(found.at_equal_style() - skills).max() < 4 < np.abs(found.at_mean_style() - skills).min()
+
+
+def test_a_round_of_style_control_is_a_refit() -> None:
+    """Of 40 rounds: one Newton step from the full fit is within a twentieth of the spread, root mean square."""
+    models = [games(1, 2.0, -0.5), games(2, 2.0, 0.3)]
+    found = StyleControlled(models)
+    weights = prompt_weights(400)[:40]
+    refits = []
+    for row in weights.astype(int):
+        drawn = np.repeat(np.arange(400), row)
+        again = [Played(m.results[drawn], m.weights[drawn], m.style[drawn]) for m in models]
+        refits.append(StyleControlled(again).at_equal_style())
+    quick = found.scores(weights)
+    assert np.sqrt(np.mean((quick - refits) ** 2)) < 0.05 * np.std(refits, axis=0).min()
+    second = Models(found, [1])
+    assert value(second) == pytest.approx(found.at_equal_style()[1]) and second.left_out().shape == (1, 400)
+    assert bootstrap_error(second) == pytest.approx(np.std(refits, axis=0)[1], rel=0.4)
 
 
 def test_a_model_that_wins_by_length_alone_loses_its_lead() -> None:
@@ -147,23 +175,59 @@ def test_a_model_that_wins_by_length_alone_loses_its_lead() -> None:
     results = (draw.uniform(size=(2000, 2)) < 1 / (1 + np.exp(-4 * style[:, :1]))).astype(float)
     models = {"long": long, "short": Played(results, np.ones_like(results), style)}
     raw = {name: value(arena_score(m.results[None], m.weights[None])) for name, m in models.items()}
-    controlled = style_controlled(models)
+    long_controlled, short_controlled = StyleControlled(list(models.values())).at_equal_style()
     assert raw["long"] - raw["short"] > 50
-    assert abs(controlled["long"] - controlled["short"]) < 8
+    assert abs(long_controlled - short_controlled) < 8
 
 
 def test_without_style_differences_style_control_is_the_plain_score() -> None:
     model = games(6, 0.0, 0.2)
     plain = replace(model, style=np.zeros_like(model.style))
-    assert style_controlled({"a": plain})["a"] == pytest.approx(
-        value(arena_score(plain.results[None], plain.weights[None]))
-    )
+    (found,) = StyleControlled([plain]).at_equal_style()
+    assert found == pytest.approx(value(arena_score(plain.results[None], plain.weights[None])))
 
 
 def test_a_model_that_won_every_battle_has_no_finite_rating() -> None:
     model = games(7, 0.0, 0.2)
     with pytest.raises(ValueError, match="style control has no finite ratings"):
-        style_controlled({"a": replace(model, results=np.ones_like(model.results))})
+        StyleControlled([replace(model, results=np.ones_like(model.results))])
+
+
+AUTHORS = """
+OG = "Be fair."
+JUDGE_SETTINGS = {
+    "hard_prompt": {"baseline": "o3-mini-2025-01-31", "system_prompt": OG},
+    "creative_writing": {"baseline": "gemini-2.0-flash-001", "system_prompt": "Be kind."},
+}
+OTHER = open("nothing is run")
+"""
+
+
+def test_the_judge_gets_the_authors_prompt_of_each_category(tmp_path: Path) -> None:
+    asked = protocol()
+    template = asked.user_template
+    for theirs, ours in TEMPLATE_NAMES.items():
+        template = template.replace(ours, theirs)
+    patterns = [asked.regex, asked.second_regex]
+    settings = {"temperature": 0.0, "max_tokens": 16000, "regex_patterns": patterns, "prompt_template": template}
+    (tmp_path / "arena-hard-v2.0.yaml").write_text(json.dumps(settings))
+    (tmp_path / "judge_utils.py").write_text(AUTHORS)
+    assert with_prompt(asked, tmp_path) == asked
+    write_prompt(asked, tmp_path)
+    shown = {name: each.prompt_file.read_text() for name, each in with_prompt(asked, tmp_path).categories.items()}
+    assert shown == {"hard_prompt": "Be fair.", "creative_writing": "Be kind."}
+    for ours, other, told in (("o3-mini", "o4-mini", "has baseline o3-mini"), ('"Be kind."', "3", "does not define")):
+        (tmp_path / "judge_utils.py").write_text(AUTHORS.replace(ours, other))
+        with pytest.raises(ValueError, match=told):
+            write_prompt(asked, tmp_path)
+    (tmp_path / "arena-hard-v2.0.yaml").write_text(json.dumps(settings | {"regex_patterns": patterns[:1]}))
+    with pytest.raises(ValueError, match="regex is .*; fix the protocol"):
+        write_prompt(asked, tmp_path)
+
+
+def test_our_own_wording_is_another_protocol() -> None:
+    own = load_protocol(EVAL / "arena_hard_v2_0_own.yaml")
+    assert protocol_hash(own) != protocol_hash(protocol()) and "prompt" not in own.files
 
 
 def test_a_question_may_hold_any_line_separator(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from focalpo.judging.protocol import load_protocol
-from focalpo.judging.sentinel import Drift, drift, read_sentinel, recorded_or
+from focalpo.judging.sentinel import Drift, First, drift, read_sentinel, recorded_or
 from focalpo.judging.sentinel import judged as pairs_judged
 from focalpo.pocket.judge import complete
 from focalpo.stages.folder import Folder, Stage
@@ -28,8 +28,9 @@ def test_drift_by_hand() -> None:
 
 def test_the_first_run_makes_the_record_and_later_ones_read_it(tmp_path: Path) -> None:
     record = tmp_path / ".sentinel-a.json"
-    assert recorded_or(record, {"a": 0.25}) == {"a": 0.25}
-    assert recorded_or(record, {"a": 0.75}) == {"a": 0.25}
+    first = First("one", {"a": 0.25})
+    assert recorded_or(record, first) == first
+    assert recorded_or(record, First("two", {"a": 0.75})) == first
     assert [path.name for path in tmp_path.iterdir()] == [".sentinel-a.json"]
 
 
@@ -76,7 +77,8 @@ def judging(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Stage]:
 def judged(judging: tuple[Path, Stage], base_url: str | None, sentinel: str | None = "sentinel_pocket") -> dict:
     """The facts of a fresh judge stage at an address; of earlier runs, only the sentinel's record remains."""
     runs, stage = judging
-    launch = {"endpoint": stage.launch["endpoint"] | {"base_url": base_url, "concurrency": 8}, "sentinel": sentinel}
+    endpoint = stage.launch["endpoint"] | {"base_url": base_url, "concurrency": 8}
+    launch = stage.launch | {"endpoint": endpoint, "sentinel": sentinel}
     folder = Folder(runs, Stage(stage.kind, stage.name, stage.settings, stage.inputs, launch))
     if base_url is not None:
         shutil.rmtree(folder.path, ignore_errors=True)
@@ -100,8 +102,8 @@ def test_a_drifted_judge_gives_a_warning_and_an_unchanged_one_does_not(judging: 
         same = judged(judging, stub.url)
     for facts in (first, same):
         assert facts["warnings"] == []
-        assert facts["sentinel"]["alpaca_eval"] == {"verdicts": 10, "changed": 0.0, "moved": 0.0}
-        assert facts["sentinel"]["arena_hard"] == {"verdicts": 20, "changed": 0.0, "moved": 0.0}
+        assert facts["sentinel"]["alpaca_eval"] == {"verdicts": 10, "changed": 0.0, "moved": 0.0, "first": True}
+        assert facts["sentinel"]["arena_hard"] == {"verdicts": 20, "changed": 0.0, "moved": 0.0, "first": True}
     with judge_stub(contrary) as stub:
         moved = judged(judging, stub.url)
     assert moved["sentinel"]["alpaca_eval"]["changed"] >= 0.9

@@ -190,13 +190,13 @@ KEYS = {
         "reference/pocket_base-mismatched-f49f8b39ece5",
         "train/base-focalpo-s5-45f1a1f84c85",
         "generate/base-focalpo-s5-db4c46c01dd3",
-        "judge/base-focalpo-s5-4f8e08ca3a57",
+        "judge/base-focalpo-s5-30384ed097ae",
     ),
     "table=paper": (
         "pairs/ultrafeedback_binarized-9b48e5f18eeb",
         "reference/llama3_ultrafeedback_armorm-chosen-rejected-97719ee17d84",
         "train/base-dpo-s42-e6a70676d13c",
-        "judge/base-focalpo-s42-25fe7944a665",
+        "judge/base-focalpo-s42-20ad0a52a5f2",
     ),
     "table=one_gpu lora=rank16 data=on_policy": (
         "sample/qwen2_5_0_5b_instruct-on_policy-226e1414c0e3",

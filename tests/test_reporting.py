@@ -17,7 +17,7 @@ from focalpo.reporting.judges import judge_statistics
 from focalpo.reporting.provenance import chain, commands, dirty
 from focalpo.reporting.table_run import TableRun
 from focalpo.reporting.verdicts import read_rule
-from focalpo.scoring.stats import Interval
+from focalpo.scoring.differences import Difference
 from focalpo.stages.origin import short
 from focalpo.stages.records import AlpacaVerdict, ArenaGame, write_records
 
@@ -64,7 +64,7 @@ def test_an_answer_has_its_share_of_the_win(sealed_report: Path) -> None:
 
 
 def test_the_summary_marks_significant_differences_and_rows_that_did_not_run() -> None:
-    cell = Cell(30.0, 28.0, 32.0, 3, 400, 0.5, difference=Interval(4.0, 2.0, 6.0), p=0.01, p_holm=0.03)
+    cell = Cell(30.0, 28.0, 32.0, 3, 400, 0.5, difference=Difference(4.0, 2.0, 6.0, 0.01, 1.0, 399.0), p_holm=0.03)
     rows = [
         RowResult("a", "A", {"ae2_lc": cell, "ae2_wr": replace(cell, p_holm=0.06)}, {}, {}),
         RowResult("b", "B", {}, {}, {}),
@@ -124,9 +124,9 @@ def test_runs_of_different_seeds_are_not_paired(sealed_report: Path, monkeypatch
     """Two rows with one run each, of different seeds: equally many runs, but none share a data order."""
     run, asked = TableRun.read(sealed_report), []
 
-    def compare(metric: object, base: object, same_seeds: bool) -> tuple[Interval, float]:
+    def compare(metric: object, base: object, same_seeds: bool) -> Difference:
         asked.append(same_seeds)
-        return Interval(0.0, 0.0, 0.0), 1.0
+        return Difference(0.0, 0.0, 0.0, 1.0, 0.0, 1.0)
 
     monkeypatch.setattr(cells, "paired_difference", compare)
     lost = ("base/dpo/1/", "base/focalpo/2/", "base/sft/1/")

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,17 +11,21 @@ import numpy as np
 import pytest
 
 from focalpo.judging.protocol import EVAL
-from focalpo.reporting.blocks import blocks, equivalences, table_notes
+from focalpo.reporting.blocks import blocks, equivalences, few_seeds, table_notes
 from focalpo.reporting.cells import Cell, Results, RowResult, holm_corrected
 from focalpo.reporting.content import GRADIENT
+from focalpo.reporting.document import as_summary
+from focalpo.reporting.judged import Judged, judged_by
 from focalpo.reporting.overlaps import training_overlaps
-from focalpo.reporting.styled import with_styled
+from focalpo.reporting.scores import Run, row_scores
+from focalpo.reporting.styled import styled
 from focalpo.reporting.table_run import TableRun
 from focalpo.reporting.tables import as_csv, as_latex, as_markdown, tex
 from focalpo.reporting.terminal import as_terminal
 from focalpo.reporting.verdicts import Rule, protocols_of, read_rule, verdict, with_verdicts
 from focalpo.scoring import stats
-from focalpo.scoring.stats import Interval, Remembered, holm, win_rate
+from focalpo.scoring.differences import Difference, holm
+from focalpo.scoring.stats import Remembered, win_rate
 from focalpo.stages.folder import Folder, Stage
 from focalpo.stages.records import ArenaGame, Completion, Pair, Question, write_records
 
@@ -29,7 +34,7 @@ RULE = Rule(1.0, 2.0, 6.0, 3.0, protocols={"ae2_wr": "official", "arena_hard": "
 
 def cell(p: float | None = None, value: float = 14.0, se: float = 1.0) -> Cell:
     found = Cell(value, value - 2, value + 2, seeds=3, prompts=805, seed_sd=0.5, se=se, library_se=0.9)
-    return found if p is None else replace(found, difference=Interval(-1.5, -3.0, 0.1), p=p, detectable=2.5)
+    return found if p is None else replace(found, difference=Difference(-1.5, -3.0, 0.1, p, 0.8, 804.0), detectable=2.5)
 
 
 def row(name: str, paper: dict | None = None, **cells: Cell) -> RowResult:
@@ -66,19 +71,91 @@ def test_only_cells_judged_under_the_papers_protocol_get_a_verdict() -> None:
     protocols = {"alpaca_eval": "official", "arena_hard": "local", "ifeval": "official"}
     found = with_verdicts(judged, protocols, RULE)
     assert {name: c.verdict for name, c in found.cells.items() if c.verdict} == {"ae2_wr": "reproduced"}
+    assert found.paper == {"ae2_wr": 14.2}, "no other number of the paper stands beside ours"
+    assert with_verdicts(row("sft", paper), protocols, RULE).paper == {}, "nor beside nothing"
 
 
 def test_columns_judged_under_different_protocols_have_no_protocol(tmp_path: Path) -> None:
-    def judged(name: str, alpaca: str) -> Path:
-        protocols = {"alpaca_eval": {"protocol": alpaca}, "arena_hard": {"protocol": "arena_hard_v0_1"}}
-        stage = Folder(tmp_path, Stage("judge", name, {"protocols": protocols}))
-        with stage.being_made():
-            stage.seal(0.0)
-        return stage.path
-
-    one, two = judged("a", "alpaca_eval_2"), judged("b", "alpaca_eval_2_local")
+    one, two = judged(tmp_path, "a", "alpaca_eval_2"), judged(tmp_path, "b", "alpaca_eval_2_local")
     assert protocols_of([one]) == {"alpaca_eval": "alpaca_eval_2", "arena_hard": "arena_hard_v0_1"}
     assert protocols_of([one, two]) == {"arena_hard": "arena_hard_v0_1"} and protocols_of([]) == {}
+    other = judged(tmp_path, "c", "alpaca_eval_2", served=["gpt-4o"])
+    assert "alpaca_eval_2" not in protocols_of([other]).values(), "another model answered under the judge's name"
+
+
+def judged(
+    runs: Path, name: str, alpaca: str, served: Sequence[str] = ("gpt-4-1106-preview",), **sentinel: float
+) -> Path:
+    """A sealed judge stage of both benchmarks; `sentinel` is what AlpacaEval's drift was."""
+    protocols = {"alpaca_eval": alpaca, "arena_hard": "arena_hard_v0_1"}
+    settings = {"protocols": {k: {"protocol": v, "hash": f"hash of {v}"} for k, v in protocols.items()}, "judge": "api"}
+    asked = {k: {"title": f"{k} title", "model": "gpt-4-1106-preview", "baseline": "gpt4"} for k in protocols}
+    stage = Folder(runs, Stage("judge", name, settings | {"name": name}))
+    drift = {"alpaca_eval": sentinel} if sentinel else {}
+    with stage.being_made():
+        stage.seal(0.0, {"judged_by": asked, "served": list(served), "sentinel": drift})
+    return stage.path
+
+
+def test_who_judged_is_said_once_with_the_noise_of_repeated_verdicts(tmp_path: Path) -> None:
+    """Of 10 and 10 sentinel verdicts given again, 1 and 3 changed; results moved by .1 and .3: 20% and 20 points."""
+    drifts = ((True, 0.0, 0.0), (False, 0.1, 0.1), (False, 0.3, 0.3))
+    folders = [
+        judged(tmp_path, str(n), "local", first=first, verdicts=10, changed=changed, moved=moved)
+        for n, (first, changed, moved) in enumerate(drifts)
+    ]
+    alpaca, arena = judged_by(folders)
+    assert str(arena) == (
+        "arena_hard title: judged by gpt-4-1106-preview at api, against gpt4; protocol arena_hard_v0_1, "
+        "hash hash of arena_hard_v0_1."
+    )
+    assert str(alpaca).endswith(
+        "Repeat noise: of 20 sentinel verdicts given again, 20.0% have another winner; they moved 20.0 points on "
+        "average."
+    )
+    (renamed, _) = judged_by([judged(tmp_path, "r", "local", served=["gpt-4o"])])
+    assert renamed.by == "gpt-4-1106-preview at api, which calls itself gpt-4o"
+
+
+JUDGE = Judged("alpaca_eval", "AlpacaEval 2.0, local", "a_local", "0123", "a-judge", "http://a_b", "gpt4", ())
+
+
+def test_every_format_says_who_judged_above_the_table() -> None:
+    table = replace(results_of(row("sft", ae2_wr=cell())), judges={"base": (JUDGE,)})
+    line = "AlpacaEval 2.0, local: judged by a-judge at http://a_b, against gpt4; protocol a_local, hash 0123."
+    texts = [as_markdown(table), as_summary(table), as_terminal(table, "files").replace("\n", " "), as_latex(table)]
+    for text, said, number in zip(texts, [line, line, line, tex(line)], ["14.0 ["] + ["14.0"] * 3, strict=True):
+        assert said in text and text.index(said) < text.index(number)
+    (written,) = csv.DictReader(io.StringIO(as_csv(table)))
+    assert [written[name] for name in ("judge", "protocol", "protocol_hash", "baseline")] == [
+        "a-judge at http://a_b", "a_local", "0123", "gpt4",
+    ]  # fmt: skip
+
+
+def test_every_format_shows_missing_verdicts_and_the_worst_that_they_can_hide() -> None:
+    table = results_of(row("sft", ae2_wr=replace(cell(), missing=2, worst=(13.9, 14.2))))
+    for text in (as_markdown(table), as_summary(table), as_terminal(table, "files"), as_latex(table)):
+        assert "2 missing: 13.9 to 14.2" in " ".join(text.split())
+    (written,) = csv.DictReader(io.StringIO(as_csv(table)))
+    assert [written[name] for name in ("missing", "worst_low", "worst_high")] == ["2", "13.9", "14.2"]
+
+
+def test_missing_verdicts_are_bounded_by_losing_and_winning_them(tmp_path: Path) -> None:
+    """Wins of two prompts and one of weight 3 without a verdict: 3.5 of 5; lost 3.5 of 8, won 6.5 of 8."""
+    games = [("a", 1, 1.0, 3), ("a", 2, math.nan, 0), ("b", 1, 0.0, 1), ("b", 2, 0.5, 1)]
+    records = [ArenaGame(name, game, "", result, weight) for name, game, result, weight in games]
+    folder = sealed(tmp_path, "judge", "dpo", {}, arena_hard=records).path
+    found = row_scores([Run("1", {"judge": folder}, {})], None)["arena_hard"]
+    assert stats.value(found.metric) == pytest.approx(70.0)
+    assert (found.missing, found.worst) == (1, pytest.approx((100 * 3.5 / 8, 100 * 6.5 / 8)))
+
+
+def test_a_table_with_three_seeds_or_fewer_warns() -> None:
+    few, many = cell(0.1), replace(cell(0.1), seeds=4)
+    (warning,) = few_seeds(results_of(row("dpo", ae2_wr=many), row("sft", ae2_wr=few), row("ipo", ae2_wr=many)))
+    assert warning.startswith("3 training seeds or fewer behind 1 of 3 rows (SFT)")
+    assert few_seeds(results_of(row("dpo", ae2_wr=many), row("ipo", ae2_wr=many))) == ()
+    assert few_seeds(results_of(row("dpo", ae2_wr=cell()))) == (), "nothing is compared"
 
 
 def test_the_rule_is_in_eval_and_names_every_column(tmp_path: Path) -> None:
@@ -99,6 +176,8 @@ def test_p_values_are_corrected_over_the_whole_table() -> None:
     found = holm_corrected(table)
     (base, instruct) = (found[setting][1].cells for setting in found)
     corrected = [instruct["ae2_wr"], base["ae2_wr"], instruct["ae2_lc"], base["ae2_lc"]]
+    wanted = [c.difference.detectable(4) for c in corrected]
+    assert [c.detectable for c in corrected] == wanted and wanted[0] > corrected[0].difference.detectable(1)
     assert [c.p_holm for c in corrected] == pytest.approx(holm([0.001, 0.02, 0.03, 0.5])) == [0.004, 0.06, 0.06, 0.5]
     assert math.isnan(found["base"][0].cells["ae2_wr"].p_holm)
 
@@ -126,9 +205,8 @@ def test_rows_that_did_not_run_are_dashes_and_a_table_of_them_has_no_blocks() ->
 
 
 def test_the_notes_explain_why_a_table_has_no_verdict() -> None:
-    assert "there is none at this scale" in table_notes(results_of(row("sft", ae2_wr=cell())), "files")[-1]
-    other = results_of(row("sft", {"ae2_wr": 15.5}, ae2_wr=cell()))
-    assert "no cell was judged under the paper's protocol" in table_notes(other, "files")[-1]
+    other = results_of(row("sft", ae2_wr=cell()))
+    assert "none was judged under the paper's protocol" in table_notes(other, "files")[-1]
     judged = results_of(row("sft", {"ae2_wr": 15.5}, ae2_wr=replace(cell(), verdict="differs")))
     assert not any("No cell has a verdict" in note for note in table_notes(judged, "files"))
 
@@ -210,11 +288,12 @@ def test_only_hard_prompts_are_scored_with_style_control(tmp_path: Path) -> None
     results["creative_writing/3"] = [(0.0, 3), (0.0, 3)]
     games = [ArenaGame(name, g + 1, "", *results[name][g]) for name in names for g in (0, 1)]
     judge = sealed(tmp_path, "judge", "dpo-s1", {}, arena_hard=games)
-    inputs = {"base/dpo/1/judge": judge.path, "base/dpo/1/generate": generate.path}
-    rows = {"dpo": {"label": "DPO"}, "sft": {"label": "SFT"}}
-    run = TableRun(tmp_path, {"rows": rows}, (), inputs | {"benchmark/base/arena_hard": benchmark.path})
-    dpo, sft = with_styled(results_of(row("dpo"), row("sft")), run, "base").rows["base"]
-    assert dpo.extras == pytest.approx({"arena_styled": 100 * 4.5 / 6}) and sft.extras == {}
+    run = Run("1", {"judge": judge.path, "generate": generate.path}, {})
+    ((name, (score, at_mean_style)),) = styled({"dpo": [run], "sft": []}, benchmark.path).items()
+    assert (name, score.seeds) == ("dpo", ("1",))
+    assert stats.value(score.metric) == pytest.approx(100 * 4.5 / 6) == at_mean_style
+    columns = {column: stats.value(found.metric) for column, found in row_scores([run], None).items()}
+    assert columns == pytest.approx({"hard_prompt": 100 * 4.5 / 6, "creative_writing": 0.0})
 
 
 def test_a_remembered_metric_resamples_once_and_equals_the_metric() -> None:
@@ -227,12 +306,17 @@ def test_a_remembered_metric_resamples_once_and_equals_the_metric() -> None:
             calls.append(len(weights))
             return metric.scores(weights)
 
+        def left_out(self) -> np.ndarray:
+            calls.append(-1)
+            return metric.left_out()
+
     metric = win_rate(np.random.default_rng(0).uniform(1, 2, (1, 50)))
     remembered = Remembered(Counted())
     assert stats.interval(remembered) == stats.interval(metric)
     assert stats.bootstrap_error(remembered) == stats.bootstrap_error(metric)
     assert stats.value(remembered) == stats.value(metric)
-    assert calls.count(stats.ROUNDS) == 1
+    assert (remembered.left_out() == metric.left_out()).all() and remembered.left_out() is remembered.left_out()
+    assert calls.count(stats.ROUNDS) == calls.count(-1) == 1
 
 
 def test_our_error_matches_alpaca_evals_for_one_run_and_arena_hards_is_too_small() -> None:

@@ -7,7 +7,7 @@ import pytest
 from focalpo.reporting.cells import Results, RowResult
 from focalpo.reporting.finding import finding
 from focalpo.reporting.terminal import WIDTH, as_terminal
-from focalpo.scoring.stats import Interval
+from focalpo.scoring.differences import Difference
 from focalpo.stages.metrics import LEVELS
 from tests.test_reporting_blocks import cell
 
@@ -19,7 +19,10 @@ def table(*differences: tuple[float, float], settings: dict[str, str] = SETTINGS
     rows = {}
     for setting, (points, p) in zip(settings, differences, strict=True):
         other = replace(
-            cell(0.5, value=25 + points), difference=Interval(points, points - 2, points + 2), p_holm=p, detectable=1.6
+            cell(value=25 + points),
+            difference=Difference(points, points - 2, points + 2, 0.5, 1.0, 399.0),
+            p_holm=p,
+            detectable=1.6,
         )
         rows[setting] = [
             RowResult("dpo", "DPO", {"ae2_wr": cell(value=25)}, {}, {}),
@@ -35,7 +38,7 @@ def table(*differences: tuple[float, float], settings: dict[str, str] = SETTINGS
             [(0.4, 0.8), (-0.7, 0.05)],
             "FocalPO and DPO cannot be told apart: none of 2 differences is significant (p < .05 after Holm's "
             "correction), the largest difference is -0.7 [-2.7, +1.3] (AlpacaEval WR, Pocket instruct); a true "
-            "difference of 1.6 points would show 4 times in 5.",
+            "difference of 1.6 points would be significant 4 times in 5.",
         ),
         (
             [(3.0, 0.01), (-5.0, 0.049)],

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import os
 from dataclasses import replace
 from itertools import product
@@ -13,8 +14,9 @@ import pandas as pd
 import pytest
 
 from focalpo.scoring import stats
+from focalpo.scoring.differences import holm, paired_difference, pseudo_values
 from focalpo.scoring.length_control import Gamed, LengthControlled, fit, length_controlled, read_gamed
-from focalpo.scoring.stats import Ratio, arena_score, holm, interval, paired_difference, value, win_rate
+from focalpo.scoring.stats import Ratio, arena_score, interval, value, win_rate
 
 ROOT = Path(__file__).parent.parent
 # name: WR, SE and discrete WR as published; LC, whose gamed rows are a reconstruction
@@ -62,7 +64,7 @@ def test_equivalence_is_shown_by_many_prompts_and_not_by_few_or_a_true_differenc
     def p(prompts: int, second: float, margin: float = 5.0) -> float:
         draw = np.random.default_rng(1)
         a, b = (Ratio((draw.random((1, prompts)) < x).astype(float), np.ones((1, prompts))) for x in (0.5, second))
-        return stats.equivalence(a, b, True, margin)
+        return paired_difference(a, b, True).equivalence(margin)
 
     assert p(4000, 0.5) < 0.01 and p(50, 0.5) > 0.1 and p(4000, 0.6) > 0.99
     # By the normal approximation: two shares of 4,000 have a difference with error sqrt(2 * 0.25 / 4000).
@@ -245,11 +247,11 @@ def test_a_paired_difference_ignores_what_both_rows_share() -> None:
     draw = np.random.default_rng(5)
     shared = draw.uniform(1.2, 1.8, (1, 300))
     a, b = win_rate(shared + 0.02), win_rate(shared)
-    found, p = paired_difference(a, b, same_seeds=True)
+    found = paired_difference(a, b, same_seeds=True)
     assert found.value == pytest.approx(2) and found.low == pytest.approx(2) and found.high == pytest.approx(2)
-    assert p == pytest.approx(2 / (stats.ROUNDS + 1))
-    same, p = paired_difference(b, b, same_seeds=True)
-    assert same == stats.Interval(0.0, 0.0, 0.0) and p == 1.0
+    assert found.p < 1e-12 and found.equivalence(3) < 1e-12 and found.equivalence(1) > 1 - 1e-12
+    same = paired_difference(b, b, same_seeds=True)
+    assert (same.value, same.low, same.high, same.p, same.equivalence(1)) == (0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 def test_holm_by_hand() -> None:
@@ -262,5 +264,70 @@ def test_the_detectable_difference_of_a_known_case() -> None:
     """Independent uniform differences: sd of the mean is sqrt(2/12)/sqrt(n) * 100, times 2.80."""
     draw = np.random.default_rng(6)
     a, b = (win_rate(draw.uniform(1, 2, (1, 400))) for _ in range(2))
-    expected = 2.802 * 100 * np.sqrt(2 / 12 / 400)
-    assert stats.detectable_difference(a, b, same_seeds=True) == pytest.approx(expected, rel=0.1)
+    found, error = paired_difference(a, b, same_seeds=True), 100 * np.sqrt(2 / 12 / 400)
+    assert found.detectable(1) == pytest.approx(2.808 * error, rel=0.1)  # 1.966 of t with 399 df, and 0.842
+    assert found.detectable(72) == pytest.approx((3.420 + 0.842) * error, rel=0.1)  # t at .05 / 72
+
+
+def crossed(draw: np.random.Generator, seeds: int, prompts: int, *deviations: float) -> Ratio:
+    """Scores with effects of prompts, of seeds and of both, of these standard deviations."""
+    of_prompt, of_seed, rest = deviations
+    x = (
+        draw.normal(0, of_prompt, prompts)
+        + draw.normal(0, of_seed, (seeds, 1))
+        + draw.normal(0, rest, (seeds, prompts))
+    )
+    return Ratio(x, np.ones_like(x))
+
+
+def test_one_run_of_each_is_the_paired_t_test() -> None:
+    """By hand: terms 100, 0, 50, 50 minus 0, 0, 50, 0 have mean 37.5 and standard error sqrt(2291.67 / 4)."""
+    a, b = (win_rate(np.array([row])) for row in ([2.0, 1.0, 1.5, 1.5], [1.0, 1.0, 1.5, 1.0]))
+    found = paired_difference(a, b, same_seeds=True)
+    error = math.sqrt(np.var([100, 0, 0, 50], ddof=1) / 4)
+    assert (found.value, found.error, found.df) == pytest.approx((37.5, error, 3))
+    assert (found.low, found.high) == pytest.approx((37.5 - 3.18245 * error, 37.5 + 3.18245 * error), abs=1e-3)
+
+
+def test_the_variances_of_prompts_and_of_seeds_add_up() -> None:
+    """Means over 300 tables: 100^2 (2 * .2^2 / 100 + 2 * .1^2 / 3 + 2 * .3^2 / 300), seeds in pairs or not."""
+    truth = 1e4 * (2 * 0.04 / 100 + 2 * 0.01 / 3 + 2 * 0.09 / 300)
+    for same in (True, False):
+        draw = np.random.default_rng(8)
+        tables = [[crossed(draw, 3, 100, 0.2, 0.1, 0.3) for _ in range(2)] for _ in range(300)]
+        errors = [paired_difference(a, b, same).error for a, b in tables]
+        assert np.mean(np.square(errors)) == pytest.approx(truth, rel=0.08)
+
+
+@pytest.mark.parametrize("seeds", [(1, 1), (3, 3), (3, 5)])
+def test_equal_rows_are_called_different_as_often_as_the_level_says(seeds: tuple[int, int]) -> None:
+    """At most 5% of 400 tables (8% with luck), and not never, where seeds differ as prompts let one expect."""
+    draw = np.random.default_rng(9)
+    pairs = [[crossed(draw, count, 60, 0.3, 0.0, 0.3) for count in seeds] for _ in range(400)]
+    share = np.mean([paired_difference(a, b, False).p < 0.05 for a, b in pairs])
+    assert 0.01 < share < 0.08
+
+
+def test_the_jackknife_of_length_control_has_the_bootstraps_error() -> None:
+    preference, reference, model, gamed = synthetic()
+    metric = LengthControlled(preference[None], reference[None], model[None], gamed)
+    (found,) = pseudo_values(metric)
+    drawn = metric.scores(stats.prompt_weights(len(found))[:2000])
+    assert found.std(ddof=1) / math.sqrt(len(found)) == pytest.approx(drawn.std(ddof=1), rel=0.05)
+    assert found.mean() == pytest.approx(value(metric), abs=0.1)
+
+
+def test_rows_without_a_verdict_are_left_out() -> None:
+    """Win rate and Arena-Hard score are those of the other rows; LC keeps its prompt in the score, not in the fit."""
+    preference, reference, model, gamed = synthetic(60)
+    preference[[3, 7]] = math.nan
+    kept = ~np.isnan(preference)
+    assert value(win_rate(preference[None])) == pytest.approx(100 * (preference[kept] - 1).mean())
+    games = np.array([[[1.0, math.nan], [0.0, 0.5]]])
+    assert value(arena_score(games, np.array([[[3, 0], [1, 1]]]))) == pytest.approx(100 * 3.5 / 5)
+    metric = LengthControlled(preference[None], reference[None], model[None], gamed)
+    assert value(metric) == pytest.approx(length_controlled(metric.fits[0], gamed), abs=0.05)
+    weights = np.full(60, 60 / 59)
+    weights[3] = 0
+    (without,) = metric.scores(weights[None])
+    assert without.item() == pytest.approx(metric.left_out()[0, 3], abs=1e-6)

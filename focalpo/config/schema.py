@@ -115,13 +115,14 @@ class EndpointConfig:
 class JudgeConfig:
     """The protocols of eval/ by set of completions, the model that is asked and changed fields of its requests (null:
     the protocol's; either makes another protocol), who judges (null: whoever is at the address), the sentinel that is
-    judged first, and the judge's endpoint."""
+    judged first, the share of verdicts that may be missing, and the judge's endpoint."""
 
     benchmarks: dict[str, str]
     model: str | None
     request: dict[str, Any]
     name: str | None
     sentinel: str | None
+    most_missing: ranges.Share
     folder: str | None
     endpoint: EndpointConfig
 

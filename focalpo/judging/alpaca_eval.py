@@ -7,6 +7,7 @@ a client for every call.
 """
 
 import logging
+import math
 import re
 import sys
 import warnings
@@ -24,23 +25,36 @@ from openai.types.chat import ChatCompletion
 
 from focalpo.judging.answers import in_benchmark_order
 from focalpo.judging.endpoint import Endpoint, JudgeError
+from focalpo.judging.missing import check_missing
 from focalpo.judging.protocol import AlpacaProtocol, annotator_config, fill_template
 from focalpo.judging.requests import body_of
+from focalpo.judging.shown import CHAT_TOKENS, messages_of, prompts_of
 from focalpo.judging.thinking import spoken
-from focalpo.stages.records import AlpacaVerdict, Completion, Question, listed
+from focalpo.stages.records import AlpacaVerdict, Completion, Question
 
 NO_LOGPROBS = "no log-probs in the reply"
-CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
+TEXTS = ("instruction", "output_1", "output_2")
+BROKEN = (
+    f"their texts contain {' or '.join(CHAT_TOKENS)}, which would end the judge's prompt early; fix the stop tokens of "
+    "the generation"
+)
+OTHER_PROMPT = "alpaca_eval's prompt does not show the judge the texts as they are"
 
 
 def judge_alpaca(
-    questions: Sequence[Question], completions: Sequence[Completion], protocol: AlpacaProtocol, endpoint: Endpoint
+    questions: Sequence[Question],
+    completions: Sequence[Completion],
+    protocol: AlpacaProtocol,
+    endpoint: Endpoint,
+    most_missing: float = 0.0,
 ) -> list[AlpacaVerdict]:
     """Judge every completion against its reference; returns one verdict per question, in the order of the questions.
 
+    A row without a verdict, or whose texts the judge's prompt cannot show as they are, has the preference NaN.
+
     Raises:
-        ValueError: if the completions do not match the questions, a text would break the judge's prompt, the installed
-            alpaca_eval is not the protocol's version, or verdicts are missing (the error names the rows).
+        ValueError: if the completions do not match the questions, the installed alpaca_eval is not the protocol's
+            version, or more than the share `most_missing` of the verdicts is missing (the error names the rows).
     """
     answers = in_benchmark_order(questions, completions, protocol.prompts)
     frame = pd.DataFrame(
@@ -51,14 +65,16 @@ def judge_alpaca(
             "row": range(len(questions)),
         }
     )
-    _check_texts(questions, frame)
-    causes: list[str] = []
-    preferences = _annotate(frame, protocol, endpoint, causes)
-    missing = [question.id for row, question in enumerate(questions) if row not in preferences]
-    if missing:
-        raise ValueError(f"no verdict for {listed(missing)}; {causes[0] if causes else 'alpaca_eval dropped them'}")
+    texts = list(frame[list(TEXTS)].itertuples(index=False, name=None))
+    broken = [row for row, shown in enumerate(texts) if any(token in text for text in shown for token in CHAT_TOKENS)]
+    causes = [BROKEN] if broken else []
+    named = [question.id for question in questions]
+    check_missing([named[row] for row in broken], len(named), most_missing, BROKEN)  # before anything is paid for
+    preferences = _annotate(frame.drop(index=broken), protocol, endpoint, causes)
+    missing = [name for row, name in enumerate(named) if row not in preferences]
+    check_missing(missing, len(named), most_missing, causes[0] if causes else "alpaca_eval dropped them")
     return [
-        AlpacaVerdict(question.id, row, preferences[row], len(question.reference), len(answers[row].text))
+        AlpacaVerdict(question.id, row, preferences.get(row, math.nan), len(question.reference), len(answers[row].text))
         for row, question in enumerate(questions)
     ]
 
@@ -71,14 +87,17 @@ def _annotate(frame: pd.DataFrame, protocol: AlpacaProtocol, endpoint: Endpoint,
             f"alpaca_eval {library.__version__} is installed, but the protocol requires {protocol.library}; "
             f"run pip install alpaca-eval=={protocol.library}"
         )
+    settings = annotator_config(protocol.annotator)
+    (template,) = (Path(each["prompt_template"]).read_text() for each in settings.values())
+    prompts = prompts_of(template, frame[list(TEXTS)].itertuples(index=False, name=None))
     with TemporaryDirectory() as folder:
         config = Path(folder) / "annotator.yaml"
-        config.write_text(yaml.safe_dump(annotator_config(protocol.annotator)))
+        config.write_text(yaml.safe_dump(settings))
         annotator = library.annotators.PairwiseAnnotator(
             annotators_config=config, seed=0, caching_path=None, is_avoid_reannotations=False
         )
         (single,) = annotator.annotators.values()
-        client = _tolerant_client(endpoint.client(partial(_no_preference, single)), protocol, causes)
+        client = _tolerant_client(endpoint.client(partial(_no_preference, single)), protocol, prompts, causes)
         rows = annotator.annotate_pairs(
             frame,
             chunksize=None,
@@ -88,14 +107,17 @@ def _annotate(frame: pd.DataFrame, protocol: AlpacaProtocol, endpoint: Endpoint,
     return {row["row"]: float(row["preference"]) for row in rows if pd.notna(row["preference"])}
 
 
-def _tolerant_client(client: openai.OpenAI, protocol: AlpacaProtocol, causes: list[str]) -> object:
+def _tolerant_client(client: openai.OpenAI, protocol: AlpacaProtocol, prompts: set[str], causes: list[str]) -> object:
     """Wrap the client for alpaca_eval so that a row that cannot be judged does not stop the other rows.
 
-    Of the library's request only the messages are sent, with the judge and the fields of the protocol.
+    Of the library's request only the messages are sent, with the judge and the fields of the protocol, and only if they
+    are one of `prompts`.
     """
 
     def create(**request: Any) -> ChatCompletion:
         try:
+            if messages_of(request["messages"]) not in prompts:
+                raise JudgeError(OTHER_PROMPT)
             # `post`, as in arena_hard: `create` would only check the types of values from the library's own config.
             reply = client.post(
                 "/chat/completions", cast_to=ChatCompletion, body=body_of(protocol, request["messages"])
@@ -123,20 +145,6 @@ def _no_preference(single: Any, reply: dict) -> str | None:
         return NO_LOGPROBS
     ((preference,), _) = single._parse_completions([completion])
     return None if preference is not None and 1 <= preference <= 2 else "no preference in the reply"
-
-
-def _check_texts(questions: Sequence[Question], frame: pd.DataFrame) -> None:
-    texts = zip(frame["instruction"], frame["output_1"], frame["output_2"], strict=True)
-    broken = [
-        question.id
-        for question, row in zip(questions, texts, strict=True)
-        if any(token in text for text in row for token in CHAT_TOKENS)
-    ]
-    if broken:
-        raise ValueError(
-            f"{listed(broken)} contain {' or '.join(CHAT_TOKENS)}, which would end the judge's prompt early; "
-            "fix the stop tokens of the generation"
-        )
 
 
 def _filled_prompts(df: pd.DataFrame, template: str, batch_size: int = 1) -> tuple[list[str], pd.DataFrame]:

@@ -4,9 +4,10 @@
     judge --> reply --regex--> label --protocol.verdicts--> (what A wins, battles it counts for) --> the model's result
 
 A reply without a label gets one second turn. A reply with conflicting labels is not a verdict: the request is retried,
-and a game that still has no verdict is reported as missing, never scored.
+and a game that still has no verdict is missing: counted and named, never scored.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +17,12 @@ import openai
 
 from focalpo.judging.answers import in_benchmark_order
 from focalpo.judging.endpoint import Endpoint, JudgeError
+from focalpo.judging.missing import check_missing
 from focalpo.judging.protocol import ArenaProtocol, ArenaTwoProtocol, prompt_files
 from focalpo.judging.replies import Check
 from focalpo.judging.requests import body_of
 from focalpo.judging.thinking import spoken
-from focalpo.stages.records import ArenaGame, Completion, Question, listed
+from focalpo.stages.records import ArenaGame, Completion, Question
 
 GAMES = (1, 2)
 
@@ -30,12 +32,16 @@ def judge_arena(
     completions: Sequence[Completion],
     protocol: ArenaProtocol,
     endpoint: Endpoint,
+    most_missing: float = 0.0,
     games: Sequence[int] = GAMES,
 ) -> list[ArenaGame]:
     """Play both games of every question, or only some; returns the games in the order of the questions.
 
+    A game without a verdict has the weight 0.
+
     Raises:
-        ValueError: if the completions do not match the questions, or games have no verdict (the error names them).
+        ValueError: if the completions do not match the questions, or more than the share `most_missing` of the games
+            has no verdict (the error names them).
     """
     answers = in_benchmark_order(questions, completions, protocol.prompts)
     systems = {category: file.read_text().strip() for category, file in prompt_files(protocol).items()}
@@ -44,7 +50,7 @@ def judge_arena(
     second = endpoint.client(_check(protocol, label_optional=False))
     causes: list[str] = []
 
-    def play(task: tuple[Question, Completion, int]) -> ArenaGame | None:
+    def play(task: tuple[Question, Completion, int]) -> ArenaGame:
         question, answer, game = task
         texts = (question.reference, answer.text) if game == 1 else (answer.text, question.reference)
         turn = protocol.user_template.format(
@@ -56,17 +62,16 @@ def judge_arena(
             label = _verdict(first, second, messages, protocol)
         except JudgeError as error:
             causes.append(str(error))
-            return None
+            return ArenaGame(question.id, game, "", math.nan, 0)
         wins, count = protocol.verdicts[label]
         return ArenaGame(question.id, game, label, 1 - wins if game == 1 else wins, count)
 
     tasks = [(question, answer, game) for question, answer in zip(questions, answers, strict=True) for game in games]
     with ThreadPoolExecutor(endpoint.concurrency) as pool:
         played = list(pool.map(play, tasks))
-    missing = [f"{task[0].id} game {task[2]}" for task, game in zip(tasks, played, strict=True) if game is None]
-    if missing:
-        raise ValueError(f"no verdict for {listed(missing)}; {causes[0]}")
-    return [game for game in played if game is not None]
+    missing = [f"{game.id} game {game.game}" for game in played if not game.judged]
+    check_missing(missing, len(played), most_missing, causes[0] if causes else "")
+    return played
 
 
 def labels(text: str, protocol: ArenaProtocol) -> set[str]:

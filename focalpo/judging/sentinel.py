@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from focalpo.judging.dispatch import judge
@@ -37,8 +37,20 @@ class Sentinel:
         text = json.dumps([(pair.prompt, pair.reference, answer.text) for pair, answer in self._pairs()])
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
+    def mark(self, protocol_hash: str, judge: str) -> str:
+        """A name for what must be equal in two runs whose verdicts are compared: protocol, pairs and judge."""
+        return f"{protocol_hash}-{self.hash}-{hashlib.sha256(judge.encode()).hexdigest()[:8]}"
+
     def _pairs(self) -> Iterator[tuple[Question, Completion]]:
         return zip(self.questions, self.answers, strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """A judge's first run on the sentinel: the key of the judge stage that it was part of, and the results."""
+
+    key: str
+    results: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +58,13 @@ class Drift:
     """How far a run's verdicts are from the recorded ones.
 
     `changed`: share of verdicts with a different winner, a tie being one too; `moved`: mean absolute change of the
-    result, in [0, 1].
+    result, in [0, 1]; `first`: the run is the recorded one itself.
     """
 
     verdicts: int
     changed: float
     moved: float
+    first: bool = False
 
 
 def read_sentinel(path: Path) -> Sentinel:
@@ -106,11 +119,17 @@ def drift(recorded: Mapping[str, float], found: Mapping[str, float]) -> Drift:
     return Drift(len(recorded), changed / len(recorded), moved / len(recorded))
 
 
-def recorded_or(path: Path, found: dict[str, float]) -> dict[str, float]:
+def since_first(folder: Path, mark: str, key: str, found: Mapping[str, float]) -> Drift:
+    """How far the results of the judge stage `key` are from those of the first run with this mark under the folder."""
+    first = recorded_or(folder / f".sentinel-first-{mark}.json", First(key, found))
+    return replace(drift(first.results, found), first=first.key == key)
+
+
+def recorded_or(path: Path, found: First) -> First:
     """Return the record of a judge's first run; if there is none, `found` becomes it. Of two first runs, one wins."""
     if not path.exists():
         draft = path.with_name(f"{path.name}.{os.getpid()}")
-        write_json(draft, found)
+        write_json(draft, asdict(found))
         try:
             os.link(draft, path)
         except FileExistsError:
@@ -118,9 +137,14 @@ def recorded_or(path: Path, found: dict[str, float]) -> dict[str, float]:
         finally:
             draft.unlink()
     first = read_json(path, "delete it, and the next run becomes the judge's first")
-    if not isinstance(first, dict) or first.keys() != found.keys():
+    try:
+        recorded = First(**first)
+        same = recorded.results.keys() == found.results.keys()
+    except (AttributeError, TypeError):
+        same = False
+    if not same:
         raise ValueError(f"{path} does not hold the sentinel's pairs; delete it, and the next run becomes the first")
-    return first
+    return recorded
 
 
 def _winner(result: float) -> int:

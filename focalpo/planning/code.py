@@ -45,7 +45,6 @@ NUMBERS = (
     "focalpo.reporting.cells:setting_rows",
     "focalpo.reporting.cells:holm_corrected",
     "focalpo.reporting.verdicts:with_verdicts",
-    "focalpo.reporting.styled:with_styled",
 )
 
 

@@ -30,6 +30,7 @@ def judge_stage(config: Config, label: str, generate: Stage) -> Stage:
         launch={
             "endpoint": plain(config.judge.endpoint),
             "sentinel": config.judge.sentinel,
+            "most_missing": config.judge.most_missing,
             "track": plain(config.track),
         },
     )

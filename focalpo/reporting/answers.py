@@ -44,7 +44,8 @@ def write_answers(run: TableRun, folder: Path) -> None:
 
 
 def scored_answers(scored: Mapping[str, Path], generate: Path) -> dict[str, list[dict]]:
-    """One run's answers by set of completions, in question order; `score` is an answer's share of the win, 0 to 1.
+    """One run's answers by set of completions, in question order; `score` is an answer's share of the win, 0 to 1, None
+    where there is no verdict.
 
     `scored` holds the run's folders by kind of stage.
     """
@@ -69,7 +70,9 @@ def _judged(folder: Path) -> dict[str, list[dict]]:
     if (file := folder / "arena_hard.parquet").is_file():
         games = read_records(file, ArenaGame)
         pairs = [games[first : first + 2] for first in range(0, len(games), 2)]
-        found["arena_hard"] = [{"score": _arena(pair), "games": [game.verdict for game in pair]} for pair in pairs]
+        found["arena_hard"] = [
+            {"score": _arena(pair), "games": [game.verdict or "no verdict" for game in pair]} for pair in pairs
+        ]
     return found
 
 
@@ -91,11 +94,13 @@ def _split(strict: list[bool], kinds: list[str]) -> dict:
     return {"score": len(followed) / len(named), "followed": followed, "missed": missed}
 
 
-def _alpaca(verdict: AlpacaVerdict) -> float:
-    return win_rate(np.array([[verdict.preference]])).wins.item()
+def _alpaca(verdict: AlpacaVerdict) -> float | None:
+    return win_rate(np.array([[verdict.preference]])).wins.item() if verdict.judged else None
 
 
-def _arena(games: list[ArenaGame]) -> float:
+def _arena(games: list[ArenaGame]) -> float | None:
+    if not any(game.judged for game in games):
+        return None
     results, weights = (np.array([[[getattr(game, name) for game in games]]], float) for name in ("result", "weight"))
     score = arena_score(results, weights)
     return (score.wins / score.battles).item()

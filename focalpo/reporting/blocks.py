@@ -13,9 +13,11 @@ from focalpo.stages.metrics import NONE, Column
 from focalpo.stages.suites import lm_eval_version, suites
 
 INTERVALS = (
-    "In brackets: 95% bootstrap intervals; prompts are resampled (both games and all seeds of a prompt together), "
-    "crossed with seeds where a row has several."
+    f"In brackets: 95% bootstrap intervals of {ROUNDS:,} rounds; prompts are resampled (both games and all seeds of a "
+    "prompt together), crossed with seeds where a row has several."
 )
+FEW_SEEDS = 3
+"""A standard deviation of three values has two degrees of freedom: it is half or twice the true one 4 times in 10."""
 SCALE_NOTES = {
     "pocket": "Pocket scale: a 0.2M-parameter model in a world whose gold reward is known. It shows how the losses "
     "behave there, not how they rank on real models.",
@@ -38,7 +40,7 @@ class Block:
 
 def blocks(rows: Sequence[RowResult], results: Results) -> list[Block]:
     """The blocks of one setting, without those that have no rows."""
-    candidates = [make(rows, results) for make in (differences, equivalences, certainty, verdicts)]
+    candidates = [make(rows, results) for make in (differences, equivalences, missing, certainty, verdicts)]
     return [block for block in candidates if block.body]
 
 
@@ -53,6 +55,12 @@ def equivalences(rows: Sequence[RowResult], results: Results) -> Block:
     """The p-value of each difference being as large as the margin: below .05 the two rows are equivalent."""
     compared = [row for row in rows if row.name != results.compare_with]
     return Block(f"within ±{results.margin:g} points, p", _titles(results), _body(compared, results.columns, _equal))
+
+
+def missing(rows: Sequence[RowResult], results: Results) -> Block:
+    """The verdicts that each number lacks, and between what it would be with them."""
+    body = [[row.label, *(_missing(row.cells.get(column.name)) for column in results.columns)] for row in rows]
+    return Block("missing verdicts", _titles(results), [line for line in body if set(line[1:]) - {NONE}])
 
 
 def certainty(rows: Sequence[RowResult], results: Results) -> Block:
@@ -74,6 +82,24 @@ def verdicts(rows: Sequence[RowResult], results: Results) -> Block:
     return Block("against the paper", _titles(results), body)
 
 
+def few_seeds(results: Results) -> tuple[str, ...]:
+    """A warning where rows that are compared have three seeds or fewer, too few to know how much seeds differ."""
+    seeds = {
+        row.label: cell.seeds
+        for rows in results.rows.values()
+        for row in rows
+        for cell in row.cells.values()
+        if cell.difference is not None or row.name == results.compare_with
+    }
+    few = [label for label, count in seeds.items() if count <= FEW_SEEDS]
+    if not few or not results.compared:
+        return ()
+    return (
+        f"{FEW_SEEDS} training seeds or fewer behind {len(few)} of {len(seeds)} rows ({', '.join(few)}): how much "
+        "seeds differ is hardly known, and with one seed not at all, so that p-values can be too small",
+    )
+
+
 def _titles(results: Results) -> list[str]:
     return [column.title for column in results.columns]
 
@@ -82,25 +108,29 @@ def table_notes(results: Results, scale: str) -> tuple[str, ...]:
     """Sentences that explain how to read the table and its blocks."""
     notes = [INTERVALS]
     if results.compared:
-        least = min(1.0, results.compared * 2 / (ROUNDS + 1))
         notes.append(
-            f"p: two-sided bootstrap of {ROUNDS:,} rounds, Holm-corrected over all {results.compared} differences of "
-            f"the table; {p_text(least)} is the smallest p that this number of rounds can give."
+            f"Differences: the standard error is the jackknife's, over prompts and over training seeds; interval and p "
+            f"(two-sided) are Student's t. Nothing is drawn for them, so that p has no Monte Carlo error. p is "
+            f"Holm-corrected over all {results.compared} differences of the table; the intervals are not."
         )
         notes.append(
             f"Within ±{results.margin:g} points of {results.compare_label}: two one-sided tests; below .05 the true "
             "difference is shown to be smaller than that in either direction. Not corrected."
         )
+    if any(cell.missing for rows in results.rows.values() for row in rows for cell in row.cells.values()):
+        notes.append(
+            "Missing: verdicts that the judge did not give, over all seeds. They are left out; beside them stands the "
+            "number if the model had lost them all, and if it had won them all."
+        )
     notes += [_uncertainty(results), *_checked(results), *_capability(results)]
     if not verdicts([row for rows in results.rows.values() for row in rows], results).body:
-        reason = "no cell was judged under the paper's protocol" if results.has_paper else "there is none at this scale"
-        notes.append(f"No cell has a verdict against the paper's number: {reason}.")
+        notes.append("No cell stands beside the paper's number: none was judged under the paper's protocol.")
     return (*notes, SCALE_NOTES[scale]) if scale in SCALE_NOTES else tuple(notes)
 
 
 def _uncertainty(results: Results) -> str:
     """What the errors of each kind of column are, of the library's own for those that the table has."""
-    names = {column.name for column in results.columns}
+    names = {"arena_hard" if column.source == "arena_hard" else column.name for column in results.columns}
     own = {
         "ae2_wr": "for WR it covers prompts alone",
         "ae2_lc": "for LC it measures how prompts differ in difficulty, which is not an error of the score",
@@ -115,7 +145,7 @@ def _uncertainty(results: Results) -> str:
     return (
         "Uncertainty: SE is ours, over prompts and seeds together. The library's own value differs because it sees one "
         f"run: {'; '.join(said)}. Detectable: the true difference to {results.compare_label} that shows 80 times in "
-        "100 at p < .05 before correction."
+        "100 at p < .05 after correction for all differences of the table."
     )
 
 
@@ -149,6 +179,28 @@ def _difference(cell: Cell | None) -> str:
         return NONE
     found = cell.difference
     return f"{found.value:+.1f} [{found.low:+.1f}, {found.high:+.1f}] p={p_text(cell.p_holm)}"
+
+
+def _missing(cell: Cell | None) -> str:
+    return NONE if cell is None or not cell.missing else worst_text(cell)
+
+
+def worst_text(cell: Cell) -> str:
+    """How many verdicts a number lacks, and the number if all of them were lost and if all were won."""
+    assert cell.worst is not None
+    return f"{cell.missing} missing: {cell.worst[0]:.1f} to {cell.worst[1]:.1f}"
+
+
+def missing_texts(results: Results) -> list[str]:
+    """One sentence on which numbers lack verdicts, where there is no room for a block; none where no verdict lacks."""
+    lacking = [
+        f"{row.label}, {column.title}, {results.settings[setting]}: {worst_text(row.cells[column.name])}"
+        for setting, rows in results.rows.items()
+        for row in rows
+        for column in results.columns
+        if column.name in row.cells and row.cells[column.name].missing
+    ]
+    return [f"Missing verdicts, and the number if all were lost or won: {'; '.join(lacking)}."] if lacking else []
 
 
 def _equal(cell: Cell | None) -> str:

@@ -137,7 +137,7 @@ TABLE = (
     "table1",
     "Every cell with its interval",
     "Points are scores, lines are 95% intervals; the dotted line is the row that the table compares with, crosses are "
-    "the paper's numbers where they are known. FocalPO is red.",
+    "the paper's numbers, only where its protocol was followed. FocalPO is red.",
 )
 LENGTH = (
     "length",

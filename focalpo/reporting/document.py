@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from focalpo.reporting.blocks import missing_texts
 from focalpo.reporting.cells import Cell, Results
 from focalpo.reporting.finding import LEVEL, finding, short_label
 from focalpo.reporting.judges import TITLES, JudgeStatistics
@@ -111,8 +112,8 @@ def _long_summary(results: Results) -> str:
 def _summary_text(lines: Sequence[Sequence[str]], results: Results) -> str:
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     rule = f"; \\* differs from {results.compare_label}, p < .05 after Holm's correction" if results.compared else ""
-    star = f"± half a 95% interval{rule}."
-    return f"**{finding(results)}**\n\n{body}\n\n{results.title}. {star}\n"
+    below = " ".join([f"{results.title}. ± half a 95% interval{rule}.", *missing_texts(results)])
+    return "\n\n".join([f"**{finding(results)}**", *results.who_judged, body, below]) + "\n"
 
 
 def _summary_cell(cell: Cell | None) -> str:

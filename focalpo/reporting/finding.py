@@ -35,7 +35,8 @@ def finding(results: Results) -> str:
         detectable = max(cell.detectable for cell, _ in cells)
         return (
             f"{label} and {other} cannot be told apart: none of {len(cells)} differences is significant ({rule}), "
-            f"{extreme}; a true difference of {detectable:.1f} points would show 4 times in 5.{_equal(cells, results)}"
+            f"{extreme}; a true difference of {detectable:.1f} points would be significant 4 times in 5."
+            f"{_equal(cells, results)}"
         )
     ahead = sum(points > 0 for points in sure)
     return (

@@ -50,7 +50,7 @@ def judge_statistics(run: TableRun, setting: str, row: str) -> JudgeStatistics |
     if not folders:
         return None
     calls = [read_manifest(folder)["facts"].get("calls", {}) for folder in folders]
-    alpaca = [v for file in _files(folders, "alpaca_eval") for v in read_records(file, AlpacaVerdict)]
+    alpaca = [v for file in _files(folders, "alpaca_eval") for v in read_records(file, AlpacaVerdict) if v.judged]
     games = [g for file in _files(folders, "arena_hard") for g in read_records(file, ArenaGame)]
     preference = np.array([verdict.preference for verdict in alpaca])
     results = _results(games)
@@ -60,7 +60,7 @@ def judge_statistics(run: TableRun, setting: str, row: str) -> JudgeStatistics |
         failed=sum(call.get("failed", 0) for call in calls),
         draws=100 * _mean(np.abs(preference - 1.5) < 0.05),
         agree=100 * _mean(np.sign(results[:, 0] - 0.5) == np.sign(results[:, 1] - 0.5)),
-        strong=100 * _mean([game.weight == 3 for game in games]),
+        strong=100 * _mean([game.weight == 3 for game in games if game.judged]),
         # The baseline is shown first in game 1, the model in game 2.
         first_place=100 * _mean(results[:, 1] - results[:, 0]),
         model_length=_mean([verdict.model_length for verdict in alpaca]),
@@ -78,5 +78,6 @@ def _mean(values: Sequence[float] | np.ndarray) -> float:
 
 
 def _results(games: Sequence[ArenaGame]) -> np.ndarray:
-    """The model's results, `[prompts, games]`."""
-    return np.array([game.result for game in games]).reshape(-1, 2)
+    """The model's results, `[prompts, games]`, of the prompts of which both games have a verdict."""
+    results = np.array([game.result for game in games]).reshape(-1, 2)
+    return results[~np.isnan(results).any(1)]

@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from focalpo.reporting.blocks import Block, p_text
+from focalpo.reporting.blocks import Block, p_text, worst_text
 from focalpo.reporting.cells import Cell, Results, RowResult
 from focalpo.reporting.judges import TITLES, JudgeStatistics
 from focalpo.reporting.provenance import Chain
@@ -142,8 +142,10 @@ def _table(results: Results, setting: str, rows: Sequence[RowResult]) -> str:
         + "</tr>"
         for row in rows
     )
+    judged = "".join(f'<p class="quiet">{escape(str(each))}</p>' for each in results.judges.get(setting, ()))
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Table, {escape(results.settings[setting])}">'
+        f'{judged}<div class="scroll" tabindex="0" role="region" '
+        f'aria-label="Table, {escape(results.settings[setting])}">'
         f'<table class="sortable"><caption>{escape(results.settings[setting])}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
@@ -154,21 +156,24 @@ def _cell(results: Results, setting: str, row: RowResult, column: str) -> str:
     paper = row.paper.get(column)
     known = f"<small>paper {paper:.1f}</small>" if paper is not None else ""
     if cell is None:
-        return f"<td>{NONE}{known}</td>"
+        return f"<td>{NONE}</td>"
+    lacking = f"<small>{worst_text(cell)}</small>" if cell.missing else ""
     place = f"{setting}/{row.name}/{column}"
     tooltip = f"Where {cell.value:.1f} comes from: {row.label}, {column_of(column).title}"
     return (
         f'<td data-value="{cell.value}"><button type="button" class="cell" data-cell="{escape(place)}" '
         f'title="{escape(tooltip)}">{cell.value:.1f}</button> <small>[{cell.low:.1f}, {cell.high:.1f}]</small>'
-        f"{_compared(cell, results)}{known}{_verdict(cell)}</td>"
+        f"{lacking}{_compared(cell, results)}{known}{_verdict(cell)}</td>"
     )
 
 
 def _compared(cell: Cell, results: Results) -> str:
     if cell.difference is None:
         return ""
-    found = cell.difference
-    return f"<small>{found.value:+.1f} vs {escape(results.compare_label)}, p={p_text(cell.p_holm)}</small>"
+    text = f"{cell.difference.value:+.1f} vs {results.compare_label}, p={p_text(cell.p_holm)}"
+    if not math.isnan(cell.p_equal):
+        text += f", within ±{results.margin:g}: p={p_text(cell.p_equal)}"
+    return f"<small>{escape(text)}</small>"
 
 
 def _verdict(cell: Cell) -> str:

@@ -1,14 +1,15 @@
 """Scores of one row of the table by column, from the records of its sealed stages: metrics to draw intervals from."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from focalpo.scoring.length_control import LengthControlled, library_error, read_gamed
+from focalpo.scoring.length_control import Gamed, LengthControlled, fit, length_controlled, library_error, read_gamed
 from focalpo.scoring.levels import level_points
 from focalpo.scoring.stats import (
+    Array,
     Metric,
     Ratio,
     Remembered,
@@ -16,10 +17,16 @@ from focalpo.scoring.stats import (
     battle_error,
     mean_error,
     standard_error,
+    value,
     win_rate,
 )
 from focalpo.stages.metrics import LEVELS
 from focalpo.stages.records import AlpacaVerdict, ArenaGame, Followed, PromptScore, read_records
+
+LOST, WON = 1.0, 2.0
+"""AlpacaEval's preferences at the ends of the scale."""
+STRONG = 3
+"""Battles of an Arena-Hard game that is won or lost by a strong verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +40,16 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A column's metric over a row's runs, and the error that the benchmark's own code would print, if it has one."""
+    """A column's metric over a row's runs, and the error that the benchmark's own code would print, if it has one.
+
+    `missing` verdicts are left out; `worst` is the score if the model had lost them all, and if it had won them all.
+    """
 
     seeds: tuple[str, ...]
     metric: Metric
     library_se: float
+    missing: int = 0
+    worst: tuple[float, float] | None = None
 
 
 def row_scores(runs: Sequence[Run], gamed: Path | None) -> dict[str, Score]:
@@ -48,7 +60,7 @@ def row_scores(runs: Sequence[Run], gamed: Path | None) -> dict[str, Score]:
         assert gamed is not None, "a row is judged on a benchmark of its table"
         found |= _alpaca(files, seeds, gamed)
     if files := _files(runs, "judge", "arena_hard"):
-        found["arena_hard"] = _arena(files, seeds)
+        found |= _arena(files, seeds)
     for name in scored_sets(runs, "check"):
         answers = [read_records(file, Followed) for file in _files(runs, "check", name)]
         for level in LEVELS:
@@ -96,17 +108,47 @@ def _alpaca(files: Sequence[Path], seeds: tuple[str, ...], gamed: Path) -> dict[
     controlled = LengthControlled(preference, *lengths, benchmark)
     controlled_error = float(np.mean([library_error(found, benchmark) for found in controlled.fits]))
     error = float(np.mean([standard_error(run) for run in preference]))
-    return {
+    found = {
         "ae2_lc": Score(seeds, Remembered(controlled), controlled_error),
         "ae2_wr": Score(seeds, Remembered(win_rate(preference)), error),
     }
+    gone = np.isnan(preference)
+    if not gone.any():
+        return found
+    lost, won = (np.where(gone, most, preference) for most in (LOST, WON))
+    worst = {
+        "ae2_lc": (_controlled(lost, lengths, benchmark), _controlled(won, lengths, benchmark)),
+        "ae2_wr": (value(win_rate(lost)), value(win_rate(won))),
+    }
+    return {name: replace(each, missing=int(gone.sum()), worst=worst[name]) for name, each in found.items()}
 
 
-def _arena(files: Sequence[Path], seeds: tuple[str, ...]) -> Score:
+def _controlled(preference: Array, lengths: tuple[Array, Array], benchmark: Gamed) -> float:
+    """Length-controlled win rate, mean over runs."""
+    runs = zip(preference, *lengths, strict=True)
+    return float(np.mean([length_controlled(fit(*run, benchmark), benchmark) for run in runs]))
+
+
+def _arena(files: Sequence[Path], seeds: tuple[str, ...]) -> dict[str, Score]:
+    """The score of all games or, where prompts have categories, a score per category."""
     games = [read_records(file, ArenaGame) for file in files]
-    results, weights = (_array(games, name).reshape(len(files), -1, 2) for name in ("result", "weight"))
+    categories = dict.fromkeys(game.id.rpartition("/")[0] for game in games[0])
+    return {
+        name or "arena_hard": _battles([[g for g in run if g.id.rpartition("/")[0] == name] for run in games], seeds)
+        for name in categories
+    }
+
+
+def _battles(games: Sequence[Sequence[ArenaGame]], seeds: tuple[str, ...]) -> Score:
+    results, weights = (_array(games, name).reshape(len(games), -1, 2) for name in ("result", "weight"))
     error = float(np.mean(list(map(battle_error, results, weights))))
-    return Score(seeds, Remembered(arena_score(results, weights)), error)
+    found = Score(seeds, Remembered(arena_score(results, weights)), error)
+    gone = weights == 0
+    if not gone.any():
+        return found
+    counted = np.where(gone, STRONG, weights)
+    lost, won = (value(arena_score(np.where(gone, result, results), counted)) for result in (0.0, 1.0))
+    return replace(found, missing=int(gone.sum()), worst=(lost, won))
 
 
 def _array(runs: Sequence[Sequence[object]], name: str) -> np.ndarray:

@@ -1,57 +1,57 @@
-"""Arena-Hard v2's official number: style-controlled scores from sealed judge and generate stages."""
+"""Arena-Hard v2's number with style control, on its hard prompts: from the judge and generate stages of all rows.
+
+Upstream controls style on the hard prompts only; creative writing is scored without style control.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from focalpo.reporting.cells import Results
-from focalpo.reporting.table_run import TableRun
-from focalpo.scoring.style_control import Played, style_controlled, style_difference
+from focalpo.reporting.scores import Run, Score
+from focalpo.scoring.stats import Remembered
+from focalpo.scoring.style_control import Models, Played, StyleControlled, style_difference
 from focalpo.stages.records import ArenaGame, Completion, Question, read_records
 
 CATEGORY = "hard_prompt"
-"""Upstream controls style on the hard prompts only; creative writing is scored without style control."""
+COLUMN = "hard_prompt_equal_style"
 
 
-def with_styled(results: Results, run: TableRun, setting: str) -> Results:
-    """Add a column to the results of a setting: the style-controlled score on hard prompts."""
-    folders = {
-        row: list(zip(*(run.seeds(setting, row, kind).values() for kind in ("judge", "generate")), strict=True))
-        for row in run.rows
-    }
-    benchmark = run.benchmark(setting, "arena_hard")
-    assert benchmark is not None
-    scores = styled_scores({row: found for row, found in folders.items() if found}, benchmark)
-    rows = [
-        replace(row, extras={"arena_styled": scores[row.name], **row.extras}) if row.name in scores else row
-        for row in results.rows[setting]
-    ]
-    return replace(results, rows={**results.rows, setting: rows})
-
-
-def styled_scores(rows: Mapping[str, Sequence[tuple[Path, Path]]], benchmark: Path) -> dict[str, float]:
-    """Style-controlled score of each row in percent, the mean over its runs; one fit covers all runs.
+def styled(rows: Mapping[str, Sequence[Run]], benchmark: Path) -> dict[str, tuple[Score, float]]:
+    """By row: its score at equal style, and in percent that of the authors, at the table's mean style.
 
     Args:
-        rows: the (judge, generate) folders of each run, by row.
+        rows: the runs of each row; a row whose runs were not all judged on the benchmark is left out.
         benchmark: the sealed benchmark folder.
 
     Raises:
         ValueError: when style alone determines the results, or a run won or lost every battle.
     """
-    questions = {q.id: q for q in read_records(benchmark / "questions.parquet", Question) if q.id.startswith(CATEGORY)}
-    played = {(row, place): _played(*run, questions) for row, runs in rows.items() for place, run in enumerate(runs)}
-    scores = style_controlled(played)
-    return {row: float(np.mean([scores[row, place] for place in range(len(runs))])) for row, runs in rows.items()}
+    all_questions = read_records(benchmark / "questions.parquet", Question)
+    questions = {question.id: question for question in all_questions if question.id.startswith(f"{CATEGORY}/")}
+    judged = {name: runs for name, runs in rows.items() if questions and runs and all(map(_judged, runs))}
+    places = [(name, run) for name, runs in judged.items() for run in runs]
+    if not places:
+        return {}
+    fitted = StyleControlled([_played(run, questions) for _, run in places])
+    together, mean_style = Remembered(fitted), fitted.at_mean_style()
+    found = {}
+    for name, runs in judged.items():
+        mine = [place for place, (row, _) in enumerate(places) if row == name]
+        score = Score(tuple(run.seed for run in runs), Models(together, mine), float("nan"))
+        found[name] = score, float(np.mean(mean_style[mine]))
+    return found
 
 
-def _played(judge: Path, generate: Path, questions: Mapping[str, Question]) -> Played:
-    games = [game for game in read_records(judge / "arena_hard.parquet", ArenaGame) if game.id in questions]
-    answers = {
-        completion.id: completion.text for completion in read_records(generate / "arena_hard.parquet", Completion)
-    }
+def _judged(run: Run) -> bool:
+    files = [run.folders[kind] / "arena_hard.parquet" for kind in ("judge", "generate") if kind in run.folders]
+    return len(files) == 2 and all(file.is_file() for file in files)
+
+
+def _played(run: Run, questions: Mapping[str, Question]) -> Played:
+    judged = read_records(run.folders["judge"] / "arena_hard.parquet", ArenaGame)
+    games = [game for game in judged if game.id in questions]
+    answers = {each.id: each.text for each in read_records(run.folders["generate"] / "arena_hard.parquet", Completion)}
     ids = list(dict.fromkeys(game.id for game in games))
     results, weights = (
         np.array([getattr(game, name) for game in games], dtype=float).reshape(len(ids), -1)

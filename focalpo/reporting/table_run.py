@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from focalpo.reporting.cells import Results, RowSpec, holm_corrected, setting_rows
+from focalpo.reporting.judged import Judged, judged_by
 from focalpo.reporting.scores import Run
 from focalpo.reporting.verdicts import Rule, protocols_of, with_verdicts
 from focalpo.stages.folder import MANIFEST, Job, read_manifest
@@ -84,19 +85,26 @@ class TableRun:
                 RowSpec(name, label, self._runs(setting, name), paper.get(setting, {}).get(name, {}))
                 for name, label in self.rows.items()
             ]
-            benchmark = self.benchmark(setting, "alpaca_eval")
-            found = setting_rows(specs, benchmark and benchmark / "df_gamed.csv", compare_with, rule.equivalent)
+            alpaca, arena = (self.benchmark(setting, name) for name in ("alpaca_eval", "arena_hard"))
+            found = setting_rows(specs, alpaca and alpaca / "df_gamed.csv", arena, compare_with, rule.equivalent)
             protocols = {name: protocols_of(self.scored(setting, name)) for name in self.rows}
             rows[setting] = [with_verdicts(row, protocols[row.name], rule) for row in found]
-        label = self.rows.get(compare_with, "")
-        return Results(title, self.settings, holm_corrected(rows), compare_with, label, (), warnings, rule.equivalent)
+        label, judges = self.rows.get(compare_with, ""), {name: self._judges(name) for name in self.settings}
+        corrected = holm_corrected(rows)
+        return Results(
+            title, self.settings, corrected, compare_with, label, (), warnings, rule.equivalent, judges=judges
+        )
+
+    def _judges(self, setting: str) -> tuple[Judged, ...]:
+        return judged_by([path for row in self.rows for path in self.seeds(setting, row, "judge").values()])
 
     def _runs(self, setting: str, row: str) -> list[Run]:
         runs = []
         for seed, generate in self.seeds(setting, row, "generate").items():
             places = {kind: self.inputs.get(f"{setting}/{row}/{seed}/{kind}") for kind in SCORED}
             folders = {kind: path for kind, path in places.items() if path is not None}
-            runs.append(Run(seed, folders, _answer_facts(generate) | _scored_facts(folders)))
+            facts = _answer_facts(generate) | _scored_facts(folders)
+            runs.append(Run(seed, folders | {"generate": generate}, facts))
         return runs
 
 

@@ -5,9 +5,9 @@ import io
 import math
 from collections.abc import Sequence
 
-from focalpo.reporting.blocks import Block, blocks
+from focalpo.reporting.blocks import Block, blocks, worst_text
 from focalpo.reporting.cells import Cell, Results, RowResult
-from focalpo.stages.metrics import NONE
+from focalpo.stages.metrics import NONE, Column
 
 # One pass, because the characters of an escape must not be escaped again.
 TEX = str.maketrans(
@@ -18,18 +18,21 @@ TEX = str.maketrans(
 
 
 def as_markdown(results: Results) -> str:
-    """Format the table for a README, with the paper's numbers where they exist."""
+    """Format the table for a README, with the paper's numbers where its protocol was followed."""
     parts = [f"**{results.title}**", *_warnings(results)]
     columns = results.columns
     for setting, rows in results.rows.items():
         header = [results.settings[setting], *(each.title for each in columns), *results.extras(setting).values()]
         lines = [_md(header), _md(["---"] + ["---:"] * (len(header) - 1))]
         for row in rows:
-            cells = [_with_paper(row, each.name, results) for each in columns]
+            cells = [_with_paper(row, each.name) for each in columns]
             lines.append(_md([row.label, *cells, *_extras(row, results, setting)]))
-        parts.append("\n".join(lines))
+        parts += [*map(str, results.judges.get(setting, ())), "\n".join(lines)]
         parts += [_block_markdown(block) for block in blocks(rows, results)]
     return "\n\n".join([*parts, *results.notes]) + "\n"
+
+
+JUDGED = ("judge", "protocol", "protocol_hash", "baseline")
 
 
 def as_csv(results: Results) -> str:
@@ -52,15 +55,21 @@ def as_csv(results: Results) -> str:
         "detectable",
         "p_equal",
         "verdict",
+        "missing",
+        "worst_low",
+        "worst_high",
+        *JUDGED,
     ]
     writer.writerow(["setting", "row", "column", "seeds", "prompts", *fields])
     for setting, rows in results.rows.items():
+        judges = {column.name: _csv_judges(results, setting, column) for column in results.columns}
         for row in rows:
             for column in results.columns:
                 cell = row.cells.get(column.name)
                 values = _csv_values(cell) if cell else [NONE] * 11
                 paper = _or_none(row.paper.get(column.name))
-                writer.writerow([setting, row.name, column.name, *values, paper, *(_csv_certainty(cell))])
+                line = [*values, paper, *_csv_certainty(cell), *_csv_missing(cell), *judges[column.name]]
+                writer.writerow([setting, row.name, column.name, *line])
             for name in results.extras(setting):
                 if name in row.extras:
                     writer.writerow(
@@ -87,16 +96,17 @@ def as_latex(results: Results) -> str:
         for block in blocks(results.rows[group], results)
     ]
     comments = [f"% {line}" for line in (results.title, *_warnings(results))]
-    return "\n".join([*comments, *lines, "\\bottomrule", "\\end{tabular}", *below]) + "\n"
+    judged = [f"\\parbox{{\\linewidth}}{{\\footnotesize {tex(line)}}}\\par" for line in results.who_judged]
+    return "\n".join([*comments, *judged, *lines, "\\bottomrule", "\\end{tabular}", *below]) + "\n"
 
 
-def _plain(cell: Cell | None) -> str:
-    return NONE if cell is None else f"{cell.value:.1f} [{cell.low:.1f}, {cell.high:.1f}]"
-
-
-def _with_paper(row: RowResult, name: str, results: Results) -> str:
-    ours = _plain(row.cells.get(name))
-    return ours if not results.has_paper else f"{ours} (paper {_or_none(row.paper.get(name))})"
+def _with_paper(row: RowResult, name: str) -> str:
+    cell = row.cells.get(name)
+    if cell is None:
+        return NONE
+    lacking = f" ({worst_text(cell)})" if cell.missing else ""
+    paper = f" (paper {_or_none(row.paper[name])})" if name in row.paper else ""
+    return f"{cell.value:.1f} [{cell.low:.1f}, {cell.high:.1f}]{lacking}{paper}"
 
 
 def _extras(row: RowResult, results: Results, setting: str) -> list[str]:
@@ -136,7 +146,7 @@ def _md(cells: Sequence[str]) -> str:
 
 def _csv_values(cell: Cell) -> list[object]:
     found = cell.difference
-    differences = [found.value, found.low, found.high, cell.p, cell.p_holm] if found else [NONE] * 5
+    differences = [found.value, found.low, found.high, found.p, cell.p_holm] if found else [NONE] * 5
     return [cell.seeds, cell.prompts, cell.value, cell.low, cell.high, _or_none(cell.seed_sd), *differences]
 
 
@@ -146,6 +156,16 @@ def _csv_certainty(cell: Cell | None) -> list[object]:
     library = None if math.isnan(cell.library_se) else cell.library_se
     compared = [cell.detectable, cell.p_equal] if cell.difference else [NONE] * 2
     return [cell.se, _or_none(library), *compared, cell.verdict or NONE]
+
+
+def _csv_missing(cell: Cell | None) -> list[object]:
+    return [NONE] * 3 if cell is None else [cell.missing, *(cell.worst or [NONE] * 2)]
+
+
+def _csv_judges(results: Results, setting: str, column: Column) -> list[str]:
+    judges = [judged for judged in results.judges.get(setting, ()) if judged.source == column.source]
+    values = [[judged.by, judged.protocol, judged.hash, judged.baseline] for judged in judges]
+    return [" and ".join(dict.fromkeys(each)) for each in zip(*values, strict=True)] or [NONE] * len(JUDGED)
 
 
 def _or_none(value: float | None) -> object:

@@ -2,7 +2,7 @@
 
 import textwrap
 
-from focalpo.reporting.blocks import SCALE_NOTES
+from focalpo.reporting.blocks import SCALE_NOTES, missing_texts
 from focalpo.reporting.cells import Cell, Results
 from focalpo.reporting.finding import LEVEL, finding, short_label
 from focalpo.stages.metrics import NONE, Column
@@ -19,8 +19,8 @@ def as_terminal(results: Results, scale: str) -> str:
         shown.append(f"... and {more} more warnings, see report.md")
     stars = f"; * differs from {results.compare_label}, p < .05 after Holm's correction" if results.compared else ""
     legend = f"± half a 95% interval{stars}."
-    texts = [results.title, *shown, finding(results)]
-    below = [legend, *([SCALE_NOTES[scale]] if scale in SCALE_NOTES else [])]
+    texts = [results.title, *shown, finding(results), *results.who_judged]
+    below = [legend, *missing_texts(results), *([SCALE_NOTES[scale]] if scale in SCALE_NOTES else [])]
     return "\n\n".join([*map(_wrapped, texts), *tables, "\n".join(map(_wrapped, below))]) + "\n"
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from focalpo.reporting.cells import RowResult
+from focalpo.reporting.judged import other_models
 from focalpo.stages.folder import read_manifest
 from focalpo.stages.metrics import column_of
 from focalpo.stages.reading import read_yaml
@@ -56,24 +57,32 @@ def verdict(ours: float, standard_error: float, paper: float, rule: Rule) -> str
 
 
 def protocols_of(scored: Sequence[Path]) -> dict[str, str]:
-    """The protocol of each benchmark for which all stages that scored a row followed the same one."""
+    """The protocol of each benchmark for which all stages that scored a row followed the same one.
+
+    A protocol is not followed where a model answered that it did not ask for.
+    """
     found: dict[str, set[str]] = {}
     for path in scored:
-        for name, values in read_manifest(path)["settings"].get("protocols", {}).items():
+        manifest = read_manifest(path)
+        for name, values in manifest["settings"].get("protocols", {}).items():
             asked = values.get("asked")  # another judge, or other requests, of the same file: not the paper's protocol
-            found.setdefault(name, set()).add(f"{values['protocol']} {asked}" if asked else values["protocol"])
+            known = f"{values['protocol']} {asked}" if asked else values["protocol"]
+            found.setdefault(name, set()).add(", ".join([known, *other_models(manifest["facts"])]))
     return {name: protocols.pop() for name, protocols in found.items() if len(protocols) == 1}
 
 
 def with_verdicts(row: RowResult, protocols: Mapping[str, str], rule: Rule) -> RowResult:
-    """Add a verdict to each cell that was scored under the paper's protocol and has a number of the paper.
+    """Keep the paper's numbers only where the row was scored under the paper's protocol, and add a verdict there.
 
     `protocols` gives, by benchmark, the protocol under which the row was scored.
     """
+    comparable = {
+        column: number
+        for column, number in row.paper.items()
+        if column in row.cells and protocols.get(column_of(column).source, "") == rule.protocols.get(column)
+    }
     cells = dict(row.cells)
-    for column, cell in row.cells.items():
-        paper = row.paper.get(column)
-        ours = protocols.get(column_of(column).source)
-        if paper is not None and ours is not None and ours == rule.protocols.get(column):
-            cells[column] = replace(cell, verdict=verdict(cell.value, cell.se, paper, rule))
-    return replace(row, cells=cells)
+    for column, paper in comparable.items():
+        if paper is not None:
+            cells[column] = replace(cells[column], verdict=verdict(cells[column].value, cells[column].se, paper, rule))
+    return replace(row, cells=cells, paper=comparable)

@@ -4,6 +4,8 @@
     turned [pairs]               the same judge with the two answers' roles swapped: it sees them in the other order
 
 Another judge's win rate is on another scale. These numbers show how far, and in which direction, the scales differ.
+Intervals are over pairs: the same judges on other pairs of the same models. What other models would give, few models
+cannot say.
 """
 
 import random
@@ -13,7 +15,23 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from focalpo.scoring.stats import Array, wins_of
+from focalpo.scoring.length_control import Gamed, LengthControlled
+from focalpo.scoring.stats import Array, prompt_weights, wins_of
+
+
+@dataclass(frozen=True, slots=True)
+class Resampled:
+    """One model's numbers in every round of a bootstrap over its pairs, each [rounds], in percent."""
+
+    agreement: Array
+    win_rate: Array
+    win_rate_published: Array
+    lc: Array | None = None
+    lc_published: Array | None = None
+
+    @property
+    def lc_shift(self) -> Array | None:
+        return None if self.lc is None or self.lc_published is None else self.lc - self.lc_published
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +53,7 @@ class Calibration:
     consistency: float | None
     lc: float | None = None
     lc_published: float | None = None
+    resampled: Resampled | None = None
 
     @property
     def lc_shift(self) -> float | None:
@@ -44,8 +63,30 @@ class Calibration:
 
 def agreement(published: Array, judged: Array) -> float:
     """Percent of pairs with the same winner; a tie agrees half with any winner, and fully with a tie."""
-    distance = np.abs(_winner(published) - _winner(judged))
-    return float(100 * np.mean(1 - distance))
+    return float(100 * _agreed(published, judged).mean())
+
+
+def resampled(published: Array, judged: Array, lengths: tuple[Array, Array], gamed: Gamed | None) -> Resampled:
+    """The numbers that have intervals, in every round; `lengths` are the reference's and the model's, [pairs].
+
+    Length-controlled win rates need `gamed`, the whole benchmark's.
+    """
+    weights = prompt_weights(len(judged))
+    shares = 100 * weights @ np.column_stack([_agreed(published, judged), wins_of(judged), wins_of(published)])
+    means = (shares / weights.sum(1, keepdims=True)).T
+    if gamed is None:
+        return Resampled(*means)
+    reference, model = (np.stack([each, each]) for each in lengths)
+    both = LengthControlled(np.stack([judged, published]), reference, model, gamed)
+    return Resampled(*means, *both.scores(weights).T)
+
+
+def bounds(rounds: Array | None) -> tuple[float, float] | None:
+    """The 95% percentile interval of a number in every round; None where it is undefined."""
+    if rounds is None or np.isnan(rounds).all():
+        return None
+    low, high = np.nanpercentile(rounds, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def longer_wins(preference: Array, reference_length: Array, model_length: Array) -> float | None:
@@ -83,10 +124,25 @@ def spearman(published: Sequence[float], judged: Sequence[float]) -> float | Non
     return float(np.corrcoef(ranks)[0, 1])
 
 
+def spearman_rounds(published: Sequence[Array], judged: Sequence[Array]) -> Array | None:
+    """`spearman` in every round, [rounds], from each model's scores, [rounds]; NaN where all scores are equal."""
+    if len(published) < 3:
+        return None
+    sides = (pd.DataFrame(np.stack(list(scores), axis=1)).rank(axis=1).to_numpy() for scores in (published, judged))
+    one, other = (ranks - ranks.mean(1, keepdims=True) for ranks in sides)
+    spread = np.sqrt((one**2).sum(1) * (other**2).sum(1))
+    return np.divide((one * other).sum(1), spread, out=np.full(len(one), np.nan), where=spread > 0)
+
+
 def model_shown_first(instruction: str) -> bool:
     """Whether alpaca_eval shows the second output first: its random draw from the instruction, with its seed 0."""
     # The key of the library's utils.random_seeded; a test checks this against the prompts that it sends.
     return random.Random(f"is_switched_outputs{instruction}0").choices([False, True], k=1)[0]
+
+
+def _agreed(published: Array, judged: Array) -> Array:
+    """1 for a pair with the same winner, 0 for one with the other, 0.5 for a tie beside a winner."""
+    return 1 - np.abs(_winner(published) - _winner(judged))
 
 
 def _winner(preference: Array) -> Array:

@@ -127,7 +127,8 @@ class LengthControlled:
         runs = list(zip(preference, reference_length, model_length, strict=True))
         self.gamed = gamed
         self.fits = [fit(*run, gamed) for run in runs]
-        self._wins = wins_of(preference)
+        self._judged = ~np.isnan(preference)
+        self._wins = np.where(self._judged, wins_of(preference), 0.0)
         self._delta = reference_length - model_length
         self.seeds, self.prompts = preference.shape
 
@@ -141,17 +142,24 @@ class LengthControlled:
             columns.append(100 * (counts * won).sum(-1, dtype=float) / weights.sum(-1))
         return np.stack(columns, axis=-1)
 
+    def left_out(self) -> Array:
+        """The score without each prompt, [seeds, prompts], refitted as in `scores`.
+
+        The others weigh as much as all prompts did: the penalty and the gamed rows keep their share, as in a round.
+        """
+        return self.scores((1 - np.eye(self.prompts)) * self.prompts / (self.prompts - 1)).T
+
     def _refitted(self, seed: int, found: Fit, counts: NDArray, own: NDArray) -> Array:
         """Coefficients of every round, [rounds, 3]."""
         blocks = [slice(first, first + BLOCK) for first in range(0, len(counts), BLOCK)]
         lengths = [_standardised(self._delta[seed], counts[block]) for block in blocks]
-        wins = self._wins[seed].astype(np.float32)
+        wins, judged = self._wins[seed].astype(np.float32), self._judged[seed].astype(np.float32)
         coefficients = np.tile([found.phi, found.psi, found.theta], (len(counts), 1))
         gradient, hessian = np.empty((len(counts), 3)), np.empty((len(counts), 3, 3))
         for _ in range(NEWTON_STEPS):
             for block, t in zip(blocks, lengths, strict=True):
                 b = coefficients[block].astype(np.float32)
-                gradient[block], hessian[block] = _own_terms(b, t, own, wins, counts[block])
+                gradient[block], hessian[block] = _own_terms(b, t, own, wins, counts[block] * judged)
                 gamed_gradient, gamed_hessian = _gamed_terms(b[:, :2], self.gamed)
                 gradient[block, :2] += gamed_gradient
                 hessian[block, :2, :2] += gamed_hessian

@@ -1,13 +1,14 @@
-"""Scores with intervals: verdicts of one row of the table over [seeds, prompts] in, intervals and p-values out.
+"""Scores with intervals: verdicts of one row of the table over [seeds, prompts] in, intervals out.
 
     metric.scores(weights [rounds, prompts]) -> [rounds, seeds]          a score for every resampling of the prompts
+    metric.left_out() -> [seeds, prompts]                                the score without each prompt
 
 The prompt is the unit of resampling: both games of a prompt, and the answers of all seeds to it, are resampled together
 (a cluster bootstrap). If a row has several training seeds, seeds are resampled too, crossed with the prompts, so that
 an interval covers both "other prompts" and "other seeds". numpy only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -33,6 +34,10 @@ class Metric(Protocol):
         """Percent, [rounds, seeds], for prompt weights [rounds, prompts]."""
         ...
 
+    def left_out(self) -> Array:
+        """Percent, [seeds, prompts]: the score without each prompt."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -45,7 +50,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """100 * sum of wins / sum of battles; both [seeds, prompts]."""
+    """100 * sum of wins / sum of battles; both [seeds, prompts], and both 0 where there is no verdict."""
 
     wins: Array
     battles: Array
@@ -61,27 +66,38 @@ class Ratio:
     def scores(self, weights: Array) -> Array:
         return 100 * (weights @ self.wins.T) / (weights @ self.battles.T)
 
+    def left_out(self) -> Array:
+        wins, battles = (each.sum(1, keepdims=True) - each for each in (self.wins, self.battles))
+        return 100 * wins / battles
+
 
 class Remembered:
-    """Caches the resampled scores of a metric: its interval and all its differences use the same rounds."""
+    """Caches a metric's scores, whole, resampled and without each prompt: its interval and all differences use them."""
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
         self.seeds, self.prompts = metric.seeds, metric.prompts
-        self._drawn: Array | None = None
+        self._kept: dict[str, Array] = {}
 
     def scores(self, weights: Array) -> Array:
-        if weights is not prompt_weights(self.prompts):
-            return self._metric.scores(weights)
-        if self._drawn is None:
-            self._drawn = self._metric.scores(weights)
-        return self._drawn
+        for weigh in (whole_weights, prompt_weights):
+            if weights is weigh(self.prompts):
+                return self._once(weigh.__name__, lambda: self._metric.scores(weights))
+        return self._metric.scores(weights)
+
+    def left_out(self) -> Array:
+        return self._once("left_out", self._metric.left_out)
+
+    def _once(self, name: str, computed: Callable[[], Array]) -> Array:
+        if name not in self._kept:
+            self._kept[name] = computed()
+        return self._kept[name]
 
 
 def win_rate(preferences: Array) -> Ratio:
-    """AlpacaEval's raw win rate, from preferences in [1, 2], [seeds, prompts]."""
-    wins = wins_of(preferences)
-    return Ratio(wins, np.ones_like(wins))
+    """AlpacaEval's raw win rate, from preferences in [1, 2], [seeds, prompts]; NaN, no verdict, is left out."""
+    judged = ~np.isnan(preferences)
+    return Ratio(np.where(judged, wins_of(preferences), 0.0), judged.astype(float))
 
 
 def wins_of(preferences: Array) -> Array:
@@ -92,9 +108,9 @@ def wins_of(preferences: Array) -> Array:
 def arena_score(results: Array, weights: Array) -> Ratio:
     """Arena-Hard's score, from the games' results and weights, both [seeds, prompts, games].
 
-    With one baseline the Bradley-Terry fit has this closed form: sum(k x) / sum(k).
+    With one baseline the Bradley-Terry fit has this closed form: sum(k x) / sum(k). A game of weight 0 has no verdict.
     """
-    return Ratio((results * weights).sum(-1), weights.sum(-1))
+    return Ratio((np.where(weights > 0, results, 0.0) * weights).sum(-1), weights.sum(-1))
 
 
 def discrete_win_rate(preferences: Array) -> float:
@@ -104,8 +120,8 @@ def discrete_win_rate(preferences: Array) -> float:
 
 
 def standard_error(preferences: Array) -> float:
-    """The library's standard error of the win rate of one run, [prompts], in percent."""
-    return mean_error(wins_of(preferences))
+    """The library's standard error of the win rate of one run, [prompts], in percent; NaN, no verdict, is left out."""
+    return mean_error(wins_of(preferences[~np.isnan(preferences)]))
 
 
 def mean_error(shares: Array) -> float:
@@ -118,6 +134,7 @@ def battle_error(results: Array, weights: Array) -> float:
 
     Upstream resamples battles, counting a strong verdict as three; this is its limit for many rounds.
     """
+    results = np.where(weights > 0, results, 0.0)
     n = weights.sum()
     mean = (weights * results).sum() / n
     return float(100 * np.sqrt((weights * (results - mean) ** 2).sum()) / n)
@@ -125,14 +142,14 @@ def battle_error(results: Array, weights: Array) -> float:
 
 def value(metric: Metric) -> float:
     """The score on the prompts as they are, averaged over seeds."""
-    return float(metric.scores(np.ones((1, metric.prompts))).mean())
+    return float(metric.scores(whole_weights(metric.prompts)).mean())
 
 
 def seed_deviation(metric: Metric) -> float | None:
     """Standard deviation of the score over seeds, on the same prompts; None for a single seed."""
     if metric.seeds < 2:
         return None
-    return float(metric.scores(np.ones((1, metric.prompts)))[0].std(ddof=1))
+    return float(metric.scores(whole_weights(metric.prompts))[0].std(ddof=1))
 
 
 def bootstrap_error(metric: Metric) -> float:
@@ -147,54 +164,16 @@ def interval(metric: Metric) -> Interval:
     return Interval(value(metric), float(low), float(high))
 
 
-def paired_difference(a: Metric, b: Metric, same_seeds: bool) -> tuple[Interval, float]:
-    """Interval of a - b on the same resampled prompts, and the two-sided bootstrap p-value of "no difference".
-
-    Args:
-        same_seeds: seed i of both shares data order and sampling, so that seeds are resampled in pairs as well.
-    """
-    assert a.prompts == b.prompts and (not same_seeds or a.seeds == b.seeds)
-    drawn = _resampled(a, stream=0) - _resampled(b, stream=0 if same_seeds else 1)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    tail = min(np.sum(drawn <= 0), np.sum(drawn >= 0))
-    # + 1: a bootstrap with finitely many rounds cannot show that p is 0 (Davison and Hinkley 1997, section 4.2).
-    p = min(1.0, 2 * (tail + 1) / (len(drawn) + 1))
-    return Interval(value(a) - value(b), float(low), float(high)), float(p)
-
-
-def equivalence(a: Metric, b: Metric, same_seeds: bool, margin: float) -> float:
-    """The p-value of "a and b differ by `margin` points or more": the larger of two one-sided bootstrap tests.
-
-    Below .05 the difference is smaller than the margin in either direction (Schuirmann 1987's two one-sided tests).
-    """
-    drawn = _resampled(a, stream=0) - _resampled(b, stream=0 if same_seeds else 1)
-    beyond = max(np.sum(drawn <= -margin), np.sum(drawn >= margin))
-    return float((beyond + 1) / (len(drawn) + 1))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction for testing several differences at once (Holm 1979)."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    corrected, highest = [0.0] * len(p_values), 0.0
-    for place, i in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[i]))
-        corrected[i] = highest
-    return corrected
-
-
-def detectable_difference(a: Metric, b: Metric, same_seeds: bool) -> float:
-    """The smallest true difference, in points, that this many prompts and seeds detect with 80% power at p < .05.
-
-    It is (1.96 + 0.84) standard deviations of the paired bootstrap difference.
-    """
-    drawn = _resampled(a, stream=0) - _resampled(b, stream=0 if same_seeds else 1)
-    return float((1.960 + 0.842) * drawn.std(ddof=1))
-
-
 def _resampled(metric: Metric, stream: int) -> Array:
     """The score in every round, [rounds]; rows with the same stream share the draws of their seeds."""
     scores = metric.scores(prompt_weights(metric.prompts))
     return (scores * _seed_weights(metric.seeds, stream)).sum(-1)
+
+
+@lru_cache(maxsize=16)
+def whole_weights(prompts: int) -> Array:
+    """Every prompt once, [1, prompts]."""
+    return np.ones((1, prompts))
 
 
 @lru_cache(maxsize=4)

@@ -1,23 +1,24 @@
 """Arena-Hard's score with style control: games and both answers of every prompt in, one score per model out.
 
-    logit P(model m wins a battle) = rating_m + sum_k style_k * z_k
-    z = (length, headers, lists, bold) of the answer against the baseline's, standardised over all battles
+    logit P(model m wins a battle) = rating_m + sum_k style_k * x_k / sd(x_k)
+    x = (length, headers, lists, bold) of the answer against the baseline's, 0 where both have the same style
     score_m = 100 * sigmoid(rating_m)                                                   battle between equal styles
 
 One fit over all models, as upstream (lmarena/arena-hard-auto, show_result.py): the weight of style belongs to the
 judge, not to the model, so a model added to the table changes the others' scores a little. A strong verdict is three
-battles, the likelihood is unpenalised, a tie is half a win. Upstream counts length in gpt-4o's tokens; here it is in
-characters, because the term is a ratio, (a - b) / (a + b), and needs no tokenizer. numpy only.
+battles, the likelihood is unpenalised, a tie is half a win. Upstream standardises x around its mean over all battles,
+so that its number is that of a battle at the table's mean style, not at equal style, and moves with the rows of the
+table. Upstream counts length in gpt-4o's tokens; here it is in characters, because the term is a ratio,
+(a - b) / (a + b), and needs no tokenizer. numpy only.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
-from focalpo.scoring.stats import Array
+from focalpo.scoring.stats import Array, Metric
 
 CODE = re.compile(r"```[^`]*```")
 MARKS = (
@@ -25,14 +26,17 @@ MARKS = (
     re.compile(r"^\s*(?:\d+\.|[-*+])\s", re.M),
     re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__"),
 )
-Name = TypeVar("Name")
 STEPS = 100
 CLOSE = 1e-10
+BLOCK = 256  # rounds computed together
 
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """One model's games, [prompts, games], and its answers' styles relative to the baseline's, [prompts, 4]."""
+    """One model's games, [prompts, games], and its answers' styles relative to the baseline's, [prompts, 4].
+
+    A game of weight 0 has no verdict.
+    """
 
     results: Array
     weights: Array
@@ -51,22 +55,70 @@ def style_difference(answers: Sequence[str], baselines: Sequence[str]) -> Array:
     return np.column_stack([length, (a - b) / (a + b + 1)])
 
 
-def style_controlled(models: Mapping[Name, Played]) -> dict[Name, float]:
-    """Score of each model with style control, in percent; a style that never differs is left out of the fit.
+class StyleControlled:
+    """All models' scores with style control, [rounds, models], for weights of the prompts that they share.
+
+    A round is one Newton step from the full fit, on the sums over its prompts (the one-step bootstrap): the likelihood
+    is smooth and a round is near the full fit. At weights of 1 the step is 0 and the scores are the full fit's.
 
     Raises:
         ValueError: if a rating has no finite optimum: a model won or lost every battle, or style alone decides.
     """
-    counts = np.concatenate([model.weights.ravel() for model in models.values()])
-    wins = np.concatenate([model.results.ravel() for model in models.values()])
-    style = np.concatenate([np.repeat(model.style, model.results.shape[1], axis=0) for model in models.values()])
-    style = style[:, np.ptp(style, axis=0) > 0]
-    mean = np.average(style, axis=0, weights=counts)
-    spread = np.sqrt(counts @ (style - mean) ** 2 / (counts.sum() - 1))
-    sizes = [model.results.size for model in models.values()]
-    one_hot = np.repeat(np.eye(len(models)), sizes, axis=0)
-    ratings = _fitted(np.column_stack([one_hot, (style - mean) / spread]), wins, counts)[: len(models)]
-    return dict(zip(models, 100 / (1 + np.exp(-ratings)), strict=True))
+
+    def __init__(self, models: Sequence[Played]) -> None:
+        self.seeds, self.prompts = len(models), len(models[0].results)
+        counts, style = (np.stack([getattr(model, name) for model in models]) for name in ("weights", "style"))
+        results = np.where(counts > 0, np.stack([model.results for model in models]), 0.0)
+        battles, wins = counts.sum(-1), (counts * results).sum(-1)
+        style = style[..., np.ptp(style, axis=(0, 1)) > 0]
+        self._mean = np.average(style, axis=(0, 1), weights=battles)
+        square = np.average((style - self._mean) ** 2, axis=(0, 1), weights=battles)
+        self._spread = np.sqrt(square * battles.sum() / (battles.sum() - 1))
+        one_hot = np.repeat(np.eye(self.seeds)[:, None], self.prompts, axis=1)
+        x = np.concatenate([one_hot, style / self._spread], axis=-1)
+        flat = x.reshape(-1, x.shape[-1])
+        share = np.divide(wins, battles, out=np.zeros_like(wins), where=battles > 0)
+        self.coefficients = _fitted(flat, share.ravel(), battles.ravel())
+        q = _sigmoid(x @ self.coefficients)
+        self._gradient = np.einsum("mp,mpk->pk", wins - battles * q, x)
+        self._hessian = np.einsum("mp,mpk,mpl->pkl", battles * q * (1 - q), x, x)
+
+    def at_equal_style(self) -> Array:
+        """Score of a battle between answers of equal style, [models]."""
+        return 100 * _sigmoid(self.coefficients[: self.seeds])
+
+    def at_mean_style(self) -> Array:
+        """Score of a battle of the mean style difference over all battles, [models]: what upstream reports."""
+        shift = self.coefficients[self.seeds :] @ (self._mean / self._spread)
+        return 100 * _sigmoid(self.coefficients[: self.seeds] + shift)
+
+    def scores(self, weights: Array) -> Array:
+        """Scores at equal style, [rounds, models]."""
+        found = []
+        for first in range(0, len(weights), BLOCK):
+            drawn = weights[first : first + BLOCK]
+            hessian = np.tensordot(drawn, self._hessian, 1)
+            step = np.linalg.solve(hessian, (drawn @ self._gradient)[..., None])[..., 0]
+            found.append(100 * _sigmoid((self.coefficients + step)[:, : self.seeds]))
+        return np.concatenate(found)
+
+    def left_out(self) -> Array:
+        """The scores without each prompt, [models, prompts]."""
+        return self.scores(1 - np.eye(self.prompts)).T
+
+
+class Models:
+    """The metric of some of the models that are fitted together: the runs of one row of the table."""
+
+    def __init__(self, fitted: Metric, places: Sequence[int]) -> None:
+        self._fitted, self._places = fitted, list(places)
+        self.seeds, self.prompts = len(self._places), fitted.prompts
+
+    def scores(self, weights: Array) -> Array:
+        return self._fitted.scores(weights)[:, self._places]
+
+    def left_out(self) -> Array:
+        return self._fitted.left_out()[self._places]
 
 
 def _counts(text: str) -> list[int]:
@@ -78,7 +130,7 @@ def _fitted(x: Array, wins: Array, counts: Array) -> Array:
     """Newton's method on the log-likelihood sum counts * (wins log q + (1 - wins) log (1 - q)), q = sigmoid(x b)."""
     b = np.zeros(x.shape[1])
     for _ in range(STEPS):
-        q = 1 / (1 + np.exp(-np.clip(x @ b, -30, 30)))
+        q = _sigmoid(np.clip(x @ b, -30, 30))
         hessian = (x * (counts * q * (1 - q))[:, None]).T @ x
         step = np.linalg.lstsq(hessian, x.T @ (counts * (wins - q)), rcond=None)[0]
         b = b + step
@@ -88,3 +140,7 @@ def _fitted(x: Array, wins: Array, counts: Array) -> Array:
         "style control has no finite ratings: a model won or lost every battle, or style alone decides; report the "
         "score without style control"
     )
+
+
+def _sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))

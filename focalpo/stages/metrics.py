@@ -31,11 +31,21 @@ COLUMNS = {
     "ae2_wr": Column("ae2_wr", "AlpacaEval WR", "AE2 WR", "WR", "judge", "alpaca_eval"),
     "arena_hard": Column("arena_hard", "Arena-Hard WR", "Arena-Hard", "AH", "judge", "arena_hard"),
 }
+ARENA_TWO = {
+    "hard_prompt": Column("hard_prompt", "Arena-Hard v2.0 hard", "AH2 hard", "AH2h", "judge", "arena_hard"),
+    "hard_prompt_equal_style": Column(
+        "hard_prompt_equal_style", "Arena-Hard v2.0 hard, equal style", "AH2 equal", "AH2e", "judge", "arena_hard"
+    ),
+    "creative_writing": Column(
+        "creative_writing", "Arena-Hard v2.0 creative", "AH2 creative", "AH2c", "judge", "arena_hard"
+    ),
+}
+"""Columns of v2.0's categories, which replace that of Arena-Hard."""
 LEVELS = {"prompt": "prompt", "instruction": "instr"}
 """Of a set that is checked by code, with their short names."""
 LOOSE = "_loose"
 EXTRAS = {
-    "arena_styled": "hard prompts, style-controlled",
+    "arena_styled": "hard prompts at the table's mean style (the authors' number)",
     "greedy_success": "greedy success %",
     "tokens": "tokens",
     "unfinished": "unfinished %",
@@ -50,8 +60,8 @@ def column_of(name: str) -> Column:
     Raises:
         ValueError: for a name that is none of them.
     """
-    if name in COLUMNS:
-        return COLUMNS[name]
+    if name in COLUMNS or name in ARENA_TWO:
+        return (COLUMNS | ARENA_TWO)[name]
     if task := next((tasks[name] for tasks in suites().values() if name in tasks), None):
         return Column(name, task.label, task.label, task.label, "capability", name)
     checked, _, level = name.rpartition("_")

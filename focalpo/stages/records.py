@@ -5,6 +5,7 @@ with a user message.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -85,8 +86,8 @@ class Completion:
 class AlpacaVerdict:
     """AlpacaEval's verdict on one prompt.
 
-    `preference` is in [1, 2]; 2 means that the model is better than the reference. Lengths are in characters. `index`
-    is the row of the benchmark, which selects the instruction difficulty.
+    `preference` is in [1, 2]; 2 means that the model is better than the reference, NaN that the judge gave no verdict.
+    Lengths are in characters. `index` is the row of the benchmark, which selects the instruction difficulty.
     """
 
     id: str
@@ -95,16 +96,27 @@ class AlpacaVerdict:
     reference_length: int
     model_length: int
 
+    @property
+    def judged(self) -> bool:
+        return not math.isnan(self.preference)
+
 
 @dataclass(frozen=True, slots=True)
 class ArenaGame:
-    """One of a prompt's two Arena-Hard games; `result` is the model's (0, 0.5, 1), `weight` is 3 for a `>>` verdict."""
+    """One of a prompt's two Arena-Hard games; `result` is the model's (0, 0.5, 1), `weight` is 3 for a `>>` verdict.
+
+    A game without a verdict has the weight 0 and the result NaN.
+    """
 
     id: str
     game: int
     verdict: str
     result: float
     weight: int
+
+    @property
+    def judged(self) -> bool:
+        return self.weight > 0
 
 
 @dataclass(frozen=True, slots=True)

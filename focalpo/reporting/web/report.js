@@ -55,10 +55,10 @@ for (const button of document.querySelectorAll("button.cell")) {
     $("provenance-title").textContent = `${row.label}, ${data.settings[setting]}, ${data.columns[column]}`;
     const numbers = Object.entries(cell).filter(([, value]) => value !== null && typeof value !== "object");
     const difference = cell.difference ? [["minus " + data.compare_label,
-      `${cell.difference.value} [${cell.difference.low}, ${cell.difference.high}]`]] : [];
+      `${cell.difference.value} [${cell.difference.low}, ${cell.difference.high}], p ${cell.difference.p}`]] : [];
     const seen = new Set(), titles = row.stages.flatMap((title) => chain(title, seen));
     $("provenance-body").replaceChildren(
-      list([...numbers, ...difference, ["paper", row.paper[column] ?? "not known"], ["seeds", row.seeds.join(", ")]]),
+      list([...numbers, ...difference, ["paper", row.paper[column] ?? "not under its protocol"], ["seeds", row.seeds.join(", ")]]),
       element("h3", {}, "Reproduce this cell"),
       element("pre", { tabindex: "0", "aria-label": "commands" }, row.commands.join("\n")),
       element("h3", {}, `The ${titles.length} stages behind it`), ...titles.map(stageDetails));
@@ -150,6 +150,7 @@ function load(name) {
 
 let place = 0;
 function judged(answer) {
+  if (answer.score === null) return "the judge gave no verdict";
   if (answer.games) return `Arena-Hard games: ${answer.games.join(", ")}; score ${(100 * answer.score).toFixed(0)}%`;
   if (answer.followed) return `instructions followed: ${answer.followed.join(", ") || "none"}` +
     (answer.missed.length ? `; not followed: ${answer.missed.join(", ")}` : "");
