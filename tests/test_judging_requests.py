@@ -15,11 +15,11 @@ from focalpo.stages.folder import Folder, Stage
 
 EVAL = Path(__file__).parent.parent / "eval"
 # What the protocols' hashes were while temperature and max_tokens were keys of their own: what was generated and judged
-# under them is still valid.
+# under them is still valid. Of v2.0, the hash since its prompts are the authors'.
 HASHES = {
     "alpaca_eval_2": "f496d8bfbbf6f2a1",
     "arena_hard_v0_1": "30137c628c8fe744",
-    "arena_hard_v2_0": "48bb2b15857462ad",
+    "arena_hard_v2_0": "8977808652697efe",
 }
 MESSAGES = [{"role": "user", "content": "compare"}]
 
