@@ -11,7 +11,7 @@ from focalpo.scoring import stats
 from focalpo.stages.folder import Folder
 from recipes import report
 from tests.sealed_table import planned, sealed_stages
-from tests.slurm_cluster import PROGRAMS, slurm_cluster
+from tests.slurm_cluster import PROGRAMS, jobs, slurm, slurm_cluster, wait_until
 
 
 @pytest.fixture(scope="session")
@@ -52,14 +52,22 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory):
-    """The folder of a real Slurm."""
+def running_cluster(tmp_path_factory: pytest.TempPathFactory):
+    """The folder of a real Slurm that is up."""
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     assert not missing, f"{missing} are not installed: make test-slurm does that"
     assert os.geteuid() == 0, "slurmd of this test requires root, as in CI"
     folder = tmp_path_factory.mktemp("slurm") / "cluster"
     with slurm_cluster(folder):
         yield folder
+
+
+@pytest.fixture
+def cluster(running_cluster: Path):
+    """The folder of a real Slurm without jobs of another test."""
+    yield running_cluster
+    slurm("scancel", "--me")
+    wait_until(lambda: not jobs())
 
 
 def made(folder: Folder) -> Path:

@@ -80,7 +80,7 @@ def slurm_cluster(folder: Path) -> Iterator[None]:
         subprocess.run(["slurmctld", "-c", "-i"], check=True, capture_output=True)
         for node in ("n1", "n2"):
             start_node(node)
-        wait_until(lambda: slurm("sinfo", "-h", "-N", "-p", "short", "-o", "%T").split() == ["idle", "idle"], 30)
+        wait_until(lambda: slurm("sinfo", "-h", "-N", "-p", "short", "-o", "%T").split() == ["idle", "idle"])
         yield
     finally:
         subprocess.run(["scancel", "--me", "--signal=KILL"], capture_output=True)
@@ -164,8 +164,8 @@ def start_requeued_jobs() -> None:
             subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], capture_output=True)
 
 
-def wait_until(condition, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 600  # where the machine is busy, a stage takes minutes
     while not condition():
         assert time.monotonic() < deadline, slurm("squeue", "--array") + slurm("sinfo", "-N", "-l")
         time.sleep(0.2)
