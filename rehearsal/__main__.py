@@ -52,7 +52,6 @@ def rehearse(arguments: list[str]) -> None:
     repositories = build(paper, starts, folder / "hub")
     first = next(iter(paper.values()))
     with serving(repositories) as hub, judge(folder) as address:
-        # Stand-ins have other log-probs than any real start model.
         changed = [*hardware(first), "reference.must_fit=false", f"runs={runs}"]
         changed += endpoints(first, repositories, folder / "eval", address)
         tell(table, first, changes(paper, compose_rows(table, [*overrides, *changed])), folder / "eval")

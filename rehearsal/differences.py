@@ -18,6 +18,8 @@ ENDPOINTS = (
     *("judge.endpoint.base_url", "judge.benchmarks.alpaca_eval", "judge.benchmarks.arena_hard"),
     *("check.benchmarks.ifeval", "runs"),
 )
+STAND_INS = ("judge.sentinel", "reference.must_fit")
+"""What the stand-ins for judge and models cannot do: judge plain English, and have a real model's log-probs."""
 PROTOCOL = ("prompts", "kinds", "files.*.sha256")
 """What a stand-in cannot keep of a protocol: its prompts' number and kinds, and the hashes of its files."""
 
@@ -58,7 +60,8 @@ def described(found: Mapping[str, set[Change]]) -> str:
     """Format the changes for the terminal, one line per key."""
     lines = []
     for key, values in found.items():
-        kind = "hardware" if key in HARDWARE else "endpoint" if key in ENDPOINTS else "OTHER"
+        kinds = {"hardware": HARDWARE, "endpoint": ENDPOINTS, "stand-in": STAND_INS}
+        kind = next((name for name, keys in kinds.items() if key in keys), "OTHER")
         pairs = ", ".join(f"{before} -> {after}" for before, after in sorted(values, key=str))
         lines.append(f"  {kind:9} {key:32} {pairs}")
     return "\n".join(lines)

@@ -75,7 +75,10 @@ def _repository(root: Path, kind: str, name: str | None, revision: str | None) -
 def endpoints(config: Config, repositories: Iterable[Repository], protocols: Path, judge: str) -> list[str]:
     """Overrides for the judge's address, and for protocols over the stand-in's files instead of the published ones."""
     by_source = {repository.name: repository for repository in repositories}
-    overrides = [f"judge.endpoint.base_url={judge}"]
+    overrides = [
+        f"judge.endpoint.base_url={judge}",
+        *(["judge.sentinel=sentinel_pocket"] if config.judge.sentinel else []),
+    ]
     for role, name in benchmarks(config).items():
         key = "check" if role in config.check.benchmarks else "judge"
         path = protocol_over(name, by_source, protocols)

@@ -24,7 +24,7 @@ from focalpo.stages.records import Pair
 from focalpo.training.model import ModelSource, load_model, load_tokenizer, stop_ids
 from rehearsal.benchmarks import protocol_over, repository_of
 from rehearsal.datasets import texts
-from rehearsal.differences import ENDPOINTS, HARDWARE, PROTOCOL, changes, hardware, protocol_changes
+from rehearsal.differences import ENDPOINTS, HARDWARE, PROTOCOL, STAND_INS, changes, hardware, protocol_changes
 from rehearsal.hub import Repository, serving
 from rehearsal.models import write_model
 from rehearsal.stage import build, endpoints, environment
@@ -41,7 +41,7 @@ def test_a_rehearsal_differs_only_in_hardware_and_endpoints(name: str, tmp_path:
     made = [repository_of(protocol, tmp_path) for protocol in benchmarks(first).values()]
     changed = endpoints(first, made, tmp_path / "eval", "http://127.0.0.1:1/v1")
     found = changes(paper, compose_rows(table, [*hardware(first), *changed, "runs=elsewhere"]))
-    assert found.keys() <= {*HARDWARE, *ENDPOINTS}
+    assert found.keys() <= {*HARDWARE, *ENDPOINTS, *STAND_INS}
     assert {"judge.endpoint.base_url", "launch.gpus"} <= found.keys()
     for protocol in benchmarks(first).values():
         for key in protocol_changes(protocol, tmp_path / "eval"):
