@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from focalpo.judging import endpoint as endpoint_module
-from focalpo.judging.endpoint import Counts, JudgeError
+from focalpo.judging.endpoint import Counts, LostError
 from tests.judge_stub import completion, judge_stub, opened
 from tests.test_judging_endpoint import KEY, ask, lines
 
@@ -58,7 +58,7 @@ def test_a_recorded_run_replays_without_network_and_key(tmp_path: Path, monkeypa
     monkeypatch.setattr(socket, "socket", blocked)
     with opened(None, tmp_path, api_key_env="JUDGE_KEY") as offline:
         assert ask(offline, "is it?") == "yes"
-        with pytest.raises(JudgeError, match="holds no usable reply"):
+        with pytest.raises(LostError, match="holds no usable reply"):
             ask(offline, "something new")
     assert offline.counts == Counts(calls=0, retried=0, replayed=1, failed=1)
     assert records.read_bytes() == before

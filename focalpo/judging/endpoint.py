@@ -41,6 +41,10 @@ class JudgeError(ValueError):
     """One judgement failed; the others can continue."""
 
 
+class LostError(ValueError):
+    """A request that the recording should hold was never made: no verdict of a judge is missing, but the record."""
+
+
 class EndpointError(ValueError):
     """The endpoint cannot be used at all; no further request is sent to it."""
 
@@ -154,7 +158,8 @@ class Endpoint:
                 return self._used(reply)
             if self._http is None:
                 self._count("failed")
-                raise JudgeError(f"{self._recording.path} holds no usable reply; judge again with network access")
+                kind = JudgeError if self._recording.asked(name) else LostError
+                raise kind(f"{self._recording.path} holds no usable reply; judge again with network access")
             if self._batches is not None:
                 return self._used(self._from_batch(self._batches, body, name, check))
             return self._used(self._ask(request, body, name, check))

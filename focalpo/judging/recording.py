@@ -24,6 +24,7 @@ class Recording:
         self.path = path
         attempts = list(read_attempts(path)) if path.exists() else []
         self._replies = {attempt["id"]: attempt["reply"] for attempt in attempts if attempt["outcome"] == GOOD}
+        self._asked = {attempt["id"] for attempt in attempts}
         self._batched = {(attempt["id"], attempt["batch"]) for attempt in attempts if "batch" in attempt}
         self._lock = threading.Lock()
         self._file = None
@@ -36,6 +37,10 @@ class Recording:
     def reply(self, request_id: str) -> dict | None:
         """The good reply recorded for this request, or None."""
         return self._replies.get(request_id)
+
+    def asked(self, request_id: str) -> bool:
+        """Whether any attempt at this request was recorded when the recording was opened."""
+        return request_id in self._asked
 
     def has(self, request_id: str, batch: str) -> bool:
         """Whether this request's attempt in this batch is recorded."""
