@@ -43,6 +43,7 @@ VARYING = ("records.jsonl", "report.html", "report.md", "report.tex", "checklist
 GRACE_SECONDS = 30
 HANG_LENGTHS = 10  # of an undisturbed run
 MARK = "FOCALPO_SOAK"
+VARYING_FACTS = ("calls", "sentinel")
 
 
 def start(runs: Path, mark: str) -> subprocess.Popen:
@@ -67,7 +68,8 @@ def marked(mark: str) -> list[int]:
 def outputs(runs: Path) -> dict[str, str]:
     """The hash of every sealed output; for a folder that does not match its manifest, also the damage.
 
-    A manifest's facts are included, except for the numbers of calls, which kills change.
+    A manifest's facts are included, except for the numbers of calls, which kills change, and for those of the sentinel:
+    which stage was the judge's first depends on who ended first.
     """
     found = {}
     for manifest in sorted(runs.glob("*/*/manifest.json")):
@@ -78,7 +80,7 @@ def outputs(runs: Path) -> dict[str, str]:
             found[stage] = str(damage)
         content = read_manifest(folder)
         found |= {f"{stage}/{name}": value for name, value in content["outputs"].items() if name not in VARYING}
-        facts = {name: value for name, value in content["facts"].items() if name != "calls"}
+        facts = {name: value for name, value in content["facts"].items() if name not in VARYING_FACTS}
         found[f"{stage} facts"] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return found
 

@@ -32,6 +32,7 @@ from tests.conftest import made
 from tests.sealed_table import MAKERS, sealed_stages
 from tests.tiny import chatml_tokenizer, tiny_model
 
+LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 QUESTIONS = suites.suites()["laptop"]["plain_questions"]
 ITEMS = [json.loads(line) for line in (suites.OWN / "plain_questions.jsonl").read_text().splitlines()]
 
@@ -249,7 +250,9 @@ def test_the_stage_equals_lm_eval_run_by_hand(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--tasks", "plain_questions", "--device", "cpu"]
     command += ["--model_args", f"pretrained={model},dtype=float32", "--batch_size", "5", "--log_samples"]
     command += ["--include_path", str(suites.OWN), "--output_path", str(tmp_path / "by_hand")]
-    apart = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache")}  # another test reads the same data at this time
+    # Another test reads the same data at this time, and an engine in this process has set a launcher's variables.
+    own = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
+    apart = own | {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(command, cwd=suites.ROOT, env=apart, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     [samples] = (tmp_path / "by_hand").rglob("samples_*.jsonl")
