@@ -146,7 +146,7 @@ check: $(INSTALLED) ## ruff, ruff format, mypy, shellcheck and hadolint
 	ruff check .
 	ruff format --check .
 	mypy
-	shellcheck .ci/run $(wildcard recipes/*.sh slurm/*.sbatch slurm/*.sh)
+	shellcheck .ci/run install.sh $(wildcard recipes/*.sh slurm/*.sbatch slurm/*.sh)
 	hadolint slurm/Containerfile
 	sed -n '/^%post/,/^%env/{/^%/!p}' slurm/apptainer.def | shellcheck --shell=sh -
 
