@@ -33,12 +33,11 @@ Commands, `python -m recipes.NAME`, most of them with a make target. Stages that
     why                 show the chain behind one of its numbers
     notebooks           run the notebooks on its report
     dashboard           create the W&B workspace and report
-    publish             copy a report into docs/
+    publish             copy a report into docs/, or draw the weight that each loss gives a pair
     dynamics            show what training does to the pairs of a file
     calibrate           measure the rate of training steps on this machine
     calibrate_judge     compare a judge with published annotations
     score_annotations   score published annotations
-    weights             draw the weight that each loss gives a pair
     bench               measure the speed of training beside TRL's
 
 A file to take away:

@@ -2,17 +2,22 @@
 
 python -m recipes.publish runs/report/pocket-0123456789ab
 python -m recipes.publish runs/sweep/laptop-0123456789ab
+python -m recipes.publish weights                          docs/weights.md: what every loss makes of a pair, by autograd
 """
 
 import re
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
+from focalpo.reporting.weights import weights_figure, weights_page
 from focalpo.running.command import run_command
 from focalpo.running.words import words_of
 from focalpo.stages.folder import verify
 from focalpo.stages.origin import ROOT
+from focalpo.training.objective import OBJECTIVES
+from focalpo.training.weights import DETACHED, Curve, curves
 
 FILES = {
     "report": ("summary.md", "checklist.md", "table1.md", "table1.csv", "table1.tex"),
@@ -20,6 +25,14 @@ FILES = {
 }
 """What is copied of each kind of stage; the first is the table that pages show."""
 MARKED = re.compile(r"(<!-- table: (docs/\w+/\w+\.md).*?-->\n).*?(<!-- end of table -->)", re.S)
+
+
+def main() -> None:
+    (asked,), _ = words_of("publish", sys.argv[1:])
+    if asked == "weights":
+        draw(ROOT)
+    else:
+        publish(Path(asked), ROOT)
 
 
 def publish(folder: Path, root: Path) -> None:
@@ -49,5 +62,21 @@ def publish(folder: Path, root: Path) -> None:
         page.write_text(MARKED.sub(lambda m: m[1] + text + m[3] if m[2] == table else m[0], page.read_text()))
 
 
+def draw(root: Path) -> None:
+    """Write docs/weights.md and docs/weights/weights.png under `root`."""
+    found = curves()
+    (root / "docs/weights").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        weights_figure(found, Path(folder) / "weights")
+        shutil.copyfile(Path(folder) / "weights.png", root / "docs/weights/weights.png")
+    (root / "docs/weights.md").write_text(page(found))
+
+
+def page(found: dict[str, Curve]) -> str:
+    """docs/weights.md with the equation of every loss."""
+    equations = {cls.label: cls.equation for cls in OBJECTIVES.values()}
+    return weights_page(found, equations | {DETACHED: equations["FocalPO"] + ", p^gamma constant"})
+
+
 if __name__ == "__main__":
-    run_command(lambda: publish(Path(words_of("publish", sys.argv[1:])[0][0]), ROOT))
+    run_command(main)

@@ -167,7 +167,7 @@ def test_what_cannot_be_computed_is_refused_by_name(family: str, settings: dict,
 
 @pytest.mark.parametrize("family", ["bloom", "rwkv"])
 def test_layers_that_would_see_other_trees_are_refused(family: str) -> None:
-    """They take no notice of the attention that the model was told to use."""
+    """They compute attention themselves and ignore `attn_implementation`."""
     policy = PackedPolicy(model_of(family))
     with pytest.raises(ValueError, match=f"the layers of {family} have an attention of their own; choose another"):
         policy(pack([Tree("t", [1], {"chosen": [4], "rejected": [6]})], BRANCHES))

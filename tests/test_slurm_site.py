@@ -19,13 +19,13 @@ pytestmark = pytest.mark.slurm
 KEY = "THE_JUDGES_KEY"
 LOGIN = ("hydra", "omegaconf", "antlr4", "yaml", "packaging", "filelock")
 """What reads a configuration and holds a lock: all that a login node must have where jobs run in a container."""
-# Notes what a job sees and was told; then runs the kinds of stage that the image is named after, in our environment.
-# The image `stuck` does nothing until it is asked to stop.
+# Records the environment and arguments of a job; then runs the kinds of stage that the image is named after, in our
+# environment. The image `stuck` does nothing until it is asked to stop.
 APPTAINER = """#!/usr/bin/env bash
 image=$2 command=("${@:3}")
 stage=${command[-3]}
 kind=$(basename "$(dirname "$stage")")
-TOLD="${command[*]: -2}" env -0 > "RECORDS/$kind+$(basename "$stage")"
+ARGUMENTS="${command[*]: -2}" env -0 > "RECORDS/$kind+$(basename "$stage")"
 if [[ $image == stuck ]]; then
     rm -f "$stage/.checkpoints/stop"
     until [[ -e $stage/.checkpoints/stop ]]; do sleep 0.2; done
@@ -113,7 +113,7 @@ def test_a_login_node_without_packages_submits_each_kind_to_where_its_names_say(
     wait_until(lambda: not jobs())
     seen = site.seen()
     assert seen.keys() == {"sft", "pairs", "reference", "train", "benchmark", "generate", "judge"}
-    read = ("SLURM_JOB_PARTITION", "SLURM_JOB_QOS", "SLURMD_NODENAME", "OMP_NUM_THREADS", "TOLD")
+    read = ("SLURM_JOB_PARTITION", "SLURM_JOB_QOS", "SLURMD_NODENAME", "OMP_NUM_THREADS", "ARGUMENTS")
     for kind, job in ((kind, job) for kind, found in seen.items() for job in found):
         other = ("short", "normal", "n2", "2", "--ranks=1 --threads=2")
         expected = other if kind == "train" else ("long", "urgent", "n1", "1", "--ranks=1 --threads=1")

@@ -9,7 +9,7 @@ import torch
 from focalpo.reporting.weights import sacrificed, weights_figure
 from focalpo.training.objective import DPO, IPO, RDPO, SimPO
 from focalpo.training.weights import Curve, Region, curve, curves, weight
-from recipes import weights as recipe
+from recipes import publish as recipe
 
 ROOT = Path(__file__).parent.parent
 U = [-30.0, -1.0, 0.0, 2.0, 30.0]

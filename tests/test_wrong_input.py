@@ -115,7 +115,7 @@ WRONG = {
     "dashboard pocket track.projct=x": "did you mean project?",
     "publish": "its argument is missing: run python -m recipes.publish runs/report/NAME",
     "publish /nowhere": "/nowhere is not a folder; a report is one of runs/report/*",
-    "weights now": "now: run python -m recipes.weights",
+    "publish weights now": "run python -m recipes.publish runs/report/NAME",
     "publish a b": "run python -m recipes.publish runs/report/NAME",
     "why": "its argument is missing: run python -m recipes.why ROW/SETTING/COLUMN",
     "why a/b/c --cfg job": "has no one configuration to show; leave --cfg out",

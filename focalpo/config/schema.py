@@ -114,8 +114,8 @@ class EndpointConfig:
 @dataclass(slots=True)
 class JudgeConfig:
     """The protocols of eval/ by set of completions, the model that is asked and changed fields of its requests (null:
-    the protocol's; either makes another protocol), who judges (null: whoever is at the address), the sentinel that is
-    judged first, the share of verdicts that may be missing, and the judge's endpoint."""
+    the protocol's; either makes another protocol), the name of the model that judges (null: the one that the endpoint
+    serves), the sentinel that is judged first, the share of verdicts that may be missing, and the judge's endpoint."""
 
     benchmarks: dict[str, str]
     model: str | None

@@ -109,7 +109,7 @@ def _rows(curves: Mapping[str, Curve], equations: Mapping[str, str]) -> Iterator
 
 PAGE = """# What each loss does with a pair, by its margin
 
-`python -m recipes.weights` makes this page: every registered loss that ranks, by autograd on its own code.
+`python -m recipes.publish weights` makes this page: every registered loss that ranks, by autograd on its own code.
 
 ![The weight of a pair against its margin, one panel per loss](weights/weights.png)
 

@@ -10,20 +10,25 @@ from focalpo.config.mistakes import Mistake
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What a command line may hold: a number of words, of which one may have to be a folder, and keys, KEY=VALUE."""
+    """What a command line may hold: a number of words, and keys, KEY=VALUE.
+
+    The word at place `folder` must be one, or one of the names that may stand `instead` of it.
+    """
 
     least: int
     most: float
     usage: str
     folder: int | None = None
+    instead: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
 
 
 WORDS = {
     "why": Words(1, 2, "python -m recipes.why ROW/SETTING/COLUMN [REPORT], or make why CELL=... REPORT=...", folder=1),
     "again": Words(1, float("inf"), "make again STAGE=KIND/NAME-KEY, as make why and runs/ show it", keys=("runs",)),
-    "publish": Words(1, 1, "python -m recipes.publish runs/report/NAME, or runs/sweep/NAME", folder=0),
-    "weights": Words(0, 0, "python -m recipes.weights"),
+    "publish": Words(
+        1, 1, "python -m recipes.publish runs/report/NAME, runs/sweep/NAME, or weights", folder=0, instead=("weights",)
+    ),
     "notebooks": Words(0, 1, "python -m recipes.notebooks TABLE, or runs/report/NAME"),
 }
 
@@ -41,8 +46,10 @@ def words_of(command: str, arguments: list[str]) -> tuple[list[str], dict[str, s
     if unread or not rules.least <= len(words) <= rules.most:
         said = f"{' '.join(unread or words)}: run" if unread or words else "its argument is missing: run"
         raise Mistake(f"{said} {rules.usage}")
-    if rules.folder is not None and len(words) > rules.folder and not Path(words[rules.folder]).is_dir():
-        raise Mistake(f"{words[rules.folder]} is not a folder; a report is one of runs/report/*")
+    if rules.folder is not None and len(words) > rules.folder:
+        word = words[rules.folder]
+        if word not in rules.instead and not Path(word).is_dir():
+            raise Mistake(f"{word} is not a folder; a report is one of runs/report/*")
     return words, keys
 
 
