@@ -106,7 +106,7 @@ class Batches:
             if token in self._fetched:
                 continue
             batch_id = sent.get("batch") or self._adopted(token)
-            if batch_id is None:  # killed before the server knew of it
+            if batch_id is None:  # killed before it was sent
                 self._note({"token": token, "done": "never sent"})
                 continue
             batch = self._client.batches.retrieve(batch_id)
@@ -122,7 +122,7 @@ class Batches:
             self._fetched.add(token)
 
     def settle(self) -> None:
-        """Note that the replies which were fetched are recorded: nobody needs their batches any more."""
+        """Note that the fetched replies are recorded, so that no later run fetches their batches again."""
         for token in self._fetched:
             self._note({"token": token, "done": "fetched"})
         self._fetched.clear()
@@ -164,8 +164,8 @@ class Batches:
         print(f"batch {batch.id}: {len(names)} requests sent, replies come within 24 h", flush=True)
 
     def _adopted(self, token: str) -> str | None:
-        """The batch that the server made of a request for one, if the run was killed before it knew."""
-        listed = self._client.batches.list(limit=100).data
+        """The id of a batch that the server created before a killed run could write it down."""
+        listed = self._client.batches.list(limit=100)  # iterating fetches page after page
         return next((batch.id for batch in listed if (batch.metadata or {}).get("token") == token), None)
 
     def _keep(self, batch_id: str, batch: openai.types.Batch, names: Iterable[str]) -> None:

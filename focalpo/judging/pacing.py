@@ -1,10 +1,10 @@
 """How fast a judge may be asked: one pace for all threads, learned from its refusals and its rate-limit headers.
 
-    429, retry-after: 6            --> nobody asks for 6 s, and requests have a longer interval
-    x-ratelimit-remaining-... 0    --> nobody asks until the limit is reset
+    429, retry-after: 6            --> no request for 6 s, and a longer interval between requests
+    x-ratelimit-remaining-... 0    --> no request until the limit is reset
     every other reply              --> a slightly shorter interval, down to none
 
-A refusal is no attempt: a request waits for its turn as long as some requests get through.
+A refusal does not count as an attempt: a request waits for its turn as long as some requests get through.
 """
 
 import email.utils
@@ -26,7 +26,7 @@ LONGEST_RESET_SECONDS = 60.0
 DURATION = re.compile(r"([\d.]+)(ms|s|m|h|d)")
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 LONGEST_SLEEP_SECONDS = 1.0
-"""Then a thread looks again whether the pace has ended."""
+"""After that a thread checks again whether the pace has ended."""
 EPOCH = 1e9
 """Larger numbers of seconds are points in time; a thousand times larger ones are points in time in milliseconds."""
 
@@ -62,7 +62,7 @@ class Pace:
             time.sleep(min(turn - now, LONGEST_SLEEP_SECONDS))
 
     def slower(self, sent: float, pause: float) -> None:
-        """A request that was sent at `sent` was one too many; nobody asks for `pause` seconds.
+        """A request sent at `sent` was refused; send none for `pause` seconds.
 
         Raises:
             RefusedError: if the pause is too long, or nothing got through for too long.
@@ -74,17 +74,17 @@ class Pace:
             if self._answered is not None and now - self._answered > self._patience:
                 raise RefusedError(f"it has refused every request for {now - self._answered:.0f} s")
             self._held_until = max(self._held_until, now + pause)
-            if sent >= self._slowed:  # sent at the present pace; what was in flight with it tells nothing more
+            if sent >= self._slowed:  # sent at the present pace; others in flight with it add no information
                 self._interval = min(max(2 * self._interval, FIRST_INTERVAL), LONGEST_INTERVAL)
                 self._slowed = now
 
     def end(self) -> None:
-        """Let everybody go who waits: no request will be sent any more."""
+        """Release all waiting threads: no more requests will be sent."""
         with self._lock:
             self._interval, self._next, self._held_until = 0.0, -math.inf, -math.inf
 
     def faster(self, pause: float) -> None:
-        """A request got through; nobody asks for `pause` seconds, because the limit is used up (0: it is not)."""
+        """A request got through; send none for `pause` seconds, because the limit is used up (0: it is not)."""
         with self._lock:
             self._answered = time.monotonic()
             self._held_until = max(self._held_until, self._answered + min(pause, LONGEST_RESET_SECONDS))
