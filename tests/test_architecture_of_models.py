@@ -10,7 +10,7 @@ from focalpo.answering.decoding import NAME, decode
 from focalpo.answering.engine import Decoding
 from focalpo.answering.rewarding import RewardModel
 from focalpo.data.trees import Tree
-from focalpo.training import attention, logprobs
+from focalpo.training import attention, layout, logprobs
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.model import ModelSource, load_model
 from focalpo.training.packing import pack
@@ -58,7 +58,7 @@ def test_packed_equals_padded_in_value_and_gradient(
     monkeypatch: pytest.MonkeyPatch, family: str, small_tree: int, chunk: int, kept: int
 ) -> None:
     """Whole trees under a mask and segment by segment; all logits kept, and recomputed in chunks."""
-    monkeypatch.setattr(attention, "SMALL_TREE", small_tree)
+    monkeypatch.setattr(layout, "SMALL_TREE", small_tree)
     monkeypatch.setitem(logprobs.CHUNK_LOGITS, "cpu", chunk)
     monkeypatch.setattr(logprobs, "KEPT_LOGITS", kept)
     trees, (settings, without) = random_trees(6, seed=3), FAMILIES[family]
@@ -121,35 +121,6 @@ def test_a_window_by_hand() -> None:
     seen = [[row for row in range(7) if group.visible[0, 0, query, row]] for query in range(7)]
     assert seen == [[0], [0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [1, 2, 5], [2, 5, 6]]
     assert layout.narrowed(5) is None and layout.narrowed(4) == 4, "no sequence has more than 5 tokens"
-
-
-def naive_varlen(query, key, value, query_starts, key_starts, *_: int, scale, window_size, enable_gqa) -> torch.Tensor:
-    """What torch documents of `varlen_attn`, which needs a GPU: windows are aligned to the last query and key."""
-    left, right = window_size
-    assert right == 0
-    spans = zip(*(starts.unfold(0, 2, 1).tolist() for starts in (query_starts, key_starts)), strict=True)
-    results = []
-    for queries, keys in spans:
-        q = query[slice(*queries)].transpose(0, 1)
-        k, v = (x[slice(*keys)].repeat_interleave(q.shape[0] // x.shape[1], 1).transpose(0, 1) for x in (key, value))
-        before = torch.arange(k.shape[1]) - (torch.arange(q.shape[1])[:, None] + k.shape[1] - q.shape[1])
-        hidden = (before > 0) if left == -1 else (before > 0) | (before < -left)
-        scores = (q @ k.transpose(1, 2) * scale).masked_fill(hidden, -torch.inf)
-        results.append((scores.softmax(-1) @ v).transpose(0, 1))
-    return torch.cat(results)
-
-
-@pytest.mark.parametrize("window", [None, 1, WINDOW, 4096])
-def test_the_kernel_of_gpus_is_asked_for_the_same_window(monkeypatch: pytest.MonkeyPatch, window: int | None) -> None:
-    from torch.nn.attention import varlen
-
-    monkeypatch.setattr(varlen, "varlen_attn", naive_varlen)
-    layout = pack(random_trees(4, seed=3), BRANCHES).layout
-    rows = layout.trees[-1][-1].end
-    query, key, value = (torch.randn(heads, rows, 8, generator=torch.manual_seed(0)) for heads in (4, 2, 2))
-    kernels = (attention._attend_ragged, attention._attend_grouped)
-    ragged, grouped = (kernel(query, key, value, 0.5, layout, layout.narrowed(window), None) for kernel in kernels)
-    torch.testing.assert_close(ragged, grouped)
 
 
 @pytest.mark.parametrize(

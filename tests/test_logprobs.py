@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from focalpo.data.trees import Tree
-from focalpo.training import attention, logprobs
+from focalpo.training import attention, layout, logprobs
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.packing import pack
 from tests.tiny import ARCHITECTURES, random_trees, tiny_model
@@ -104,9 +104,9 @@ def test_blocks_and_groups_change_nothing(
 ) -> None:
     trees = random_trees(7, seed=5)
     expected = padded_logps(tiny_model(), trees)
-    monkeypatch.setattr(attention, "SMALL_TREE", small_tree)
-    monkeypatch.setattr(attention, "SMALL_GROUP", small_group)
-    monkeypatch.setattr(attention, "WASTE", waste)
+    monkeypatch.setattr(layout, "SMALL_TREE", small_tree)
+    monkeypatch.setattr(layout, "SMALL_GROUP", small_group)
+    monkeypatch.setattr(layout, "WASTE", waste)
     batch = pack(trees, BRANCHES)
     assert sum(len(group.rows) for group in batch.layout.groups(None)) == batch.tokens.numel()
     torch.testing.assert_close(PackedPolicy(tiny_model())(batch), expected, atol=1e-5, rtol=1e-5)
@@ -130,12 +130,13 @@ def test_flash_attention_is_used_for_half_precision_on_a_gpu_only(
 
 
 def test_the_inputs_of_both_kernels_are_built_on_the_layouts_device() -> None:
-    layout = pack(random_trees(9, seed=3), BRANCHES).layout.to(torch.device("meta"))
-    made = [tensor for each in (*layout.groups(None), layout.ragged) for tensor in tensors_of(each)]
+    placed = pack(random_trees(9, seed=3), BRANCHES).layout.to(torch.device("meta"))
+    kept = (*placed.groups(None), placed.trunks, placed.branches)
+    made = [tensor for each in kept for tensor in tensors_of(each)]
     assert len(made) > 3 and {tensor.device.type for tensor in made} == {"meta"}
 
 
-def tensors_of(record: attention.Group | attention.Ragged) -> list[torch.Tensor]:
+def tensors_of(record: layout.Group | layout.Ragged) -> list[torch.Tensor]:
     values = [getattr(record, field.name) for field in fields(record)]
     return [value for value in values if isinstance(value, torch.Tensor)]
 

@@ -77,27 +77,38 @@ def test_a_packed_row_by_hand() -> None:
 def naive_pack(trees: list[Tree], branches: tuple[str, ...]) -> dict[str, list[int]]:
     """One number after another, as the docstring of `packing` says it."""
     row: dict[str, list[int]] = {"tokens": [], "positions": [], "predictors": [], "labels": [], "owners": []}
+    prompt_ends, starts = {}, {}
+
+    def lay_response(place: int, branch: str) -> None:
+        starts[place, branch] = len(row["tokens"])
+        for step, token in enumerate(trees[place].branches[branch]):
+            row["tokens"].append(int(token))
+            row["positions"].append(len(trees[place].prompt) + step)
+
     for place, tree in enumerate(trees):
         for position, token in enumerate(tree.prompt):
             row["tokens"].append(int(token))
             row["positions"].append(position)
-        last_of_prompt = len(row["tokens"]) - 1
+        prompt_ends[place] = len(row["tokens"]) - 1
+        lay_response(place, branches[0])
+    for place in range(len(trees)):
+        for branch in branches[1:]:
+            lay_response(place, branch)
+    for place, tree in enumerate(trees):
         for offset, branch in enumerate(branches):
             for step, token in enumerate(tree.branches[branch]):
-                row["predictors"].append(len(row["tokens"]) - 1 if step else last_of_prompt)
-                row["tokens"].append(int(token))
-                row["positions"].append(len(tree.prompt) + step)
+                row["predictors"].append(starts[place, branch] + step - 1 if step else prompt_ends[place])
                 row["labels"].append(int(token))
                 row["owners"].append(place * len(branches) + offset)
     return row
 
 
-@pytest.mark.parametrize("branches", [BRANCHES, ("rejected",)])
+@pytest.mark.parametrize("branches", [BRANCHES, ("rejected",), ("rejected", "other", "chosen")])
 def test_trees_of_arrays_are_packed_as_one_number_after_another(branches: tuple[str, ...]) -> None:
     def array(ids: list[int]) -> np.ndarray:
         return np.array(ids, np.int32)
 
-    plain = random_trees(9, seed=4)
+    plain = random_trees(9, seed=4, branches=(*BRANCHES, "other"))
     arrays = [Tree(t.id, array(t.prompt), {name: array(ids) for name, ids in t.branches.items()}) for t in plain]
     expected = naive_pack(plain, branches)
     for trees in (plain, arrays):

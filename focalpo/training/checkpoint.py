@@ -61,8 +61,10 @@ def leave_if_asked(engine, folder: Path, step: int, run: str, saved: int) -> Non
     Raises:
         Stopped: when the run was asked to stop, after saving.
     """
-    # Summed over ranks: they may see the file at different moments and must leave at the same step.
-    if sum_over_ranks(torch.tensor(float((folder / STOP).exists()), device=device())) > 0:
+    asked = (folder / STOP).exists()
+    if world() > 1:  # they may see the file at different moments and must leave at the same step
+        asked = bool(sum_over_ranks(torch.tensor(float(asked), device=device())) > 0)
+    if asked:
         if not step:
             raise Stopped("asked to stop before the first step, run the same command again")
         if step > saved:

@@ -188,14 +188,13 @@ def train(
             for group in engine.optimizer.param_groups:
                 group["lr"] = rate
             items = global_batch_at(step, len(examples.trees), settings.global_batch, seed)
-            totals, seen = _accumulate(engine, objective, items, examples, batcher, partial(leave_if_asked, step))
-            if not math.isfinite(totals["loss"]):
-                raise ValueError(nonfinite.describe(seen, examples.trees, examples.reference, step, checkpoints.parent))
+            sums, seen = _accumulate(engine, objective, items, examples, batcher, partial(leave_if_asked, step))
             clipped = _clip(engine, settings)
             engine.step()
-            # DeepSpeed reports its norm after the step: the weights may already be bad, but they are not saved.
+            # Looked at only now, so that the host need not wait before: the weights may be bad, but they are not saved.
+            totals = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
             norm = float(engine.get_global_grad_norm() if clipped is None else clipped)
-            if not math.isfinite(norm):
+            if not math.isfinite(totals["loss"] + norm):
                 raise ValueError(nonfinite.describe(seen, examples.trees, examples.reference, step, checkpoints.parent))
             if tracker is not None:
                 tracker.log(step + 1, **totals, learning_rate=rate, grad_norm=norm)
@@ -211,7 +210,8 @@ def train(
 def _accumulate(
     engine, objective, items: list[int], examples: Examples, batcher: Batcher, leave_if_asked: Callable[[], None]
 ):
-    """Accumulate one global batch's gradients; return its metrics' means over all ranks and what this rank computed."""
+    """Accumulate one global batch's gradients; return its metrics' means over all ranks, scalars that are still being
+    computed, and what this rank computed."""
     beforehand = of_global_batch(engine, objective, items, examples, batcher)
     sums: dict[str, Tensor] = {}
     seen: list[nonfinite.Seen] = []
@@ -230,7 +230,7 @@ def _accumulate(
         for name, value in _metrics(batch, loss).items():
             sums[name] = sums.get(name, 0.0) + value
     total = sum_over_ranks(torch.stack(list(sums.values())))
-    return dict(zip(sums, (total / len(items)).tolist(), strict=True)), seen
+    return dict(zip(sums, total / len(items), strict=True)), seen
 
 
 def _clip(engine, settings: TrainSettings) -> Tensor | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from focalpo.data.trees import Tree
 from focalpo.training.objective import BatchLevel, BatchLogps, Logps, Objective, TokenLevel, TokenLogps
 from focalpo.training.packing import Batcher, MicroBatch
-from focalpo.training.ranks import device, rank, sum_over_ranks, world
+from focalpo.training.ranks import device, rank, sent, sum_over_ranks, world
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,13 @@ def scored_by(engine, objective: Objective, micro: MicroBatch) -> Scored:
     """Call the engine on a micro-batch, for the log-prob of each token only if the loss is of that kind."""
     if not isinstance(objective, TokenLevel):
         return Scored(engine(micro), {}, {})
-    sums, tokens, collision = engine(micro, tokens=True)
-    places = {branch: micro.owners % len(micro.branches) == place for place, branch in enumerate(micro.branches)}
-    tokens, collision = ({b: values[at] for b, at in places.items()} for values in (tokens, collision))
+    sums, *each = engine(micro, tokens=True)
+    # Cut by lengths that the host knows: a mask would have to be counted on the device.
+    responses = [values.split(micro.layout.responses) for values in each]
+    count = len(micro.branches)
+    tokens, collision = (
+        {branch: torch.cat(parts[place::count]) for place, branch in enumerate(micro.branches)} for parts in responses
+    )
     return Scored(sums, tokens, collision)
 
 
@@ -92,7 +96,7 @@ def _terms(
 
 def _reference(branches, items, reference: dict[str, list[float]]) -> dict[str, Tensor]:
     return {
-        branch: torch.tensor([reference[branch][item] for item in items], device=device())
+        branch: sent(torch.tensor([reference[branch][item] for item in items]), device())
         for branch in branches
         if branch in reference
     }
@@ -100,6 +104,6 @@ def _reference(branches, items, reference: dict[str, list[float]]) -> dict[str, 
 
 def _lengths(branches, items, trees) -> dict[str, Tensor]:
     return {
-        branch: torch.tensor([float(len(trees[item].branches[branch])) for item in items], device=device())
+        branch: sent(torch.tensor([float(len(trees[item].branches[branch])) for item in items]), device())
         for branch in branches
     }

@@ -30,11 +30,11 @@ class PackedPolicy(nn.Module):
         ValueError: for architectures whose logits or layers are none that packed training computes.
     """
 
-    def __init__(self, model: PreTrainedModel, chunk_logits: int | None = None) -> None:
+    def __init__(self, model: PreTrainedModel, chunk_logits: int | None = None, attention: str = NAME) -> None:
         super().__init__()
         config = model.config.get_text_config()
         self.window = sliding_window(config)
-        model.set_attn_implementation(NAME)
+        model.set_attn_implementation(attention)
         self.model = model
         head = model.get_output_embeddings()
         head.forward = MethodType(_chunked(chunk_logits, rescaling(config)), head)

@@ -1,8 +1,10 @@
 """Packed prompt trees: a micro-batch is a list of trees laid end to end in one row, without padding.
 
-    tokens     [ p0 | w0 | l0 | p1 | w1 | l1 | ... ]       each prompt once, for all of its branches
+    tokens     [ p0 | w0 | p1 | w1 | ... | l0 | l1 | ... ]       each prompt once, with its first branch behind it
     positions  each branch continues its own prompt's positions
     attention  a branch sees its prompt and itself, causally: one segment = (query rows, key rows)
+
+Prompts and first branches come first because each is one causal sequence in place, whose keys need no copy.
 
 The planner deals the pairs of a global batch to ranks and micro-steps; up to rounding (see `engine`), the gradient
 does not depend on how they are dealt.
@@ -17,7 +19,8 @@ import torch
 from torch import Tensor
 
 from focalpo.data.trees import Tree
-from focalpo.training.attention import Layout, Segment
+from focalpo.training.layout import Layout, Segment
+from focalpo.training.ranks import sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same micro-batch on another device."""
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS}
+        moved = {name: sent(getattr(self, name), device) for name in _TENSORS}
         return MicroBatch(**moved, layout=self.layout.to(device), branches=self.branches, trees=self.trees)
 
 
@@ -47,31 +50,30 @@ _TENSORS = ("tokens", "positions", "predictors", "labels", "owners")
 
 
 def pack(trees: Sequence[Tree], branches: tuple[str, ...], share_prompts: bool = True) -> MicroBatch:
-    """Lay the named branches of the trees end to end; `share_prompts=False` repeats the prompt for each branch."""
+    """Lay the trees with the named branches in one row; `share_prompts=False` repeats the prompt for each branch."""
     if not share_prompts:
         return _pack_repeated(trees, branches)
-    rows, positions, predictors, labels = [], [], [], []
+    first, *others = branches
+    predictors, labels = [], []
     segments: list[list[Segment]] = []
-    start = 0
+    start, behind = 0, sum(len(tree.prompt) + len(tree.branches[first]) for tree in trees)
     for tree in trees:
         end = start + len(tree.prompt)
-        rows.append(tree.prompt)
-        positions.append(np.arange(len(tree.prompt)))
         segments.append([Segment(start, end, start, start)])
-        first = end
         for branch in branches:
-            response = tree.branches[branch]
-            count = len(response)
-            segments[-1].append(Segment(first, first + count, start, end))
+            begin, count = (end if branch == first else behind), len(tree.branches[branch])
+            segments[-1].append(Segment(begin, begin + count, start, end))
             # Response token t is predicted one row earlier, the first one by the last row of the shared prompt.
-            before = np.arange(first - 1, first + count - 1)
+            before = np.arange(begin - 1, begin + count - 1)
             before[0] = end - 1
             predictors.append(before)
-            rows.append(response)
-            positions.append(np.arange(len(tree.prompt), len(tree.prompt) + count))
-            labels.append(response)
-            first += count
-        start = first
+            labels.append(tree.branches[branch])
+            behind += count if branch != first else 0
+        start = end + len(tree.branches[first])
+    rows = [ids for tree in trees for ids in (tree.prompt, tree.branches[first])]
+    rows += [tree.branches[branch] for tree in trees for branch in others]
+    positions = [np.arange(len(tree.prompt) + len(tree.branches[first])) for tree in trees]
+    positions += [np.arange(len(t.prompt), len(t.prompt) + len(t.branches[b])) for t in trees for b in others]
     return MicroBatch(
         tokens=_joined(rows)[None],
         positions=_joined(positions)[None],

@@ -27,6 +27,12 @@ def device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
+def sent(values: torch.Tensor, to: torch.device) -> torch.Tensor:
+    """The tensor of the host on a device, without waiting: from memory that is not pinned, a copy to a GPU would wait
+    for all that the GPU still computes."""
+    return values.pin_memory().to(to, non_blocking=True) if to.type == "cuda" else values.to(to)
+
+
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     """Elementwise sum over ranks; the input is not modified."""
     total = values.detach().clone()

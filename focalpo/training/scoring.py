@@ -27,10 +27,14 @@ def score(
         block = trees[first : first + BLOCK]
         # Under ZeRO-3 every rank must make the same number of calls, so a block smaller than the group is repeated.
         repeated = list(block) * -(-world() // len(block))
-        for share, micro, _ in Batcher(micro_batch_tokens).micro_batches(repeated, branches, world(), rank()):
+        batches = Batcher(micro_batch_tokens).micro_batches(repeated, branches, world(), rank())
+        found = []
+        for share, micro, _ in batches:
             alive()
-            logps = policy(micro.to(device())).tolist()
-            rows += [(first + place % len(block), row) for place, row in zip(share, logps, strict=True)]
+            found.append((share, policy(micro.to(device()))))
+        # Read when the block is done: to look at one micro-batch, a GPU would have to finish it before the next.
+        for share, logps in found:
+            rows += [(first + place % len(block), row) for place, row in zip(share, logps.tolist(), strict=True)]
         progress(min(first + BLOCK, len(trees)), len(trees))
-    found = dict(row for part in gather(rows) for row in part)
-    return {branch: [found[place][b] for place in range(len(trees))] for b, branch in enumerate(branches)}
+    whole = dict(row for part in gather(rows) for row in part)
+    return {branch: [whole[place][b] for place in range(len(trees))] for b, branch in enumerate(branches)}
