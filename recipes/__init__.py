@@ -11,7 +11,8 @@ Stages, in pipeline order; `make(job)` fills a stage folder and returns the fact
     pairs               preference pairs, validated and tokenised
     anchors             a start model's log-probs beside the author's
     train               preference training
-    benchmark           questions and reference answers
+    benchmark           benchmark: questions and reference answers
+                        answers: a model's answers to them, from files
     generate            completions
     judge               verdicts of a judge
     duels               duel: verdicts of a judge between the completions of two rows
@@ -39,7 +40,7 @@ Commands, `python -m recipes.NAME`, most of them with a make target. Stages that
     dynamics            show what training does to the pairs of a file
     calibrate           measure the rate of training steps on this machine
     calibrate_judge     compare a judge with published annotations
-    score_annotations   score published annotations
+    annotations         score published annotations, or publish a judge stage's own
     bench               measure the speed of training beside TRL's
 
 A file to take away:

@@ -66,8 +66,8 @@ class TableRun:
     def questions(self, setting: str, name: str) -> Path | None:
         """The folder of the benchmark whose questions a set of completions answers."""
         generated = [path for row in self.rows for path in self.seeds(setting, row, "generate").values()]
-        sets = Job.read(generated[0]).settings.get("sets", {}) if generated else {}
-        return self.benchmark(setting, sets.get(name, {}).get("questions", name))
+        sets = (Job.read(path).settings.get("sets", {}) for path in generated)  # answers from files have fewer
+        return self.benchmark(setting, next((each[name]["questions"] for each in sets if name in each), name))
 
     def changes(self, setting: str, row: str, split: str) -> list[Change]:
         """Effect of training on the pairs of a split, one per seed; empty for a row that was not trained."""
@@ -130,13 +130,13 @@ def chosen_report(name: str = "pocket") -> Path:
 
 
 def _answer_facts(generate: Path) -> dict[str, float]:
-    """Length and completeness of the answers to AlpacaEval or, without it, of the first set of answers."""
+    """What is known of length and completeness of the answers to AlpacaEval or, without it, of the first set."""
     manifest = read_manifest(generate)
     names = list(manifest["settings"].get("sets", {"alpaca_eval": {}}))
     if not names:
         return {}
     found = manifest["facts"]["alpaca_eval" if "alpaca_eval" in names else names[0]]
-    return {"tokens": found["tokens"], "unfinished": 100 * found["unfinished"]}
+    return {name: unit * found[name] for name, unit in (("tokens", 1), ("unfinished", 100)) if name in found}
 
 
 def _scored_facts(folders: Mapping[str, Path]) -> dict[str, float]:
