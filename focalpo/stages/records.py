@@ -120,6 +120,14 @@ class ArenaGame:
 
 
 @dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a judge wrote about one answer; `first`: it saw this answer before the reference."""
+
+    first: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Instructed:
     """A prompt with verifiable instructions: their kinds, by IFEval's names, and the arguments of each as JSON."""
 
