@@ -78,10 +78,13 @@ def requests_of(question: Question, answer: Completion, protocol: JudgedProtocol
         asked = question.prompt[-1]["content"]
         if isinstance(protocol, AlpacaProtocol):
             texts = {"instruction": asked, "output_1": one, "output_2": two}
-            yield first, [
-                {"role": role, "content": fill_template(content.strip(), texts)}
-                for role, content in MESSAGE.findall(_template(protocol.annotator))
-            ]
+            yield (
+                first,
+                [
+                    {"role": role, "content": fill_template(content.strip(), texts)}
+                    for role, content in MESSAGE.findall(_template(protocol.annotator))
+                ],
+            )
         else:
             category = question.id.rpartition("/")[0] if isinstance(protocol, ArenaTwoProtocol) else ""
             turn = protocol.user_template.format(question=asked, answer_1=one, answer_2=two)
@@ -89,9 +92,7 @@ def requests_of(question: Question, answer: Completion, protocol: JudgedProtocol
             yield first, [{"role": "system", "content": system}, {"role": "user", "content": turn}]
 
 
-def _alpaca(
-    question: Question, answer: Completion, protocol: AlpacaProtocol, recording: Recording
-) -> Judgement | None:
+def _alpaca(question: Question, answer: Completion, protocol: AlpacaProtocol, recording: Recording) -> Judgement | None:
     for first, messages in requests_of(question, answer, protocol):
         if (text := _reply(messages, protocol, recording)) is not None:
             return Judgement(first, text)

@@ -29,6 +29,6 @@ def not_to_share(benchmarks: Iterable[Path]) -> str:
     named = " and ".join(f"{name} ({licence})" for name, licence in closed.items())
     return (
         f"Do not share the folder answers/: it holds the instructions and reference answers of {named}, whose licence "
-        "requires credit to the authors and forbids commercial use, beside the models' answers and the judge's words on "
-        "them. This page without that folder has none of these texts."
+        "requires credit to the authors and forbids commercial use, the models' answers, and what the judge wrote on "
+        "them. report.html without that folder has none of these texts."
     )

@@ -26,7 +26,6 @@ from focalpo.stages.records import (
     read_records,
 )
 
-
 NOTICE = "LICENCE.txt"
 Judgements = Mapping[str, Sequence[Sequence[Judgement | None]]]
 """What the judge wrote about each answer, by set of completions: one judgement, or one per game."""

@@ -38,7 +38,8 @@ def as_markdown_report(content: Content) -> str:
 
 def as_latex_report(content: Content) -> str:
     """The whole report in LaTeX: booktabs tables and floating figures, to be \\input into a paper."""
-    blocks = [f"% {content.results.title}\n% \\usepackage{{booktabs,graphicx}}", tex(content.finding), tex(content.summary)]
+    blocks = [f"% {content.results.title}\n% \\usepackage{{booktabs,graphicx}}"]
+    blocks += [tex(content.finding), tex(content.summary)]
     if content.results.warnings:
         items = "\n".join(f"\\item {tex(line)}" for line in content.results.warnings)
         blocks.append(f"\\begin{{itemize}}\n{items}\n\\end{{itemize}}")

@@ -21,6 +21,7 @@ ROOM = 0.04
 """Of an axis that stays free at both ends, for points and numbers that stand there."""
 TICKS = 7
 """At most, besides zero."""
+TINY = 1e-9  # of a step: -0.6 / 0.2 is not -3 in binary
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ class Axis:
         rough = (self.high - self.low) / TICKS
         unit = 10 ** math.floor(math.log10(rough))
         step = next(size * unit for size in (1, 2, 5, 10) if size * unit >= rough)
-        return [k * step for k in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+        first, last = math.ceil(self.low / step - TINY), math.floor(self.high / step + TINY)
+        return [k * step for k in range(first, last + 1)]
 
 
 def corrected(difference: Difference, tests: int) -> tuple[float, float]:
@@ -63,7 +65,7 @@ def forest(results: Results) -> str:
 
 
 def _legend(results: Results) -> str:
-    margin = "" if math.isnan(results.margin) else f" Shaded: within ±{results.margin:g} points, the equivalence margin."
+    margin = "" if math.isnan(results.margin) else f" Shaded: the equivalence margin of ±{results.margin:g} points."
     return (
         "Dot: the difference on the same prompts, filled where it is significant (p < .05 after Holm's correction). "
         f"Thick line: its 95% interval. Thin line: the interval corrected for all {results.compared} differences of "
@@ -124,8 +126,9 @@ def _setting(
     feet = "".join(f'<td class="plot">{_ticks(axes[column.name])}</td>' for column in columns)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="Differences, {label}">'
-        f'<table class="forest rows"><caption>{label}</caption><thead><tr><th scope="col">Method</th>{head}</tr></thead>'
-        f'<tbody>{lines}</tbody><tfoot aria-hidden="true"><tr><td></td>{feet}</tr></tfoot></table></div>'
+        f'<table class="forest rows"><caption>{label}</caption>'
+        f'<thead><tr><th scope="col">Method</th>{head}</tr></thead><tbody>{lines}</tbody>'
+        f'<tfoot aria-hidden="true"><tr><td></td>{feet}</tr></tfoot></table></div>'
     )
 
 

@@ -97,7 +97,7 @@ def page(content: Content) -> str:
 def _benchmarks(results: Results) -> dict[str, str]:
     """Titles, by name, of the sets of answers that the page shows side by side."""
     titles = {"alpaca_eval": "AlpacaEval", "arena_hard": "Arena-Hard"}
-    sources = dict.fromkeys(column.source for column in results.columns)
+    sources = dict.fromkeys(column.source for column in results.columns if column.stage != "capability")
     return {name: titles.get(name) or set_title(name) for name in sources}
 
 

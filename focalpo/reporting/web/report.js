@@ -51,6 +51,7 @@ function stageDetails(title) {
 
 /* A button that closes the dialog and shows a row's answers beside those of the row that the table compares with. */
 function readAnswers(setting, name, benchmark) {
+  if (![...$("answer-benchmark").options].some((option) => option.value === benchmark)) return "";
   const button = element("button", { type: "button" }, "Read the answers and verdicts");
   button.addEventListener("click", () => {
     $("provenance").close();
