@@ -9,7 +9,7 @@ import pytest
 from focalpo.judging.judgements import judgements
 from focalpo.judging.protocol import EVAL
 from focalpo.reporting import cells
-from focalpo.reporting.answers import played, scored_answers
+from focalpo.reporting.answers import NOTICE, played, scored_answers, write_answers
 from focalpo.reporting.cells import Cell, Results, RowResult
 from focalpo.reporting.checklist import checklist
 from focalpo.reporting.curves import training_curves
@@ -76,6 +76,15 @@ def test_an_answer_has_its_share_of_the_win_and_the_verdicts_in_words(sealed_rep
         {"shown": "The judge saw the reference first, as m, and this answer second, as M.", "wrote": "m"}
     ]
     assert answers["alpaca_eval"][RECORDED]["verdicts"] == []
+
+
+def test_what_may_not_be_shared_is_written_beside_the_answers(sealed_report: Path, tmp_path: Path) -> None:
+    run = TableRun.read(sealed_report)
+    for licence, files in (("", 4), ("Do not share.", 5)):
+        write_answers(run, tmp_path / f"answers{files}", lambda judge: {}, licence)
+        assert len(list((tmp_path / f"answers{files}").iterdir())) == files, "questions, three rows, and the notice"
+    assert (tmp_path / "answers5" / NOTICE).read_text() == "Do not share.\n"
+    assert not (sealed_report / "answers" / NOTICE).exists(), "the pocket world's texts are ours"
 
 
 @pytest.mark.parametrize(

@@ -112,4 +112,8 @@ def test_every_source_of_a_benchmark_has_a_licence_and_closed_ones_are_warned_of
 
     assert not_to_share(map(sealed, ["pocket_alpaca_eval", "arena_hard_v0_1", "ifeval"])) == ""
     warning = not_to_share(map(sealed, ["alpaca_eval_2", "arena_hard_v2_0"]))
-    assert warning.startswith("Do not share the folder answers/") and "AlpacaEval 2.0 (CC-BY-NC-4.0)" in warning
+    assert (
+        warning.startswith("Do not share the folder answers/")
+        and "AlpacaEval 2.0 (CC-BY-NC-4.0: no" in warning
+        and "Arena" not in warning
+    )

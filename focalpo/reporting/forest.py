@@ -165,7 +165,7 @@ def _drawn(cell: Cell, axis: Axis, results: Results, said: str = 'aria-hidden="t
 
 def _ground(axis: Axis, margin: float) -> str:
     """The zero line and the margin behind a drawing; those of all lines join to one, so they reach beyond their own."""
-    zero = f'<line class="zero" x1="{axis.at(0)}" x2="{axis.at(0)}" y1="0" y2="100%"/>'
+    zero = f'<line class="zero" x1="{axis.at(0)}" x2="{axis.at(0)}" y1="-1" y2="105%"/>'
     if math.isnan(margin):
         return zero
     left, right = (float(axis.at(end)[:-1]) for end in (-margin, margin))

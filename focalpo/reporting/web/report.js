@@ -109,7 +109,7 @@ function drawCurves() {
   const names = Object.fromEntries(coloured.map(([row]) => [row, labelOf(setting, row).split(" (")[0]]));
   // Drawn in the page's own pixels, so that text has the same size on a phone.
   const W = Math.max(300, $("curve-plot").clientWidth), H = 380, left = 52, top = 24, bottom = 40;
-  const right = 16 + FONT * Math.max(0, ...Object.values(names).map((name) => name.length));
+  const right = 22 + FONT * Math.max(0, ...Object.values(names).map((name) => name.length));
   let low = Math.min(...all), high = Math.max(...all);
   if (low === high) { low -= 1; high += 1; }
   const last = Math.max(...series.map(([, found]) => found.step.at(-1)));
@@ -136,8 +136,10 @@ function drawCurves() {
   }
   const ends = coloured.map(([row, found]) => ({ row, y: y(found[metric].at(-1)), x: x(found.step.at(-1)) }));
   for (const { row, x: from, y: at, place } of spread(ends, top + LINE / 2, H - bottom)) {
-    plot.append(svg("line", { x1: from, x2: W - right + 8, y1: at, y2: place, stroke: colourOf(row) }));
-    plot.append(svg("text", { x: W - right + 11, y: place + 4, class: "row" }, names[row]));
+    const to = W - right + 8;
+    plot.append(svg("line", { x1: from, x2: to, y1: at, y2: place, stroke: colourOf(row), "stroke-opacity": 0.6 }));
+    plot.append(svg("line", { x1: to, x2: to + 8, y1: place, y2: place, stroke: colourOf(row), "stroke-width": 3 }));
+    plot.append(svg("text", { x: to + 11, y: place + 4, class: "row" }, names[row]));
   }
   $("curve-plot").replaceChildren(plot);
 }
