@@ -3,6 +3,8 @@
 import csv
 from dataclasses import asdict, replace
 
+from focalpo.judging.judgements import judgements
+from focalpo.judging.licences import not_to_share
 from focalpo.judging.protocol import EVAL
 from focalpo.reporting.anchors import author_block, author_curves
 from focalpo.reporting.answers import write_answers
@@ -41,14 +43,15 @@ def make(job: Job) -> dict:
     (job.path / "figures").mkdir(exist_ok=True)
     repeated = author_curves(run)
     anchors = author_block(run, repeated, read_rule(EVAL / "verdicts.yaml"))
-    content = content_of(run, results, draw(run, results, job.path / "figures", repeated), stages, anchors)
+    licence = not_to_share(path for name, path in run.inputs.items() if name.startswith("benchmark/"))
+    content = content_of(run, results, draw(run, results, job.path / "figures", repeated), stages, anchors, licence)
     if anchors.body:
         with (job.path / "anchors.csv").open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([("what", *anchors.header), *anchors.body])
     for name, text in (("html", page), ("md", as_markdown_report), ("tex", as_latex_report)):
         (job.path / f"report.{name}").write_text(text(content))
     (job.path / "checklist.md").write_text(checklist(run, results, stages))
-    write_answers(run, job.path / "answers")
+    write_answers(run, job.path / "answers", judgements, licence)
     return {"cells": sum(len(row.cells) for found in results.rows.values() for row in found), "warnings": warnings}
 
 

@@ -5,7 +5,10 @@ from pathlib import Path
 
 from focalpo.config.compose import compose_table
 from focalpo.judging.dispatch import judged_by
-from focalpo.judging.requests import protocol_of
+from focalpo.judging.judgements import requests_of
+from focalpo.judging.protocol import AlpacaProtocol, JudgedProtocol
+from focalpo.judging.recording import GOOD, Recording, request_id
+from focalpo.judging.requests import body_of, protocol_of
 from focalpo.planning.stages import in_order, report_stage, table_rows
 from focalpo.planning.table import compose_rows, with_rows
 from focalpo.stages.folder import Folder, Job, Stage
@@ -24,6 +27,8 @@ from recipes import benchmark, check
 
 ASKED = ["table=pocket", "settings=base", "rows=sft,dpo,focalpo", "seeds=2"]
 STEPS = 12
+RECORDED = 3
+"""Answers of each benchmark about which a judge stage's records hold what it wrote."""
 
 
 def planned(name: str = "pocket", **own: str) -> Stage:
@@ -91,9 +96,28 @@ def _judge(job: Job) -> dict:
     games = [ArenaGame(q.id, game, "A>B", draw.choice([0.0, 0.5, 1.0]), 1) for q in arena for game in (1, 2)]
     write_records(job.path / "arena_hard.parquet", games)
     calls = {"calls": 800, "retried": 3, "failed": 0, "replayed": 0}
+    _record(job, "alpaca_eval", alpaca)
+    _record(job, "arena_hard", arena)
     protocols = {name: judged_by(protocol_of(values)) for name, values in job.settings["protocols"].items()}
     served = sorted({each["model"] for each in protocols.values()})
     return {"calls": calls, "gold": {"greedy_success": 50.0}, "served": served, "judged_by": protocols}
+
+
+def _record(job: Job, name: str, questions: list[Question]) -> None:
+    """Record what the judge wrote about the first answers: m where it saw the reference first, and about both games."""
+    protocol = protocol_of(job.settings["protocols"][name])
+    assert isinstance(protocol, JudgedProtocol)
+    recording = Recording(job.path / "records.jsonl", read_only=False)
+    answers = read_records(job.inputs["completions"] / f"{name}.parquet", Completion)
+    for question, answer in list(zip(questions, answers, strict=True))[:RECORDED]:
+        for first, messages in requests_of(question, answer, protocol):
+            alpaca = isinstance(protocol, AlpacaProtocol)
+            text = "m" if alpaca else f"Game {1 + first} was close. My final verdict is tight: [[A>B]]"
+            body = body_of(protocol, messages)
+            reply = {"choices": [{"message": {"role": "assistant", "content": text}}]}
+            if not (alpaca and first):
+                recording.add(request_id(body), body, GOOD, reply, 0.1)
+    recording.close()
 
 
 MAKERS = {

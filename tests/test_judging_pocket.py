@@ -17,7 +17,9 @@ from focalpo.judging.alpaca_eval import judge_alpaca
 from focalpo.judging.arena_hard import judge_arena
 from focalpo.judging.benchmarks import read_questions
 from focalpo.judging.endpoint import Counts
+from focalpo.judging.judgements import written
 from focalpo.judging.protocol import ArenaProtocol, Protocol, load_protocol
+from focalpo.judging.recording import Recording
 from focalpo.pocket.benchmarks import write_benchmark
 from focalpo.pocket.world import draw_tasks
 from focalpo.pocket.writers import WRITERS, write
@@ -112,3 +114,25 @@ def test_a_judge_with_faults_in_three_of_ten_calls_gives_the_verdicts_of_one_wit
     assert len(good) == len(set(good)) == 180 + len(second)
     assert counts == Counts(calls=len(recorded), retried=len(recorded) - len(good), replayed=0, failed=0)
     assert counts.retried > 30
+
+
+def test_what_the_judge_wrote_and_saw_first_is_read_back_from_the_records(
+    benchmarks: tuple[Benchmark, Benchmark], tmp_path: Path
+) -> None:
+    """m is the answer shown first, so the name that it wrote and the order give the verdict's winner again."""
+    verdicts, games, _ = judged(benchmarks, tmp_path / "run", "garbage=0.1")
+    recording = Recording(tmp_path / "run" / "records.jsonl", read_only=True)
+    orders = set()
+    for verdict, (said,) in zip(verdicts, written(*benchmarks[0], recording), strict=True):
+        assert said is not None and said.text in ("m", "M")
+        assert ((said.text == "m") == said.first) == (verdict.preference > 1.5)
+        orders.add(said.first)
+    assert orders == {True, False}
+    said = [each for pair in written(*benchmarks[1], recording) for each in pair]
+    assert all(each.text.endswith(f"[[{game.verdict}]]") for each, game in zip(said, games, strict=True))
+    assert [each.first for each in said] == [game.game == 2 for game in games]
+    assert 0 < sum("continue your judgment" in each.text for each in said) < 60
+
+    questions, completions, protocol = benchmarks[1]
+    other = [replace(each, text=f"{each.text} and more") for each in completions]
+    assert written(questions, other, protocol, recording) == [[None, None]] * PROMPTS, "nobody judged these"

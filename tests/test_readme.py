@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from focalpo.reporting.finding import finding
 from focalpo.stages.folder import Folder, Stage
 from recipes.publish import FILES, publish
+from tests.published import published
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -69,6 +71,11 @@ def test_the_table_is_the_one_that_was_produced() -> None:
     produced = (ROOT / "docs" / "pocket" / "summary.md").read_text().strip()
     shown = re.search(r"<!-- table: .*?-->\n(.*?)\n<!-- end of table -->", README, re.S)
     assert shown is not None and shown.group(1).strip() == produced
+
+
+@pytest.mark.parametrize(("page", "table"), [("README.md", "pocket"), ("docs/studies.md", "gamma")])
+def test_the_finding_is_the_sentence_that_the_published_numbers_give(page: str, table: str) -> None:
+    assert f"\n**{finding(published(table))}**\n" in (ROOT / page).read_text()
 
 
 def test_every_path_that_is_named_exists() -> None:

@@ -4,18 +4,23 @@ import csv
 import json
 import re
 import shutil
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from focalpo.planning.stages import in_order
+from focalpo.reporting import figures
+from focalpo.reporting.page import PAGE_COLOURS
 from focalpo.reporting.provenance import chain, warnings_of
 from focalpo.reporting.table_run import TableRun, newest_reports
+from focalpo.reporting.tables import tex
 from focalpo.stages.folder import Folder, Job, read_manifest
 from focalpo.stages.records import AlpacaVerdict, read_records, write_records
 from recipes.publish import publish
 from recipes.why import why
+from tests.colours import DARK, LIGHT, contrast
 from tests.conftest import made
 from tests.notebook_text import notebook_text
 from tests.sealed_table import planned, sealed_stages
@@ -58,15 +63,19 @@ def test_every_cell_has_its_numbers_seeds_commands_and_chain(sealed_report: Path
     data = data_of(sealed_report)
     rows = {row["name"]: row for row in data["rows"]["base"]}
     assert list(rows) == ["sft", "dpo", "focalpo"], "in the order of the table"
-    cell = rows["focalpo"]["cells"]["ae2_wr"]
+    cell = dict(rows["focalpo"]["cells"]["ae2_wr"])
     line = scores(sealed_report)["focalpo", "ae2_wr"]
-    assert (cell["value"], cell["low"], cell["high"]) == tuple(float(line[name]) for name in ("value", "low", "high"))
-    assert cell["difference"]["value"] == float(line["difference"])
+    number = {name: float(text) for name, text in line.items() if re.fullmatch(r"-?[\d.]+(e-\d+)?", text)}
+    assert cell["score"] == f"{number['value']:.2f}"
+    assert cell["95% interval"] == f"[{number['low']:.2f}, {number['high']:.2f}]"
+    ends = f"[{number['difference_low']:+.2f}, {number['difference_high']:+.2f}]"
+    assert cell["minus DPO"] == f"{number['difference']:+.2f} {ends}"
+    assert (cell["training seeds"], cell["prompts"]) == ("2", "400")
     assert rows["focalpo"]["seeds"] == ["1", "2"]
     command = ".venv/bin/python -m recipes.reproduce table=pocket settings=base rows=dpo,focalpo seeds=2"
     assert rows["focalpo"]["commands"][-1] == command
     for title in rows["focalpo"]["stages"]:
-        assert data["stages"][title]["outputs"].keys() == {"alpaca_eval.parquet", "arena_hard.parquet"}
+        assert data["stages"][title]["outputs"].keys() == {"alpaca_eval.parquet", "arena_hard.parquet", "records.jsonl"}
         kinds = {needed.partition("/")[0] for needed in data["stages"][title]["inputs"].values()}
         assert kinds == {"benchmark", "generate"}
 
@@ -89,6 +98,31 @@ def test_markdown_and_latex_show_the_same_as_the_page(sealed_report: Path) -> No
         assert f"figures/{name}.png" in markdown and f"figures/{name}.png" in latex and f'id="figure-{name}"' in html
         assert all((sealed_report / "figures" / f"{name}.{kind}").stat().st_size > 1000 for kind in ("png", "svg"))
     assert "arena first-place gain" in markdown.lower() and "\\toprule" in latex and "\\bottomrule" in latex
+
+
+def test_every_place_opens_with_the_same_finding(sealed_report: Path) -> None:
+    """The page, before its warnings; the Markdown and LaTeX reports, the terminal, and what the README shows."""
+    sentence = (sealed_report / "summary.md").read_text().splitlines()[0].strip("*")
+    assert sentence.startswith("FocalPO ")
+    page = (sealed_report / "report.html").read_text()
+    marks = (f">{escape(sentence)}</p>", 'id="forest"', "<h2>Warnings", '<h2 id="table')
+    places = [page.index(mark) for mark in marks]
+    assert places == sorted(places)
+    assert (sealed_report / "report.md").read_text().split("\n\n")[1] == f"**{sentence}**"
+    assert (sealed_report / "table1.txt").read_text().split("\n\n")[1].split() == sentence.split()
+    assert tex(sentence) in (sealed_report / "report.tex").read_text()
+
+
+def test_figures_take_the_pages_colours_and_no_other_vanishes_in_the_dark(sealed_report: Path) -> None:
+    """Black, white and grid greys are the style sheet's; what is left is the data's, and visible on both papers."""
+    page = (sealed_report / "report.html").read_text()
+    drawn = set(re.findall(r"#[0-9a-f]{6}\b", "".join(re.findall(r"<figure.*?</figure>", page, re.S)), re.I))
+    assert drawn and not drawn & PAGE_COLOURS.keys()
+    assert set(PAGE_COLOURS.values()) <= LIGHT.keys() & DARK.keys()
+    for colour in drawn - {figures.ON_BARS}:
+        assert contrast(colour, DARK["paper"]) >= 3 and contrast(colour, LIGHT["paper"]) >= 2, colour
+    bars = [colour for _, colour in figures.GROUPS.values()]
+    assert all(contrast(figures.ON_BARS, colour) >= 4.5 for colour in bars), "numbers on bars, on both papers"
 
 
 def test_figures_of_the_same_numbers_are_the_same_bytes(sealed_report: Path, tmp_path: Path) -> None:

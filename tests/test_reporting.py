@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from focalpo.judging.judgements import judgements
 from focalpo.judging.protocol import EVAL
 from focalpo.reporting import cells
-from focalpo.reporting.answers import scored_answers
+from focalpo.reporting.answers import NOTICE, played, scored_answers, write_answers
 from focalpo.reporting.cells import Cell, Results, RowResult
 from focalpo.reporting.checklist import checklist
 from focalpo.reporting.curves import training_curves
@@ -20,6 +21,7 @@ from focalpo.reporting.verdicts import read_rule
 from focalpo.scoring.differences import Difference
 from focalpo.stages.origin import short
 from focalpo.stages.records import AlpacaVerdict, ArenaGame, write_records
+from tests.sealed_table import RECORDED
 
 
 def test_a_curve_is_the_mean_over_seeds_and_over_windows_of_steps(tmp_path: Path) -> None:
@@ -54,13 +56,58 @@ def test_judge_statistics_by_hand(tmp_path: Path) -> None:
     assert judge_statistics(TableRun(tmp_path, {}, (), {}), "base", "dpo") is None
 
 
-def test_an_answer_has_its_share_of_the_win(sealed_report: Path) -> None:
+def test_an_answer_has_its_share_of_the_win_and_the_verdicts_in_words(sealed_report: Path) -> None:
     run = TableRun.read(sealed_report)
     judge, generate = (run.seeds("base", "dpo", kind)["1"] for kind in ("judge", "generate"))
-    answers = scored_answers({"judge": judge}, generate)
+    answers = scored_answers({"judge": judge}, generate, judgements(judge))
     assert all(0 <= answer["score"] <= 1 for found in answers.values() for answer in found)
     assert len(answers["alpaca_eval"]) == 400 and len(answers["arena_hard"]) == 200
-    assert set(answers["arena_hard"][0]) == {"text", "tokens", "finished", "score", "games"}
+    first = answers["arena_hard"][0]
+    assert set(first) == {"text", "tokens", "finished", "score", "result", "verdicts"}
+    assert [each["shown"].partition(". ")[0] for each in first["verdicts"]] == [
+        "Game 1: A is the reference, shown first, B is this answer",
+        "Game 2: A is this answer, shown first, B is the reference",
+    ]
+    assert [each["wrote"] for each in first["verdicts"]] == [
+        f"Game {game} was close. My final verdict is tight: [[A>B]]" for game in (1, 2)
+    ]
+    assert [each["wrote"] for each in answers["arena_hard"][RECORDED]["verdicts"]] == ["", ""], "not recorded"
+    assert answers["alpaca_eval"][0]["verdicts"] == [
+        {"shown": "The judge saw the reference first, as m, and this answer second, as M.", "wrote": "m"}
+    ]
+    assert answers["alpaca_eval"][RECORDED]["verdicts"] == []
+
+
+def test_what_may_not_be_shared_is_written_beside_the_answers(sealed_report: Path, tmp_path: Path) -> None:
+    run = TableRun.read(sealed_report)
+    for licence, files in (("", 4), ("Do not share.", 5)):
+        write_answers(run, tmp_path / f"answers{files}", lambda judge: {}, licence)
+        assert len(list((tmp_path / f"answers{files}").iterdir())) == files, "questions, three rows, and the notice"
+    assert (tmp_path / "answers5" / NOTICE).read_text() == "Do not share.\n"
+    assert not (sealed_report / "answers" / NOTICE).exists(), "the pocket world's texts are ours"
+
+
+@pytest.mark.parametrize(
+    ("label", "game", "words"),
+    [
+        ("A>>B", 1, "the reference is much better (A>>B)"),
+        ("A>>B", 2, "this answer is much better (A>>B)"),
+        ("B>A", 1, "this answer is slightly better (B>A)"),
+        ("A<B", 2, "the reference is slightly better (A<B)"),
+        ("B<<A", 2, "this answer is much better (B<<A)"),
+        ("B=A", 1, "a tie (B=A)"),
+    ],
+)
+def test_a_games_verdict_says_who_is_better(label: str, game: int, words: str) -> None:
+    assert played(ArenaGame("q", game, label, 0.0, 1), None)["shown"].endswith(f". Verdict: {words}.")
+
+
+def test_a_game_without_a_verdict_says_so() -> None:
+    lost = played(ArenaGame("q", 2, "", float("nan"), 0), None)
+    assert lost == {
+        "shown": "Game 2: A is this answer, shown first, B is the reference. Verdict: none.",
+        "wrote": "",
+    }
 
 
 def test_the_summary_marks_significant_differences_and_rows_that_did_not_run() -> None:

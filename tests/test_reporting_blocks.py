@@ -211,10 +211,10 @@ def test_the_notes_explain_why_a_table_has_no_verdict() -> None:
     assert not any("No cell has a verdict" in note for note in table_notes(judged, "files"))
 
 
-def test_warnings_come_first_in_every_text_format() -> None:
+def test_warnings_come_before_the_numbers_in_every_text_format() -> None:
     table = results_of(row("sft", ae2_wr=cell()), warnings=("some answers are empty (generate/x)",))
     shown = "WARNING: some answers are empty (generate/x)"
-    assert as_terminal(table, "pocket").split("\n\n")[1] == as_markdown(table).split("\n\n")[1] == shown
+    assert as_terminal(table, "pocket").split("\n\n")[2] == as_markdown(table).split("\n\n")[1] == shown
     assert as_latex(table).splitlines()[1] == f"% {shown}"
 
 

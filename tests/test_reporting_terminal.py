@@ -102,6 +102,13 @@ def test_columns_that_do_not_fit_go_on_below() -> None:
     assert [f"{10 + n}.0" in text for n in range(len(names))] == [True] * len(names)
 
 
+def test_the_finding_comes_first_and_warnings_before_the_numbers() -> None:
+    found = replace(table((0.4, 0.8), (3.0, 0.01)), warnings=("some answers are empty",))
+    title, sentence, warning, _, *_ = as_terminal(found, "pocket").split("\n\n")
+    assert (title, warning) == (found.title, "WARNING: some answers are empty")
+    assert " ".join(sentence.split()) == finding(found)
+
+
 def test_many_warnings_are_counted() -> None:
     text = as_terminal(replace(table((0.4, 0.8), (3.0, 0.01)), warnings=("a", "b", "c", "d", "e")), "pocket")
     assert text.count("WARNING") == 3 and "... and 2 more warnings, see report.md" in text

@@ -48,8 +48,11 @@ def draw(run: TableRun, results: Results, folder: Path, repeated: Sequence[Curve
     return pictures
 
 
-def content_of(run: TableRun, results: Results, pictures: list[Picture], stages: Chain, anchors: Block) -> Content:
-    """Collect everything that the report shows; `anchors` compares it with the author's own runs."""
+def content_of(
+    run: TableRun, results: Results, pictures: list[Picture], stages: Chain, anchors: Block, licence: str
+) -> Content:
+    """Collect everything that the report shows; `anchors` compares it with the author's own runs, `licence` says which
+    texts may not be shared."""
     origins: dict[str, dict[str, Origin]] = {}
     judges: dict[str, dict[str, JudgeStatistics]] = {}
     for setting in run.settings:
@@ -70,13 +73,13 @@ def content_of(run: TableRun, results: Results, pictures: list[Picture], stages:
     made_by = ", ".join(map(short, commits(stages)))
     finished = max((manifest["finished"] for manifest in stages.values()), default="never")
     summary = (
-        f"{finding(results)} Settings: {len(run.settings)}, rows: {len(run.rows)}, seeds per row: {per_row}; "
+        f"Settings: {len(run.settings)}, rows: {len(run.rows)}, seeds per row: {per_row}; "
         f"{len(stages)} stages, the last finished {finished}; commits {made_by}."
     )
     curves = {
         setting: {row: curve for row in run.rows if (curve := _curves(run, setting, row))} for setting in run.settings
     }
-    return Content(results, summary, origins, curves, judges, pictures, stages, anchors)
+    return Content(results, finding(results), summary, licence, origins, curves, judges, pictures, stages, anchors)
 
 
 def _curves(run: TableRun, setting: str, row: str) -> dict[str, list[float]]:

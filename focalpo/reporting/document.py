@@ -14,7 +14,7 @@ from focalpo.stages.metrics import NONE
 
 def as_markdown_report(content: Content) -> str:
     """The whole report in Markdown; its figures are files beside it."""
-    blocks = [f"# {content.results.title}", content.summary]
+    blocks = [f"# {content.results.title}", f"**{content.finding}**", content.summary]
     blocks += ["## Table", as_markdown(content.results).strip(), "## Figures"]
     blocks += [f"### {p.title}\n\n![{p.title}](figures/{p.name}.png)\n\n{p.caption}" for p in content.pictures]
     if any(content.judges.values()):
@@ -38,7 +38,8 @@ def as_markdown_report(content: Content) -> str:
 
 def as_latex_report(content: Content) -> str:
     """The whole report in LaTeX: booktabs tables and floating figures, to be \\input into a paper."""
-    blocks = [f"% {content.results.title}\n% \\usepackage{{booktabs,graphicx}}", tex(content.summary)]
+    blocks = [f"% {content.results.title}\n% \\usepackage{{booktabs,graphicx}}"]
+    blocks += [tex(content.finding), tex(content.summary)]
     if content.results.warnings:
         items = "\n".join(f"\\item {tex(line)}" for line in content.results.warnings)
         blocks.append(f"\\begin{{itemize}}\n{items}\n\\end{{itemize}}")

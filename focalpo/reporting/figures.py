@@ -14,6 +14,8 @@ from focalpo.reporting.cells import Results
 
 # Colours that colour-blind readers can tell apart, also in print (Okabe and Ito 2008).
 BLUE, ORANGE, GREEN, SKY, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#999999"
+ON_BARS = "#1b1f24"
+"""Of numbers on coloured bars: not black, which a dark page makes light."""
 PANELS = 4
 """Of the table's figure side by side; more columns go on below."""
 LEAST_LABELLED = 2
@@ -58,6 +60,7 @@ def table_figure(results: Results, path: Path) -> None:
         for axes in panels[len(line) :]:
             axes.set_axis_off()
     figure.suptitle(results.title, fontsize=10)
+    figure.supxlabel("score, %", fontsize=8)
     save(figure, path)
 
 
@@ -78,7 +81,7 @@ def dynamics_figure(
             shares = [100 * groups[setting][row][group] for row in rows]
             bars = axes.barh(range(len(rows)), shares, left=left, color=colour, label=title)
             shown = [f"{share:.0f}" if share >= LEAST_LABELLED else "" for share in shares]
-            axes.bar_label(bars, shown, label_type="center", fontsize=7)
+            axes.bar_label(bars, shown, label_type="center", fontsize=7, color=ON_BARS)
             left = [start + share for start, share in zip(left, shares, strict=True)]
         rows_axis(axes, [labels[row] for row in rows])
         axes.set_xlim(0, 100)
@@ -134,7 +137,7 @@ def _intervals(axes: Axes, results: Results, setting: str, column: str) -> None:
             axes.plot([row.paper[column]], [place], "x", color="black", markersize=6)
     base = next((row.cells.get(column) for row in rows if row.name == results.compare_with), None)
     if base is not None:
-        axes.axvline(base.value, color=BLUE, linewidth=0.8, linestyle=":")
+        axes.axvline(base.value, color="black", linewidth=0.8, linestyle=":")
     rows_axis(axes, [row.label for row in rows])
     axes.grid(axis="x", linewidth=0.3)
 

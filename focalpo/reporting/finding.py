@@ -3,7 +3,7 @@
 import math
 
 from focalpo.reporting.cells import Cell, Results
-from focalpo.stages.metrics import column_of
+from focalpo.stages.metrics import Column
 
 SUBJECT = "focalpo"
 LEVEL = 0.05
@@ -11,20 +11,11 @@ LEVEL = 0.05
 
 
 def finding(results: Results) -> str:
-    """How many of the subject's differences are significant, in which direction, and the largest of all.
-
-    lm-eval's tasks, which training does not aim at, are not counted.
-    """
-    rows = [(setting, row) for setting, found in results.rows.items() for row in found if row.name == SUBJECT]
-    cells = [
-        (cell, f"{column_of(column).title}, {short_label(results, setting)}")
-        for setting, row in rows
-        for column, cell in row.cells.items()
-        if cell.difference is not None and column_of(column).stage != "capability"
-    ]
+    """How many of the subject's differences are significant, in which direction, and the largest of all."""
+    cells = [(cell, f"{column.title}, {short_label(results, setting)}") for setting, column, cell in compared(results)]
     if not cells:
         return "No finding: the table has no difference between FocalPO and the row that it is compared with."
-    label, other = rows[0][1].label, results.compare_label
+    label, other = subject_label(results), results.compare_label
     largest, place = max(cells, key=lambda each: abs(_points(each[0])))
     gap = largest.difference
     assert gap is not None
@@ -43,6 +34,26 @@ def finding(results: Results) -> str:
         f"{label} is significantly ahead of {other} in {ahead} and behind in {len(sure) - ahead} of {len(cells)} "
         f"scores ({rule}); {extreme}."
     )
+
+
+def compared(results: Results) -> list[tuple[str, Column, Cell]]:
+    """The subject's cells that have a difference, with their setting and column.
+
+    lm-eval's tasks, which training does not aim at, are not among them.
+    """
+    return [
+        (setting, column, row.cells[column.name])
+        for setting, rows in results.rows.items()
+        for row in rows
+        for column in results.columns
+        if row.name == SUBJECT and column.stage != "capability"
+        if column.name in row.cells and row.cells[column.name].difference is not None
+    ]
+
+
+def subject_label(results: Results) -> str:
+    """The label of the row that the finding is about."""
+    return next((row.label for rows in results.rows.values() for row in rows if row.name == SUBJECT), SUBJECT)
 
 
 def _equal(cells: list[tuple[Cell, str]], results: Results) -> str:

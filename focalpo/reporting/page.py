@@ -5,6 +5,7 @@ Numbers and figures are in the page; only the answers, which are many, are files
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -13,11 +14,15 @@ from string import Template
 
 from focalpo.reporting.blocks import Block, p_text, worst_text
 from focalpo.reporting.cells import Cell, Results, RowResult
+from focalpo.reporting.facts import facts
+from focalpo.reporting.forest import forest
 from focalpo.reporting.judges import TITLES, JudgeStatistics
 from focalpo.reporting.provenance import Chain
 from focalpo.stages.metrics import METRICS, NONE, column_of, set_title
 
 WEB = Path(__file__).parent / "web"
+PAGE_COLOURS = {"#000000": "ink", "#ffffff": "paper", "#b0b0b0": "line", "#cccccc": "line"}
+"""Matplotlib's black, white, and greys of grids and legends, by the style sheet's names, which a dark page changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +46,15 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Everything that a report shows; nested mappings are keyed by setting, then row."""
+    """Everything that a report shows; nested mappings are keyed by setting, then row.
+
+    `finding` is one sentence, `summary` what the table is made of, `licence` what may not be shared, if anything.
+    """
 
     results: Results
+    finding: str
     summary: str
+    licence: str
     origins: Mapping[str, Mapping[str, Origin]]
     curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
     judges: Mapping[str, Mapping[str, JudgeStatistics]]
@@ -63,7 +73,10 @@ def page(content: Content) -> str:
         title=escape(results.title),
         css=(WEB / "report.css").read_text(),
         js=(WEB / "report.js").read_text(),
+        finding=escape(content.finding),
         summary=escape(content.summary),
+        forest=forest(results),
+        licence=f'<p class="warnings" role="note">{escape(content.licence)}</p>' if content.licence else "",
         warnings=_warnings(content.results.warnings),
         tables="".join(_table(results, setting, rows) for setting, rows in results.rows.items()),
         notes="".join(f'<p class="quiet">{escape(note)}</p>' for note in results.notes),
@@ -84,23 +97,22 @@ def page(content: Content) -> str:
 def _benchmarks(results: Results) -> dict[str, str]:
     """Titles, by name, of the sets of answers that the page shows side by side."""
     titles = {"alpaca_eval": "AlpacaEval", "arena_hard": "Arena-Hard"}
-    sources = dict.fromkeys(column.source for column in results.columns)
+    sources = dict.fromkeys(column.source for column in results.columns if column.stage != "capability")
     return {name: titles.get(name) or set_title(name) for name in sources}
 
 
 def _data(content: Content) -> str:
     results = content.results
     rows = {
-        setting: [_row(row, content.origins[setting].get(row.name, Origin([], [], []))) for row in found]
+        setting: [_row(results, row, content.origins[setting].get(row.name, Origin([], [], []))) for row in found]
         for setting, found in results.rows.items()
     }
     fields = ("commit", "finished", "seconds", "inputs", "outputs", "settings")
     stages = {title: {name: manifest[name] for name in fields} for title, manifest in content.stages.items()}
     values = {
         "settings": results.settings,
-        "columns": {column.name: column.title for column in results.columns},
+        "columns": {column.name: {"title": column.title, "source": column.source} for column in results.columns},
         "compare_with": results.compare_with,
-        "compare_label": results.compare_label,
         "metrics": {name: metric.title for name, metric in METRICS.items()},
         "rows": rows,
         "curves": content.curves,
@@ -110,9 +122,9 @@ def _data(content: Content) -> str:
     return json.dumps(_without_nan(values), allow_nan=False, separators=(",", ":"))
 
 
-def _row(row: RowResult, origin: Origin) -> dict:
-    cells = {name: asdict(cell) for name, cell in row.cells.items()}
-    return {"name": row.name, "label": row.label, "cells": cells, "paper": dict(row.paper)} | asdict(origin)
+def _row(results: Results, row: RowResult, origin: Origin) -> dict:
+    cells = {name: facts(results, row, name) for name in row.cells}
+    return {"name": row.name, "label": row.label, "cells": cells} | asdict(origin)
 
 
 def _without_nan(value):
@@ -170,10 +182,10 @@ def _cell(results: Results, setting: str, row: RowResult, column: str) -> str:
 def _compared(cell: Cell, results: Results) -> str:
     if cell.difference is None:
         return ""
-    text = f"{cell.difference.value:+.1f} vs {results.compare_label}, p={p_text(cell.p_holm)}"
+    lines = [f"{cell.difference.value:+.1f} vs {results.compare_label}, p={p_text(cell.p_holm)}"]
     if not math.isnan(cell.p_equal):
-        text += f", within ±{results.margin:g}: p={p_text(cell.p_equal)}"
-    return f"<small>{escape(text)}</small>"
+        lines.append(f"within ±{results.margin:g}: p={p_text(cell.p_equal)}")
+    return "".join(f"<small>{escape(line)}</small>" for line in lines)
 
 
 def _verdict(cell: Cell) -> str:
@@ -193,10 +205,16 @@ def _figure(picture: Picture) -> str:
 
 
 def _inline(picture: Picture) -> str:
-    """The SVG without its XML header; ids get the figure's name as prefix, since several figures share one page."""
+    """The SVG without its XML header, in the page's colours; its ids get the figure's name as prefix, since several
+    figures share one page.
+
+    Matplotlib writes no fill where it is black: such shapes and texts inherit the page's ink from the style sheet.
+    """
     svg = picture.svg[picture.svg.index("<svg") :]
     for mark in ('id="', 'href="#', "url(#"):
         svg = svg.replace(mark, f"{mark}{picture.name}-")
+    for colour, name in PAGE_COLOURS.items():
+        svg = re.sub(f"{colour}\\b", f"var(--{name})", svg)
     return svg
 
 

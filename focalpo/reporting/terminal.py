@@ -1,4 +1,4 @@
-"""The table for a terminal: the finding, one table of values with intervals, what to be warned of; 100 columns wide."""
+"""The table for a terminal: the finding, what to be warned of, one table of values with intervals; 100 columns wide."""
 
 import textwrap
 
@@ -19,7 +19,7 @@ def as_terminal(results: Results, scale: str) -> str:
         shown.append(f"... and {more} more warnings, see report.md")
     stars = f"; * differs from {results.compare_label}, p < .05 after Holm's correction" if results.compared else ""
     legend = f"± half a 95% interval{stars}."
-    texts = [results.title, *shown, finding(results), *results.who_judged]
+    texts = [results.title, finding(results), *shown, *results.who_judged]
     below = [legend, *missing_texts(results), *([SCALE_NOTES[scale]] if scale in SCALE_NOTES else [])]
     return "\n\n".join([*map(_wrapped, texts), *tables, "\n".join(map(_wrapped, below))]) + "\n"
 

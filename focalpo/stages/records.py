@@ -138,6 +138,14 @@ class DuelGame:
 
 
 @dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a judge wrote about one answer; `first`: it saw this answer before the reference."""
+
+    first: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Instructed:
     """A prompt with verifiable instructions: their kinds, by IFEval's names, and the arguments of each as JSON."""
 

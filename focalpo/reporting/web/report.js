@@ -1,7 +1,8 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
-const COLOURS = ["#d55e00", "#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#8c6d31", "#7f5fc4"];
+const COLOURS = 12; // --row-1 to --row-12 of the style sheet; further rows have them again, dashed
+if (matchMedia("(max-width: 40rem)").matches) $("forest-rows")?.removeAttribute("open"); // the table is what comes next
 
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -48,17 +49,30 @@ function stageDetails(title) {
     element("pre", { tabindex: "0", "aria-label": `settings of ${title}` }, JSON.stringify(stage.settings, null, 1)));
 }
 
+/* A button that closes the dialog and shows a row's answers beside those of the row that the table compares with. */
+function readAnswers(setting, name, benchmark) {
+  if (![...$("answer-benchmark").options].some((option) => option.value === benchmark)) return "";
+  const button = element("button", { type: "button" }, "Read the answers and verdicts");
+  button.addEventListener("click", () => {
+    $("provenance").close();
+    $("answer-setting").value = setting;
+    $("answer-benchmark").value = benchmark;
+    fillRows(name);
+    $("answers").scrollIntoView();
+    $("answer-next").focus({ preventScroll: true });
+  });
+  return button;
+}
+
 for (const button of document.querySelectorAll("button.cell")) {
   button.addEventListener("click", () => {
     const [setting, name, column] = button.dataset.cell.split("/");
     const row = data.rows[setting].find((found) => found.name === name), cell = row.cells[column];
-    $("provenance-title").textContent = `${row.label}, ${data.settings[setting]}, ${data.columns[column]}`;
-    const numbers = Object.entries(cell).filter(([, value]) => value !== null && typeof value !== "object");
-    const difference = cell.difference ? [["minus " + data.compare_label,
-      `${cell.difference.value} [${cell.difference.low}, ${cell.difference.high}], p ${cell.difference.p}`]] : [];
+    $("provenance-title").textContent = `${row.label}, ${data.settings[setting]}, ${data.columns[column].title}`;
     const seen = new Set(), titles = row.stages.flatMap((title) => chain(title, seen));
     $("provenance-body").replaceChildren(
-      list([...numbers, ...difference, ["paper", row.paper[column] ?? "not under its protocol"], ["seeds", row.seeds.join(", ")]]),
+      list([...cell, ["seeds of the runs", row.seeds.join(", ")]]),
+      element("p", {}, readAnswers(setting, name, data.columns[column].source)),
       element("h3", {}, "Reproduce this cell"),
       element("pre", { tabindex: "0", "aria-label": "commands" }, row.commands.join("\n")),
       element("h3", {}, `The ${titles.length} stages behind it`), ...titles.map(stageDetails));
@@ -83,43 +97,65 @@ function ticks(low, high) {
   return found;
 }
 
+const FONT = 6.6, LINE = 14; // pixels: about the width of a letter, and the height of a line of text
 function drawCurves() {
-  const setting = $("curve-setting").value, metric = $("curve-metric").value;
+  const setting = $("curve-setting").value, metric = $("curve-metric").value, title = data.metrics[metric] ?? metric;
   const chosen = [...document.querySelectorAll("#curve-rows input:checked")].map((box) => box.value);
   const series = Object.entries(data.curves[setting]).filter(([, found]) => found[metric]);
   const coloured = series.filter(([row]) => chosen.includes(row));
   // Only the coloured rows set the scale: a loss of another magnitude would flatten all others.
   const all = (coloured.length ? coloured : series).flatMap(([, found]) => found[metric]);
   if (!all.length) return $("curve-plot").replaceChildren("No row of this setting has this metric.");
-  const W = 900, H = 380, left = 60, right = 10, top = 10, bottom = 40;
+  const names = Object.fromEntries(coloured.map(([row]) => [row, labelOf(setting, row).split(" (")[0]]));
+  // Drawn in the page's own pixels, so that text has the same size on a phone.
+  const W = Math.max(300, $("curve-plot").clientWidth), H = 380, left = 52, top = 24, bottom = 40;
+  const right = 22 + FONT * Math.max(0, ...Object.values(names).map((name) => name.length));
   let low = Math.min(...all), high = Math.max(...all);
   if (low === high) { low -= 1; high += 1; }
   const last = Math.max(...series.map(([, found]) => found.step.at(-1)));
   const x = (step) => left + (W - left - right) * step / last;
   const y = (value) => H - bottom - (H - top - bottom) * (value - low) / (high - low);
-  const plot = svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `${data.metrics[metric]} over steps` });
+  const plot = svg("svg", { viewBox: `0 0 ${W} ${H}`, height: H, role: "img", "aria-label": `${title} over steps` });
+  plot.append(svg("text", { x: 0, y: 12, class: "axis" }, title));
   for (const tick of ticks(low, high)) {
-    plot.append(svg("line", { x1: left, x2: W - right, y1: y(tick), y2: y(tick) }));
+    plot.append(svg("line", { class: "grid", x1: left, x2: W - right, y1: y(tick), y2: y(tick) }));
     plot.append(svg("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, tick));
   }
   for (const tick of ticks(0, last)) plot.append(svg("text", { x: x(tick), y: H - 20, "text-anchor": "middle" }, tick));
-  plot.append(svg("text", { x: W / 2, y: H - 4, "text-anchor": "middle" }, "step"));
+  plot.append(svg("text", { x: (left + W - right) / 2, y: H - 4, "text-anchor": "middle", class: "axis" }, "step"));
   plot.append(svg("clipPath", { id: "curve-area" }));
   plot.lastChild.append(svg("rect", { x: left, y: top, width: W - left - right, height: H - top - bottom }));
   for (const front of [false, true]) for (const [row, found] of series) {
     if (chosen.includes(row) !== front) continue;
     const points = found[metric].map((value, place) => `${x(found.step[place])},${y(value)}`).join(" ");
-    const line = svg("polyline", { points, fill: "none", stroke: front ? colourOf(row) : "#8c959f",
-      "stroke-width": front ? 2 : 1, "stroke-opacity": front ? 1 : 0.45, "clip-path": "url(#curve-area)" });
+    const line = svg("polyline", { points, fill: "none", stroke: front ? colourOf(row) : "var(--pale)",
+      "stroke-width": front ? 2 : 1, "stroke-opacity": front ? 1 : 0.45, "clip-path": "url(#curve-area)",
+      "stroke-dasharray": front && trained.indexOf(row) >= COLOURS ? "6 4" : "none" });
     line.append(svg("title", {}, labelOf(setting, row)));
     plot.append(line);
+  }
+  const ends = coloured.map(([row, found]) => ({ row, y: y(found[metric].at(-1)), x: x(found.step.at(-1)) }));
+  for (const { row, x: from, y: at, place } of spread(ends, top + LINE / 2, H - bottom)) {
+    const to = W - right + 8;
+    plot.append(svg("line", { x1: from, x2: to, y1: at, y2: place, stroke: colourOf(row), "stroke-opacity": 0.6 }));
+    plot.append(svg("line", { x1: to, x2: to + 8, y1: place, y2: place, stroke: colourOf(row), "stroke-width": 3 }));
+    plot.append(svg("text", { x: to + 11, y: place + 4, class: "row" }, names[row]));
   }
   $("curve-plot").replaceChildren(plot);
 }
 
+/* Places for the names at the ends of lines: in the lines' order, a line of text apart, as near as that allows. */
+function spread(ends, top, bottom) {
+  const sorted = ends.map((end) => ({ ...end, place: end.y })).sort((a, b) => a.y - b.y);
+  sorted.forEach((end, k) => { end.place = Math.max(end.y, k ? sorted[k - 1].place + LINE : top); });
+  let limit = bottom;
+  for (const end of sorted.reverse()) limit = (end.place = Math.min(end.place, limit)) - LINE;
+  return sorted;
+}
+
 const trained = [...new Set(Object.values(data.curves).flatMap(Object.keys))]
   .sort((a, b) => (b === "focalpo") - (a === "focalpo") || (b === data.compare_with) - (a === data.compare_with));
-const colourOf = (row) => COLOURS[trained.indexOf(row) % COLOURS.length];
+const colourOf = (row) => `var(--row-${trained.indexOf(row) % COLOURS + 1})`;
 const labelOf = (setting, row) => data.rows[setting].find((found) => found.name === row)?.label ?? row;
 for (const row of trained) {
   const box = element("input", { type: "checkbox", value: row });
@@ -134,6 +170,12 @@ for (const name of metrics.filter((metric) => metric !== "step"))
   $("curve-metric").append(element("option", { value: name }, data.metrics[name] ?? name));
 $("curve-setting").addEventListener("change", drawCurves);
 $("curve-metric").addEventListener("change", drawCurves);
+for (const [id, checked] of [["curve-all", true], ["curve-none", false]])
+  $(id).addEventListener("click", () => {
+    for (const box of document.querySelectorAll("#curve-rows input")) box.checked = checked;
+    drawCurves();
+  });
+addEventListener("resize", drawCurves);
 drawCurves();
 
 /* Answers side by side. Their files are scripts, because a page opened from disk may not fetch anything else. */
@@ -149,17 +191,17 @@ function load(name) {
 }
 
 let place = 0;
-function judged(answer) {
-  if (answer.score === null) return "the judge gave no verdict";
-  if (answer.games) return `Arena-Hard games: ${answer.games.join(", ")}; score ${(100 * answer.score).toFixed(0)}%`;
-  if (answer.followed) return `instructions followed: ${answer.followed.join(", ") || "none"}` +
-    (answer.missed.length ? `; not followed: ${answer.missed.join(", ")}` : "");
-  return `judged better than the reference: ${(100 * answer.score).toFixed(0)}%`;
+function verdict({ shown, wrote }) {
+  if (!wrote) return element("p", { class: "quiet" }, shown);
+  return element("details", {}, element("summary", {}, shown), element("h4", {}, "What the judge wrote"),
+    element("p", { class: "text" }, wrote));
 }
 
 function side(label, answer) {
   return element("div", {}, element("h3", {}, label), element("p", { class: "text" }, answer.text || "(empty)"),
-    element("p", { class: "quiet" }, judged(answer) + (answer.tokens ? `; ${answer.tokens} tokens` : "") + (answer.finished ? "" : ", unfinished")));
+    element("p", { class: "quiet" },
+      answer.result + (answer.tokens ? `; ${answer.tokens} tokens` : "") + (answer.finished ? "" : ", unfinished")),
+    ...answer.verdicts.map(verdict));
 }
 
 async function showAnswers(move = 0) {
@@ -186,9 +228,9 @@ async function showAnswers(move = 0) {
     element("div", { class: "sides" }, side(labelOf(setting, names[0]), left[k]), side(labelOf(setting, names[1]), right[k])));
 }
 
-function fillRows() {
+function fillRows(right) {
   const rows = data.rows[$("answer-setting").value].filter((row) => row.stages.length);
-  for (const [id, first] of [["answer-left", data.compare_with], ["answer-right", "focalpo"]]) {
+  for (const [id, first] of [["answer-left", data.compare_with], ["answer-right", right]]) {
     $(id).replaceChildren(...rows.map((row) => element("option", { value: row.name }, row.label)));
     if (rows.some((row) => row.name === first)) $(id).value = first;
   }
@@ -196,7 +238,7 @@ function fillRows() {
 }
 for (const id of ["answer-left", "answer-right", "answer-filter", "answer-benchmark"])
   $(id).addEventListener("change", () => showAnswers());
-$("answer-setting").addEventListener("change", fillRows);
+$("answer-setting").addEventListener("change", () => fillRows("focalpo"));
 $("answer-previous").addEventListener("click", () => showAnswers(-1));
 $("answer-next").addEventListener("click", () => showAnswers(1));
-fillRows();
+fillRows("focalpo");
