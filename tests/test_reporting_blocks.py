@@ -20,7 +20,8 @@ from focalpo.reporting.overlaps import training_overlaps
 from focalpo.reporting.scores import Run, row_scores
 from focalpo.reporting.styled import styled
 from focalpo.reporting.table_run import TableRun
-from focalpo.reporting.tables import as_csv, as_latex, as_markdown, tex
+from focalpo.reporting.tables import as_csv, as_latex, as_markdown
+from focalpo.reporting.tex import tex
 from focalpo.reporting.terminal import as_terminal
 from focalpo.reporting.verdicts import Rule, protocols_of, read_rule, verdict, with_verdicts
 from focalpo.scoring import stats

@@ -8,7 +8,8 @@ from focalpo.reporting.cells import Cell, Results
 from focalpo.reporting.finding import LEVEL, finding, short_label
 from focalpo.reporting.judges import TITLES, JudgeStatistics
 from focalpo.reporting.page import Content
-from focalpo.reporting.tables import as_latex, as_markdown, tex
+from focalpo.reporting.tables import as_latex, as_markdown
+from focalpo.reporting.tex import tex
 from focalpo.stages.metrics import NONE
 
 

@@ -7,14 +7,8 @@ from collections.abc import Sequence
 
 from focalpo.reporting.blocks import Block, blocks, worst_text
 from focalpo.reporting.cells import Cell, Results, RowResult
+from focalpo.reporting.tex import tex
 from focalpo.stages.metrics import NONE, Column
-
-# One pass, because the characters of an escape must not be escaped again.
-TEX = str.maketrans(
-    {sign: f"\\{sign}" for sign in "&%#_${}"}
-    | {sign: f"${sign}$" for sign in "<>|"}
-    | {"\\": "\\textbackslash{}", "^": "\\textasciicircum{}", "~": "\\textasciitilde{}"}
-)
 
 
 def as_markdown(results: Results) -> str:
@@ -170,11 +164,6 @@ def _csv_judges(results: Results, setting: str, column: Column) -> list[str]:
 
 def _or_none(value: float | None) -> object:
     return NONE if value is None else value
-
-
-def tex(text: str) -> str:
-    """Escape LaTeX's special characters."""
-    return text.translate(TEX)
 
 
 def _tex_cell(row: RowResult | None, column: str) -> str:

@@ -29,6 +29,7 @@ WORDS = {
     "publish": Words(
         1, 1, "python -m recipes.publish runs/report/NAME, runs/sweep/NAME, or weights", folder=0, instead=("weights",)
     ),
+    "paper": Words(0, 1, "python -m recipes.paper [claims], or make paper and make claims"),
     "notebooks": Words(0, 1, "python -m recipes.notebooks TABLE, or runs/report/NAME"),
 }
 
