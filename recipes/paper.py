@@ -41,7 +41,7 @@ SETTINGS = ("method.tex", "setup.tex")
 """Texts that state formulas and settings; all others may hold no number that is typed by hand."""
 GAMMAS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 DEBIAN = "texlive-latex-base texlive-latex-recommended poppler-utils"
-CLAIMS = re.compile(r"(<!-- claims: .*?-->\n).*?(\n<!-- end of claims -->)", re.S)
+CLAIMS = re.compile(r"(<!-- claims: .*?-->\n).*?(<!-- end of claims -->)", re.S)
 
 
 def sources_of(root: Path) -> Sources:
@@ -148,7 +148,7 @@ def show_claims(root: Path) -> None:
     print(as_terminal_claims(sources.claims, sources.verdicts))
     readme = root / "README.md"
     text = as_markdown_claims(sources.claims, sources.verdicts)
-    readme.write_text(CLAIMS.sub(lambda mark: mark[1] + text + mark[2], readme.read_text()))
+    readme.write_text(CLAIMS.sub(lambda mark: f"{mark[1]}{text}\n{mark[2]}", readme.read_text()))
 
 
 def main(arguments: list[str]) -> None:

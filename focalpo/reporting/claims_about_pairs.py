@@ -65,7 +65,7 @@ def fixed_rarely(table: Published, row: str, rarely: float) -> Verdict:
     else:
         word = REFUTED if any(each.mean.low > rarely for each in found) else OPEN
     shares = ", ".join(each.text(_labels(table), signed=False) for each in found)
-    why = f"of the held-out pairs that started wrong it corrected {shares} per cent; asked for is less than {rarely:g}"
+    why = f"per cent corrected of the held-out pairs that started wrong: {shares}; asked for is less than {rarely:g}"
     return Verdict(word, why, max(each.mean.high - each.mean.low for each in found) / 2, _source(table))
 
 

@@ -119,8 +119,8 @@ def ahead_of_all(table: Published, row: str, variants: Sequence[str]) -> Verdict
     if not total:
         return Verdict(UNTESTED, f"the table has none of the rows {', '.join(variants)}", source=table.source)
     why = (
-        f"of {total} comparisons its interval lies above the variant's in {above} and below in {below}; its rank by value "
-        f"in each score is {', '.join(ranks)}"
+        f"of {total} comparisons its interval lies above the variant's in {above} and below in {below}; its rank by "
+        f"value in each score is {', '.join(ranks)}"
     )
     word = SUPPORTED if above == total else REFUTED if below and not above else OPEN
     return Verdict(word, why, widest, table.source)

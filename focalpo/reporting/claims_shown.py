@@ -1,12 +1,13 @@
 """The claims with their verdicts, for README, for a terminal and for the paper."""
 
 from collections.abc import Mapping
+from textwrap import fill
 
 from focalpo.reporting.claims import Claims
-from focalpo.reporting.tables import aligned
 from focalpo.reporting.tex import as_tex, tabular
 from focalpo.reporting.verdict import ALGEBRA, Verdict
 
+WIDTH = 100
 Verdicts = Mapping[str, Mapping[str, Verdict]]
 
 
@@ -18,19 +19,18 @@ def as_markdown_claims(claims: Claims, verdicts: Verdicts) -> str:
 
 
 def as_terminal_claims(claims: Claims, verdicts: Verdicts) -> str:
-    """The same, and below it what would decide each claim, and why its verdict is what it is."""
-    header = ["", *(scale.title for scale in claims.scales.values())]
-    parts = [aligned([header, *_rows(claims, verdicts)]), f"Claims: {claims.source}."]
+    """Every claim with what would decide it, its verdict at each scale, and why."""
+    parts = [f"Claims: {claims.source}."]
     for name, claim in claims.claims.items():
         sentences = ", ".join(map(str, claims.sentences_of(name)))
         lines = [f"{claim.says} (sentence {sentences})", f"  needs {claim.needs}"]
         for scale, found in verdicts[name].items():
-            where = f" [{found.source}]" if found.source not in ("", ALGEBRA) else ""
-            if found.source == ALGEBRA:
+            if found.source == ALGEBRA:  # the same at every scale
                 lines.append(f"  {found.short}: {found.why}")
                 break
-            lines.append(f"  {claims.scales[scale].title}: {found.word}: {found.why}{where}")
-        parts.append("\n".join(lines))
+            where = f" [{found.source}]" if found.source else ""
+            lines.append(f"  {claims.scales[scale].title}: {found.short}: {found.why}{where}")
+        parts.append("\n".join(fill(line, WIDTH, subsequent_indent="    ") for line in lines))
     return "\n\n".join(parts)
 
 

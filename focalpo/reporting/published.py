@@ -1,4 +1,4 @@
-"""A table that lies in docs/, read back: its numbers, what its training did to pairs, its cost, and the report it is of.
+"""A table that lies in docs/, read back: its numbers, what training did to pairs, its cost, and the report it is of.
 
 docs/<name>/table1.csv, pairs.csv, checklist.md, table1.md, report.json --> Published
 """

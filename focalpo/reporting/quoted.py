@@ -4,7 +4,7 @@
 
 claim/NAME/says, claim/NAME/SCALE, claim/NAME/SCALE/why     the claims and their verdicts
 theory/WHAT/GAMMA[/P or BETA]                               the loss
-author/WHAT..., printed/SETTING/ROW/COLUMN                  eval/author_runs.yaml, eval/paper_table1.yaml
+author/WHAT[/RUN[/OTHER]], printed/SETTING/ROW/COLUMN                  eval/author_runs.yaml, eval/paper_table1.yaml
 TABLE/WHAT                                                  a published table as a whole
 TABLE/ROW/WHAT                                              a row against the one it is compared with
 TABLE/ROW/SETTING/COLUMN/WHAT                               a cell
@@ -66,8 +66,8 @@ def quote(key: str, sources: Sources) -> Quote:
                 return _verdict(sources.verdicts[name][scale], why=True)
             case ["theory", what, *numbers]:
                 return Quote(_theory(what, *map(float, numbers)), "focalpo/reporting/theory.py")
-            case ["author", what, *names]:
-                return Quote(_author(sources.author, what, *names), "eval/author_runs.yaml")
+            case ["author", *words]:
+                return Quote(_author(sources.author, *words), "eval/author_runs.yaml")
             case ["printed", setting, row, column]:
                 return Quote(str(sources.printed[setting][row][column]), "eval/paper_table1.yaml")
             case [name, "pairs", rows, setting, quantity]:
@@ -88,7 +88,9 @@ def _verdict(found: Verdict, why: bool) -> Quote:
     return Quote(found.why if why else found.short, "the loss" if found.source == ALGEBRA else found.source or "docs/")
 
 
-def _theory(what: str, gamma: float, at: float = math.nan) -> str:
+def _theory(what: str, gamma: float, at: float = math.nan, *more: float) -> str:
+    if more:
+        raise KeyError(f"{what} of so many numbers")
     if what == "start":  # the loss of every pair before the first step
         return f"{START**gamma * math.log(2):.3f}"
     if what == "ratio":
@@ -104,17 +106,19 @@ def _theory(what: str, gamma: float, at: float = math.nan) -> str:
     raise KeyError(what)
 
 
-def _author(runs: AuthorRuns, what: str, *names: str) -> str:
-    if what == "beta":
-        return f"{runs.beta:g}"
-    if what == "runs":
-        return str(len(runs.runs))
-    if what == "gammas":
-        return ", ".join(f"{gamma:g}" for gamma in sorted({run.gamma for run in runs.runs.values()} - {0.0}))
-    if what == "exponent":  # of 2, in the ratio of two runs' last losses: where p is 1/2 it is -gamma
-        losses = [runs.runs[name].evaluations[-1].loss for name in names]
-        return f"{math.log2(losses[0] / losses[1]):.3f}"
-    return f"{getattr(runs.runs[names[0]].evaluations[-1], what):.3g}"
+def _author(runs: AuthorRuns, *words: str) -> str:
+    match words:
+        case ["beta"]:
+            return f"{runs.beta:g}"
+        case ["runs"]:
+            return str(len(runs.runs))
+        case ["gammas"]:
+            return ", ".join(f"{gamma:g}" for gamma in sorted({run.gamma for run in runs.runs.values()} - {0.0}))
+        case ["exponent", run, other]:  # of 2, in the ratio of their last losses: where p is 1/2 it is -gamma
+            return f"{math.log2(runs.runs[run].evaluations[-1].loss / runs.runs[other].evaluations[-1].loss):.3f}"
+        case [("loss" | "reward_accuracy" | "reward_margin") as what, run]:
+            return f"{getattr(runs.runs[run].evaluations[-1], what):.3g}"
+    raise KeyError("/".join(words))
 
 
 def _pairs(table: Published, rows: str, setting: str, quantity: str) -> str:

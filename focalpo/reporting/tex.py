@@ -1,4 +1,4 @@
-"""Pieces of LaTeX that are made from numbers and words: escaped text, tables with booktabs, and what a log complains of.
+"""Pieces of LaTeX, made from numbers and words: escaped text, tables with booktabs; and what a log complains of.
 
 Nothing here runs LaTeX.
 """
