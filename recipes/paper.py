@@ -13,7 +13,7 @@ from pathlib import Path
 
 from focalpo.config.mistakes import Mistake
 from focalpo.judging.protocol import EVAL
-from focalpo.reporting.claims import judged, read_claims
+from focalpo.reporting.claims import read_claims, verdicts_of
 from focalpo.reporting.claims_shown import as_latex_claims, as_markdown_claims, as_terminal_claims
 from focalpo.reporting.differences_figure import differences_figure
 from focalpo.reporting.paper_numbers import numbers_tex, typed_numbers
@@ -54,7 +54,7 @@ def sources_of(root: Path) -> Sources:
             tables[file.stem] = found
     claims = read_claims(EVAL / "claims.yaml")
     printed = read_yaml(EVAL / "paper_table1.yaml", "correct it")["numbers"]
-    return Sources(tables, claims, judged(claims, tables), author_runs(), printed)
+    return Sources(tables, claims, verdicts_of(claims, tables), author_runs(), printed)
 
 
 def write_inputs(root: Path) -> Path:
@@ -74,7 +74,8 @@ def write_inputs(root: Path) -> Path:
     (build / "numbers.tex").write_text(numbers_tex(texts, sources))
     for name, text in _tables(sources).items():
         (build / f"{name}.tex").write_text(text + "\n")
-    shown = [table for name, table in sources.tables.items() if name != "gamma"]  # its row is the pocket table's
+    scales = [scale.table for scale in sources.claims.scales.values()]
+    shown = [sources.tables[name] for name in (*scales, "noise") if name in sources.tables]  # others repeat these rows
     differences_figure(shown, sources.claims.subject, build / "differences")
     return build
 
@@ -153,8 +154,6 @@ def show_claims(root: Path) -> None:
 
 def main(arguments: list[str]) -> None:
     words, _ = words_of("paper", arguments)
-    if words not in ([], ["claims"]):
-        raise Mistake(f"{words[0]}: run python -m recipes.paper, or python -m recipes.paper claims")
     (show_claims if words else build_paper)(ROOT)
 
 

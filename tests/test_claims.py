@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from focalpo.judging.protocol import EVAL
-from focalpo.reporting.claims import judged, read_claims
+from focalpo.reporting.claim_verdict import OPEN, REFUTED, SUPPORTED, UNTESTED
+from focalpo.reporting.claims import read_claims, verdicts_of
 from focalpo.reporting.claims_about_pairs import ended_right, fixed_rarely, margins_of_right
 from focalpo.reporting.claims_about_scores import ahead, ahead_of_all, ahead_with_one_gamma
 from focalpo.reporting.claims_about_weights import absolute_weight, dpo_weight, relative_weight
 from focalpo.reporting.claims_shown import as_markdown_claims, as_terminal_claims
 from focalpo.reporting.pair_groups import _measured, as_pairs_csv, pair_groups, read_pairs_csv
 from focalpo.reporting.table_run import TableRun
-from focalpo.reporting.verdict import OPEN, REFUTED, SUPPORTED, UNTESTED
 from focalpo.stages.rankings import Change
 from tests.published_tables import cell, groups, published
 
@@ -158,7 +158,7 @@ def test_a_report_has_the_groups_of_every_training(sealed_report: Path) -> None:
 
 
 def test_a_claim_without_a_run_is_not_tested_with_the_command_that_would() -> None:
-    verdicts = judged(CLAIMS, {})
+    verdicts = verdicts_of(CLAIMS, {})
     assert {each.word for name in ("surpasses_dpo", "rarely_fixed") for each in verdicts[name].values()} == {UNTESTED}
     assert "make reproduce-table1 SCALE=laptop" in verdicts["fixed_gamma"]["laptop"].why
     text = " ".join(as_terminal_claims(CLAIMS, verdicts).split())

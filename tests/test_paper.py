@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from focalpo.config.mistakes import Mistake
 from focalpo.reporting.claims_shown import as_markdown_claims
@@ -192,16 +193,16 @@ def test_a_log_is_read_for_what_must_not_be_there() -> None:
 def test_an_unknown_word_is_refused_in_one_line() -> None:
     with pytest.raises(Mistake, match="claim: run python -m recipes.paper"):
         main(["claim"])
+    with pytest.raises(Mistake, match="claims paper: run python -m recipes.paper"):
+        main(["claims", "paper"])
 
 
 def looked_at(pdf: Path) -> int:
     """How many pages there are; each has ink, and none of it in the outer centimetre, where printers cut."""
-    from PIL import Image
-
     pages = pictures(pdf)
     for page in pages:
-        grey = np.array(Image.open(page).convert("L"))
-        ink = np.argwhere(grey < 128)
+        grey = imread(page)[..., :3].mean(-1)
+        ink = np.argwhere(grey < 0.5)
         assert len(ink) > 200, f"{page} is empty"
         edge = round(80 / 2.54)  # a centimetre at 80 dots per inch
         assert (ink.min(0) > edge).all() and (ink.max(0) < np.array(grey.shape) - edge).all(), f"{page} is cut"

@@ -1,6 +1,6 @@
 """The claims of FocalPO's abstract, and the verdict on each at each scale, by rule, from the published tables.
 
-    eval/claims.yaml + docs/ --> Claims --> judged() --> {claim: {scale: Verdict}}
+    eval/claims.yaml + docs/ --> Claims --> verdicts_of() --> {claim: {scale: Verdict}}
 
 Supported, not supported, inconclusive (with the difference that would have shown), or not tested (no such table).
 """
@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from focalpo.reporting.claim_verdict import UNTESTED, Verdict
 from focalpo.reporting.claims_about_pairs import ended_right, fixed_rarely, margins_of_right
 from focalpo.reporting.claims_about_scores import ahead, ahead_of_all, ahead_with_one_gamma
 from focalpo.reporting.claims_about_weights import absolute_weight, dpo_weight, relative_weight
 from focalpo.reporting.published import Published
-from focalpo.reporting.verdict import UNTESTED, Verdict
 from focalpo.stages.reading import read_yaml
 
 FIX = "correct it, or restore it from the checkout"
@@ -104,7 +104,7 @@ def read_claims(file: Path) -> Claims:
     return found
 
 
-def judged(claims: Claims, tables: Mapping[str, Published]) -> dict[str, dict[str, Verdict]]:
+def verdicts_of(claims: Claims, tables: Mapping[str, Published]) -> dict[str, dict[str, Verdict]]:
     """The verdict on every claim at every scale; `tables` are the published ones by name."""
     return {
         name: {scale: _verdict(claims, claim.rule, each, tables) for scale, each in claims.scales.items()}

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from focalpo.reporting.claim_verdict import OPEN, REFUTED, SUPPORTED, UNTESTED, Verdict
 from focalpo.reporting.finding import short_label
 from focalpo.reporting.pair_groups import PairGroups
 from focalpo.reporting.published import Published
-from focalpo.reporting.verdict import OPEN, REFUTED, SUPPORTED, UNTESTED, Verdict
 from focalpo.scoring.differences import Difference, student_difference
 
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from focalpo.reporting.cells import Cell, Results, RowResult
+from focalpo.reporting.claim_verdict import OPEN, REFUTED, SUPPORTED, UNTESTED, Verdict
 from focalpo.reporting.finding import LEVEL, short_label
 from focalpo.reporting.published import Published
-from focalpo.reporting.verdict import OPEN, REFUTED, SUPPORTED, UNTESTED, Verdict
 from focalpo.scoring.differences import Difference
 from focalpo.stages.metrics import column_of
 

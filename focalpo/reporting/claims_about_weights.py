@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from focalpo.reporting.claim_verdict import ALGEBRA, REFUTED, SUPPORTED, Verdict
 from focalpo.reporting.theory import Array, focalpo_weight
-from focalpo.reporting.verdict import ALGEBRA, REFUTED, SUPPORTED, Verdict
 
 LOW, START, HIGH = 0.1, 0.5, 0.9
 """The belief p in the label of a pair ranked wrong, of any pair where training starts, and of one ranked right."""

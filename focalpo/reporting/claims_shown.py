@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from textwrap import fill
 
+from focalpo.reporting.claim_verdict import ALGEBRA, Verdict
 from focalpo.reporting.claims import Claims
 from focalpo.reporting.tex import as_tex, tabular
-from focalpo.reporting.verdict import ALGEBRA, Verdict
 
 WIDTH = 100
 Verdicts = Mapping[str, Mapping[str, Verdict]]

@@ -52,13 +52,10 @@ def as_latex_report(content: Content) -> str:
         blocks.append(f"\\begin{{center}}\n{image}\n\\end{{center}}\n{tex(f'{picture.title}. {picture.caption}')}")
     for setting, found in content.judges.items():
         if found:
-            head, *body = _judge_rows(content, setting, found)
-            blocks.append(
-                _titled(f"Judge statistics, {results.settings[setting]}", "l" + "r" * len(TITLES), head, body)
-            )
+            title = f"Judge statistics, {results.settings[setting]}"
+            blocks.append(_titled(title, "l" + "r" * len(TITLES), _judge_rows(content, setting, found)))
     if content.anchors.body:
-        head, *body = _anchor_rows(content)
-        blocks.append(_titled(content.anchors.title.capitalize(), "lllrrl", head, body))
+        blocks.append(_titled(content.anchors.title.capitalize(), "lllrrl", _anchor_rows(content)))
     blocks += [tex(note) for note in results.notes]
     return "\n\n".join([PREAMBLE, *blocks, "\\end{document}"]) + "\n"
 
@@ -78,9 +75,9 @@ def _fitted(table: str) -> str:
     return f"{box}\n\\begin{{center}}\\resizebox{{{width}}}{{!}}{{\\usebox{{\\tablebox}}}}\\end{{center}}"
 
 
-def _titled(title: str, columns: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    cells = [[tex(cell) for cell in line] for line in body]
-    return f"{tex(title)}\n\n{_fitted(tabular(columns, [tex(cell) for cell in head], cells))}"
+def _titled(title: str, columns: str, lines: Sequence[Sequence[str]]) -> str:
+    head, *body = ([tex(cell) for cell in line] for line in lines)
+    return f"{tex(title)}\n\n{_fitted(tabular(columns, head, body))}"
 
 
 def _judge_rows(content: Content, setting: str, found: Mapping[str, JudgeStatistics]) -> Sequence[list[str]]:

@@ -70,8 +70,8 @@ def read_pairs_csv(path: Path) -> list[PairGroups]:
     for line in csv.DictReader(read_text(path).splitlines()):
         if list(line) != names or None in line.values():
             raise ValueError(f"{path} lacks columns; publish the report again")
-        words = [line[name] for name in names]
-        found.append(PairGroups(*words[:3], int(words[3]), *map(float, words[4:])))
+        setting, row, seed, pairs, *numbers = line.values()
+        found.append(PairGroups(setting, row, seed, int(pairs), *(float(number) for number in numbers)))
     return found
 
 

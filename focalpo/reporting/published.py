@@ -122,13 +122,19 @@ def _cell(line: Mapping[str, str]) -> Cell:
 
     found = None
     if line["difference"] != NONE:
-        parts = [number(name) for name in ("difference", "difference_low", "difference_high", "p")]
-        found = Difference(*parts, error=math.nan, df=math.nan)
+        value, low, high = number("difference"), number("difference_low"), number("difference_high")
+        found = Difference(value, low, high, number("p"), error=math.nan, df=math.nan)
     return Cell(
-        *(number(name) for name in ("value", "low", "high")),
+        number("value"),
+        number("low"),
+        number("high"),
         seeds=int(line["seeds"]),
         prompts=int(line["prompts"]),
         seed_sd=number("seed_sd"),
         difference=found,
-        **{name: number(name) for name in ("p_holm", "p_equal", "detectable", "se", "library_se")},
+        p_holm=number("p_holm"),
+        p_equal=number("p_equal"),
+        detectable=number("detectable"),
+        se=number("se"),
+        library_se=number("library_se"),
     )

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from focalpo.reporting.cells import Cell
+from focalpo.reporting.claim_verdict import ALGEBRA, Verdict
 from focalpo.reporting.claims import Claims
 from focalpo.reporting.claims_about_pairs import of_row, row_minus
 from focalpo.reporting.claims_about_scores import Score, detectable, equal, scores_of
@@ -23,7 +24,6 @@ from focalpo.reporting.claims_about_weights import START, heaviest, weight_at
 from focalpo.reporting.claims_shown import Verdicts
 from focalpo.reporting.published import Published
 from focalpo.reporting.theory import sign_flip
-from focalpo.reporting.verdict import ALGEBRA, Verdict
 from focalpo.stages.author_runs import AuthorRuns
 
 
