@@ -33,7 +33,7 @@ READ_why := CELL REPORT SCALE
 READ_setup := SCALE
 READ_again := STAGE
 READ_cancel += STAGE
-$(foreach target,bench soak argument lock test test-slow test-browser test-slurm test-vllm test-all,\
+$(foreach target,bench soak argument lock test test-slow test-browser test-slurm test-paper test-vllm test-all,\
 	$(eval READ_$(target) := ARGS))
 READ := PYTHON $(if $(INSTALLED_$(SCALE)),,EXTRAS) $(sort $(foreach target,$(MAKECMDGOALS),$(READ_$(target))))
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
@@ -55,8 +55,9 @@ unexport PYTHONDONTWRITEBYTECODE
 # The environment first, as when it is activated: DeepSpeed builds its operators with the ninja that it finds there.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup reproduce-table1 duels plan status cancel doctor rescore anchors rehearse bench soak why again argument notebooks dashboard \
-	test test-slow test-browser test-slurm test-vllm test-all check lock clean clean-runs
+.PHONY: help setup reproduce-table1 duels plan status cancel doctor rescore anchors rehearse bench soak why again \
+	argument paper claims notebooks dashboard \
+	test test-slow test-browser test-slurm test-paper test-vllm test-all check lock clean clean-runs
 
 help: ## show this list
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -110,6 +111,12 @@ argument: $(INSTALLED) ## the studies behind the table, with their figures: gamm
 	@python -m recipes.reproduce table=gamma $(ARGS)
 	@python -m recipes.reproduce table=noise $(ARGS)
 
+paper: $(INSTALLED) ## build the reproduction report from docs/, with LaTeX: docs/paper/build/report.pdf and its pages
+	@python -m recipes.paper
+
+claims: $(INSTALLED) ## what the abstract claims, and the verdict on each claim at each scale; README gets their table
+	@python -m recipes.paper claims
+
 notebooks: $(SCALE_INSTALLED) ## run the notebooks on the newest report of SCALE and render them into its folder
 	@python -m recipes.notebooks $(SCALE)
 
@@ -120,10 +127,10 @@ dashboard: $(SCALE_INSTALLED) ## create or update the W&B workspace and report o
 PYTEST = MAKEFLAGS= OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --maxprocesses 8
 
 test: $(INSTALLED) ## run the quick tests, about 4 minutes on 2 cores
-	$(PYTEST) -m 'not slow and not vllm and not browser and not slurm' $(ARGS)
+	$(PYTEST) -m 'not slow and not vllm and not browser and not slurm and not latex' $(ARGS)
 
 test-slow: $(INSTALLED) ## run the slow tests
-	$(PYTEST) -m 'slow and not vllm and not browser and not slurm' $(ARGS)
+	$(PYTEST) -m 'slow and not vllm and not browser and not slurm and not latex' $(ARGS)
 
 test-browser: $(INSTALLED) ## open the report in Chromium; on Debian, root installs it where it is missing
 	@command -v chromium chromium-browser google-chrome > /dev/null || { apt-get update -qq && \
@@ -140,10 +147,19 @@ test-slurm: $(INSTALLED) ## submit small tables to a real Slurm on this machine;
 		echo "error: install $(SLURM), then run the same command again"; exit 1; }
 	$(PYTEST) --numprocesses 0 -m 'slurm and not vllm and not browser' $(ARGS)
 
+LATEX := texlive-latex-base texlive-latex-recommended poppler-utils
+
+test-paper: $(INSTALLED) ## build the report of the paper and of a table with LaTeX; on Debian, root installs it where it is missing
+	@(for each in pdflatex pdftoppm; do command -v $$each || exit 1; done) > /dev/null || { \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -qq --no-install-recommends $(LATEX) > /dev/null; } || { \
+		echo "error: install $(LATEX), then run the same command again"; exit 1; }
+	$(PYTEST) --numprocesses 0 -m 'latex and not vllm and not browser and not slurm' $(ARGS)
+
 test-vllm: $(CPU_VLLM) ## run the tests that need vLLM, for real on a CPU, in an environment of their own
 	$(PYTEST) -m vllm $(ARGS)
 
-test-all: test test-slow test-browser test-slurm test-vllm ## run all tests
+test-all: test test-slow test-browser test-slurm test-paper test-vllm ## run all tests
 
 check: $(INSTALLED) ## ruff, ruff format, mypy, shellcheck and hadolint
 	ruff check .

@@ -37,6 +37,7 @@ Commands, `python -m recipes.NAME`, most of them with a make target. Stages that
     notebooks           run the notebooks on its report
     dashboard           create the W&B workspace and report
     publish             copy a report into docs/, or draw the weight that each loss gives a pair
+    paper               build the reproduction report from docs/, or print the claims with their verdicts
     dynamics            show what training does to the pairs of a file
     calibrate           measure the rate of training steps on this machine
     calibrate_judge     compare a judge with published annotations

@@ -11,16 +11,17 @@ import sys
 import tempfile
 from pathlib import Path
 
+from focalpo.reporting.published import source_of
 from focalpo.reporting.weights import weights_figure, weights_page
 from focalpo.running.command import run_command
 from focalpo.running.words import words_of
-from focalpo.stages.folder import verify
+from focalpo.stages.folder import read_manifest, verify, write_json
 from focalpo.stages.origin import ROOT
 from focalpo.training.objective import OBJECTIVES
 from focalpo.training.weights import DETACHED, Curve, curves
 
 FILES = {
-    "report": ("summary.md", "checklist.md", "table1.md", "table1.csv", "table1.tex"),
+    "report": ("summary.md", "checklist.md", "table1.md", "table1.csv", "table1.tex", "pairs.csv"),
     "sweep": ("search.md", "sweep.csv"),
 }
 """What is copied of each kind of stage; the first is the table that pages show."""
@@ -36,16 +37,20 @@ def main() -> None:
 
 
 def publish(folder: Path, root: Path) -> None:
-    """Copy a sealed stage's files to docs/<name>/ under `root`, and its table between the marks in README.md or
-    docs/*.md. Only figures that a page shows are copied.
+    """Copy a sealed stage's files to docs/<name>/ under `root` with their hashes, and its table between the marks in
+    README.md or docs/*.md. Only figures that a page shows are copied.
 
     Raises:
-        ValueError: when the stage is no report or search, is not sealed, or no page has a place for it.
+        ValueError: when the stage is no report or search, is not sealed, lacks a file, or no page has a place for it.
     """
-    if folder.resolve().parent.name not in FILES:
+    kind = folder.resolve().parent.name
+    if kind not in FILES:
         raise ValueError(f"{folder} is neither a report nor a search; name one of runs/report/* or runs/sweep/*")
     verify(folder)
-    files = FILES[folder.resolve().parent.name]
+    files = FILES[kind]
+    if lacking := [name for name in files if not (folder / name).is_file()]:
+        stage = f"{kind}/{folder.resolve().name}"
+        raise ValueError(f"{folder} was sealed before it had {lacking[0]}: make again STAGE={stage}, and its table")
     place = f"docs/{folder.resolve().name.rpartition('-')[0]}"
     table = f"{place}/{files[0]}"
     pages = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
@@ -55,8 +60,10 @@ def publish(folder: Path, root: Path) -> None:
     (root / place).mkdir(parents=True, exist_ok=True)
     texts = "".join(page.read_text() for page in pages)
     shown = [path for path in (folder / "figures").glob("*.png") if f"{Path(place).name}/{path.name})" in texts]
-    for path in [*(folder / name for name in files), *shown]:
-        shutil.copyfile(path, root / place / path.name)
+    copied = {path.name: str(path.relative_to(folder)) for path in [*(folder / name for name in files), *shown]}
+    for name, origin in copied.items():
+        shutil.copyfile(folder / origin, root / place / name)
+    write_json(root / place / f"{kind}.json", source_of(read_manifest(folder), copied))
     text = (folder / files[0]).read_text()
     for page in marked:
         page.write_text(MARKED.sub(lambda m: m[1] + text + m[3] if m[2] == table else m[0], page.read_text()))

@@ -15,6 +15,7 @@ from focalpo.reporting.content import content_of, draw
 from focalpo.reporting.document import as_latex_report, as_markdown_report, as_summary
 from focalpo.reporting.overlaps import training_overlaps
 from focalpo.reporting.page import page
+from focalpo.reporting.pair_groups import as_pairs_csv, pair_groups
 from focalpo.reporting.provenance import chain, dirty, warnings_of
 from focalpo.reporting.table_run import TableRun
 from focalpo.reporting.tables import as_csv, as_latex, as_markdown
@@ -29,7 +30,7 @@ STUDIES = {"gamma": "gamma study", "noise": "label noise study", None: "Table 1"
 
 
 def make(job: Job) -> dict:
-    """Fill the job's folder with the report, table and checklist in all formats, figures/ and answers/."""
+    """Fill the job's folder with the report, table, pairs and checklist, in all formats, figures/ and answers/."""
     run = TableRun.read(job.path)
     overlaps = training_overlaps(run)
     write_json(job.path / "contamination.json", {name: asdict(found) for name, found in overlaps.items()})
@@ -40,6 +41,7 @@ def make(job: Job) -> dict:
         (job.path / f"table1.{name}").write_text(write(results))
     (job.path / "table1.txt").write_text(as_terminal(results, run.table["scale"]))
     (job.path / "summary.md").write_text(as_summary(results))
+    (job.path / "pairs.csv").write_text(as_pairs_csv(pair_groups(run)))
     (job.path / "figures").mkdir(exist_ok=True)
     repeated = author_curves(run)
     anchors = author_block(run, repeated, read_rule(EVAL / "verdicts.yaml"))

@@ -112,9 +112,9 @@ def test_make_help_tells_every_target():
 
 def test_each_test_is_run_by_exactly_one_target_of_test_all():
     chosen = re.findall(r"-m pytest .*?-m ('[^']+'|\w+)", make("--dry-run", "test-all").stdout)
-    assert len(chosen) == 5
-    for marks in product([False, True], repeat=4):
-        names = dict(zip(("slow", "vllm", "browser", "slurm"), marks, strict=True))
+    assert len(chosen) == 6
+    for marks in product([False, True], repeat=5):
+        names = dict(zip(("slow", "vllm", "browser", "slurm", "latex"), marks, strict=True))
         hits = [eval(expression.strip("'"), dict(names)) for expression in chosen]
         assert sum(hits) == 1, names
 
@@ -139,7 +139,8 @@ def test_ci_goes_on_after_a_failure_fails_in_the_end_and_prints_times(tmp_path: 
     done = subprocess.run([tmp_path / ".ci" / "run"], capture_output=True, text=True, env=MAKE_ENVIRONMENT)
     assert done.returncode == 1
     *made, times, failed = done.stdout.splitlines()
-    assert made == [f"made {name}" for name in ("check", "test", "test-browser", "test-slurm", "test-vllm")]
+    names = ("check", "test", "test-browser", "test-slurm", "test-paper", "test-vllm")
+    assert made == [f"made {name}" for name in names]
     assert re.fullmatch(r"minutes: check 0:0\d test 0:0\d .*, all 0:0\d", times) and failed == "failed: test-slow"
 
 

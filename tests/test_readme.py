@@ -99,7 +99,11 @@ def test_publishing_puts_the_produced_table_between_the_marks(tmp_path: Path) ->
     shown = (tmp_path / "README.md").read_text()
     assert shown.startswith("before\n") and shown.endswith("after\n")
     assert "| summary.md |" in shown and "old" not in shown
-    assert {path.name for path in (tmp_path / "docs/pocket").iterdir()} == {*FILES["report"], "dynamics.png"}
+    assert {path.name for path in (tmp_path / "docs/pocket").iterdir()} == {
+        *FILES["report"],
+        "dynamics.png",
+        "report.json",
+    }
     assert (tmp_path / "docs/pocket/table1.csv").read_text() == "| table1.csv |\n"
     (tmp_path / "README.md").write_text("no marks")
     with pytest.raises(ValueError, match="has a place for docs/pocket/summary.md"):

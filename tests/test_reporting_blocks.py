@@ -20,8 +20,9 @@ from focalpo.reporting.overlaps import training_overlaps
 from focalpo.reporting.scores import Run, row_scores
 from focalpo.reporting.styled import styled
 from focalpo.reporting.table_run import TableRun
-from focalpo.reporting.tables import as_csv, as_latex, as_markdown, tex
+from focalpo.reporting.tables import as_csv, as_latex, as_markdown
 from focalpo.reporting.terminal import as_terminal
+from focalpo.reporting.tex import tex
 from focalpo.reporting.verdicts import Rule, protocols_of, read_rule, verdict, with_verdicts
 from focalpo.scoring import stats
 from focalpo.scoring.differences import Difference, holm
@@ -329,3 +330,14 @@ def test_our_error_matches_alpaca_evals_for_one_run_and_arena_hards_is_too_small
     games = np.repeat(draw.integers(0, 2, (400, 1)).astype(float), 2, axis=1)
     ours = stats.bootstrap_error(stats.arena_score(games[None], np.full((1, 400, 2), 3.0)))
     assert ours / stats.battle_error(games, np.full((400, 2), 3.0)) == pytest.approx(math.sqrt(6), rel=0.03)
+
+
+def test_many_settings_stand_one_below_the_other_in_latex() -> None:
+    cell = Cell(30.0, 28.0, 32.0, 3, 400, 0.5)
+    rows = {name: [RowResult("dpo", "DPO", {"ae2_wr": cell}, {}, {})] for name in "abc"}
+    text = as_latex(Results("T", {name: f"Set {name}" for name in "abc"}, rows, "dpo", "DPO", ()))
+    table = text.partition("\\end{tabular}")[0]
+    assert "\\begin{tabular}{llr}" in table and "multicolumn" not in table
+    assert [line for line in table.splitlines() if "30.0" in line] == [
+        f"Set {name} & DPO & $30.0_{{\\pm 2.0}}$ \\\\" for name in "abc"
+    ]

@@ -121,6 +121,7 @@ WRONG = {
     "why a/b/c --cfg job": "has no one configuration to show; leave --cfg out",
     "again": "its argument is missing: run make again STAGE=KIND/NAME-KEY",
     "again train/dpo rns=x": "rns: run make again STAGE=KIND/NAME-KEY",
+    "paper claim": "claim: run python -m recipes.paper, or",
     "notebooks pocket paper": "run python -m recipes.notebooks TABLE, or runs/report/NAME",
     "annotations": "the following arguments are required: files",
     "annotations /nowhere.json": "/nowhere.json is no file or folder; correct the path",

@@ -8,7 +8,8 @@ from focalpo.reporting.cells import Cell, Results
 from focalpo.reporting.finding import LEVEL, finding, short_label
 from focalpo.reporting.judges import TITLES, JudgeStatistics
 from focalpo.reporting.page import Content
-from focalpo.reporting.tables import as_latex, as_markdown, tex
+from focalpo.reporting.tables import as_markdown, latex_tables
+from focalpo.reporting.tex import tabular, tex
 from focalpo.stages.metrics import NONE
 
 
@@ -37,33 +38,46 @@ def as_markdown_report(content: Content) -> str:
 
 
 def as_latex_report(content: Content) -> str:
-    """The whole report in LaTeX: booktabs tables and floating figures, to be \\input into a paper."""
-    blocks = [f"% {content.results.title}\n% \\usepackage{{booktabs,graphicx}}"]
-    blocks += [tex(content.finding), tex(content.summary)]
-    if content.results.warnings:
-        items = "\n".join(f"\\item {tex(line)}" for line in content.results.warnings)
+    """The whole report as a LaTeX document: `pdflatex report.tex` in its folder. For a paper there is table1.tex."""
+    results = content.results
+    blocks = [f"\\section*{{{tex(results.title)}}}", tex(content.finding), tex(content.summary)]
+    if results.warnings:
+        items = "\n".join(f"\\item {tex(line)}" for line in results.warnings)
         blocks.append(f"\\begin{{itemize}}\n{items}\n\\end{{itemize}}")
-    blocks.append(_float("table*", as_latex(content.results), content.results.title))
+    blocks += [*map(tex, results.who_judged), *map(_fitted, latex_tables(results))]
     for picture in content.pictures:
-        image = f"\\includegraphics[width=\\textwidth]{{figures/{picture.name}.png}}"
-        blocks.append(_float("figure*", image, f"{picture.title}. {picture.caption}"))
+        image = (
+            f"\\includegraphics[width=\\linewidth,height=.8\\textheight,keepaspectratio]{{figures/{picture.name}.png}}"
+        )
+        blocks.append(f"\\begin{{center}}\n{image}\n\\end{{center}}\n{tex(f'{picture.title}. {picture.caption}')}")
     for setting, found in content.judges.items():
-        if not found:
-            continue
-        head, *rows = (" & ".join(map(tex, cells)) + " \\\\" for cells in _judge_rows(content, setting, found))
-        body = [f"\\begin{{tabular}}{{l{'r' * len(TITLES)}}}", "\\toprule", head, "\\midrule", *rows]
-        table = "\n".join([*body, "\\bottomrule", "\\end{tabular}"])
-        blocks.append(_float("table*", table, f"Judge statistics, {content.results.settings[setting]}"))
+        if found:
+            title = f"Judge statistics, {results.settings[setting]}"
+            blocks.append(_titled(title, "l" + "r" * len(TITLES), _judge_rows(content, setting, found)))
     if content.anchors.body:
-        head, *rows = (" & ".join(map(tex, cells)) + " \\\\" for cells in _anchor_rows(content))
-        body = ["\\begin{tabular}{lllrrl}", "\\toprule", head, "\\midrule", *rows, "\\bottomrule", "\\end{tabular}"]
-        blocks.append(_float("table*", "\n".join(body), content.anchors.title.capitalize()))
-    blocks += [tex(note) for note in content.results.notes]
-    return "\n\n".join(blocks) + "\n"
+        blocks.append(_titled(content.anchors.title.capitalize(), "lllrrl", _anchor_rows(content)))
+    blocks += [tex(note) for note in results.notes]
+    return "\n\n".join([PREAMBLE, *blocks, "\\end{document}"]) + "\n"
 
 
-def _float(kind: str, body: str, caption: str) -> str:
-    return f"\\begin{{{kind}}}\n\\centering\n{body.strip()}\n\\caption{{{tex(caption)}}}\n\\end{{{kind}}}"
+PREAMBLE = r"""\documentclass[10pt]{article}
+\usepackage[a4paper,margin=2cm]{geometry}
+\usepackage{booktabs,graphicx}
+\setlength{\parindent}{0pt}\setlength{\parskip}{1ex}\setlength{\emergencystretch}{3em}\sloppy
+\newsavebox{\tablebox}
+\begin{document}"""
+
+
+def _fitted(table: str) -> str:
+    """A `tabular` on a line of its own, shrunk to the width of the page where it is wider."""
+    width = "\\ifdim\\wd\\tablebox>\\linewidth\\linewidth\\else\\wd\\tablebox\\fi"
+    box = f"\\begin{{lrbox}}{{\\tablebox}}\n{table}\n\\end{{lrbox}}"
+    return f"{box}\n\\begin{{center}}\\resizebox{{{width}}}{{!}}{{\\usebox{{\\tablebox}}}}\\end{{center}}"
+
+
+def _titled(title: str, columns: str, lines: Sequence[Sequence[str]]) -> str:
+    head, *body = ([tex(cell) for cell in line] for line in lines)
+    return f"{tex(title)}\n\n{_fitted(tabular(columns, head, body))}"
 
 
 def _judge_rows(content: Content, setting: str, found: Mapping[str, JudgeStatistics]) -> Sequence[list[str]]:

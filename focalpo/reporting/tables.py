@@ -7,14 +7,8 @@ from collections.abc import Sequence
 
 from focalpo.reporting.blocks import Block, blocks, worst_text
 from focalpo.reporting.cells import Cell, Results, RowResult
+from focalpo.reporting.tex import tabular, tex
 from focalpo.stages.metrics import NONE, Column
-
-# One pass, because the characters of an escape must not be escaped again.
-TEX = str.maketrans(
-    {sign: f"\\{sign}" for sign in "&%#_${}"}
-    | {sign: f"${sign}$" for sign in "<>|"}
-    | {"\\": "\\textbackslash{}", "^": "\\textasciicircum{}", "~": "\\textasciitilde{}"}
-)
 
 
 def as_markdown(results: Results) -> str:
@@ -79,25 +73,46 @@ def as_csv(results: Results) -> str:
 
 
 def as_latex(results: Results) -> str:
-    """Format the table for a paper with booktabs: each value with the half-width of its interval."""
-    groups, shown = list(results.rows), results.columns
-    columns = "l" + "r" * (len(shown) * len(groups))
-    top = " & ".join(f"\\multicolumn{{{len(shown)}}}{{c}}{{{tex(results.settings[group])}}}" for group in groups)
-    header = " & ".join(tex(each.title) for _ in groups for each in shown)
-    labels = {row.name: row.label for rows in results.rows.values() for row in rows}
-    by_name = {(group, row.name): row for group, rows in results.rows.items() for row in rows}
-    lines = ["\\begin{tabular}{" + columns + "}", "\\toprule", f" & {top} \\\\", f" & {header} \\\\", "\\midrule"]
-    for name, label in labels.items():
-        cells = [_tex_cell(by_name.get((group, name)), each.name) for group in groups for each in shown]
-        lines.append(f"{tex(label)} & " + " & ".join(cells) + " \\\\")
-    below = [
-        _block_latex(block, results.settings[group])
-        for group in groups
-        for block in blocks(results.rows[group], results)
-    ]
+    """Format the table and its blocks for a paper with booktabs."""
     comments = [f"% {line}" for line in (results.title, *_warnings(results))]
     judged = [f"\\parbox{{\\linewidth}}{{\\footnotesize {tex(line)}}}\\par" for line in results.who_judged]
-    return "\n".join([*comments, *judged, *lines, "\\bottomrule", "\\end{tabular}", *below]) + "\n"
+    main, *below = latex_tables(results)
+    return "\n".join([*comments, *judged, main, *(f"\n{each}" for each in below)]) + "\n"
+
+
+def latex_tables(results: Results) -> list[str]:
+    """The table, each value with the half-width of its interval, and each of its blocks as a `tabular`.
+
+    Settings stand side by side; more than two stand one below the other.
+    """
+    below = [
+        _block_latex(block, results.settings[setting])
+        for setting, rows in results.rows.items()
+        for block in blocks(rows, results)
+    ]
+    return [_long_latex(results) if len(results.rows) > 2 else _side_by_side(results), *below]
+
+
+def _side_by_side(results: Results) -> str:
+    settings, shown = list(results.rows), results.columns
+    top = " & ".join(f"\\multicolumn{{{len(shown)}}}{{c}}{{{tex(results.settings[each])}}}" for each in settings)
+    labels = {row.name: row.label for rows in results.rows.values() for row in rows}
+    by_name = {(setting, row.name): row for setting, rows in results.rows.items() for row in rows}
+    body = [
+        [tex(label), *(_tex_cell(by_name.get((setting, name)), each.name) for setting in settings for each in shown)]
+        for name, label in labels.items()
+    ]
+    header = ["", *(tex(each.title) for _ in settings for each in shown)]
+    return tabular("l" + "r" * (len(header) - 1), header, body, f" & {top} \\\\")
+
+
+def _long_latex(results: Results) -> str:
+    body = [
+        [tex(results.settings[setting]), tex(row.label), *(_tex_cell(row, each.name) for each in results.columns)]
+        for setting, rows in results.rows.items()
+        for row in rows
+    ]
+    return tabular("ll" + "r" * len(results.columns), ["", "", *(tex(each.title) for each in results.columns)], body)
 
 
 def _with_paper(row: RowResult, name: str) -> str:
@@ -123,10 +138,8 @@ def _block_markdown(block: Block) -> str:
 
 
 def _block_latex(block: Block, setting: str) -> str:
-    head = " & ".join(map(tex, [f"{setting}, {block.title}", *block.header]))
-    rows = [" & ".join(map(tex, row)) + " \\\\" for row in block.body]
-    begin = "\\begin{tabular}{l" + "r" * len(block.header) + "}"
-    return "\n".join(["", begin, "\\toprule", f"{head} \\\\", "\\midrule", *rows, "\\bottomrule", "\\end{tabular}"])
+    head = [*map(tex, [f"{setting}, {block.title}", *block.header])]
+    return tabular("l" + "r" * len(block.header), head, [[*map(tex, row)] for row in block.body])
 
 
 def aligned(rows: list[list[str]]) -> str:
@@ -170,11 +183,6 @@ def _csv_judges(results: Results, setting: str, column: Column) -> list[str]:
 
 def _or_none(value: float | None) -> object:
     return NONE if value is None else value
-
-
-def tex(text: str) -> str:
-    """Escape LaTeX's special characters."""
-    return text.translate(TEX)
 
 
 def _tex_cell(row: RowResult | None, column: str) -> str:

@@ -12,14 +12,15 @@ from focalpo.config.mistakes import Mistake
 class Words:
     """What a command line may hold: a number of words, and keys, KEY=VALUE.
 
-    The word at place `folder` must be one, or one of the names that may stand `instead` of it.
+    The word at place `folder` must be a folder or one of `names`; without such a place every word must be one of
+    `names`, where there are any.
     """
 
     least: int
     most: float
     usage: str
     folder: int | None = None
-    instead: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
 
 
@@ -27,8 +28,9 @@ WORDS = {
     "why": Words(1, 2, "python -m recipes.why ROW/SETTING/COLUMN [REPORT], or make why CELL=... REPORT=...", folder=1),
     "again": Words(1, float("inf"), "make again STAGE=KIND/NAME-KEY, as make why and runs/ show it", keys=("runs",)),
     "publish": Words(
-        1, 1, "python -m recipes.publish runs/report/NAME, runs/sweep/NAME, or weights", folder=0, instead=("weights",)
+        1, 1, "python -m recipes.publish runs/report/NAME, runs/sweep/NAME, or weights", folder=0, names=("weights",)
     ),
+    "paper": Words(0, 1, "python -m recipes.paper, or python -m recipes.paper claims", names=("claims",)),
     "notebooks": Words(0, 1, "python -m recipes.notebooks TABLE, or runs/report/NAME"),
 }
 
@@ -48,8 +50,10 @@ def words_of(command: str, arguments: list[str]) -> tuple[list[str], dict[str, s
         raise Mistake(f"{said} {rules.usage}")
     if rules.folder is not None and len(words) > rules.folder:
         word = words[rules.folder]
-        if word not in rules.instead and not Path(word).is_dir():
+        if word not in rules.names and not Path(word).is_dir():
             raise Mistake(f"{word} is not a folder; a report is one of runs/report/*")
+    if rules.folder is None and rules.names and (wrong := set(words) - set(rules.names)):
+        raise Mistake(f"{' '.join(sorted(wrong))}: run {rules.usage}")
     return words, keys
 
 
