@@ -35,7 +35,8 @@ def draw(root: Path) -> None:
 def page(found: dict[str, Curve]) -> str:
     """docs/weights.md with the equation of every loss."""
     equations = {cls.label: cls.equation for cls in OBJECTIVES.values()}
-    return weights_page(found, equations | {DETACHED: equations["FocalPO"] + ", p^gamma constant"})
+    detached = {label + DETACHED: f"{equation}, its factor constant" for label, equation in equations.items()}
+    return weights_page(found, equations | detached)
 
 
 if __name__ == "__main__":
