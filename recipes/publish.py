@@ -1,4 +1,6 @@
-"""Copy a sealed report, or the results of a search, to docs/, and its table into the pages that have a place for it.
+"""Copy a sealed report, or the results of a search, to docs/, and its tables into the pages that have a place for them.
+
+Of a search, each value is named that was chosen and is not what its table trains with.
 
 python -m recipes.publish runs/report/pocket-0123456789ab
 python -m recipes.publish runs/sweep/laptop-0123456789ab
@@ -9,6 +11,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from focalpo.config.compose import compose_table
+from focalpo.planning.chosen import chosen, undeclared
 from focalpo.running.command import run_command
 from focalpo.running.words import words_of
 from focalpo.stages.folder import verify
@@ -16,15 +20,15 @@ from focalpo.stages.origin import ROOT
 
 FILES = {
     "report": ("summary.md", "checklist.md", "table1.md", "table1.csv", "table1.tex"),
-    "sweep": ("search.md", "sweep.csv"),
+    "sweep": ("chosen.md", "search.md", "sweep.csv"),
 }
-"""What is copied of each kind of stage; the first is the table that pages show."""
+"""What is copied of each kind of stage."""
 MARKED = re.compile(r"(<!-- table: (docs/\w+/\w+\.md).*?-->\n).*?(<!-- end of table -->)", re.S)
 
 
 def publish(folder: Path, root: Path) -> None:
-    """Copy a sealed stage's files to docs/<name>/ under `root`, and its table between the marks in README.md or
-    docs/*.md. Only figures that a page shows are copied.
+    """Copy a sealed stage's files to docs/<name>/ under `root`, and those that README.md or docs/*.md have marks for
+    between the marks. Only figures that a page shows are copied.
 
     Raises:
         ValueError: when the stage is no report or search, is not sealed, or no page has a place for it.
@@ -32,21 +36,26 @@ def publish(folder: Path, root: Path) -> None:
     if folder.resolve().parent.name not in FILES:
         raise ValueError(f"{folder} is neither a report nor a search; name one of runs/report/* or runs/sweep/*")
     verify(folder)
-    files = FILES[folder.resolve().parent.name]
-    place = f"docs/{folder.resolve().name.rpartition('-')[0]}"
-    table = f"{place}/{files[0]}"
+    kind, name = folder.resolve().parent.name, folder.resolve().name.rpartition("-")[0]
+    if missing := [file for file in FILES[kind] if not (folder / file).is_file()]:
+        raise ValueError(f"{folder} has no {missing[0]}, as other code made it; run the command that made it again")
+    texts = {f"docs/{name}/{file}": (folder / file).read_text() for file in FILES[kind]}
     pages = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
-    marked = [page for page in pages if any(mark[1] == table for mark in MARKED.findall(page.read_text()))]
+    marked = [page for page in pages if any(mark[1] in texts for mark in MARKED.findall(page.read_text()))]
     if not marked:
-        raise ValueError(f"no page in {root} has a place for {table}; mark one with <!-- table: ... -->")
-    (root / place).mkdir(parents=True, exist_ok=True)
-    texts = "".join(page.read_text() for page in pages)
-    shown = [path for path in (folder / "figures").glob("*.png") if f"{Path(place).name}/{path.name})" in texts]
-    for path in [*(folder / name for name in files), *shown]:
-        shutil.copyfile(path, root / place / path.name)
-    text = (folder / files[0]).read_text()
+        raise ValueError(f"no page in {root} has a place for {next(iter(texts))}; mark one with <!-- table: ... -->")
+    (root / "docs" / name).mkdir(parents=True, exist_ok=True)
+    for place, text in texts.items():
+        (root / place).write_text(text)
+    read = "".join(page.read_text() for page in pages)
+    for figure in (folder / "figures").glob("*.png"):
+        if f"{name}/{figure.name})" in read:
+            shutil.copyfile(figure, root / "docs" / name / figure.name)
     for page in marked:
-        page.write_text(MARKED.sub(lambda m: m[1] + text + m[3] if m[2] == table else m[0], page.read_text()))
+        page.write_text(MARKED.sub(lambda m: m[1] + texts[m[2]] + m[3] if m[2] in texts else m[0], page.read_text()))
+    if kind == "sweep":
+        for line in undeclared(compose_table(name), chosen(texts[f"docs/{name}/sweep.csv"])):
+            print(line)
 
 
 if __name__ == "__main__":
