@@ -39,7 +39,8 @@ def publish(folder: Path, root: Path) -> None:
     kind, name = folder.resolve().parent.name, folder.resolve().name.rpartition("-")[0]
     if missing := [file for file in FILES[kind] if not (folder / file).is_file()]:
         raise ValueError(f"{folder} has no {missing[0]}, as other code made it; run the command that made it again")
-    texts = {f"docs/{name}/{file}": (folder / file).read_text() for file in FILES[kind]}
+    files = [*FILES[kind], *sorted(path.name for path in folder.glob("fixes.*"))]  # where something was trained
+    texts = {f"docs/{name}/{file}": (folder / file).read_text() for file in files}
     pages = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
     marked = [page for page in pages if any(mark[1] in texts for mark in MARKED.findall(page.read_text()))]
     if not marked:

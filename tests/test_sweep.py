@@ -171,7 +171,7 @@ def test_a_published_search_is_whole_and_its_table_trains_with_what_it_chose(nam
         pytest.skip(f"no search of the {name} table is published")
     table = compose_table(name)
     planned = {(setting, row, " ".join(each)) for setting, row, each in places(table, [], table.search_settings)}
-    lines = list(csv.DictReader(file.open()))
+    lines = list(csv.DictReader(StringIO(file.read_text())))
     assert {(line["setting"], line["row"], f"{line['point']} seed={line['seed']}") for line in lines} == planned
     assert undeclared(table, chosen(file.read_text())) == []
 
