@@ -3,6 +3,7 @@
 python -m recipes.pairs setting=llama3_instruct data=on_policy        the model's own answers, rated by a reward model
 """
 
+from collections.abc import Callable, Set
 from pathlib import Path
 
 from focalpo.answering.engine import Backend, Decoding
@@ -54,8 +55,8 @@ def make(job: Job) -> dict:
 def load_pairs(data: dict) -> Checked:
     """Pairs from the pocket world's writers, a file or the hub."""
     if data["source"] == "pocket_base":
-        pairs = pocket.base_pairs(data["prompts"], data["seed"], data["label_noise"], benchmark_prompts())
-        return _held_out(pairs, data["test_fraction"])
+        pairs = lambda noise: pocket.base_pairs(data["prompts"], data["seed"], noise, benchmark_prompts())  # noqa: E731
+        return _held_out(_labelled(data, pairs), data["test_fraction"])
     if data["source"] == "file":
         test = data["test_path"] and Path(data["test_path"])
         file = FileSource(Path(data["path"]), test, None if test else data["test_fraction"])
@@ -84,8 +85,17 @@ def pocket_on_policy_pairs(job: Job) -> Checked:
     with Generator(source_of(job), backend) as generator:
         flat = generator.answer(names, repeated, decoding, data["seed"])
     samples: list[list[Completion]] = [flat[i : i + data["samples"]] for i in range(0, len(flat), data["samples"])]
-    pairs: list[Pair] = pocket.rate_samples(samples, data["seed"], data["label_noise"])
+    cut = {(answer.prompt[-1]["content"], answer.text) for answer in flat if not answer.finished}
+    pairs = _labelled(data, lambda noise: pocket.rate_samples(samples, data["seed"], noise), cut)
     return _held_out(pairs, data["test_fraction"])
+
+
+def _labelled(data: dict, made: Callable[[float], list[Pair]], cut: Set[tuple[str, str]] = frozenset()) -> list[Pair]:
+    """The pairs `made` with label noise on any of them or, with as many false labels, on hard ones."""
+    pairs = made(data["label_noise"])
+    if "noise_on" not in data:
+        return pairs
+    return pocket.hard_labels(made(0.0), sum(bool(pair.mislabelled) for pair in pairs), data["seed"], cut)
 
 
 def _held_out(pairs: list[Pair], fraction: float) -> Checked:

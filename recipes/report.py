@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from focalpo.judging.judgements import judgements
 from focalpo.judging.licences import not_to_share
 from focalpo.judging.protocol import EVAL
+from focalpo.reporting import fixes
 from focalpo.reporting.anchors import author_block, author_curves
 from focalpo.reporting.answers import write_answers
 from focalpo.reporting.blocks import few_seeds, table_notes
@@ -13,6 +14,7 @@ from focalpo.reporting.cells import Results
 from focalpo.reporting.checklist import checklist
 from focalpo.reporting.content import content_of, draw
 from focalpo.reporting.document import as_latex_report, as_markdown_report, as_summary
+from focalpo.reporting.fixes import shares
 from focalpo.reporting.overlaps import training_overlaps
 from focalpo.reporting.page import page
 from focalpo.reporting.pair_groups import as_pairs_csv, pair_groups
@@ -45,6 +47,9 @@ def make(job: Job) -> dict:
     (job.path / "figures").mkdir(exist_ok=True)
     repeated = author_curves(run)
     anchors = author_block(run, repeated, read_rule(EVAL / "verdicts.yaml"))
+    if fixed := shares(run):
+        (job.path / "fixes.md").write_text(fixes.as_markdown(run, fixed))
+        (job.path / "fixes.csv").write_text(fixes.as_csv(fixed))
     licence = not_to_share(path for name, path in run.inputs.items() if name.startswith("benchmark/"))
     content = content_of(run, results, draw(run, results, job.path / "figures", repeated), stages, anchors, licence)
     if anchors.body:

@@ -148,6 +148,8 @@ def test_focalpo_favours_right_pairs_over_dpo_and_ordinary_focal_loss_wrong_ones
     torch.testing.assert_close(weight, (1 - p) ** 0.5 * ((1 - p) - 0.5 * p * torch.log(p)), rtol=1e-12, atol=0)
     share = weight / (1 - p)
     assert share[p < 0.5].min() > share[p > 0.5].max()
+    weight = loss_and_weight(Focal(beta=1, gamma=2, detach_factor=True), torch.logit(p))[1]
+    torch.testing.assert_close(weight, (1 - p) ** 3, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("reading", READINGS)

@@ -127,6 +127,7 @@ def test_a_login_node_without_packages_submits_each_kind_to_where_its_names_say(
 
 
 SEARCH = ["rows=focalpo", "settings=base", "objective.gamma=0,0.05,0.1", "train.learning_rate=3e-4,6e-4"]
+SEARCH += ["objective.beta=0.3", "seed=1"]
 
 
 def test_a_search_is_submitted_in_parts_that_the_sites_limits_allow_and_runs_in_order(site: Site) -> None:

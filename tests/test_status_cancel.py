@@ -22,7 +22,17 @@ def runs(fake_slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     """A search of two points and a single training with the same model and pairs, all in the queue."""
     found = tmp_path / "runs"
     more = ["cluster=slurm_cpu", f"runs={found}"]
-    sweep(["rows=focalpo", "settings=base", "objective.gamma=0,0.1", "train.learning_rate=1e-3", *more])
+    sweep(
+        [
+            "rows=focalpo",
+            "settings=base",
+            "objective.gamma=0,0.1",
+            "objective.beta=0.3",
+            "train.learning_rate=1e-3",
+            "seed=1",
+            *more,
+        ]
+    )
     program(fake_slurm, "squeue", listed(found))
     monkeypatch.setattr("sys.argv", ["train", "objective=ipo", *more])
     run_single("train")

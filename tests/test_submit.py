@@ -235,7 +235,15 @@ def test_the_plan_uses_the_pace_of_sealed_stages_of_a_kind(tmp_path: Path) -> No
 
 def test_a_search_is_one_array_of_trainings_and_its_results_depend_on_all(fake_slurm: Path, tmp_path: Path) -> None:
     sweep(
-        ["cluster=slurm_cpu", "rows=focalpo", "settings=base", "objective.gamma=0,0.1,0.25", f"runs={tmp_path / 'r'}"]
+        [
+            "cluster=slurm_cpu",
+            "rows=focalpo",
+            "settings=base",
+            "objective.gamma=0,0.1,0.25",
+            "objective.beta=0.3",
+            "seed=1",
+            f"runs={tmp_path / 'r'}",
+        ]
     )
     calls = [path.read_bytes().decode().split("\0")[:-1] for path in sorted(fake_slurm.iterdir())]
     kinds = [next(word for word in call if word.startswith("--job-name")).split("=")[1].split("-")[0] for call in calls]

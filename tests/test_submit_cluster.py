@@ -274,7 +274,15 @@ def test_a_search_with_a_lost_point_is_submitted_again_instead_of_run_here(
     fake_slurm: Path, tmp_path: Path, capsys
 ) -> None:
     """The results are sealed, and one of the points lost its manifest."""
-    search = ["cluster=slurm_cpu", "rows=focalpo", "settings=base", "objective.gamma=0,0.1", f"runs={tmp_path}"]
+    search = [
+        "cluster=slurm_cpu",
+        "rows=focalpo",
+        "settings=base",
+        "objective.gamma=0,0.1",
+        "objective.beta=0.3",
+        "seed=1",
+    ]
+    search.append(f"runs={tmp_path}")
     sweep(search)
     for path in sorted(tmp_path.glob("*/*/stage.json")):
         with (folder := Folder.at(path.parent)).being_made():

@@ -55,7 +55,7 @@ def test_the_partial_report_is_the_one_that_a_local_run_makes(tmp_path: Path) ->
 def test_a_search_with_failed_points_is_written_and_says_which(tmp_path: Path) -> None:
     """The second of two points failed; both rows of the results are there."""
     trained = [Stage("train", "point", {"n": n}) for n in range(2)]
-    points = [{"setting": "base", "row": "dpo", "overrides": [f"seed={n}"]} for n in range(2)]
+    points = [{"setting": "base", "experiments": "pocket", "row": "dpo", "overrides": [f"a={n}"]} for n in range(2)]
     whole = Folder(tmp_path, Stage("sweep", "pocket", {"points": points}, {str(n): s for n, s in enumerate(trained)}))
     whole.path.mkdir(parents=True)
     whole.job.write()
@@ -68,7 +68,7 @@ def test_a_search_with_failed_points_is_written_and_says_which(tmp_path: Path) -
     with pytest.raises(ValueError, match="these failed: 1;"):
         make_of_sealed(Folder.at(whole.path), lambda each: make_here(each, check=refuse_damaged))
     (manifest,) = tmp_path.glob("sweep/*/manifest.json")
-    assert json.loads(manifest.read_text())["facts"] == {"points": 2, "failed": 1}
+    assert json.loads(manifest.read_text())["facts"] == {"points": 2, "trainings": 2, "failed": 1}
     assert (manifest.parent / "sweep.txt").read_text().splitlines()[1].endswith("failed")
     assert not whole.sealed, "run again, the whole search is made"
 

@@ -100,7 +100,7 @@ WRONG = {
     "train track.wandb=on": "must be off, offline or online",
     "train runs=": "must be a text that is not empty",
     "sweep table=paper": "680 trainings, more than 100: choose fewer by settings=, rows= or KEY=VALUE, or allow them",
-    "sweep rows=dpo settings=base points=5": "6 trainings, more than 5",
+    "sweep rows=dpo settings=base points=5": "16 trainings, more than 5",
     "sweep points=all": "must be one number",
     "sweep objective=dpo,ipo": "choose them by rows=",
     "sweep rows=dpo settings=base train.lrr=1,2": "there is no such key",

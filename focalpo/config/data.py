@@ -11,6 +11,8 @@ from focalpo.stages import ranges
 from focalpo.stages.origin import ROOT
 
 Noise = Annotated[float, "in [0, 0.5]", lambda x: 0 <= x <= 0.5]
+NOISY = ("any", "hard")
+NoiseOn = Annotated[str, " or ".join(NOISY), lambda x: x in NOISY]
 OnBadRows = Annotated[str, "error or drop", lambda x: x in ("error", "drop")]
 SeveralSamples = Annotated[int, ">= 2: a pair is of two samples", lambda x: x >= 2]
 Seeds = Annotated[list[ranges.Seed], "two different seeds or more", lambda x: len(set(x)) == len(x) > 1]
@@ -36,11 +38,16 @@ class Data:
 
 @dataclass(slots=True)
 class PocketBase(Data):
-    """Answers by four writers of the pocket world, with a share of false labels."""
+    """Answers by four writers of the pocket world, with a share of labels flipped.
+
+    `noise_on` says where the false labels are: on any pair with the same chance or, as many of them, on hard pairs,
+    whose answers are nearly as good as each other.
+    """
 
     source = "pocket_base"
     prompts: ranges.Count
     label_noise: Noise
+    noise_on: NoiseOn
     test_fraction: ranges.Share
     seed: ranges.Seed
 

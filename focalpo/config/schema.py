@@ -237,7 +237,8 @@ class TableConfig:
 
     A `study` is a table with an additional figure. With `sft_models` > 1 every row is trained on that many SFT models,
     each with the row's seeds. `searches` holds, by row, what recipes.sweep tries, in Hydra's multirun grammar:
-    objective.beta=0.1,0.3
+    objective.beta=0.1,0.3; it trains each point with every one of `search_seeds` (none: the configuration's seed) in
+    each of `search_settings` (none: all).
     """
 
     scale: str
@@ -250,3 +251,5 @@ class TableConfig:
     study: str | None = None
     sft_models: ranges.Count = 1
     searches: dict[str, list[str]] = field(default_factory=dict)
+    search_seeds: list[ranges.Seed] = field(default_factory=list)
+    search_settings: list[str] = field(default_factory=list)

@@ -83,6 +83,8 @@ def prompts_code(config: Config) -> dict[str, str]:
 
 def pocket_pairs(config: Config) -> list[str]:
     found = PAIRS.get(config.data.source, [])
+    if found and config.data.noise_on == "hard":
+        found = [*found, f"{DATASETS}:hard_labels"]
     return [*found, f"{BENCHMARKS}:benchmark_prompts"] if found else []
 
 

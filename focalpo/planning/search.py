@@ -1,48 +1,88 @@
-"""The points of a search: for each row of a table, every combination of the values that are tried."""
+"""The points of a search: for each row of a table, every combination of the values that are tried, with every seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from focalpo.config.compose import compose_table
 from focalpo.config.mistakes import Mistake
 from focalpo.config.overrides import expand
-from focalpo.config.schema import Config
+from focalpo.config.schema import Config, TableConfig
 from focalpo.planning.table import compose_rows, only_row, split_arguments, with_rows
+from focalpo.stages.folder import Stage
 
 MOST = 100
-"""Points that are trained without being asked for by points=N."""
+"""Trainings that are started without being asked for by points=N."""
+SEED = "seed="
 
-Point = tuple[str, str, tuple[str, ...]]  # setting, row, overrides
+Place = tuple[str, str, tuple[str, ...]]  # setting, row, overrides
 
 
-def search(arguments: list[str]) -> tuple[str, dict[Point, Config]]:
-    """The table's scale, and the configuration of each point of its rows' searches or of the command line's own.
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One training of a search: a point's overrides and a seed. `stage` is None where it failed.
+
+    The settings that share the folder `experiments` share a row's values, so that one point is chosen for all of them.
+    """
+
+    setting: str
+    experiments: str
+    row: str
+    overrides: list[str]
+    stage: Stage | None
+
+
+def search(arguments: list[str]) -> tuple[TableConfig, dict[Place, Config]]:
+    """The table, and the configuration of each training of its rows' searches or of the command line's own.
 
     Raises:
-        ValueError: when there are more points than `points=N` allows, or one is wrong.
+        ValueError: when there are more trainings than `points=N` allows, or one is wrong.
     """
     limits = [each.removeprefix("points=") for each in arguments if each.startswith("points=")]
     own, overrides = split_arguments([each for each in arguments if not each.startswith("points=")])
     if len(limits) > 1 or not all(each.isdecimal() for each in limits):
-        raise Mistake(f"points={','.join(limits)} must be one number, the most points to train")
+        raise Mistake(f"points={','.join(limits)} must be one number, the most trainings to start")
     most = int(limits[0]) if limits else MOST
     table = with_rows(compose_table(own.get("table", "pocket"), overrides), own)
-    tried = {
-        row: expand(table.searches.get(row, []), overrides) for row, values in table.rows.items() if values.trained
+    found = places(table, overrides, [] if "settings" in own else table.search_settings)
+    if len(found) > most:
+        raise Mistake(
+            f"{len(found)} trainings, more than {most}: choose fewer by settings=, rows= or KEY=VALUE, or allow them "
+            f"by points={len(found)}"
+        )
+    return table, {
+        (setting, row, point): config
+        for setting, row, point in found
+        for config in compose_rows(only_row(table, setting, row), list(point)).values()
     }
-    if any(len(points) > 1 for points in tried.values()):  # a row with nothing to choose from is none to train here
-        tried = {row: points for row, points in tried.items() if len(points) > 1}
-    points: list[Point] = [
+
+
+def places(table: TableConfig, overrides: Sequence[str], settings: Sequence[str]) -> list[Place]:
+    """The trainings of a table's searches in these settings (none: all); overrides replace what is searched."""
+    seeds = [SEED + ",".join(map(str, table.search_seeds))] if table.search_seeds else []
+    tried = {
+        row: expand([*table.searches.get(row, []), *seeds], overrides)
+        for row, values in table.rows.items()
+        if values.trained
+    }
+    chosen_from = {row: len({point_of(each) for each in points}) for row, points in tried.items()}
+    if any(count > 1 for count in chosen_from.values()):  # a row with nothing to choose from is none to train here
+        tried = {row: points for row, points in tried.items() if chosen_from[row] > 1}
+    return [
         (setting, row, tuple(point))
-        for setting in table.settings
+        for setting in settings or table.settings
         for row, tried_of in tried.items()
         for point in tried_of
     ]
-    if len(points) > most:
-        raise Mistake(
-            f"{len(points)} trainings, more than {most}: choose fewer by settings=, rows= or KEY=VALUE, or allow them "
-            f"by points={len(points)}"
-        )
-    configs = {
-        (setting, row, point): config
-        for setting, row, point in points
-        for config in compose_rows(only_row(table, setting, row), list(point)).values()
-    }
-    return table.scale, configs
+
+
+def point_of(overrides: Sequence[str]) -> tuple[str, ...]:
+    """The overrides of a training that make its point: all but its seed."""
+    return tuple(each for each in overrides if not each.startswith(SEED))
+
+
+def sweep_stage(name: str, trainings: list[Training]) -> Stage:
+    """The results of a search, by the name of its table."""
+    shown = ("setting", "experiments", "row", "overrides")
+    points = [{field: getattr(each, field) for field in shown} for each in trainings]
+    trained = {str(number): each.stage for number, each in enumerate(trainings) if each.stage is not None}
+    return Stage("sweep", name, settings={"points": points}, inputs=trained)

@@ -4,7 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from focalpo.config.compose import CONF, plain
-from focalpo.config.data import Data
+from focalpo.config.data import NOISY, Data
 from focalpo.config.schema import Config
 from focalpo.judging.protocol import EVAL, CheckedProtocol, Protocol, load_protocol, protocol_hash
 from focalpo.judging.requests import judged_as
@@ -47,6 +47,8 @@ def data_slice(config: Config) -> dict:
     if data.source in SAMPLED:  # its dependencies are separate stages
         return {"source": data.source}
     values = {"source": data.source} | source_slice(config)
+    if values.get("noise_on") == NOISY[0]:
+        del values["noise_on"]
     if data.source == "file":
         # Results depend on the content, not the path: an edited file makes a different stage, a moved one does not.
         values |= {f"{name}_sha256": _content(values.pop(name)) for name in FILES}

@@ -226,6 +226,10 @@ Place = tuple[str, str, str]
 """The place of a run in a table: setting, row and seed. The seed is "2", or "3.2" if there are several SFT models."""
 
 
+OF_SEARCHES = ("search_seeds", "search_settings")
+"""What a table says of its searches alone; it changes no report."""
+
+
 def report_stage(table: TableConfig, rows: dict[Place, Row], command: Sequence[str] = ()) -> Stage:
     """The report on the scored rows; `command` holds the arguments of `recipes.reproduce` that requested it."""
     inputs = {f"anchors/{setting}": row.anchors for (setting, _, _), row in rows.items() if row.anchors is not None}
@@ -240,17 +244,11 @@ def report_stage(table: TableConfig, rows: dict[Place, Row], command: Sequence[s
             if stage.kind == "benchmark":
                 inputs[f"benchmark/{setting}/{name}"] = stage
     paper = table.paper_numbers and file_hash(EVAL / table.paper_numbers)
-    settings = {"table": plain(table), "paper_numbers": paper, "verdicts": file_hash(EVAL / "verdicts.yaml")}
+    shown = {name: value for name, value in plain(table).items() if name not in OF_SEARCHES}
+    settings = {"table": shown, "paper_numbers": paper, "verdicts": file_hash(EVAL / "verdicts.yaml")}
     settings["code"] = report_code()
     launch = {"command": list(command), "track": next(iter(rows.values())).generate.launch["track"] if rows else {}}
     return Stage("report", table.study or table.scale, settings, inputs, launch)
-
-
-def sweep_stage(scale: str, points: list[tuple[str, str, list[str], Stage | None]]) -> Stage:
-    """The results of a search over points (setting, row, overrides, training stage or None where training failed)."""
-    tried = [{"setting": setting, "row": row, "overrides": overrides} for setting, row, overrides, _ in points]
-    trained = {str(number): stage for number, (_, _, _, stage) in enumerate(points) if stage is not None}
-    return Stage("sweep", scale, settings={"points": tried}, inputs=trained)
 
 
 def table_rows(table: TableConfig, configs: dict[tuple[str, str], Config]) -> dict[Place, Row]:

@@ -5,6 +5,8 @@ label noise changes the flips and nothing else: the pairs flipped at 0.1 are amo
 """
 
 import random
+from collections.abc import Sequence, Set
+from dataclasses import replace
 
 from focalpo.pocket.world import Task, draw_tasks, gold_reward
 from focalpo.pocket.writers import WRITERS, write
@@ -109,3 +111,38 @@ def _label(candidates: list[tuple[str, str, Answer, Answer]], seed: int, label_n
         mislabelled = gold_reward(prompt, *chosen) < gold_reward(prompt, *rejected)
         pairs.append(Pair(id_, as_messages(prompt), chosen[0], rejected[0], mislabelled))
     return pairs
+
+
+def hard_labels(pairs: Sequence[Pair], false: int, seed: int, cut: Set[tuple[str, str]] = frozenset()) -> list[Pair]:
+    """The same pairs with exactly `false` false labels, all on the hardest: those with the smallest true reward gap.
+
+    Their annotator cannot tell the answers of a hard pair apart and tosses a coin, and never errs on others: in the
+    order of the gap, one label of each two neighbours is false. Labels that are false for a smaller number are among
+    those for a larger one. Equally good answers have no false label.
+
+    Args:
+        cut: prompts with those of their answers that are not finished.
+
+    Raises:
+        ValueError: where coins cannot make so many labels false.
+    """
+    rng = random.Random(f"pocket coins {seed}")
+    true, order = [], []
+    for place, pair in enumerate(pairs):
+        prompt = pair.prompt[-1]["content"]
+        rewards = [gold_reward(prompt, text, (prompt, text) not in cut) for text in (pair.chosen, pair.rejected)]
+        gap = round(rewards[0] - rewards[1], 9)
+        true.append(_exchanged(pair, False) if gap < 0 else replace(pair, mislabelled=False))
+        if gap:
+            order.append((abs(gap), rng.random(), place))  # gaps repeat: those are in a random order
+    order.sort()
+    wrong = [rng.choice(couple)[2] for couple in zip(order[::2], order[1::2], strict=False)]
+    if false > len(wrong):
+        raise ValueError(f"coins make {len(wrong)} of {len(pairs)} labels false, not {false}; lower data.label_noise")
+    for place in wrong[:false]:
+        true[place] = _exchanged(true[place], True)
+    return true
+
+
+def _exchanged(pair: Pair, mislabelled: bool) -> Pair:
+    return replace(pair, chosen=pair.rejected, rejected=pair.chosen, mislabelled=mislabelled)

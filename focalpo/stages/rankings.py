@@ -26,8 +26,12 @@ def right(better: Any, worse: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The same pairs at the start and end of training, as arrays `[pairs]`; logps in nats, summed over the response."""
+    """The same pairs at the start and end of training, as arrays `[pairs]`; logps in nats, summed over the response.
 
+    `ids` are in their order.
+    """
+
+    ids: Sequence[str]
     start_chosen: np.ndarray
     start_rejected: np.ndarray
     end_chosen: np.ndarray
@@ -61,6 +65,7 @@ def change(states: Sequence[PairState], split: str) -> Change:
         return np.array([getattr(table[id_], name) for id_ in ids])
 
     return Change(
+        ids,
         column(start, "chosen"),
         column(start, "rejected"),
         column(end, "chosen"),
@@ -71,19 +76,24 @@ def change(states: Sequence[PairState], split: str) -> Change:
     )
 
 
-def groups(found: Change, per_token: bool = False) -> dict[str, float]:
-    """Fractions of the pairs ranked right or wrong at start and end, such as `right_wrong`; they sum to 1.
+def moves(found: Change, per_token: bool = False) -> dict[str, np.ndarray]:
+    """How much of each pair is ranked right or wrong at start and end, such as `right_wrong`, `[pairs]`; they sum to 1.
 
     A tie is half right and half wrong, and a pair that stays tied moves neither way.
     """
     before, after = found.ranked_right("start", per_token), found.ranked_right("end", per_token)
     both = np.minimum(before, after)
     return {
-        "right_right": float(np.mean(both)),
-        "right_wrong": float(np.mean(before - both)),
-        "wrong_right": float(np.mean(after - both)),
-        "wrong_wrong": float(np.mean(1 - np.maximum(before, after))),
+        "right_right": both,
+        "right_wrong": before - both,
+        "wrong_right": after - both,
+        "wrong_wrong": 1 - np.maximum(before, after),
     }
+
+
+def groups(found: Change, per_token: bool = False) -> dict[str, float]:
+    """Fractions of the pairs by their `moves`; they sum to 1."""
+    return {name: float(np.mean(share)) for name, share in moves(found, per_token).items()}
 
 
 def accuracies(found: Change) -> dict[str, float]:

@@ -34,8 +34,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "beta_dpo": {"alpha": 0.01},
 }
 """What differs from the defaults, so that a panel shows what is particular to its loss."""
-DETACHED = "FocalPO, detached"
-"""FocalPO's other reading, beside its label."""
+DETACHED = ", detached"
+"""Of the label of a factor's other reading."""
 LOW = 0.05
 """A weight that counts as none."""
 REVERSED = 0.005
@@ -84,15 +84,15 @@ class Curve:
 
 
 def curves() -> dict[str, Curve]:
-    """The weights of every loss that ranks, by its label; FocalPO in both readings."""
+    """The weights of every loss that ranks, by its label; those with a factor in both readings."""
     found = {}
     for name, cls in sorted(OBJECTIVES.items(), key=lambda item: _place(item[1])):
         if "rejected" in cls.branches:
             sums = hasattr(cls, "beta") and name not in PER_TOKEN
             options: dict[str, Any] = ({"beta": BETA} if sums else {}) | OPTIONS.get(name, {})
             found[cls.label] = curve(cls(**options), MARGINS)
-            if name == "focalpo":
-                found[DETACHED] = curve(cls(**options | {"detach_factor": True}), MARGINS)
+            if hasattr(cls, "detach_factor"):
+                found[cls.label + DETACHED] = curve(cls(**options | {"detach_factor": True}), MARGINS)
     return {"DPO": found.pop("DPO")} | found
 
 

@@ -55,15 +55,19 @@ class FocalPO(Objective):
 
 @objective("focal")
 class Focal(Objective):
+    """FocalPO's mirror image: pairs ranked wrongly get more weight, in both readings as FocalPO's factor has."""
+
     label = "Focal loss"
     equation = "-(1-p)^gamma log p, p = sig(beta D)"
     source = "Lin et al. 2017, arXiv 1708.02002, Eq. 4, on DPO's p (remembered)"
     beta: Positive = 0.01
-    gamma: NotNegative = 0.05  # as in FocalPO; this loss, its mirror image, gives pairs ranked wrongly more weight
+    gamma: NotNegative = 0.05  # as in FocalPO
+    detach_factor: bool = False
 
     def __call__(self, logps: Logps) -> Loss:
         chosen, rejected = self.beta * logps.ratio("chosen"), self.beta * logps.ratio("rejected")
-        factor = torch.exp(self.gamma * logsigmoid(rejected - chosen))  # (1-p)^gamma
+        log_rest = logsigmoid(rejected - chosen)
+        factor = torch.exp(self.gamma * (log_rest.detach() if self.detach_factor else log_rest))  # (1-p)^gamma
         return scored(-factor * logsigmoid(chosen - rejected), chosen, rejected)
 
 
