@@ -9,7 +9,7 @@ from focalpo.reporting.answers import write_answers
 from focalpo.reporting.blocks import few_seeds, table_notes
 from focalpo.reporting.cells import Results
 from focalpo.reporting.checklist import checklist
-from focalpo.reporting.content import content_of, draw
+from focalpo.reporting.content import content_of, draw, held_out
 from focalpo.reporting.document import as_latex_report, as_markdown_report, as_summary
 from focalpo.reporting.overlaps import training_overlaps
 from focalpo.reporting.page import page
@@ -41,7 +41,9 @@ def make(job: Job) -> dict:
     (job.path / "figures").mkdir(exist_ok=True)
     repeated = author_curves(run)
     anchors = author_block(run, repeated, read_rule(EVAL / "verdicts.yaml"))
-    content = content_of(run, results, draw(run, results, job.path / "figures", repeated), stages, anchors)
+    changes = held_out(run)
+    pictures = draw(run, results, changes, job.path / "figures", repeated)
+    content = content_of(run, results, changes, pictures, stages, anchors)
     if anchors.body:
         with (job.path / "anchors.csv").open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([("what", *anchors.header), *anchors.body])

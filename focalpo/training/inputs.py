@@ -35,7 +35,7 @@ def scored_by(engine, objective: Objective, micro: MicroBatch) -> Scored:
     """Call the engine on a micro-batch, for the log-prob of each token only if the loss is of that kind."""
     if not isinstance(objective, TokenLevel):
         return Scored(engine(micro), {}, {})
-    sums, tokens, collision = engine(micro, tokens=True)
+    sums, tokens, collision = engine(micro, asked="tokens")
     places = {branch: micro.owners % len(micro.branches) == place for place, branch in enumerate(micro.branches)}
     tokens, collision = ({b: values[at] for b, at in places.items()} for values in (tokens, collision))
     return Scored(sums, tokens, collision)
