@@ -23,7 +23,7 @@ COLUMNS = {
     "margin": "margin (nats)",
 }
 DIAGNOSTICS = {
-    "kl_answers": "KL (nats/token)",
+    "kl_answers": "change of KL (nats/token)",
     "entropy_chosen": "entropy, chosen",
     "entropy_rejected": "rejected",
     "displaced": "share of chosen that fell",

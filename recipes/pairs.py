@@ -81,10 +81,11 @@ def pocket_on_policy_pairs(job: Job) -> Checked:
     decoding = Decoding(data["temperature"], 1.0, data["max_length"] - data["max_prompt_length"])
     names = [f"pair-{place}" for place in range(len(prompts)) for _ in range(data["samples"])]
     repeated = [prompt for prompt in prompts for _ in range(data["samples"])]
+    seed = job.settings.get("sampling_seed", data["seed"])  # named after the first round, where the prompts' is another
     with Generator(source_of(job), backend) as generator:
-        flat = generator.answer(names, repeated, decoding, data["seed"])
+        flat = generator.answer(names, repeated, decoding, seed)
     samples: list[list[Completion]] = [flat[i : i + data["samples"]] for i in range(0, len(flat), data["samples"])]
-    pairs: list[Pair] = pocket.rate_samples(samples, data["seed"], data["label_noise"])
+    pairs: list[Pair] = pocket.rate_samples(samples, seed, data["label_noise"])
     return _held_out(pairs, data["test_fraction"])
 
 

@@ -24,6 +24,7 @@ from focalpo.stages.origin import commit, short
 from focalpo.stages.reading import read_yaml
 
 STUDIES = {"gamma": "gamma study", "noise": "label noise study", None: "Table 1"}
+STUDIES |= dict.fromkeys(("rounds", "laptop_rounds"), "rounds study")
 
 
 def make(job: Job) -> dict:

@@ -16,7 +16,7 @@ from focalpo.stages.rankings import Change
 NOT_RECORDED = "not recorded"
 """What a cell shows whose training was sealed before this number was written."""
 HEADER = {
-    "kl_answers": "KL, nats/token",
+    "kl_answers": "change of KL, nats/token",
     "entropy_start": "entropy at start",
     "entropy_end": "at end",
     "displaced": "chosen fell, %",
@@ -29,11 +29,11 @@ HEADER = {
 }
 PERCENT = ("displaced", "calibration_error")
 NOTE = (
-    "Held-out pairs, means over seeds. KL: KL(answers, policy) - KL(answers, reference), the mean of log ref - log pi "
-    "over the tokens of both answers (k1), which is KL(reference, policy) as far as the answers are samples of the "
-    "reference; it is not the KL under the policy. Entropy: of the next token at the answers' tokens, nats. Chosen "
-    "fell: pairs whose chosen answer became less likely (likelihood displacement, Razin et al. 2024); then the mean "
-    "changes of log-prob. CHES/token: the length-normalised score of the start model; against chosen: Spearman's "
+    "Held-out pairs, means over seeds. Change of KL: KL(answers, policy) - KL(answers, reference), the mean of log ref "
+    "- log pi over the tokens of both answers (k1), which is KL(reference, policy) as far as the answers are samples "
+    "of the reference; it is not the KL under the policy. Entropy: of the next token at the answers' tokens, nats. "
+    "Chosen fell: pairs whose chosen answer became less likely (likelihood displacement, Razin et al. 2024); then the "
+    "mean changes of log-prob. CHES/token: the length-normalised score of the start model; against chosen: Spearman's "
     "correlation over pairs with the change of the chosen log-prob, negative where CHES predicts displacement. Brier "
     "and ECE (10 bins): sig(reward margin) as the probability that chosen is better, against the true labels where the "
     f'world knows them. "{NOT_RECORDED}": trained before this number was written; "{NONE}": the loss has no rewards '

@@ -10,7 +10,7 @@ from pathlib import Path
 from focalpo.config.compose import compose
 from focalpo.config.mistakes import USAGE, Mistake
 from focalpo.config.schema import Config
-from focalpo.planning.stages import in_order, pairs_stage, row_stages, train_stage
+from focalpo.planning.stages import in_order, pairs_stage, row_stages, start_stage, train_stage
 from focalpo.planning.table import Planned, about_table, anchored, composed_table, planned
 from focalpo.running.schedule import run_stages
 from focalpo.running.stopping import STOPPED
@@ -19,7 +19,7 @@ from focalpo.stages.folder import Folder, Stage, read_manifest
 from focalpo.stages.reading import os_remedy
 
 GOALS: dict[str, Callable[[Config], Stage]] = {
-    "pairs": pairs_stage,
+    "pairs": lambda config: pairs_stage(config, start_stage(config, config.objective.name)),
     "train": lambda config: train_stage(config, config.objective.name),
     "generate": lambda config: row_stages(config, config.objective.name).generate,
     "judge": lambda config: _scored(config, "judge"),
