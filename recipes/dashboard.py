@@ -16,9 +16,11 @@ from focalpo.planning.table import composed_table, naming_table, split_arguments
 from focalpo.reporting.table_run import newest_reports
 from focalpo.running.command import run_command
 from focalpo.stages.folder import MANIFEST, Folder, Stage, read_manifest, write_json
-from focalpo.stages.metrics import METRICS
+from focalpo.stages.metrics import DIAGNOSTICS, METRICS
 from focalpo.stages.reading import read_json
 
+LOGGED = METRICS | {f"eval_{name}": metric for name, metric in DIAGNOSTICS.items()}
+"""Metrics by the names under which W&B has them."""
 ADDRESSES = "dashboard.json"  # under runs/: addresses of what exists, so that it is updated and not created twice
 
 with warnings.catch_warnings():
@@ -62,7 +64,7 @@ def workspace_of(entity: str, project: str, address: str | None) -> workspaces.W
     workspace.name = "Training by method"
     workspace.sections = [
         workspaces.Section(name=panel, panels=_lines(panel), is_open=True)
-        for panel in dict.fromkeys(metric.panel for metric in METRICS.values())
+        for panel in dict.fromkeys(metric.panel for metric in LOGGED.values())
     ]
     workspace.runset_settings = workspaces.RunsetSettings(groupby=[workspaces.Metric("group")])
     return workspace
@@ -82,6 +84,8 @@ def report_of(entity: str, project: str, name: str, summary: str, cost: str, add
         reports.PanelGrid(runsets=[training], panels=[line for p in ("Optimisation", "Rewards") for line in _lines(p)]),
         reports.H1("Rankings and likelihoods"),
         reports.PanelGrid(runsets=[training], panels=_lines("Likelihood")),
+        reports.H1("Diagnostics on held-out pairs"),
+        reports.PanelGrid(runsets=[training], panels=_lines("Held-out pairs")),
         reports.H1("Plan and actual cost"),
         reports.MarkdownBlock(cost),
     ]
@@ -105,8 +109,8 @@ def cost_table(runs: Path, stages: Sequence[Stage]) -> str:
 
 
 def _lines(panel: str) -> list:
-    names = [name for name, metric in METRICS.items() if metric.panel == panel]
-    return [reports.LinePlot(title=METRICS[name].title, x="step", y=[name], groupby="group") for name in names]
+    shown = {name: metric.title for name, metric in LOGGED.items() if metric.panel == panel}
+    return [reports.LinePlot(title=title, x="step", y=[name], groupby="group") for name, title in shown.items()]
 
 
 if __name__ == "__main__":

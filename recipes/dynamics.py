@@ -12,6 +12,7 @@ from focalpo.planning.table import composed_table
 from focalpo.running.command import run_command
 from focalpo.running.schedule import run_stages
 from focalpo.stages.folder import Folder, read_manifest
+from focalpo.stages.metrics import NONE
 
 COLUMNS = {
     "reward_accuracy": "reward accuracy",
@@ -20,6 +21,16 @@ COLUMNS = {
     "ranking_accuracy_per_token_start": "per token, start",
     "ranking_accuracy_per_token_end": "end",
     "margin": "margin (nats)",
+}
+DIAGNOSTICS = {
+    "kl_answers": "change of KL (nats/token)",
+    "entropy_chosen": "entropy, chosen",
+    "entropy_rejected": "rejected",
+    "displaced": "share of chosen that fell",
+    "change_chosen": "chosen (nats)",
+    "change_rejected": "rejected (nats)",
+    "brier": "Brier",
+    "calibration_error": "ECE",
 }
 
 
@@ -37,12 +48,21 @@ def compare(arguments: list[str]) -> None:
     print(
         f"\nthe same {next(iter(facts.values()))['test']['pairs']} held-out pairs before and after; a tie is half right"
     )
-    print(f"{'':10}" + "".join(f"{title:>26}" for title in COLUMNS.values()))
-    for row, values in facts.items():
-        print(f"{table.rows[row].label:10}" + "".join(f"{values['test'][name]:26.4f}" for name in COLUMNS))
+    held_out = {table.rows[row].label: values["test"] for row, values in facts.items()}
+    for columns in (COLUMNS, DIAGNOSTICS):
+        print(*_lines(columns, held_out), sep="\n", end="\n\n")
     for row, values in facts.items():
         if values["test"]["ties"] == 1:
             print(f"{table.rows[row].label}: training moved no held-out pair; these numbers are no result")
+
+
+def _lines(columns: dict[str, str], held_out: dict[str, dict[str, float]]) -> list[str]:
+    """A table of numbers by row; "-" for one that a loss has not or that an earlier commit did not record."""
+    body = [
+        f"{label:10}" + "".join(f"{values[name]:26.4f}" if name in values else f"{NONE:>26}" for name in columns)
+        for label, values in held_out.items()
+    ]
+    return [f"{'':10}" + "".join(f"{title:>26}" for title in columns.values()), *body]
 
 
 def _kept(facts: dict) -> list[str]:

@@ -82,11 +82,12 @@ def pocket_on_policy_pairs(job: Job) -> Checked:
     decoding = Decoding(data["temperature"], 1.0, data["max_length"] - data["max_prompt_length"])
     names = [f"pair-{place}" for place in range(len(prompts)) for _ in range(data["samples"])]
     repeated = [prompt for prompt in prompts for _ in range(data["samples"])]
+    seed = job.settings.get("sampling_seed", data["seed"])  # named after the first round, where the prompts' is another
     with Generator(source_of(job), backend) as generator:
-        flat = generator.answer(names, repeated, decoding, data["seed"])
+        flat = generator.answer(names, repeated, decoding, seed)
     samples: list[list[Completion]] = [flat[i : i + data["samples"]] for i in range(0, len(flat), data["samples"])]
     cut = {(answer.prompt[-1]["content"], answer.text) for answer in flat if not answer.finished}
-    pairs = _labelled(data, lambda noise: pocket.rate_samples(samples, data["seed"], noise), cut)
+    pairs = _labelled(data, lambda noise: pocket.rate_samples(samples, seed, noise), cut)
     return _held_out(pairs, data["test_fraction"])
 
 

@@ -12,7 +12,7 @@ from focalpo.reporting.answers import write_answers
 from focalpo.reporting.blocks import few_seeds, table_notes
 from focalpo.reporting.cells import Results
 from focalpo.reporting.checklist import checklist
-from focalpo.reporting.content import content_of, draw
+from focalpo.reporting.content import content_of, draw, held_out
 from focalpo.reporting.document import as_latex_report, as_markdown_report, as_summary
 from focalpo.reporting.fixes import shares
 from focalpo.reporting.overlaps import training_overlaps
@@ -29,6 +29,7 @@ from focalpo.stages.origin import commit, short
 from focalpo.stages.reading import read_yaml
 
 STUDIES = {"gamma": "gamma study", "noise": "label noise study", None: "Table 1"}
+STUDIES |= dict.fromkeys(("rounds", "laptop_rounds"), "rounds study")
 
 
 def make(job: Job) -> dict:
@@ -51,7 +52,9 @@ def make(job: Job) -> dict:
         (job.path / "fixes.md").write_text(fixes.as_markdown(run, fixed))
         (job.path / "fixes.csv").write_text(fixes.as_csv(fixed))
     licence = not_to_share(path for name, path in run.inputs.items() if name.startswith("benchmark/"))
-    content = content_of(run, results, draw(run, results, job.path / "figures", repeated), stages, anchors, licence)
+    changes = held_out(run)
+    pictures = draw(run, results, changes, job.path / "figures", repeated)
+    content = content_of(run, results, changes, pictures, stages, anchors, licence)
     if anchors.body:
         with (job.path / "anchors.csv").open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([("what", *anchors.header), *anchors.body])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from focalpo.stages.diagnostics import diagnostics
 from focalpo.stages.folder import Folder, Stage
 from focalpo.stages.rankings import accuracies, change
 from focalpo.stages.records import PairState
@@ -22,7 +23,8 @@ FACTS = {
 
 def moved(by: float) -> dict:
     states = [PairState(step, "test", f"p{n}", -3.0 + by * step, -5.0, 2, 2) for step in (0, 1) for n in range(10)]
-    return {"test": accuracies(change(states, "test"))}
+    found = change(states, "test")
+    return {"test": accuracies(found) | diagnostics(found)}
 
 
 @pytest.mark.parametrize("by", [0.0, 1.0])
@@ -42,6 +44,8 @@ def test_the_command_prints_what_was_dropped_cut_and_compared(
     assert "90 train, 10 test, 0 train cut prompts, 7 train cut answers" in lines
     assert "dropped: 3 empty response, 2 train: too long" in lines and "columns not read: score" in lines
     assert any("the same 10 held-out pairs" in line for line in lines)
-    (row,) = [line.split() for line in lines if line.startswith("DPO  ")]
+    row, told = [line.split() for line in lines if line.startswith("DPO  ")]
     assert [float(value) for value in row[1:3]] == [1.0 if by else 0.5, 1.0]
+    # -KL of two tokens each, three entropies and calibrations that nobody observed, chosen moved by 1 nat
+    assert told[1:] == ["-0.2500" if by else "0.0000", "-", "-", "0.0000", f"{by:.4f}", "0.0000", "-", "-"]
     assert ("DPO: training moved no held-out pair; these numbers are no result" in lines) is not bool(by)

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from focalpo.stages.folder import Job
+from focalpo.stages.metrics import DIAGNOSTICS, METRICS
 from focalpo.stages.records import PairState, read_json_lines
 from focalpo.stages.track import Tracker
 from focalpo.stages.track_settings import TrackSettings
 from focalpo.training import watch as watch_module
-from focalpo.training.evaluation import evaluation
+from focalpo.training.evaluation import evaluation, with_margins
 from focalpo.training.objective import OBJECTIVES
 from focalpo.training.watch import Watch
 
@@ -60,6 +61,14 @@ def test_what_is_not_recorded_is_left_out_and_the_rest_is_there() -> None:
     assert evaluation(OBJECTIVES["kto"](), START, NOW) == {"logps_chosen": -17.0, "logps_rejected": -13.5}
 
 
+def test_the_margin_of_each_pair_is_the_objectives_own() -> None:
+    assert [state.reward_margin for state in with_margins(OBJECTIVES["dpo"](beta=0.5), START, NOW)] == list(MARGINS)
+    simpo = with_margins(OBJECTIVES["simpo"](beta=2.0), START, NOW)  # 2 (-8/2 + 16/4) and 2 (-26/5 + 11/3), without ref
+    assert [state.reward_margin for state in simpo] == pytest.approx([0.0, 2 * (-26 / 5 + 11 / 3)])
+    for name in ("kto", "wpo", "sft"):
+        assert with_margins(OBJECTIVES[name](), START, NOW) == NOW, "no rewards here"
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_can_be_evaluated(name: str) -> None:
     assert all(map(math.isfinite, evaluation(OBJECTIVES[name](), START, NOW).values()))
@@ -76,17 +85,14 @@ def test_a_watch_evaluates_where_it_records_and_a_resumed_run_has_each_evaluatio
     """The policy of step s is worth s nats more on every chosen answer; the second start resumes at step 4."""
     policy = {"step": 0}
 
-    def score(engine, trees, branches, budget):
-        return {"chosen": [-10.0 + policy["step"]] * len(trees), "rejected": [-12.0] * len(trees)}
+    def observed(engine, trees, budget, step, split, mislabelled):
+        return [PairState(step, split, each, -10.0 + policy["step"], -12.0, 2, 1) for each in trees]
 
-    class Answer:
-        id, branches = "a", {"chosen": [1, 2], "rejected": [3]}
-
-    monkeypatch.setattr(watch_module, "score", score)
+    monkeypatch.setattr(watch_module, "observed", observed)
 
     def start(steps: range) -> None:
         follower = tracker(tmp_path)
-        watch = Watch([], [Answer()], {}, 2, 64, tmp_path, OBJECTIVES["dpo"](beta=1.0), follower)
+        watch = Watch([], ["a"], {}, 2, 64, tmp_path, OBJECTIVES["dpo"](beta=1.0), follower)
         follower.resume_at(steps[0])
         for policy["step"] in steps:
             watch.look(None, policy["step"], 8)
@@ -97,3 +103,9 @@ def test_a_watch_evaluates_where_it_records_and_a_resumed_run_has_each_evaluatio
     assert [row["step"] for row in rows] == [0, 2, 4, 6, 8]
     assert [row["reward_margin"] for row in rows] == [0, 2, 4, 6, 8], "the reference is the policy at step 0"
     assert [row["loss"] for row in rows] == pytest.approx([softplus(-step) for step in (0, 2, 4, 6, 8)])
+    assert [row["change_chosen"] for row in rows] == [0, 2, 4, 6, 8]
+    assert [row["kl_answers"] for row in rows] == pytest.approx([-step / 3 for step in (0, 2, 4, 6, 8)])
+    assert [row["brier"] for row in rows] == pytest.approx([(1 + math.exp(step)) ** -2 for step in (0, 2, 4, 6, 8)])
+    assert not {"entropy_chosen", "ches"} & rows[0].keys(), "nothing is written for what was not observed"
+    known = METRICS.keys() | DIAGNOSTICS.keys() | {"step"}
+    assert not {name for row in rows for name in row} - known, "add a line to focalpo/stages/metrics.py"

@@ -117,7 +117,7 @@ def test_a_model_and_a_data_set_of_ones_own_make_pairs(mine: str, tmp_path: Path
     Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = compose([mine, "setting=files", "model=mine", "data=mine", "model.path=hub", "model.revision=null"])
     assert (config.model.name, config.data.name, config.data.source) == ("mine", "mine", "file")
-    stage = pairs_stage(config)
+    stage = pairs_stage(config, None)
     make(tmp_path / "runs", stage)
     facts = read_manifest(Folder(tmp_path / "runs", stage).path)["facts"]
     assert facts["train"] + facts["test"] == 40 and facts["test"] > 0

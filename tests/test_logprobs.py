@@ -71,7 +71,7 @@ def test_the_log_probs_of_single_tokens_equal_padded_ones_and_change_no_sum(
     monkeypatch.setitem(logprobs.CHUNK_LOGITS, "cpu", chunk)
     trees, models = random_trees(6, seed=8), [tiny_model(), tiny_model()]
     batch, policy = pack(trees, BRANCHES, share_prompts), PackedPolicy(models[0])
-    sums, tokens, collision = policy(batch, tokens=True)
+    sums, tokens, collision = policy(batch, "tokens")
     assert torch.equal(sums, policy(batch)) and not collision.requires_grad
     picked, squares, response = padded_tokens(models[1], trees)
     expected = picked[response.bool()]

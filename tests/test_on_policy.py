@@ -152,7 +152,7 @@ def test_the_recipe_is_the_published_one_with_one_stage_for_all_seeds() -> None:
     assert tuple(made.seeds) == SEEDS
     assert (made.temperature, made.top_p, made.max_new_tokens) == (0.8, 0.95, 4096)
     assert reward.path == "RLHFlow/ArmoRM-Llama3-8B-v0.1" and reward.revision
-    stages = in_order([pairs_stage(config)])
+    stages = in_order([pairs_stage(config, None)])
     assert [stage.kind for stage in stages] == ["prompts", "sample", "reward", "pairs"]
     assert stages[1].settings["seeds"] == stages[2].settings["seeds"] == list(SEEDS)
     assert stages[2].inputs == {"prompts": stages[0], "samples": stages[1]}
@@ -162,7 +162,7 @@ def test_the_recipe_is_the_published_one_with_one_stage_for_all_seeds() -> None:
 def test_two_ranks_give_the_same_rewards_as_one(rewarder: Path, tmp_path: Path) -> None:
     how = [f"data.reward.path={rewarder}", "data.reward.revision=null", "launch.ranks=2"]
     how += ["data.reward.own_code=false", "data.reward.dtype=float32", "data.sampling.seeds=[1,2]"]
-    stage = reward_stage(compose(["setting=llama3_instruct", "data=on_policy", *how]))
+    stage = reward_stage(compose(["setting=llama3_instruct", "data=on_policy", *how]), None)
     words = ["ant", "bird", "cat bird", "ant ant ant", "dog"]
     prompts = [Prompt(word, "train", [{"role": "user", "content": f"sort : {word}"}]) for word in words]
     drawn = {1: words, 2: words[::-1]}
@@ -189,9 +189,9 @@ def test_two_ranks_give_the_same_rewards_as_one(rewarder: Path, tmp_path: Path) 
 def test_pairs_can_be_made_for_any_model_and_only_on_request() -> None:
     own = compose(["setting=one_gpu", "data=on_policy"])
     other = compose(["setting=llama3_instruct", "data=on_policy"])
-    kinds = {stage.kind: stage for stage in in_order([pairs_stage(own)])}
+    kinds = {stage.kind: stage for stage in in_order([pairs_stage(own, None)])}
     assert kinds["sample"].settings["model"]["path"] == "Qwen/Qwen2.5-0.5B-Instruct"
-    assert pairs_stage(own).key != pairs_stage(other).key
+    assert pairs_stage(own, None).key != pairs_stage(other, None).key
     with pytest.raises(ValueError, match="there is no such key"):
         compose(["setting=mistral_base", "data.sampling.temperature=0.8"])
 

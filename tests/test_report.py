@@ -125,6 +125,18 @@ def test_figures_take_the_pages_colours_and_no_other_vanishes_in_the_dark(sealed
     assert all(contrast(figures.ON_BARS, colour) >= 4.5 for colour in bars), "numbers on bars, on both papers"
 
 
+def test_every_format_has_the_diagnostics_and_says_what_was_not_recorded(sealed_report: Path) -> None:
+    """DPO's pairs have 15 tokens and entropies of 11 nats; FocalPO's are of an earlier commit."""
+    page, markdown, latex = ((sealed_report / f"report.{end}").read_text() for end in ("html", "md", "tex"))
+    lines = [line.split(" | ") for line in markdown.split("## Diagnostics of training")[1].splitlines()]
+    dpo, focalpo = (next(line[1:] for line in lines if line[0] == f"| {label}") for label in ("DPO", "FocalPO"))
+    assert dpo[1:3] == ["0.733", "0.733"] and dpo[6] == "-1.50" and "not recorded" not in " ".join(dpo)
+    assert focalpo[1:3] == ["not recorded"] * 2 and focalpo[3] != "not recorded"
+    for text, start, between in ((page, "<tr><td>DPO</td><td>", "</td><td>"), (latex, "DPO & ", " & ")):
+        assert start + between.join(each.removesuffix(" |") for each in dpo) in text
+    assert '<a href="#diagnostics">' in page and 'id="figure-calibration"' in page
+
+
 def test_figures_of_the_same_numbers_are_the_same_bytes(sealed_report: Path, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "report" / sealed_report.name
     shutil.copytree(sealed_report.parent.parent, tmp_path / "runs")

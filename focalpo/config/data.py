@@ -23,6 +23,7 @@ class Data:
     """What all sources have in common: a name, what to do with bad rows, and the maximum lengths in tokens."""
 
     source: ClassVar[str]
+    own_answers: ClassVar[bool] = False  # whether the model itself writes the answers
     name: ranges.Text
     on_bad_rows: OnBadRows
     max_prompt_length: ranges.Count
@@ -57,6 +58,7 @@ class PocketInstruct(PocketBase):
     """The model's own answers in the pocket world: `samples` to each prompt."""
 
     source = "pocket_instruct"
+    own_answers = True
     samples: SeveralSamples
     temperature: ranges.NotNegative
 
@@ -130,6 +132,7 @@ class OnPolicy(Published):
     """The model's own answers to a hub dataset's prompts, best against worst by a reward model."""
 
     source = "on_policy"
+    own_answers = True
     sampling: Sampling
     reward: Reward
 
@@ -147,6 +150,7 @@ class Instructions(Data):
     """
 
     source = "instructions"
+    own_answers = True
     file: ranges.Text
     prompts: ranges.Count
     test_prompts: ranges.Count

@@ -40,6 +40,10 @@ def problems(config: Config) -> Iterator[str]:
         yield "judge.endpoint.base_url contains a password; put the key into the variable of judge.endpoint.api_key_env"
     if config.generate.backend not in ("hf", "vllm"):
         yield f"generate.backend={config.generate.backend!r} is not one of hf, vllm"
+    if config.rounds > 1 and not config.data.own_answers:
+        own = ", ".join(f"/source/{name}" for name, shape in SOURCES.items() if shape.own_answers)
+        remedy = f"choose a data= whose source is one of {own}, or rounds=1"
+        yield f"rounds={config.rounds}: the pairs of data={config.data.name} are not the model's own answers; {remedy}"
     yield from _capability_problems(config.capability)
     yield from _benchmark_problems(config)
     yield from _answer_problems(config)

@@ -176,7 +176,9 @@ class LaunchConfig:
 
 @dataclass(slots=True)
 class Config:
-    """Everything that one row of the table depends on."""
+    """Everything that one row of the table depends on. In each of several `rounds` the model that the last one trained
+    answers the prompts again, and is start and reference of the training on these pairs (focalpo/planning/rounds.py).
+    """
 
     model: ModelConfig
     data: Any  # one of the shapes of focalpo/config/data.py
@@ -192,6 +194,7 @@ class Config:
     track: TrackSettings
     lora: LoraSettings | None
     capability: CapabilityConfig
+    rounds: ranges.Count
     seed: ranges.Seed
     runs: ranges.Text
 
@@ -235,10 +238,10 @@ class RowConfig:
 class TableConfig:
     """Table 1 at one scale; with `add_new_objectives` every newly registered loss gets a row.
 
-    A `study` is a table with an additional figure. With `sft_models` > 1 every row is trained on that many SFT models,
-    each with the row's seeds. `searches` holds, by row, what recipes.sweep tries, in Hydra's multirun grammar:
-    objective.beta=0.1,0.3; it trains each point with every one of `search_seeds` (none: the configuration's seed) in
-    each of `search_settings` (none: all).
+    A `study` is a table beside that of its scale, maybe with a figure of its own. With `sft_models` > 1 every row is
+    trained on that many SFT models, each with the row's seeds. `searches` holds, by row, what recipes.sweep tries, in
+    Hydra's multirun grammar: objective.beta=0.1,0.3; it trains each point with every one of `search_seeds` (none: the
+    configuration's seed) in each of `search_settings` (none: all).
     """
 
     scale: str

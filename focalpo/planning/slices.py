@@ -29,6 +29,11 @@ def model_slice(config: Config, from_hub: bool = True) -> dict:
     }
 
 
+def start_slice(config: Config) -> dict:
+    """The model that the last round starts from: in later rounds never the hub's."""
+    return model_slice(config, from_hub=config.rounds == 1)
+
+
 def backend_slice(config: Config) -> dict:
     """The last bits of Hugging Face's logits, and now and then a token, depend on which rows share a batch."""
     generate = config.generate
@@ -143,3 +148,9 @@ def split_train(train: dict) -> tuple[dict, dict]:
 def launch_slice(config: Config) -> dict:
     """How a stage of one or several ranks is launched and tracked."""
     return {"ranks": config.launch.ranks, "hang_seconds": config.launch.hang_seconds, "track": plain(config.track)}
+
+
+def generator_slice(config: Config) -> dict:
+    """How a stage that generates is launched and tracked."""
+    names = ("tensor_parallel", "data_parallel", "max_batch_tokens")
+    return {name: getattr(config.generate, name) for name in names} | {"track": plain(config.track)}

@@ -2,7 +2,7 @@
 
     sft* -> pairs -> reference -> train -> generate -> judge, check -> report    benchmark -> generate, judge, check
             a model from the package index: convert -> pairs
-            pairs from the model's own answers: prompts -> sample -> reward -> pairs
+            pairs from the model's own answers: prompts -> sample -> reward -> pairs; in rounds, also train -> sample
 
 Each stage's settings are the slice of the configuration that its outputs depend on. Rows, seeds and sweeps therefore
 share whatever they have in common, and a change re-runs what depends on it and nothing else.
@@ -20,9 +20,10 @@ from focalpo.planning.code import (
     demonstrations_code,
     objective_code,
     pairs_code,
-    prompts_code,
     report_code,
 )
+from focalpo.planning.rounds import before, model_input, round_label
+from focalpo.planning.sampled import reward_stage, sampled_slice
 from focalpo.planning.scored import answered, answers_stage, benchmark_stage, check_stage, judge_stage
 from focalpo.planning.slices import (
     SAMPLED,
@@ -30,15 +31,15 @@ from focalpo.planning.slices import (
     benchmarks,
     data_files,
     data_slice,
+    generator_slice,
     launch_slice,
     limits_slice,
     model_slice,
-    prompts_slice,
     split_train,
+    start_slice,
     threads_slice,
 )
 from focalpo.stages.folder import Stage, file_hash
-from focalpo.stages.suites import lm_eval_version
 from focalpo.training.objective import reference_beside
 from focalpo.training.settings import CONVERSION
 
@@ -87,7 +88,7 @@ def row_stages(config: Config, name: str, trained: bool = True) -> Row:
         | backend_slice(config)
         | threads_slice(config),
         inputs=({"model": model} if model else {}) | questions,
-        launch=_generator(config),
+        launch=generator_slice(config),
     )
     judge = judge_stage(config, label, generate) if config.judge.benchmarks else None
     check = check_stage(config, label, generate) if config.check.benchmarks else None
@@ -98,20 +99,33 @@ def row_stages(config: Config, name: str, trained: bool = True) -> Row:
 
 
 def train_stage(config: Config, name: str) -> Stage:
-    """Preference training with one seed, and the reference log-probs if its objective declares that it needs them."""
+    """Preference training with one seed, in the last round."""
+    return _trained(config, name, f"{name}-s{config.seed}")
+
+
+def start_stage(config: Config, name: str) -> Stage | None:
+    """The model that the last round starts from: the SFT model, or what the round before has trained. None when a model
+    of the hub is used as it is."""
+    earlier = before(config)
+    return _trained(earlier, name, f"{name}-round{earlier.rounds}-s{config.seed}") if earlier else sft_stage(config)
+
+
+def _trained(config: Config, name: str, label: str) -> Stage:
+    """The training of a round, and the reference log-probs if its objective declares that it needs them."""
     objective = objective_of(plain(config.objective))
-    inputs = _model_input(config) | {"pairs": pairs_stage(config)}
+    start = start_stage(config, name)
+    inputs = model_input(start) | {"pairs": pairs_stage(config, start)}
     if objective.needs_reference:
-        inputs["reference"] = reference_stage(config, ("chosen", "rejected"))
+        inputs["reference"] = reference_stage(config, ("chosen", "rejected"), start)
         if beside := reference_beside(objective):
-            inputs["reference_batch"] = reference_stage(config, beside)
+            inputs["reference_batch"] = reference_stage(config, beside, start)
     settings, execution = split_train(plain(config.train))
     anchors = anchors_stage(config) if config.reference.must_fit else None
     return Stage(
         "train",
-        f"{name}-s{config.seed}",
+        label,
         settings={
-            "model": model_slice(config),
+            "model": start_slice(config),
             "objective": plain(config.objective),
             "train": settings,
             "dynamics": plain(config.dynamics),
@@ -126,65 +140,28 @@ def train_stage(config: Config, name: str) -> Stage:
     )
 
 
-def reference_stage(config: Config, branches: tuple[str, ...]) -> Stage:
-    """The frozen model's log-probs of the named branches of every training pair, computed once for all objectives."""
+def reference_stage(config: Config, branches: tuple[str, ...], start: Stage | None) -> Stage:
+    """The start model's log-probs of the named branches of every training pair, computed once for all objectives."""
     return Stage(
         "reference",
-        f"{config.data.name}-{'-'.join(branches)}",
-        settings={"model": model_slice(config), "branches": list(branches), "dtype": config.reference.dtype}
+        f"{round_label(config.data.name, config)}-{'-'.join(branches)}",
+        settings={"model": start_slice(config), "branches": list(branches), "dtype": config.reference.dtype}
         | threads_slice(config),
-        inputs=_model_input(config) | {"pairs": pairs_stage(config)},
+        inputs=model_input(start) | {"pairs": pairs_stage(config, start)},
         launch=launch_slice(config) | {"micro_batch_tokens": config.reference.micro_batch_tokens},
     )
 
 
-def pairs_stage(config: Config) -> Stage:
+def pairs_stage(config: Config, start: Stage | None) -> Stage:
     """Preference pairs, validated and tokenised for the model."""
     data = data_slice(config) | limits_slice(config) | {"on_bad_rows": config.data.on_bad_rows}
-    sampler = backend_slice(config) | threads_slice(config) if config.data.source == "pocket_instruct" else {}
     return Stage(
         "pairs",
-        config.data.name,
-        settings={"model": model_slice(config), "data": data} | sampler | pairs_code(config),
-        inputs=_model_input(config) | ({"rated": reward_stage(config)} if config.data.source in SAMPLED else {}),
+        round_label(config.data.name, config),
+        settings={"model": start_slice(config), "data": data} | sampled_slice(config) | pairs_code(config),
+        inputs=model_input(start) | ({"rated": reward_stage(config, start)} if config.data.source in SAMPLED else {}),
         launch={"max_batch_tokens": config.generate.max_batch_tokens, "track": plain(config.track)}
         | data_files(config),
-    )
-
-
-def reward_stage(config: Config) -> Stage:
-    """The model's own answers to the data's prompts, scored by a reward model or by the instructions they follow."""
-    samples = sample_stage(config)
-    if config.data.source == "on_policy":
-        scorer = {"reward": plain(config.data.reward)} | threads_slice(config)
-    else:
-        scorer = {"checkers": lm_eval_version()}
-    return Stage(
-        "reward",
-        f"{config.model.name}-{config.data.name}",
-        settings={"seeds": list(config.data.sampling.seeds)} | scorer,
-        inputs={"prompts": samples.inputs["prompts"], "samples": samples},
-        launch=launch_slice(config) | {"batch_tokens": config.reference.micro_batch_tokens},
-    )
-
-
-def sample_stage(config: Config) -> Stage:
-    """The model's own answers to the data's prompts, one per seed."""
-    data, sampling = config.data, plain(config.data.sampling)
-    return Stage(
-        "sample",
-        f"{config.model.name}-{data.name}",
-        settings={
-            "model": model_slice(config),
-            "dtype": config.generate.dtype,
-            "decoding": {name: value for name, value in sampling.items() if name != "seeds"},
-            "seeds": sampling["seeds"],
-        }
-        | backend_slice(config)
-        | threads_slice(config),
-        inputs=_model_input(config)
-        | {"prompts": Stage("prompts", data.name, settings=prompts_slice(config) | prompts_code(config))},
-        launch=_generator(config),
     )
 
 
@@ -268,25 +245,18 @@ def table_rows(table: TableConfig, configs: dict[tuple[str, str], Config]) -> di
 
 
 def in_order(goals: list[Stage]) -> list[Stage]:
-    """The goals and everything they need, each stage once and after its inputs."""
+    """The goals and everything they need, each stage once and after its inputs.
+
+    Of two names for the same stage, as of the first round of two rows, the first one is kept.
+    """
     ordered: dict[str, Stage] = {}
 
     def visit(stage: Stage) -> None:
-        if stage.title not in ordered:
+        if stage.key not in ordered:
             for needed in stage.needed:
                 visit(needed)
-            ordered[stage.title] = stage
+            ordered[stage.key] = stage
 
     for goal in goals:
         visit(goal)
     return list(ordered.values())
-
-
-def _model_input(config: Config) -> dict[str, Stage]:
-    stage = sft_stage(config)
-    return {"model": stage} if stage else {}
-
-
-def _generator(config: Config) -> dict:
-    names = ("tensor_parallel", "data_parallel", "max_batch_tokens")
-    return {name: getattr(config.generate, name) for name in names} | {"track": plain(config.track)}

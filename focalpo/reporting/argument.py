@@ -49,7 +49,7 @@ def margins_figure(changes: Mapping[str, Sequence[Change]], path: Path) -> None:
 
     `changes[row label]` holds one `Change` per seed.
     """
-    figure, panels = _panels(changes, same_heights=False)
+    figure, panels = small_multiples(changes, same_heights=False)
     margins = {
         row: (np.concatenate([c.margin for c in found]), _ranked_at_start(found)) for row, found in changes.items()
     }
@@ -72,7 +72,7 @@ def margins_figure(changes: Mapping[str, Sequence[Change]], path: Path) -> None:
 
 def displacement_figure(curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], path: Path) -> None:
     """Plot the log-prob of chosen and rejected answers as change since the first steps, `curves[row][setting]`."""
-    figure, panels = _panels(curves, same_heights=True)
+    figure, panels = small_multiples(curves, same_heights=True)
     settings = list(dict.fromkeys(setting for found in curves.values() for setting in found))
     for (row, found), axes in zip(curves.items(), panels, strict=True):
         for setting, series in found.items():
@@ -104,7 +104,7 @@ def _ranked_at_start(found: Sequence[Change]) -> np.ndarray:
     return np.concatenate([change.ranked_right("start") for change in found])
 
 
-def _panels(rows: Mapping[str, object], same_heights: bool) -> tuple[Figure, list[Axes]]:
+def small_multiples(rows: Mapping[str, object], same_heights: bool) -> tuple[Figure, list[Axes]]:
     """One panel per row; all share the x axis and, with `same_heights`, the y axis."""
     lines = -(-len(rows) // COLUMNS)
     columns = min(len(rows), COLUMNS)

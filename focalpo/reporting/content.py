@@ -12,6 +12,7 @@ from focalpo.reporting.argument import displacement_figure, gradient_figure, mar
 from focalpo.reporting.blocks import Block
 from focalpo.reporting.cells import Results
 from focalpo.reporting.curves import training_curves
+from focalpo.reporting.diagnostics import calibration_figure, diagnostics_block, has_margins
 from focalpo.reporting.figures import dynamics_figure, length_figure, table_figure
 from focalpo.reporting.finding import finding
 from focalpo.reporting.judges import JudgeStatistics, judge_statistics
@@ -23,6 +24,7 @@ from focalpo.stages.origin import commit, short
 from focalpo.stages.rankings import Change, groups
 
 Changes = Mapping[str, Mapping[str, list[Change]]]
+"""What training did to the held-out pairs, by setting and row, of each seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +37,37 @@ class Plate:
     drawn: Callable[[Path], None]
 
 
-def draw(run: TableRun, results: Results, folder: Path, repeated: Sequence[Curve] = ()) -> list[Picture]:
+def held_out(run: TableRun) -> Changes:
+    """The changes of the rows that were trained."""
+    return {
+        setting: {row: found for row in run.rows if (found := run.changes(setting, row, "test"))}
+        for setting in run.settings
+    }
+
+
+def draw(
+    run: TableRun, results: Results, changes: Changes, folder: Path, repeated: Sequence[Curve] = ()
+) -> list[Picture]:
     """Draw the figures of the run as PNG and SVG, and return them with their titles and captions.
 
     `repeated` are the trainings that repeat a run of the author's.
     """
     pictures = []
     anchors = [Plate(*ANCHORS, lambda path: anchors_figure(repeated, path))] if repeated else []
-    for plate in [*_plates(run, results), *anchors]:
+    for plate in [*_plates(run, results, changes), *anchors]:
         plate.drawn(folder / plate.name)
         pictures.append(Picture(plate.name, plate.title, plate.caption, (folder / f"{plate.name}.svg").read_text()))
     return pictures
 
 
 def content_of(
-    run: TableRun, results: Results, pictures: list[Picture], stages: Chain, anchors: Block, licence: str
+    run: TableRun,
+    results: Results,
+    changes: Changes,
+    pictures: list[Picture],
+    stages: Chain,
+    anchors: Block,
+    licence: str,
 ) -> Content:
     """Collect everything that the report shows; `anchors` compares it with the author's own runs, `licence` says which
     texts may not be shared."""
@@ -79,14 +97,19 @@ def content_of(
     curves = {
         setting: {row: curve for row in run.rows if (curve := _curves(run, setting, row))} for setting in run.settings
     }
-    return Content(results, finding(results), summary, licence, origins, curves, judges, pictures, stages, anchors)
+    trained = [
+        diagnostics_block(run.settings[setting], {run.rows[row]: found for row, found in rows.items()})
+        for setting, rows in changes.items()
+        if rows
+    ]
+    return Content(results, finding(results), summary, licence, origins, curves, judges, trained, pictures, stages, anchors)
 
 
 def _curves(run: TableRun, setting: str, row: str) -> dict[str, list[float]]:
     return training_curves(list(run.seeds(setting, row, "train").values()))
 
 
-def _plates(run: TableRun, results: Results) -> list[Plate]:
+def _plates(run: TableRun, results: Results, changes: Changes) -> list[Plate]:
     """The figures that the run's stage folders allow; a study's own figure comes first."""
     if run.table["study"] == "noise":  # its many settings fit one figure, but are too many for those of Table 1
         return [Plate(*NOISE, lambda path: noise_figure(run, results, path))]
@@ -100,10 +123,6 @@ def _plates(run: TableRun, results: Results) -> list[Plate]:
         *length,
         _gradient(),
     ]
-    changes = {
-        setting: {row: found for row in run.rows if (found := run.changes(setting, row, "test"))}
-        for setting in run.settings
-    }
     if any(changes.values()):
         plates += _dynamics(run, changes)
     return plates
@@ -124,7 +143,13 @@ def _dynamics(run: TableRun, changes: Changes) -> list[Plate]:
             name, title, caption = MARGINS
             drawn = lambda path, named=named: margins_figure(named, path)  # noqa: E731  # one figure per setting
             plates.append(Plate(f"{name}_{setting}", f"{title}: {run.settings[setting]}", caption, drawn))
-    return [*plates, Plate(*DISPLACEMENT, lambda path: displacement_figure(curves, path))]
+    plates.append(Plate(*DISPLACEMENT, lambda path: displacement_figure(curves, path)))
+    calibrated: dict[str, dict[str, list[Change]]] = {}
+    for setting, rows in changes.items():
+        for row, found in rows.items():
+            if has_margins(found):
+                calibrated.setdefault(run.rows[row], {})[run.settings[setting]] = found
+    return plates + ([Plate(*CALIBRATION, lambda path: calibration_figure(calibrated, path))] if calibrated else [])
 
 
 def _shares(found: list[Change]) -> dict[str, float]:
@@ -174,6 +199,13 @@ DISPLACEMENT = (
     "Log-prob of chosen (solid) and rejected (dashed) answers during training as change since the first steps, batch "
     "means over all seeds. A solid curve below the line is likelihood displacement: the preferred answer became less "
     "likely.",
+)
+CALIBRATION = (
+    "calibration",
+    "Calibration of the implicit reward",
+    "Held-out pairs of all seeds in ten bins of confidence: how often the answer with the higher implicit reward is "
+    "the better one, by the true labels where they are known. Dots on the grey line are calibrated, below it the "
+    "reward is overconfident; their area is the share of pairs.",
 )
 GAMMA = (
     "gamma",

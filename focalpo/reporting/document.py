@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from focalpo.reporting.blocks import missing_texts
+from focalpo.reporting.blocks import Block, missing_texts
 from focalpo.reporting.cells import Cell, Results
+from focalpo.reporting.diagnostics import NOTE
 from focalpo.reporting.finding import LEVEL, finding, short_label
 from focalpo.reporting.judges import TITLES, JudgeStatistics
 from focalpo.reporting.page import Content
@@ -26,10 +28,10 @@ def as_markdown_report(content: Content) -> str:
         lines = ["| " + " | ".join(cells) + " |" for cells in _judge_rows(content, setting, found)]
         rule = "|" + " --- |" * (len(TITLES) + 1)
         blocks.append("\n".join([content.results.settings[setting], "", lines[0], rule, *lines[1:]]))
+    if content.diagnostics:
+        blocks += ["## Diagnostics of training", NOTE, *(_markdown(block) for block in content.diagnostics)]
     if content.anchors.body:
-        head, *lines = ("| " + " | ".join(cells) + " |" for cells in _anchor_rows(content))
-        rule = "|" + " --- |" * (len(content.anchors.header) + 1)
-        blocks += [f"## {content.anchors.title.capitalize()}", "\n".join([head, rule, *lines])]
+        blocks += [f"## {content.anchors.title.capitalize()}", _markdown(replace(content.anchors, title=""))]
     blocks.append("## Reproduce one cell")
     for setting, origins in content.origins.items():
         for row, origin in origins.items():
@@ -54,6 +56,10 @@ def as_latex_report(content: Content) -> str:
         if found:
             title = f"Judge statistics, {results.settings[setting]}"
             blocks.append(_titled(title, "l" + "r" * len(TITLES), _judge_rows(content, setting, found)))
+    for block in content.diagnostics:
+        columns = "l" + "r" * len(block.header)
+        blocks.append(_titled(f"Diagnostics of training, {block.title}", columns, [["", *block.header], *block.body]))
+    blocks += [tex(NOTE)] if content.diagnostics else []
     if content.anchors.body:
         blocks.append(_titled(content.anchors.title.capitalize(), "lllrrl", _anchor_rows(content)))
     blocks += [tex(note) for note in results.notes]
@@ -86,8 +92,10 @@ def _judge_rows(content: Content, setting: str, found: Mapping[str, JudgeStatist
     return [["", *TITLES.values()], *body]
 
 
-def _anchor_rows(content: Content) -> Sequence[Sequence[str]]:
-    return [["", *content.anchors.header], *content.anchors.body]
+def _markdown(block: Block) -> str:
+    head, *lines = ("| " + " | ".join(cells) + " |" for cells in [["", *block.header], *block.body])
+    above = [block.title, ""] if block.title else []
+    return "\n".join([*above, head, "|" + " --- |" * (len(block.header) + 1), *lines])
 
 
 def _number(value: float) -> str:

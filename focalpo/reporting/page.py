@@ -7,13 +7,14 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from html import escape
 from pathlib import Path
 from string import Template
 
 from focalpo.reporting.blocks import Block, p_text, worst_text
 from focalpo.reporting.cells import Cell, Results, RowResult
+from focalpo.reporting.diagnostics import NOTE
 from focalpo.reporting.facts import facts
 from focalpo.reporting.forest import forest
 from focalpo.reporting.judges import TITLES, JudgeStatistics
@@ -58,6 +59,7 @@ class Content:
     origins: Mapping[str, Mapping[str, Origin]]
     curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
     judges: Mapping[str, Mapping[str, JudgeStatistics]]
+    diagnostics: Sequence[Block]  # of each setting that was trained in
     pictures: Sequence[Picture]
     stages: Chain
     anchors: Block
@@ -83,6 +85,8 @@ def page(content: Content) -> str:
         figures="".join(map(_figure, content.pictures)),
         judges="".join(_judges(results, setting, found) for setting, found in content.judges.items() if found)
         or '<p class="quiet">Nothing was judged.</p>',
+        diagnostics=_diagnostics(content.diagnostics),
+        diagnostics_link=' <a href="#diagnostics">Diagnostics</a>' if content.diagnostics else "",
         anchors=_anchors(content.anchors),
         stages=_stages(content.stages),
         setting_options=options,
@@ -234,17 +238,32 @@ def _judges(results: Results, setting: str, found: Mapping[str, JudgeStatistics]
     )
 
 
+def _diagnostics(blocks: Sequence[Block]) -> str:
+    """The section on what training did to the held-out pairs; none where nothing was trained."""
+    return _section("diagnostics", "Diagnostics of training", NOTE, blocks) if blocks else ""
+
+
 def _anchors(block: Block) -> str:
     """The section against the author's own runs; none where the author had none of these."""
-    if not block.body:
-        return ""
+    return _section("anchors", block.title.capitalize(), "", [replace(block, title="")]) if block.body else ""
+
+
+def _section(name: str, title: str, note: str, blocks: Sequence[Block]) -> str:
+    said = f'<p class="quiet">{escape(note)}</p>' if note else ""
+    return (
+        f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{escape(title)}</h2>{said}'
+        + "".join(_block(block, f"{title}, {block.title}" if block.title else title) for block in blocks)
+        + "</section>"
+    )
+
+
+def _block(block: Block, label: str) -> str:
     head = "".join(f'<th scope="col">{escape(title)}</th>' for title in ["", *block.header])
     body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in line) + "</tr>" for line in block.body)
-    title = escape(block.title.capitalize())
+    caption = f"<caption>{escape(block.title)}</caption>" if block.title else ""
     return (
-        f'<section id="anchors" aria-labelledby="anchors-title"><h2 id="anchors-title">{title}</h2>'
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{title}">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">'
+        f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 

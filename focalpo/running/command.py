@@ -11,7 +11,7 @@ from focalpo.config.compose import compose
 from focalpo.config.mistakes import USAGE, Mistake
 from focalpo.config.schema import Config
 from focalpo.planning.duels import expected, planned_duels
-from focalpo.planning.stages import Row, in_order, pairs_stage, row_stages, train_stage
+from focalpo.planning.stages import Row, in_order, pairs_stage, row_stages, start_stage, train_stage
 from focalpo.planning.table import Planned, about_table, anchored, composed_table, planned
 from focalpo.running.schedule import run_stages
 from focalpo.running.stopping import STOPPED
@@ -20,7 +20,7 @@ from focalpo.stages.folder import Folder, Stage, read_manifest
 from focalpo.stages.reading import os_remedy
 
 GOALS: dict[str, Callable[[Config], Stage]] = {
-    "pairs": pairs_stage,
+    "pairs": lambda config: pairs_stage(config, start_stage(config, config.objective.name)),
     "train": lambda config: train_stage(config, config.objective.name),
     "generate": lambda config: _row(config).generate,
     "judge": lambda config: _scored(config, "judge"),

@@ -26,10 +26,10 @@ def run_stages(runs: Path, stages: list[Stage], workers: int, silent: bool = Fal
     Raises:
         ValueError: when stages fail, with one line for each.
     """
-    done = {stage.title for stage in stages if Folder(runs, stage).sealed}
-    waiting = [stage for stage in stages if stage.title not in done]
+    done = {stage.key for stage in stages if Folder(runs, stage).sealed}
+    waiting = [stage for stage in stages if stage.key not in done]
     if not silent:
-        sealed = [stage for stage in stages if stage.title in done]
+        sealed = [stage for stage in stages if stage.key in done]
         print("".join(f"{line}\n" for line in changed_code(runs, waiting, sealed)), end="", flush=True)
     if not waiting:
         return 0
@@ -47,7 +47,7 @@ def run_stages(runs: Path, stages: list[Stage], workers: int, silent: bool = Fal
                     failures[stage.title] = outcome
                     display.line(f"failed  {stage.title}")
                 else:
-                    done.add(stage.title)
+                    done.add(stage.key)
                     display.finished(stage, outcome)
                     display.warn(read_manifest(Folder(runs, stage).path)["facts"].get("warnings", []))
             display.running(pool.stages)
@@ -60,7 +60,7 @@ def run_stages(runs: Path, stages: list[Stage], workers: int, silent: bool = Fal
 
 
 def _ready(waiting: list[Stage], done: set[str]) -> list[Stage]:
-    return [stage for stage in waiting if all(needed.title in done for needed in stage.needed)]
+    return [stage for stage in waiting if all(needed.key in done for needed in stage.needed)]
 
 
 class Display:

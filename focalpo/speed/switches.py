@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from focalpo.data.trees import Tree
-from focalpo.training.logprobs import PackedPolicy, Scores
+from focalpo.training.logprobs import Asked, PackedPolicy, Scores
 from focalpo.training.packing import Batcher, MicroBatch, pack, tree_cost
 
 FILLER = 0
@@ -56,10 +56,10 @@ class BesideReference(PackedPolicy):
         super().__init__(model, chunk_logits)
         self.frozen = frozen.requires_grad_(False)
 
-    def forward(self, batch: MicroBatch, tokens: bool = False) -> Scores:
+    def forward(self, batch: MicroBatch, asked: Asked = "sums") -> Scores:
         with torch.no_grad():
             self.frozen(batch)
-        return super().forward(batch, tokens)
+        return super().forward(batch, asked)
 
 
 def pack_padded(trees: Sequence[Tree], branches: tuple[str, ...]) -> MicroBatch:

@@ -113,6 +113,20 @@ METRICS = {
     "learning_rate": Metric("learning rate", "Optimisation"),
     "grad_norm": Metric("gradient norm before clipping", "Optimisation"),
 }
+DIAGNOSTICS = {
+    "kl_answers": Metric("KL(answers, policy) - KL(answers, reference), nats per token", "Held-out pairs"),
+    "entropy_chosen": Metric("entropy at chosen, nats per token", "Held-out pairs"),
+    "entropy_rejected": Metric("entropy at rejected, nats per token", "Held-out pairs"),
+    "displaced": Metric("share whose chosen became less likely", "Held-out pairs"),
+    "change_chosen": Metric("change of log-prob of chosen, nats", "Held-out pairs"),
+    "change_rejected": Metric("change of log-prob of rejected, nats", "Held-out pairs"),
+    "ches": Metric("CHES score", "Held-out pairs"),
+    "ches_per_token": Metric("CHES score, length-normalised", "Held-out pairs"),
+    "brier": Metric("Brier score of sig(reward margin)", "Held-out pairs"),
+    "calibration_error": Metric("expected calibration error of sig(reward margin)", "Held-out pairs"),
+}
+"""Of the evaluations on held-out pairs, which evaluation.jsonl holds by these names and W&B with `eval_` before them
+(focalpo/stages/diagnostics.py)."""
 
 
 def title(name: str) -> str:

@@ -28,7 +28,8 @@ def right(better: Any, worse: Any) -> Any:
 class Change:
     """The same pairs at the start and end of training, as arrays `[pairs]`; logps in nats, summed over the response.
 
-    `ids` are in their order.
+    `ids` are in their order. From `start_chosen_entropy` on, what may not have been recorded and is NaN then (see
+    `PairState`).
     """
 
     ids: Sequence[str]
@@ -39,6 +40,15 @@ class Change:
     chosen_length: np.ndarray
     rejected_length: np.ndarray
     mislabelled: np.ndarray
+    start_chosen_entropy: np.ndarray
+    start_rejected_entropy: np.ndarray
+    end_chosen_entropy: np.ndarray
+    end_rejected_entropy: np.ndarray
+    start_ches: np.ndarray
+    start_ches_per_token: np.ndarray
+    end_ches: np.ndarray
+    end_ches_per_token: np.ndarray
+    reward_margin: np.ndarray
 
     @property
     def margin(self) -> np.ndarray:
@@ -64,6 +74,9 @@ def change(states: Sequence[PairState], split: str) -> Change:
     def column(table: dict[str, PairState], name: str) -> np.ndarray:
         return np.array([getattr(table[id_], name) for id_ in ids])
 
+    def recorded(table: dict[str, PairState], name: str) -> np.ndarray:
+        return column(table, name).astype(float)  # NaN for None
+
     return Change(
         ids,
         column(start, "chosen"),
@@ -73,6 +86,9 @@ def change(states: Sequence[PairState], split: str) -> Change:
         column(start, "chosen_length"),
         column(start, "rejected_length"),
         column(start, "mislabelled"),
+        *(recorded(when, f"{side}_entropy") for when in (start, end) for side in ("chosen", "rejected")),
+        *(recorded(when, name) for when in (start, end) for name in ("ches", "ches_per_token")),
+        recorded(end, "reward_margin"),
     )
 
 

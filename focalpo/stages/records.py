@@ -7,7 +7,7 @@ with a user message.
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -175,7 +175,12 @@ class PromptScore:
 
 @dataclass(frozen=True, slots=True)
 class PairState:
-    """The policy's logps of one pair after `step` optimizer steps, in nats, summed over response tokens."""
+    """The policy's logps of one pair after `step` optimizer steps, in nats, summed over response tokens.
+
+    Entropies of the next token are summed likewise, in nats; CHES scores are those of Razin et al. (2024), the second
+    one length-normalised; `reward_margin` is the objective's own, r_w - r_l. None where it was not recorded, as by
+    older commits, or where the objective has no rewards.
+    """
 
     step: int
     split: str
@@ -185,6 +190,11 @@ class PairState:
     chosen_length: int
     rejected_length: int
     mislabelled: bool | None = None
+    chosen_entropy: float | None = None
+    rejected_entropy: float | None = None
+    ches: float | None = None
+    ches_per_token: float | None = None
+    reward_margin: float | None = None
 
 
 def write_records(path: Path, records: Iterable[Any]) -> None:
@@ -196,7 +206,7 @@ def write_records(path: Path, records: Iterable[Any]) -> None:
 
 
 def read_records(path: Path, kind: Callable[..., Record]) -> list[Record]:
-    """Read records written by `write_records`.
+    """Read records written by `write_records`; the last fields that have a default may be missing, for older files.
 
     Raises:
         ValueError: when the file is not whole, or its columns do not match the fields of `kind`.
@@ -211,9 +221,9 @@ def read_records(path: Path, kind: Callable[..., Record]) -> list[Record]:
         raise ValueError(
             f"{path} cannot be read ({first_line(error)}); delete its stage folder and run again"
         ) from error
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # a dataclass of this file
-    if table.column_names != names:
-        columns = table.column_names
+    columns, known = table.column_names, fields(kind)  # type: ignore[arg-type]  # a dataclass of this file
+    names, added = [field.name for field in known], known[len(columns) :]
+    if columns != names[: len(columns)] or any(field.default is MISSING for field in added):
         raise ValueError(f"{path} has columns {columns}, expected {names}; delete its stage folder and run again")
     return [kind(**row) for row in table.to_pylist()]
 

@@ -27,7 +27,7 @@ from focalpo.training import checkpoint, nonfinite
 from focalpo.training.buffers import restore_buffers, uncast_buffers
 from focalpo.training.inputs import Examples, logps_of, of_global_batch, scored_by
 from focalpo.training.kernels import use_kernels
-from focalpo.training.logprobs import PackedPolicy
+from focalpo.training.logprobs import Asked, PackedPolicy, Scores
 from focalpo.training.objective import Logps
 from focalpo.training.packing import Batcher, MicroBatch
 from focalpo.training.ranks import alive, device, rank, sum_over_ranks, world
@@ -172,9 +172,9 @@ def train(
         checkpoint.leave_if_asked(engine, checkpoints, step, run, saved)
 
     def look(step: int) -> None:
-        def stoppable(micro: MicroBatch) -> Tensor:
+        def stoppable(micro: MicroBatch, asked: Asked) -> Scores:
             leave_if_asked(step)
-            return engine(micro)
+            return engine(micro, asked=asked)
 
         if watch is not None:
             watch.look(stoppable, step, steps)

@@ -35,7 +35,7 @@ def scored_by(engine, objective: Objective, micro: MicroBatch) -> Scored:
     """Call the engine on a micro-batch, for the log-prob of each token only if the loss is of that kind."""
     if not isinstance(objective, TokenLevel):
         return Scored(engine(micro), {}, {})
-    sums, *each = engine(micro, tokens=True)
+    sums, *each = engine(micro, asked="tokens")
     # Cut by lengths that the host knows: a mask would have to be counted on the device.
     responses = [values.split(micro.layout.responses) for values in each]
     count = len(micro.branches)

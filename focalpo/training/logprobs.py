@@ -6,6 +6,7 @@ too many logits to keep, backward recomputes them.
 
 from collections.abc import Iterator
 from types import MethodType
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from focalpo.training.attention import NAME
 from focalpo.training.packing import MicroBatch
 from focalpo.training.settings import CHUNK_LOGITS, KEPT_LOGITS, words_at_once
 
+Asked = Literal["sums", "tokens", "diagnostics"]
 Scores = Tensor | tuple[Tensor, Tensor, Tensor]
 
 
@@ -39,11 +41,13 @@ class PackedPolicy(nn.Module):
         head = model.get_output_embeddings()
         head.forward = MethodType(_chunked(chunk_logits, rescaling(config)), head)
 
-    def forward(self, batch: MicroBatch, tokens: bool = False) -> Scores:
+    def forward(self, batch: MicroBatch, asked: Asked = "sums") -> Scores:
         """Return the summed log-probs, nats, fp32: [trees, branches].
 
-        With `tokens` also those of each response token, and the log of the sum of all tokens' squared probabilities
-        there, which has no gradient: both [response tokens], in the order of `batch.owners`.
+        Asked for "tokens" also those of each response token, and the log of the sum of all tokens' squared
+        probabilities there: both [response tokens], in the order of `batch.owners`. Asked for "diagnostics" also sums
+        over each response's tokens, of the entropies there, nats [trees, branches], and of the last hidden states that
+        predict them [trees, branches, hidden]. All fp32, and without gradient but for the log-probs.
 
         Raises:
             ValueError: when the model's layers do not use our attention, or a sequence is longer than a sliding window
@@ -61,24 +65,35 @@ class PackedPolicy(nn.Module):
                 f"{self.model.config.model_type} does not tell its attention of its sliding window of {self.window}, "
                 f"and a sequence has {batch.layout.longest} tokens; lower data.max_length to {self.window}"
             )
-        found = self.model.get_output_embeddings()(hidden[batch.predictors], batch.labels, tokens)
-        logps = found[0] if tokens else found  # [R]
-        sums = logps.new_zeros(batch.trees * len(batch.branches)).index_add(0, batch.owners, logps)
-        sums = sums.view(batch.trees, len(batch.branches))
-        return (sums, *found) if tokens else sums
+        rows = hidden[batch.predictors]  # [R, hidden]
+        logps, more = self.model.get_output_embeddings()(rows, batch.labels, asked)  # [R]
+        sums = _by_sequence(batch, logps)
+        if asked == "sums":
+            return sums
+        if asked == "tokens":
+            return sums, logps, more
+        return sums, _by_sequence(batch, more), _by_sequence(batch, rows.detach().float())
+
+
+def _by_sequence(batch: MicroBatch, values: Tensor) -> Tensor:
+    """Sums of `values` [R, ...] over the tokens of each response: [trees, branches, ...]."""
+    rest = values.shape[1:]
+    sums = values.new_zeros(batch.trees * len(batch.branches), *rest).index_add(0, batch.owners, values)
+    return sums.view(batch.trees, len(batch.branches), *rest)
 
 
 def _chunked(chunk_logits: int | None, rescaling: Rescaling):
-    def forward(head: nn.Linear, rows: Tensor, labels: Tensor, squares: bool) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(head: nn.Linear, rows: Tensor, labels: Tensor, asked: Asked) -> tuple[Tensor, Tensor | None]:
         """log softmax(rows @ W^T)[labels], fp32, of rescaled logits: rows [R, hidden], labels [R] -> [R].
 
-        With `squares` also log sum_v softmax(rows @ W^T)[v]^2 [R], without gradient.
+        Asked for "tokens" also log sum_v softmax(rows @ W^T)[v]^2, for "diagnostics" the softmax's entropy, nats: [R],
+        without gradient.
         """
         limit = CHUNK_LOGITS[rows.device.type] if chunk_logits is None else chunk_logits
         max_kept = KEPT_LOGITS if chunk_logits is None else chunk_logits
         keep = torch.is_grad_enabled() and len(rows) * head.out_features <= max_kept
         words = words_at_once(len(rows), limit)
-        return _TokenLogps.apply(rows, head.weight, head.bias, labels, words, keep, rescaling, squares)
+        return _TokenLogps.apply(rows, head.weight, head.bias, labels, words, keep, rescaling, asked)
 
     return forward
 
@@ -98,30 +113,33 @@ class _TokenLogps(torch.autograd.Function):
         words: int,
         keep: bool,
         rescaling: Rescaling,
-        squares: bool,
-    ):
+        asked: Asked,
+    ) -> tuple[Tensor, Tensor | None]:
         norms = rows.new_full((len(rows), 1), -torch.inf, dtype=torch.float32)
-        labelled, kept, squared = torch.zeros_like(norms), [], norms
+        labelled, mean, kept, squared = torch.zeros_like(norms), torch.zeros_like(norms), [], norms
         for chunk in _chunks(len(weight), words):
             logits = rescaling.logits_(_products(rows, weight, bias, chunk))
-            norms = norms.logaddexp(logits.logsumexp(-1, keepdim=True))
+            before, norms = norms, norms.logaddexp(logits.logsumexp(-1, keepdim=True))
             column, inside = _place(labels, chunk)
             labelled = torch.where(inside, logits.gather(-1, column), labelled)
-            if squares:
+            if asked == "tokens":
                 squared = squared.logaddexp((2 * logits).logsumexp(-1, keepdim=True))
+            elif asked == "diagnostics":  # the mean logit of the vocabulary so far
+                here = torch.linalg.vecdot((logits - norms).exp_(), logits)
+                mean = mean * (before - norms).exp() + here[:, None]
             if keep:
                 kept.append(logits)
         ctx.save_for_backward(rows, weight, bias, labels, norms)
         ctx.words, ctx.kept, ctx.rescaling = words, kept, rescaling
         logps = (labelled - norms)[:, 0]
-        if not squares:
-            return logps
-        collision = (squared - 2 * norms)[:, 0]
-        ctx.mark_non_differentiable(collision)
-        return logps, collision
+        if asked == "sums":
+            return logps, None
+        more = ((squared - 2 * norms) if asked == "tokens" else (norms - mean))[:, 0]
+        ctx.mark_non_differentiable(more)
+        return logps, more
 
     @staticmethod
-    def backward(ctx, grad: Tensor, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    def backward(ctx, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         rows, weight, bias, labels, norms = ctx.saved_tensors
         grad = grad[:, None]
         grad_rows = torch.zeros_like(rows, dtype=torch.float32)  # sum over chunks: low precision would lose small terms

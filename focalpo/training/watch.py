@@ -1,6 +1,6 @@
-"""Record the policy during training: the log-probs of some training pairs and of all held-out pairs.
+"""Record the policy during training: its states of some training pairs and of all held-out pairs.
 
-The evaluation on held-out pairs costs nothing: it follows from the same log-probs.
+The evaluation on held-out pairs costs nothing: it follows from the same states.
 """
 
 from collections.abc import Sequence
@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Protocol
 
 from focalpo.data.trees import Tree
+from focalpo.stages.diagnostics import diagnostics
 from focalpo.stages.rankings import accuracies, change
 from focalpo.stages.records import PairState, read_records, write_records
-from focalpo.training.evaluation import evaluation
+from focalpo.training.evaluation import evaluation, with_margins
 from focalpo.training.objective import Objective
+from focalpo.training.observing import observed
 from focalpo.training.ranks import rank
-from focalpo.training.scoring import score
-
-BRANCHES = ("chosen", "rejected")
 
 
 class Evaluated(Protocol):
@@ -27,7 +26,7 @@ class Evaluated(Protocol):
 class Watch:
     """Records a `PairState` per pair at the first and last step and every `every` steps (0: first and last only).
 
-    `tracker` receives the objective's loss and rewards on the test split at each of these steps.
+    `tracker` receives the objective's loss and rewards on the test split and its diagnostics at each of these steps.
     """
 
     def __init__(
@@ -57,29 +56,19 @@ class Watch:
         if step and not self.states and self.file.is_file():  # a resumed run keeps its earlier records
             self.states = [state for state in read_records(self.file, PairState) if state.step < step]
         for split, trees in self.splits.items():
-            logps = score(engine, trees, BRANCHES, self.micro_batch_tokens)
-            self.states += [
-                PairState(
-                    step,
-                    split,
-                    tree.id,
-                    logps["chosen"][place],
-                    logps["rejected"][place],
-                    len(tree.branches["chosen"]),
-                    len(tree.branches["rejected"]),
-                    self.mislabelled.get(tree.id),
-                )
-                for place, tree in enumerate(trees)
-            ]
+            now = observed(engine, trees, self.micro_batch_tokens, step, split, self.mislabelled)
+            self.states += with_margins(self.objective, self._states(split, 0) or now, now)
         if rank() == 0:
             write_records(self.file, self.states)
         if self.tracker is not None and self.splits["test"]:
-            start, now = (self._test_states(each) for each in (0, step))
-            self.tracker.evaluated(step, **evaluation(self.objective, start, now))
+            start, now = (self._states("test", each) for each in (0, step))
+            values = evaluation(self.objective, start, now) | diagnostics(change(self.states, "test"))
+            self.tracker.evaluated(step, **values)
 
-    def _test_states(self, step: int) -> list[PairState]:
-        return [state for state in self.states if (state.split, state.step) == ("test", step)]
+    def _states(self, split: str, step: int) -> list[PairState]:
+        return [state for state in self.states if (state.split, state.step) == (split, step)]
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Return the accuracies of both splits, from the first to the last recorded step."""
-        return {split: accuracies(change(self.states, split)) for split, trees in self.splits.items() if trees}
+        """Return accuracies and diagnostics of both splits, from the first to the last recorded step."""
+        changes = {split: change(self.states, split) for split, trees in self.splits.items() if trees}
+        return {split: accuracies(found) | diagnostics(found) for split, found in changes.items()}
