@@ -102,7 +102,9 @@ def content_of(
         for setting, rows in changes.items()
         if rows
     ]
-    return Content(results, finding(results), summary, licence, origins, curves, judges, trained, pictures, stages, anchors)
+    return Content(
+        results, finding(results), summary, licence, origins, curves, judges, trained, pictures, stages, anchors
+    )
 
 
 def _curves(run: TableRun, setting: str, row: str) -> dict[str, list[float]]:

@@ -61,7 +61,11 @@ def as_latex_report(content: Content) -> str:
         blocks.append(_titled(f"Diagnostics of training, {block.title}", columns, [["", *block.header], *block.body]))
     blocks += [tex(NOTE)] if content.diagnostics else []
     if content.anchors.body:
-        blocks.append(_titled(content.anchors.title.capitalize(), "lllrrl", _anchor_rows(content)))
+        blocks.append(
+            _titled(
+                content.anchors.title.capitalize(), "lllrrl", [["", *content.anchors.header], *content.anchors.body]
+            )
+        )
     blocks += [tex(note) for note in results.notes]
     return "\n\n".join([PREAMBLE, *blocks, "\\end{document}"]) + "\n"
 
