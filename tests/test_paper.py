@@ -18,6 +18,7 @@ from focalpo.reporting.quoted import Unquotable, quote
 from focalpo.reporting.tex import as_tex, complaints
 from focalpo.stages.folder import file_hash, write_json
 from recipes.paper import CLAIMS, NAME, compiled, main, pictures, sources_of, write_inputs
+from recipes.publish import publish
 from tests.published_tables import made_up, write_published
 
 ROOT = Path(__file__).parent.parent
@@ -74,6 +75,21 @@ def test_a_published_file_that_was_edited_is_refused(root: Path) -> None:
     assert cell.source.endswith("make why CELL=focalpo/base/ae2_lc REPORT=runs/report/pocket-0a")
     edit(folder / "table1.csv", lambda line: line.update(value="99"))
     with pytest.raises(ValueError, match="table1.csv is not the file of report/pocket-0a; publish the report again"):
+        sources_of(root)
+
+
+def test_what_publish_writes_is_what_the_paper_reads(sealed_report: Path, root: Path) -> None:
+    (root / "README.md").write_text("<!-- table: docs/pocket/summary.md -->\n<!-- end of table -->\n")
+    publish(sealed_report, root)
+    sources = sources_of(root)
+    table = sources.tables["pocket"]
+    assert table.report == f"report/{sealed_report.name}" and table.hours is not None and table.machine
+    rows = [row for rows in table.results.rows.values() for row in rows]
+    assert [row.label for row in rows] == ["SFT", "DPO", "FocalPO"] and len(table.pairs) == 4
+    assert sources.verdicts["rarely_fixed"]["pocket"].source == "docs/pocket/pairs.csv"
+    pairs = root / "docs/pocket/pairs.csv"
+    pairs.write_text(pairs.read_text().replace("40", "41"))
+    with pytest.raises(ValueError, match="pairs.csv is not the file of report/pocket-"):
         sources_of(root)
 
 
