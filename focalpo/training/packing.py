@@ -62,10 +62,11 @@ def pack(trees: Sequence[Tree], branches: tuple[str, ...], share_prompts: bool =
         for branch in branches:
             response = tree.branches[branch]
             count = len(response)
-            segments[-1].append(Segment(first, first + count, start, end))
             # Response token t is predicted one row earlier, the first one by the last row of the shared prompt.
             before = np.arange(first - 1, first + count - 1)
-            before[0] = end - 1
+            if count:  # of an answer without a pair, the other one has no tokens
+                segments[-1].append(Segment(first, first + count, start, end))
+                before[0] = end - 1
             predictors.append(before)
             rows.append(response)
             positions.append(np.arange(len(tree.prompt), len(tree.prompt) + count))
