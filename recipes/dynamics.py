@@ -45,9 +45,8 @@ def compare(arguments: list[str]) -> None:
     print(f"\npairs of {first.data.path}")
     for stage in dict.fromkeys(Folder(runs, each.inputs["pairs"]).path for each in stages.values()):
         print(*_kept(read_manifest(stage)["facts"]), sep="\n")
-    print(
-        f"\nthe same {next(iter(facts.values()))['test']['pairs']} held-out pairs before and after; a tie is half right"
-    )
+    pairs = next(iter(facts.values()))["test"]["pairs"]
+    print(f"\nthe same {pairs} held-out pairs before and after; a tie is half right")
     held_out = {table.rows[row].label: values["test"] for row, values in facts.items()}
     for columns in (COLUMNS, DIAGNOSTICS):
         print(*_lines(columns, held_out), sep="\n", end="\n\n")

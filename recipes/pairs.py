@@ -9,10 +9,12 @@ from pathlib import Path
 from focalpo.answering.engine import Backend, Decoding
 from focalpo.answering.generation import Generator
 from focalpo.data.on_policy import SPLITS, best_against_worst
+from focalpo.data.schemas import convert
 from focalpo.data.sources import FileSource, HubSource, load, prompt_position
-from focalpo.data.tokens import Tokenised, by_kind, counted, described, pair_trees
+from focalpo.data.tokens import Tokenised, answer_trees, by_kind, counted, described, pair_trees
 from focalpo.data.trees import write_trees
 from focalpo.data.truncation import Limits
+from focalpo.data.unpaired import convert_unpaired
 from focalpo.data.validate import Checked, validate
 from focalpo.pocket import datasets as pocket
 from focalpo.pocket.benchmarks import benchmark_prompts
@@ -38,7 +40,8 @@ def make(job: Job) -> dict:
     dropped = dict(checked.dropped)
     warnings = [f"data: dropped {counted(checked.dropped)}"] if any(checked.dropped.values()) else []
     splits = dict(zip(SPLITS, (checked.train, checked.test), strict=True))
-    tokenised = {split: pair_trees(tokenizer, pairs, limits, stops) for split, pairs in splits.items()}
+    tokenise = answer_trees if data["source"] == "unpaired" else pair_trees
+    tokenised = {split: tokenise(tokenizer, pairs, limits, stops) for split, pairs in splits.items()}
     _check_contract(tokenised, data["on_bad_rows"])
     for split, found in tokenised.items():
         kept = {tree.id for tree in found.trees}
@@ -57,10 +60,11 @@ def load_pairs(data: dict) -> Checked:
     if data["source"] == "pocket_base":
         pairs = lambda noise: pocket.base_pairs(data["prompts"], data["seed"], noise, benchmark_prompts())  # noqa: E731
         return _held_out(_labelled(data, pairs), data["test_fraction"])
-    if data["source"] == "file":
+    if data["source"] in ("file", "unpaired"):
         test = data["test_path"] and Path(data["test_path"])
         file = FileSource(Path(data["path"]), test, None if test else data["test_fraction"])
-        return load(file, data["on_bad_rows"], data["limit"], data["ignore_columns"])
+        converted = convert_unpaired if data["source"] == "unpaired" else convert
+        return load(file, data["on_bad_rows"], data["limit"], data["ignore_columns"], converted)
     test = data["test_split"]
     fraction = None if test else data["test_fraction"]
     hub = HubSource(data["path"], data["revision"], data["train_split"], test, fraction)

@@ -109,7 +109,7 @@ def demonstrations(job: Job) -> tuple[list[Demonstration], dict[str, int]]:
     if data["demonstrations"] in POCKET:
         return POCKET[data["demonstrations"]](data["count"], seed, pocket_benchmarks.benchmark_prompts()), {}
     checked = load_pairs(data["data"] | job.launch.get("files", {}) | {"on_bad_rows": "drop"})
-    pairs = list(checked.train)
+    pairs = [pair for pair in checked.train if pair.chosen]  # not the undesirable ones of single answers
     random.Random(seed).shuffle(pairs)
     return [Demonstration(pair.id, pair.prompt, pair.chosen) for pair in pairs[: data["count"]]], checked.dropped
 

@@ -22,6 +22,7 @@ from focalpo.training.lora import add_adapters, merge
 from focalpo.training.model import generation_config, load_model, load_tokenizer, stop_ids
 from focalpo.training.moved import content, must_move, rounding_warnings
 from focalpo.training.settings import LoraSettings
+from focalpo.training.unpaired import is_unpaired, weight_advice
 from focalpo.training.watch import Watch
 
 
@@ -67,6 +68,8 @@ def make(job: Job) -> dict:
     if adapters is not None:
         merge(adapters)
     warnings = rounding_warnings(start, model)
+    if is_unpaired(trees):
+        warnings += weight_advice(trees, objective.chosen_weight, objective.rejected_weight)
     tokenizer = load_tokenizer(source)
     card = checkpoint.model_card(job.name, job.settings, source.path)
     stops = stop_ids(source, tokenizer)

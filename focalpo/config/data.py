@@ -81,6 +81,17 @@ class File(Data):
 
 
 @dataclass(slots=True)
+class Unpaired(File):
+    """A file of answers with labels, not in pairs; only the losses named in `UNPAIRED` train on them."""
+
+    source = "unpaired"
+
+
+UNPAIRED = ("kto",)
+"""Losses of one answer at a time."""
+
+
+@dataclass(slots=True)
 class Published(Data):
     """A dataset of the hub at a commit."""
 
@@ -163,4 +174,4 @@ class Instructions(Data):
             yield f"data.file={self.file} is not a file of {ROOT / 'eval'}; correct its name, without .yaml"
 
 
-SOURCES = {shape.source: shape for shape in (PocketBase, PocketInstruct, File, Hub, OnPolicy, Instructions)}
+SOURCES = {shape.source: shape for shape in (PocketBase, PocketInstruct, File, Unpaired, Hub, OnPolicy, Instructions)}

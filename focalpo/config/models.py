@@ -7,7 +7,7 @@ from focalpo.config.schema import Config
 STARTS = {"path": "on the hub, or a folder", "package": "converted", "architecture": "trained here"}
 TOKENIZERS = ("pocket", "bpe")
 DEMONSTRATIONS = ("chosen", "pocket_pretraining", "pocket_demonstrations")
-HAVE_CHOSEN = ("file", "hub", "pocket_base")
+HAVE_CHOSEN = ("file", "unpaired", "hub", "pocket_base")
 """Sources of pairs that do not themselves need the model which the phase trains."""
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from focalpo.config.cluster import cluster_problems
-from focalpo.config.data import SOURCES, Data
+from focalpo.config.data import SOURCES, UNPAIRED, Data
 from focalpo.config.models import model_problems
 from focalpo.config.schema import CapabilityConfig, Config
 from focalpo.stages.origin import ROOT
@@ -44,6 +44,9 @@ def problems(config: Config) -> Iterator[str]:
         own = ", ".join(f"/source/{name}" for name, shape in SOURCES.items() if shape.own_answers)
         remedy = f"choose a data= whose source is one of {own}, or rounds=1"
         yield f"rounds={config.rounds}: the pairs of data={config.data.name} are not the model's own answers; {remedy}"
+    if config.data.source == "unpaired" and config.objective.name not in UNPAIRED:
+        remedy = f"choose objective={'|'.join(UNPAIRED)}, or pairs by data=file"
+        yield f"objective={config.objective.name} needs pairs, and data={config.data.name} has single answers; {remedy}"
     yield from _capability_problems(config.capability)
     yield from _benchmark_problems(config)
     yield from _answer_problems(config)

@@ -52,6 +52,8 @@ def recognise(rows: list[dict], source: str) -> Schema:
     best = max(SCHEMAS, key=lambda schema: fitting[schema.name])
     if fitting[best.name]:
         return best
+    if "label" in kinds and ("completion" in kinds or "messages" in kinds):
+        raise ValueError(f"{source}: rows of one answer with a label are no pairs; train on them by data=unpaired")
     columns = ", ".join(f"{shown(name)} ({_most_common(found)})" for name, found in kinds.items())
     known = "; ".join(f"[{schema.name}] {', '.join(schema.columns)}" for schema in SCHEMAS)
     raise ValueError(f"{source}: columns {columns} match no known schema; rename or convert them to one of: {known}")

@@ -33,6 +33,7 @@ class Split:
     """One split before validation: pairs by source row number; `bad` maps a problem to source rows.
 
     `not_read` names the columns that hold something and are not read, `equal_scores` the rows whose two scores agree.
+    The pairs of an `unpaired` split have one answer each, as chosen or as rejected (focalpo/data/unpaired.py).
     """
 
     source: str
@@ -41,6 +42,7 @@ class Split:
     bad: dict[str, list[int]] = field(default_factory=dict)
     not_read: Sequence[str] = ()
     equal_scores: Sequence[int] = ()
+    unpaired: bool = False
 
 
 def convert(rows: list[dict], source: str, prefix: str, ignored: Sequence[str] = ()) -> Split:
@@ -106,17 +108,31 @@ def _parts(row: dict, schema: Schema) -> Parts:
         BadRow: when a value is of another kind than most rows', or has a problem of its own.
     """
     for column, expected in schema.columns.items():
-        _check_kind(kind(row.get(column)), expected)
+        check_kind(kind(row.get(column)), expected)
     prompt, chosen, rejected = schema.parts(row)
     if "history" in schema.optional:
         prompt = _history(row) + prompt
-    prompt = _with_system(row, prompt)
-    if not all(map(is_encodable, [*(turn["content"] for turn in prompt), chosen, rejected, str(row.get("prompt_id"))])):
-        raise BadRow(UNENCODABLE)
+    prompt = with_system(row, prompt)
+    check_texts(row, prompt, chosen, rejected)
     return prompt, chosen, rejected
 
 
-def _check_kind(found: str, expected: set[str]) -> None:
+def check_texts(row: dict, prompt: Messages, *answers: str) -> None:
+    """Check that encoders can read the texts of a row.
+
+    Raises:
+        BadRow: when one cannot be encoded.
+    """
+    if not all(map(is_encodable, [*(turn["content"] for turn in prompt), *answers, str(row.get("prompt_id"))])):
+        raise BadRow(UNENCODABLE)
+
+
+def check_kind(found: str, expected: set[str]) -> None:
+    """Check that a value is of a kind that its column expects.
+
+    Raises:
+        BadRow: when it is not, with the problem.
+    """
     if fits(found, expected) or (found == "wrapped messages" and "text" in expected):
         return  # JSON with messages in it is a text where most rows are texts; a file of such rows fits no layout
     if found == "garbled messages":
@@ -139,7 +155,7 @@ def _history(row: dict) -> Messages:
     return turns
 
 
-def _with_system(row: dict, prompt: Messages) -> Messages:
+def with_system(row: dict, prompt: Messages) -> Messages:
     """A prompt with the system turn of the row's own column, unless it begins with the same one."""
     systems = [text(row, name) for name in ("system", "system_prompt") if not is_empty(row.get(name))]
     own = prompt[0]["content"] if prompt and prompt[0]["role"] == "system" else None

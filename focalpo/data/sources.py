@@ -10,7 +10,7 @@ princeton-nlp/llama3-ultrafeedback-armorm are reported to be those of test_prefs
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -26,6 +26,8 @@ from focalpo.stages.records import Messages
 # Fixed, so that `limit` selects the same pairs in every run, whatever the seed of the run.
 LIMIT_SEED = 0
 Item = TypeVar("Item")
+Converted = Callable[[list[dict], str, str, Sequence[str]], Split]
+"""Rows, their source, a prefix of ids and ignored columns -> a split: `convert`, or of single answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ def load(
     on_bad_rows: Literal["error", "drop"],
     limit: int | None = None,
     ignore_columns: Sequence[str] = (),
+    converted: Converted = convert,
 ) -> Checked:
     """Read, convert, split and check; `limit` keeps at most that many valid pairs of train and of test (see `sample`).
 
@@ -79,22 +82,24 @@ def load(
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; set it to at least 1, or to null for all pairs")
-    checked = validate(*read_splits(source, ignore_columns), on_bad_rows)
+    checked = validate(*read_splits(source, ignore_columns, converted), on_bad_rows)
     if limit is None:
         return checked
     return replace(checked, train=sample(checked.train, limit), test=sample(checked.test, limit))
 
 
-def read_splits(source: FileSource | HubSource, ignored: Sequence[str]) -> tuple[Split, Split]:
+def read_splits(
+    source: FileSource | HubSource, ignored: Sequence[str], converted: Converted = convert
+) -> tuple[Split, Split]:
     """Train and test as the source provides them, or its single split divided by prompt."""
     tables = source.tables()
     check_ignored(ignored, [rows for _, rows in tables], tables[0][0])
     if source.test_fraction is not None:
         [(name, rows)] = tables
         # "row", not "train": the id of a pair must not suggest one of the two splits.
-        return hold_out(convert(rows, name, "row", ignored), source.test_fraction)
+        return hold_out(converted(rows, name, "row", ignored), source.test_fraction)
     (train_name, train_rows), (test_name, test_rows) = tables
-    train, test = convert(train_rows, train_name, "train", ignored), convert(test_rows, test_name, "test", ignored)
+    train, test = converted(train_rows, train_name, "train", ignored), converted(test_rows, test_name, "test", ignored)
     return train, test
 
 

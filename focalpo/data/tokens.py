@@ -8,7 +8,7 @@ not empty, and one stop token ends it. The hash of the template is saved with th
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -87,6 +87,22 @@ def pair_trees(
     """The pairs as trees with the branches "chosen" and "rejected"."""
     answers = {"chosen": [pair.chosen for pair in pairs], "rejected": [pair.rejected for pair in pairs]}
     return _tokenised(tokenizer, [p.id for p in pairs], [p.prompt for p in pairs], answers, limits, stop_ids)
+
+
+def answer_trees(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], limits: Limits, stop_ids: Sequence[int]
+) -> Tokenised:
+    """Single answers as trees: of the branches "chosen" and "rejected" the one that an answer is not has no tokens."""
+    answers = {"answer": [pair.chosen or pair.rejected for pair in pairs]}
+    found = _tokenised(tokenizer, [p.id for p in pairs], [p.prompt for p in pairs], answers, limits, stop_ids)
+    desirable, none = {pair.id: bool(pair.chosen) for pair in pairs}, np.empty(0, np.int32)
+
+    def sided(tree: Tree) -> Tree:
+        answer = tree.branches["answer"]
+        sides = (answer, none) if desirable[tree.id] else (none, answer)
+        return Tree(tree.id, tree.prompt, dict(zip(("chosen", "rejected"), sides, strict=True)))
+
+    return replace(found, trees=[sided(tree) for tree in found.trees])
 
 
 def demonstration_trees(

@@ -14,7 +14,10 @@ Ids = NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tree:
-    """A prompt and its branches as token ids, the unit of packing (`branches["chosen"]`, `branches["rejected"]`)."""
+    """A prompt and its branches as token ids, the unit of packing (`branches["chosen"]`, `branches["rejected"]`).
+
+    Of an answer without a pair only one branch has tokens.
+    """
 
     id: str
     prompt: Ids
@@ -27,15 +30,21 @@ class Tree:
 def with_mismatched(trees: Sequence[Tree]) -> list[Tree]:
     """Trees with the single branch "mismatched", an answer to another prompt: KTO's KL sample (arXiv 2402.01306, 3.2).
 
-    The answer is that of the next tree of the dataset, chosen and rejected in turn, so that it does not depend on the
-    batch, the seed or the number of ranks, and its reference logps can be cached. It is cut where prompt + answer would
-    be longer than any pair's: the pairs keep `data.max_length` and the model's positions, two strangers might not.
+    The answer is that of the next tree of the dataset, chosen and rejected in turn or the only one, so that it does not
+    depend on the batch, the seed or the number of ranks, and its reference logps can be cached. It is cut where prompt
+    and answer would be longer than any pair's: the pairs keep `data.max_length` and the model's positions, two
+    strangers might not.
     """
     longest = max((len(tree.prompt) + max(map(len, tree.branches.values())) for tree in trees), default=0)
     following = [*trees[1:], *trees[:1]]
     sides = ("chosen", "rejected")
+
+    def answer(tree: Tree, place: int) -> Ids:
+        turn, other = tree.branches[sides[place % 2]], tree.branches[sides[1 - place % 2]]
+        return turn if len(turn) else other
+
     return [
-        Tree(tree.id, tree.prompt, {"mismatched": other.branches[sides[place % 2]][: longest - len(tree.prompt)]})
+        Tree(tree.id, tree.prompt, {"mismatched": answer(other, place)[: longest - len(tree.prompt)]})
         for place, (tree, other) in enumerate(zip(trees, following, strict=True))
     ]
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from focalpo.data import columns, values
 from focalpo.data.schemas import Split
+from focalpo.data.unpaired import NO_LABEL, check_labels
 from focalpo.data.values import prompt_key
 from focalpo.stages.records import Messages, Pair
 
@@ -29,6 +30,7 @@ KINDS = (
     values.DIFFERENT,
     columns.NO_SCORE,
     values.NO_PREFERENCE,
+    NO_LABEL,
     values.TIE,
     EMPTY,
     EMPTY_TURN,
@@ -80,6 +82,8 @@ def validate(train: Split, test: Split, on_bad_rows: Literal["error", "drop"]) -
             report = [line for kind in kinds for line in described(kind, found)]
             remedy = "use other data or another split"
             raise ValueError("\n  ".join([f"no valid {name} pair in {split.source}: {remedy}", *report]))
+        if split.unpaired:
+            check_labels(kept, name, split.source)
     names = {"train": train.schema, "test": test.schema}
     not_read = sorted({*train.not_read, *test.not_read})
     equal_scores = len(train.equal_scores) + len(test.equal_scores)
@@ -95,9 +99,9 @@ def problems(split: Split, held_out: Set[tuple]) -> Found:
         prompt, chosen, rejected = prompt_key(pair.prompt), pair.chosen.strip(), pair.rejected.strip()
         checks = {
             values.TURNS: not alternates(pair.prompt),
-            EMPTY: not chosen or not rejected,
+            EMPTY: not (chosen or rejected) if split.unpaired else not (chosen and rejected),
             EMPTY_TURN: any(not content for role, content in prompt if role != "system"),
-            IDENTICAL: chosen == rejected,
+            IDENTICAL: chosen == rejected and not split.unpaired,
             CONTRADICTED: chosen != rejected and (prompt, rejected, chosen) in labelled,
             DUPLICATE: (prompt, pair.chosen, pair.rejected) in seen,
             OVERLAP: prompt in held_out,

@@ -220,7 +220,8 @@ class Estimate:
 
 def answers_of(stage: Stage) -> int:
     """Branches of a training stage's trees."""
-    return 1 if stage.kind == "sft" else 2
+    pairs = stage.inputs.get("pairs")
+    return 1 if stage.kind == "sft" or (pairs and pairs.settings["data"]["source"] == "unpaired") else 2
 
 
 def _shape(config: Config, sizes: dict) -> Shape:

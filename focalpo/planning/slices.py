@@ -13,6 +13,8 @@ from focalpo.stages.reading import read_text
 from focalpo.training.settings import EXECUTION, SAMPLING, SCHEDULES
 
 FILES = ("path", "test_path")
+IN_FILES = ("file", "unpaired")
+"""Sources that read files of the user's."""
 SAMPLED = ("on_policy", "instructions")
 """Sources whose answers are sampled from the model and scored by stages of their own."""
 
@@ -54,7 +56,7 @@ def data_slice(config: Config) -> dict:
     values = {"source": data.source} | source_slice(config)
     if values.get("noise_on") == NOISY[0]:
         del values["noise_on"]
-    if data.source == "file":
+    if data.source in IN_FILES:
         # Results depend on the content, not the path: an edited file makes a different stage, a moved one does not.
         values |= {f"{name}_sha256": _content(values.pop(name)) for name in FILES}
     return values
@@ -82,7 +84,7 @@ def limits_slice(config: Config) -> dict:
 
 def data_files(config: Config) -> dict:
     """The paths of the data's files, for the stages that read them."""
-    return {"files": {name: getattr(config.data, name) for name in FILES}} if config.data.source == "file" else {}
+    return {"files": {name: getattr(config.data, name) for name in FILES}} if config.data.source in IN_FILES else {}
 
 
 def _content(path: str | None) -> str | None:

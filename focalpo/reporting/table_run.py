@@ -70,9 +70,11 @@ class TableRun:
         return self.benchmark(setting, next((each[name]["questions"] for each in sets if name in each), name))
 
     def changes(self, setting: str, row: str, split: str) -> list[Change]:
-        """Effect of training on the pairs of a split, one per seed; empty for a row that was not trained."""
+        """Effect of training on the pairs of a split, one per seed; empty for a row that was not trained, or on single
+        answers."""
         files = [folder / "dynamics.parquet" for folder in self.seeds(setting, row, "train").values()]
-        return [change(read_records(file, PairState), split) for file in files]
+        found = [change(read_records(file, PairState), split) for file in files]
+        return [] if any(each.unpaired for each in found) else found
 
     def results(self, paper: Mapping, rule: Rule, title: str, warnings: tuple[str, ...]) -> Results:
         """Compute the table's cells with intervals, differences and verdicts; the caller adds the notes.

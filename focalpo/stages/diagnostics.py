@@ -19,7 +19,8 @@ BINS = 10
 def diagnostics(found: Change) -> dict[str, float]:
     """All diagnostics by the names of focalpo/stages/metrics.py; what was not recorded is left out."""
     tokens = found.chosen_length.sum(), found.rejected_length.sum()
-    chosen, rejected = found.end_chosen - found.start_chosen, found.end_rejected - found.start_rejected
+    chosen = (found.end_chosen - found.start_chosen)[found.chosen_length > 0]
+    rejected = (found.end_rejected - found.start_rejected)[found.rejected_length > 0]
     calibrated = calibration(found.reward_margin, found.mislabelled)
     values = {
         "kl_answers": kl_answers(found),

@@ -51,6 +51,11 @@ class Change:
     reward_margin: np.ndarray
 
     @property
+    def unpaired(self) -> bool:
+        """Whether these are single answers: each is chosen or rejected, and the other side has no tokens."""
+        return bool((self.chosen_length == 0).any() or (self.rejected_length == 0).any())
+
+    @property
     def margin(self) -> np.ndarray:
         """D = log pi/ref(chosen) - log pi/ref(rejected), `[pairs]`; no beta, the reference is the policy at start."""
         return (self.end_chosen - self.start_chosen) - (self.end_rejected - self.start_rejected)
@@ -115,8 +120,12 @@ def groups(found: Change, per_token: bool = False) -> dict[str, float]:
 def accuracies(found: Change) -> dict[str, float]:
     """Reward accuracy, mean margin, and ranking accuracy at start and end by sum and per token; ties count half.
 
-    `pairs` are compared; `ties` is the share of them with the margin 0: all, when training changed nothing.
+    `pairs` are compared; `ties` is the share of them with the margin 0: all, when training changed nothing. Of single
+    answers every desirable one is compared with every undesirable one, and no ranking by log-probs, whose prompts
+    differ.
     """
+    if found.unpaired:
+        return _unpaired_accuracies(found)
     return {
         "pairs": len(found.margin),
         "reward_accuracy": float(np.mean(right(found.margin, 0.0))),
@@ -126,4 +135,17 @@ def accuracies(found: Change) -> dict[str, float]:
         "ranking_accuracy_per_token_start": float(np.mean(found.ranked_right("start", per_token=True))),
         "ranking_accuracy_per_token_end": float(np.mean(found.ranked_right("end", per_token=True))),
         "margin": float(np.mean(found.margin)),
+    }
+
+
+def _unpaired_accuracies(found: Change) -> dict[str, float]:
+    desirable = found.chosen_length > 0
+    better = (found.end_chosen - found.start_chosen)[desirable]
+    worse = np.sort((found.end_rejected - found.start_rejected)[~desirable])
+    below, up_to = (np.searchsorted(worse, better, side) for side in ("left", "right"))
+    return {
+        "pairs": len(better) * len(worse),
+        "reward_accuracy": float(np.mean(below + up_to) / 2 / len(worse)),
+        "ties": float(np.mean(up_to - below) / len(worse)),
+        "margin": float(better.mean() - worse.mean()),
     }

@@ -31,6 +31,7 @@ class Demonstration:
 class Pair:
     """One preference: `chosen` was preferred to `rejected` as the answer to `prompt`.
 
+    Of an answer without a pair (focalpo/data/unpaired.py) the other side is empty.
     `mislabelled` is known only where the gold reward is (the pocket world): True when the label contradicts it.
     """
 

@@ -33,6 +33,7 @@ from focalpo.training.packing import Batcher, MicroBatch
 from focalpo.training.ranks import alive, device, rank, sum_over_ranks, world
 from focalpo.training.settings import EXECUTION, TrainSettings
 from focalpo.training.steps import global_batch_at, learning_rate_at, steps_of
+from focalpo.training.unpaired import answers_by_branch, of_answers, unpaired_metrics
 from focalpo.training.watch import Watch
 
 # How long ranks wait for each other in our own collectives: the others wait while rank 0 writes the exported weights.
@@ -216,6 +217,8 @@ def _accumulate(
     sums: dict[str, Tensor] = {}
     seen: list[nonfinite.Seen] = []
     trees = [examples.trees[item] for item in items]
+    answers = answers_by_branch(trees, objective.branches)
+    paired = set(answers.values()) == {len(items)}
     for share, micro, last in batcher.micro_batches(trees, objective.branches, world(), rank()):
         if world() == 1:  # several ranks agree on stopping once per step
             leave_if_asked()
@@ -227,10 +230,11 @@ def _accumulate(
         engine.set_gradient_accumulation_boundary(last)
         # DeepSpeed averages over ranks; the factor world / global batch makes the sum a mean over the global batch.
         engine.backward(loss.loss.sum() * (world() / len(items)))
-        for name, value in _metrics(batch, loss).items():
+        for name, value in (_metrics if paired else unpaired_metrics)(batch, loss).items():
             sums[name] = sums.get(name, 0.0) + value
     total = sum_over_ranks(torch.stack(list(sums.values())))
-    return dict(zip(sums, total / len(items), strict=True)), seen
+    means = dict(zip(sums, total / len(items), strict=True))
+    return means if paired else of_answers(means, answers, len(items)), seen
 
 
 def _clip(engine, settings: TrainSettings) -> Tensor | None:

@@ -8,6 +8,7 @@ import torch
 from focalpo.stages.rankings import right
 from focalpo.stages.records import PairState
 from focalpo.training.objective import BatchLevel, BatchLogps, Logps, Loss, Objective, TokenLevel
+from focalpo.training.observing import BRANCHES
 
 
 def evaluation(objective: Objective, start: Sequence[PairState], now: Sequence[PairState]) -> dict[str, float]:
@@ -15,7 +16,8 @@ def evaluation(objective: Objective, start: Sequence[PairState], now: Sequence[P
 
     An objective without a loss here (`_loss`) has log-probs only, one that ranks nothing (SFT) no rewards.
     """
-    found = {f"logps_{branch}": float(_column(now, branch).mean()) for branch in ("chosen", "rejected")}
+    there = {branch: [state for state in now if getattr(state, f"{branch}_length")] for branch in BRANCHES}
+    found = {f"logps_{branch}": float(_column(states, branch).mean()) for branch, states in there.items()}
     loss = _loss(objective, start, now)
     if loss is None:
         return found

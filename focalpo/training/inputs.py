@@ -11,6 +11,7 @@ from focalpo.data.trees import Tree
 from focalpo.training.objective import BatchLevel, BatchLogps, Logps, Objective, TokenLevel, TokenLogps
 from focalpo.training.packing import Batcher, MicroBatch
 from focalpo.training.ranks import device, rank, sent, sum_over_ranks, world
+from focalpo.training.unpaired import is_unpaired, settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ def logps_of(
     """The record that a loss of this kind is called with, of the micro-batch that holds these items."""
     policy = dict(zip(objective.branches, scored.sums.T, strict=True))
     length = _lengths(objective.branches, items, examples.trees)
+    if is_unpaired([examples.trees[item] for item in items]):
+        policy = {branch: settled(branch, logps, length[branch]) for branch, logps in policy.items()}
     reference = _reference(objective.branches, items, examples.reference)
     if isinstance(objective, TokenLevel):
         reference |= _reference(objective.reference_branches, items, examples.reference)

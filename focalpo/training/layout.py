@@ -123,7 +123,7 @@ class Layout:
     @cached_property
     def branches(self) -> Ragged | None:
         """The branches behind the trunks, each with a copy of its prompt's keys before its own."""
-        others = [branch for tree in self.trees for branch in tree[2:]]
+        others = [branch for tree in self.trees for branch in tree[2:] if branch.queries]
         if not others:
             return None
         queries, keys = [each.queries for each in others], [each.keys for each in others]
@@ -148,7 +148,9 @@ def _blocks(trees: Sequence[Sequence[Segment]]) -> list[Block]:
     """Units of computation: a small tree as a whole, under a mask; a large tree segment by segment."""
     whole = [sum(segment.queries for segment in tree) <= SMALL_TREE for tree in trees]
     return [
-        block for tree, small in zip(trees, whole, strict=True) for block in ([tree] if small else [[s] for s in tree])
+        block
+        for tree, small in zip(trees, whole, strict=True)
+        for block in ([tree] if small else [[segment] for segment in tree if segment.queries])
     ]
 
 

@@ -25,9 +25,11 @@ def observed(
     """The policy's state of every pair, in the order of `trees`; every rank must call it."""
     rows = measured(partial(_columns, engine), trees, BRANCHES, micro_batch_tokens)
     states = []
-    for tree, (chosen, rejected, *more) in zip(trees, rows, strict=True):
+    for tree, (chosen, rejected, of_chosen, of_rejected, *similar) in zip(trees, rows, strict=True):
         lengths = [len(tree.branches[branch]) for branch in BRANCHES]
-        states.append(PairState(step, split, tree.id, chosen, rejected, *lengths, mislabelled.get(tree.id), *more))
+        scores = similar if all(lengths) else ()  # of an answer without a pair there is none
+        known = mislabelled.get(tree.id), of_chosen, of_rejected, *scores
+        states.append(PairState(step, split, tree.id, chosen, rejected, *lengths, *known))
     return states
 
 

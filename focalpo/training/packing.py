@@ -65,7 +65,7 @@ def pack(trees: Sequence[Tree], branches: tuple[str, ...], share_prompts: bool =
             segments[-1].append(Segment(begin, begin + count, start, end))
             # Response token t is predicted one row earlier, the first one by the last row of the shared prompt.
             before = np.arange(begin - 1, begin + count - 1)
-            before[0] = end - 1
+            before[:1] = end - 1  # of an answer without a pair, the other one has no tokens
             predictors.append(before)
             labels.append(tree.branches[branch])
             behind += count if branch != first else 0
