@@ -87,11 +87,12 @@ def test_a_prompt_and_its_first_branch_are_one_sequence_and_only_other_branches_
     placed = batch.layout
     assert placed.trunk == 8 and placed.responses == [2, 3, 1, 1]
     assert placed.trunks.query_starts.tolist() == placed.trunks.key_starts.tolist() == [0, 5, 8]
-    assert placed.trunks.key_rows is None and placed.trunks.longest_query == 5
-    assert placed.branches is not None and placed.branches.key_rows is not None
-    assert placed.branches.key_rows.tolist() == [0, 1, 2, 8, 9, 10, 5, 6, 11]
-    assert placed.branches.query_starts.tolist() == [0, 3, 4]
-    assert placed.branches.key_starts.tolist() == [0, 6, 9]
+    assert placed.trunks.longest_query == 5
+    assert placed.branches is not None
+    behind, key_rows = placed.branches
+    assert key_rows.tolist() == [0, 1, 2, 8, 9, 10, 5, 6, 11]
+    assert behind.query_starts.tolist() == [0, 3, 4]
+    assert behind.key_starts.tolist() == [0, 6, 9]
     assert (placed.branches.longest_query, placed.branches.longest_key) == (3, 6)
     for alone in (pack(trees, ("rejected",)), pack(trees, BRANCHES, share_prompts=False)):
         assert alone.layout.branches is None and alone.layout.trunk == alone.tokens.numel()

@@ -82,18 +82,18 @@ def change(states: Sequence[PairState], split: str) -> Change:
     def recorded(table: dict[str, PairState], name: str) -> np.ndarray:
         return column(table, name).astype(float)  # NaN for None
 
+    columns = {
+        f"{when}_{name}": recorded(states_then, name)
+        for when, states_then in (("start", start), ("end", end))
+        for name in ("chosen", "rejected", "chosen_entropy", "rejected_entropy", "ches", "ches_per_token")
+    }
     return Change(
         ids,
-        column(start, "chosen"),
-        column(start, "rejected"),
-        column(end, "chosen"),
-        column(end, "rejected"),
-        column(start, "chosen_length"),
-        column(start, "rejected_length"),
-        column(start, "mislabelled"),
-        *(recorded(when, f"{side}_entropy") for when in (start, end) for side in ("chosen", "rejected")),
-        *(recorded(when, name) for when in (start, end) for name in ("ches", "ches_per_token")),
-        recorded(end, "reward_margin"),
+        chosen_length=column(start, "chosen_length"),
+        rejected_length=column(start, "rejected_length"),
+        mislabelled=column(start, "mislabelled"),
+        reward_margin=recorded(end, "reward_margin"),
+        **columns,
     )
 
 

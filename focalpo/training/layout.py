@@ -62,13 +62,12 @@ class Group:
 @dataclass(frozen=True, slots=True)
 class Ragged:
     """Sequences of one call of variable-length attention: where the queries and the keys of each start,
-    [sequences + 1], and the longest of both; `key_rows` [K] of the packed row, None: the keys are the queries' rows."""
+    [sequences + 1], and the longest of both."""
 
     query_starts: Tensor
     key_starts: Tensor
     longest_query: int
     longest_key: int
-    key_rows: Tensor | None = None
 
 
 class Layout:
@@ -121,15 +120,16 @@ class Layout:
         return Ragged(starts, starts, max(lengths), max(lengths))
 
     @cached_property
-    def branches(self) -> Ragged | None:
-        """The branches behind the trunks, each with a copy of its prompt's keys before its own."""
+    def branches(self) -> tuple[Ragged, Tensor] | None:
+        """The branches behind the trunks, each with a copy of its prompt's keys before its own, and the packed row of
+        each of these keys [K]; None where every tree has one branch."""
         others = [branch for tree in self.trees for branch in tree[2:] if branch.queries]
         if not others:
             return None
         queries, keys = [each.queries for each in others], [each.keys for each in others]
         rows = [np.arange(*span) for b in others for span in ((b.prefix_start, b.prefix_end), (b.start, b.end))]
         key_rows = sent(torch.from_numpy(np.concatenate(rows)), self.device)
-        return Ragged(self._starts(queries), self._starts(keys), max(queries), max(keys), key_rows)
+        return Ragged(self._starts(queries), self._starts(keys), max(queries), max(keys)), key_rows
 
     def _starts(self, lengths: Sequence[int]) -> Tensor:
         return sent(torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)), self.device)
@@ -229,8 +229,12 @@ def _block_mask(segments: Sequence[Segment], device: torch.device, window: int |
     touched, whole = _tiles(segments, -(-count // TILE))
     if window is not None:
         whole[:] = False
-    tiles = [sent(each, device) for kind in (touched & ~whole, whole) for each in _ordered(kind)]
-    return BlockMask.from_kv_blocks(*tiles, BLOCK_SIZE=TILE, mask_mod=visible, seq_lengths=(count, count))
+    (partly, partly_at), (wholly, wholly_at) = (
+        [sent(each, device) for each in _ordered(kind)] for kind in (touched & ~whole, whole)
+    )
+    return BlockMask.from_kv_blocks(
+        partly, partly_at, wholly, wholly_at, BLOCK_SIZE=TILE, mask_mod=visible, seq_lengths=(count, count)
+    )
 
 
 def _tiles(segments: Sequence[Segment], count: int) -> tuple[np.ndarray, np.ndarray]:
