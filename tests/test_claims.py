@@ -86,6 +86,12 @@ def test_ahead_of_dpo(base: list, instruct: list, word: str) -> None:
     assert found.word == (word if word in (SUPPORTED, REFUTED) else OPEN if UP in base else REFUTED)
 
 
+def test_one_setting_cannot_show_that_one_gamma_is_enough() -> None:
+    found = ahead_with_one_gamma(published({"base": {"focalpo": {"ae2_lc": UP}}}), "focalpo")
+    assert found.short == "inconclusive" and found.why.endswith("one setting only")
+    assert ahead(published({"base": {"focalpo": {"ae2_lc": UP}}}), "focalpo").word == SUPPORTED
+
+
 def test_an_inconclusive_verdict_has_what_would_have_shown() -> None:
     found = ahead(published({"base": {"focalpo": {"ae2_lc": WIDE, "ae2_wr": cell(1, half=3)}}}), "focalpo")
     assert found.short == "inconclusive, 8.0 points would have shown"

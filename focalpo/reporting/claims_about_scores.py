@@ -80,8 +80,8 @@ def ahead(table: Published, row: str) -> Verdict:
 
 
 def ahead_with_one_gamma(table: Published, row: str) -> Verdict:
-    """Supported: some gamma of the table is ahead in every setting. Not supported: the fixed one is not supported, and
-    no gamma is ahead anywhere. Else inconclusive.
+    """Supported: some gamma of the table is ahead in every setting, of two or more. Not supported: the fixed one is not
+    supported, and no gamma is ahead anywhere. Else inconclusive.
     """
     results = table.results
     names = [name for name in _names(results) if name == row or (name.startswith("gamma_") and name != "gamma_0")]
@@ -95,6 +95,8 @@ def ahead_with_one_gamma(table: Published, row: str) -> Verdict:
     )
     if fixed.word == UNTESTED:
         return fixed
+    if better and len(results.rows) < 2:
+        return Verdict(OPEN, f"{why}; but the table has one setting only", source=table.source)
     word = SUPPORTED if better else REFUTED if fixed.word == REFUTED and not anywhere else OPEN
     return Verdict(word, why, detectable(scores_of(results, row)), table.source)
 
