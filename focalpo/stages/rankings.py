@@ -77,20 +77,16 @@ def change(states: Sequence[PairState], split: str) -> Change:
     def column(table: dict[str, PairState], name: str) -> np.ndarray:
         return np.array([getattr(table[id_], name) for id_ in ids])
 
-    def recorded(table: dict[str, PairState], name: str) -> np.ndarray:
-        return column(table, name).astype(float)  # NaN for None
-
+    ends = {"start": start, "end": end}
+    known = {f"{when}_{name}": column(ends[when], name) for when in ends for name in ("chosen", "rejected")}
+    added = ("chosen_entropy", "rejected_entropy", "ches", "ches_per_token")
     return Change(
-        column(start, "chosen"),
-        column(start, "rejected"),
-        column(end, "chosen"),
-        column(end, "rejected"),
-        column(start, "chosen_length"),
-        column(start, "rejected_length"),
-        column(start, "mislabelled"),
-        *(recorded(when, f"{side}_entropy") for when in (start, end) for side in ("chosen", "rejected")),
-        *(recorded(when, name) for when in (start, end) for name in ("ches", "ches_per_token")),
-        recorded(end, "reward_margin"),
+        **known,
+        **{f"{when}_{name}": column(ends[when], name).astype(float) for when in ends for name in added},
+        chosen_length=column(start, "chosen_length"),
+        rejected_length=column(start, "rejected_length"),
+        mislabelled=column(start, "mislabelled"),
+        reward_margin=column(end, "reward_margin").astype(float),  # NaN for None, as those above
     )
 
 
