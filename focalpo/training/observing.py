@@ -26,10 +26,12 @@ def observed(
     rows = measured(partial(_columns, engine), trees, BRANCHES, micro_batch_tokens)
     states = []
     for tree, (chosen, rejected, of_chosen, of_rejected, *similar) in zip(trees, rows, strict=True):
-        length, other = (len(tree.branches[branch]) for branch in BRANCHES)
-        scores = similar if length and other else ()  # of an answer without a pair there is none
-        known = mislabelled.get(tree.id), of_chosen, of_rejected, *scores
-        states.append(PairState(step, split, tree.id, chosen, rejected, length, other, *known))
+        lengths = len(tree.branches["chosen"]), len(tree.branches["rejected"])
+        scores = similar if all(lengths) else [None, None]  # an answer without a pair has none
+        known = mislabelled.get(tree.id)
+        states.append(
+            PairState(step, split, tree.id, chosen, rejected, *lengths, known, of_chosen, of_rejected, *scores)
+        )
     return states
 
 
