@@ -17,6 +17,7 @@ from focalpo.planning.duels import expected, planned_duels
 from focalpo.planning.stages import in_order
 from focalpo.reporting.duel_tables import as_markdown, as_text, finding
 from focalpo.reporting.duels import DuelResults, Line, Rated
+from focalpo.running.command import leave_to_slurm
 from focalpo.scoring.bradley_terry import Standing
 from focalpo.scoring.differences import student_difference
 from focalpo.scoring.duels import Duel
@@ -171,6 +172,18 @@ def test_duels_leave_the_keys_of_judge_stages_alone_and_depend_on_their_own_code
     assert key() != first
 
 
+def test_on_a_cluster_duels_are_an_array_and_their_tables_wait_for_any_end(
+    fake_slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("sys.argv", ["-m", *TABLE, "cluster=slurm_cpu", f"runs={tmp_path / 'runs'}"])
+    with pytest.raises(SystemExit):
+        leave_to_slurm("duels")
+    printed = capsys.readouterr().out
+    assert printed.startswith("1 of 1 duels are left: at most 1,200 requests\n")
+    duel = re.search(r"^(\d+)  duel x 1", printed, re.M)
+    assert duel is not None and f"duels x 1  afterany:{duel[1]}" in printed
+
+
 # ---- tables
 
 
@@ -187,9 +200,7 @@ def results(*lines: Line, rated: tuple[Rated, ...] = ()) -> DuelResults:
         "sft_on_chosen": "SFT on chosen (control)",
         "focal": "Focal loss (the foil)",
     }
-    return DuelResults(
-        "title", {"base": "Pocket base (off-policy pairs)"}, labels, "dpo", lines, rated, ["judged by x."]
-    )
+    return DuelResults("title", {"base": "Pocket base (off-policy pairs)"}, labels, "dpo", lines, rated, [])
 
 
 def test_the_finding_is_about_focalpo_and_the_row_that_it_is_compared_with() -> None:
