@@ -145,9 +145,9 @@ def test_pairs_are_compared_seed_by_seed() -> None:
 def test_the_groups_of_pairs_by_hand(tmp_path: Path) -> None:
     """Five pairs: right and kept, right and lost, wrong and fixed, wrong and left, a tie that stays one (half each)."""
     zero = np.zeros(5)
-    change = Change(
-        np.array([1.0, 1, -1, -1, 0]), zero, np.array([3.0, -2, 2, -1, 0]), zero, zero + 1, zero + 1, zero
-    )  # fmt: skip
+    states = {name: zero for name in Change.__dataclass_fields__ if name != "ids"}
+    states |= {"start_chosen": np.array([1.0, 1, -1, -1, 0]), "end_chosen": np.array([3.0, -2, 2, -1, 0])}
+    change = Change(ids="abcde", **states)
     found = _measured("base", "dpo", "1", change)
     assert (found.pairs, found.started_right, found.ended_right) == (5, 50.0, 50.0)
     assert found.kept == pytest.approx(60.0) and found.fixed == pytest.approx(40.0)  # 1.5 and 1 of 2.5

@@ -33,7 +33,7 @@ def test_every_benchmark_of_eval_loads_and_has_a_unique_hash() -> None:
 
 
 def test_every_yaml_of_eval_is_a_benchmark_an_annotator_a_sentinel_or_about_the_papers_table() -> None:
-    others = {"paper_table1", "verdicts", "laptop_instructions", "capability", "author_runs"}
+    others = {"paper_table1", "verdicts", "laptop_instructions", "capability", "author_runs", "claims"}
     assert {path.stem for path in EVAL.glob("*.yaml")} == {*BENCHMARKS, *ANNOTATORS, *SENTINELS, *others}
 
 

@@ -93,7 +93,7 @@ def test_a_prompt_and_its_first_branch_are_one_sequence_and_only_other_branches_
     assert key_rows.tolist() == [0, 1, 2, 8, 9, 10, 5, 6, 11]
     assert behind.query_starts.tolist() == [0, 3, 4]
     assert behind.key_starts.tolist() == [0, 6, 9]
-    assert (placed.branches.longest_query, placed.branches.longest_key) == (3, 6)
+    assert (behind.longest_query, behind.longest_key) == (3, 6)
     for alone in (pack(trees, ("rejected",)), pack(trees, BRANCHES, share_prompts=False)):
         assert alone.layout.branches is None and alone.layout.trunk == alone.tokens.numel()
 

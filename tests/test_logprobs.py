@@ -131,8 +131,9 @@ def test_flash_attention_is_used_for_half_precision_on_a_gpu_only(
 
 def test_the_inputs_of_both_kernels_are_built_on_the_layouts_device() -> None:
     placed = pack(random_trees(9, seed=3), BRANCHES).layout.to(torch.device("meta"))
-    kept = (*placed.groups(None), placed.trunks, placed.branches)
-    made = [tensor for each in kept for tensor in tensors_of(each)]
+    behind, key_rows = placed.branches
+    kept = (*placed.groups(None), placed.trunks, behind)
+    made = [key_rows, *(tensor for each in kept for tensor in tensors_of(each))]
     assert len(made) > 3 and {tensor.device.type for tensor in made} == {"meta"}
 
 

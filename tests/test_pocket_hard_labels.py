@@ -65,7 +65,7 @@ def test_noise_on_hard_pairs_makes_as_many_labels_false_as_noise_on_any():
 def test_only_noise_on_hard_pairs_makes_other_stages() -> None:
     """Where the noise may be on any pair, the stage is the one that it was before there was a choice."""
     every, named, hard = (
-        pairs_stage(compose(["setting=pocket_base", *more]))
+        pairs_stage(compose(["setting=pocket_base", *more]), None)
         for more in ([], ["data.noise_on=any"], ["data.noise_on=hard"])
     )
     assert "noise_on" not in every.settings["data"] and every.key == named.key

@@ -189,7 +189,9 @@ def test_a_search_is_published_into_the_page_that_has_a_place_for_it(
     publish(folder, tmp_path)
     assert page.read_text().count("| dpo |") == 2 and "stale" not in page.read_text()
     assert "stale" in (tmp_path / "README.md").read_text()
-    assert {path.name for path in (tmp_path / "docs/pocket").iterdir()} == {"chosen.md", "search.md", "sweep.csv"}
+    assert {path.name for path in (tmp_path / "docs/pocket").iterdir()} == {
+        *("chosen.md", "search.md", "sweep.csv", "sweep.json")
+    }
     assert "pocket/dpo trains with objective.beta=0.3, its search chose 1.0" in capsys.readouterr().out
     with pytest.raises(ValueError, match="neither a report nor a search"):
         publish(tmp_path / "docs", tmp_path)
