@@ -26,6 +26,7 @@ from focalpo.stages.origin import commit, short
 from focalpo.stages.reading import read_yaml
 
 STUDIES = {"gamma": "gamma study", "noise": "label noise study", None: "Table 1"}
+STUDIES |= {"weighting": "study of weights", "weighting_laptop": "study of weights"}
 
 
 def make(job: Job) -> dict:
@@ -46,7 +47,8 @@ def make(job: Job) -> dict:
     if fixed := shares(run):
         (job.path / "fixes.md").write_text(fixes.as_markdown(run, fixed))
         (job.path / "fixes.csv").write_text(fixes.as_csv(fixed))
-    content = content_of(run, results, draw(run, results, job.path / "figures", repeated), stages, anchors)
+    pictures = draw(run, results, job.path / "figures", repeated, fixed)
+    content = content_of(run, results, pictures, stages, anchors)
     if anchors.body:
         with (job.path / "anchors.csv").open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([("what", *anchors.header), *anchors.body])
