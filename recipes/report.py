@@ -30,6 +30,7 @@ from focalpo.stages.reading import read_yaml
 
 STUDIES = {"gamma": "gamma study", "noise": "label noise study", None: "Table 1"}
 STUDIES |= dict.fromkeys(("rounds", "laptop_rounds"), "rounds study")
+STUDIES |= dict.fromkeys(("weighting", "weighting_laptop"), "study of weights")
 
 
 def make(job: Job) -> dict:
@@ -53,7 +54,7 @@ def make(job: Job) -> dict:
         (job.path / "fixes.csv").write_text(fixes.as_csv(fixed))
     licence = not_to_share(path for name, path in run.inputs.items() if name.startswith("benchmark/"))
     changes = held_out(run)
-    pictures = draw(run, results, changes, job.path / "figures", repeated)
+    pictures = draw(run, results, changes, job.path / "figures", repeated, fixed)
     content = content_of(run, results, changes, pictures, stages, anchors, licence)
     if anchors.body:
         with (job.path / "anchors.csv").open("w", newline="") as file:

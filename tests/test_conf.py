@@ -44,14 +44,15 @@ def composed(*overrides: str) -> Config:
 
 @cache
 def experiments_in_their_settings() -> list[tuple[str, ...]]:
-    """Overrides for every experiment file in every setting of the tables that name its folder."""
-    cases = []
+    """Overrides for the experiment file of every row of a table in every one of its settings."""
+    cases: dict[tuple[str, ...], None] = {}
     for table in map(compose_table, TABLES):
         for column in table.settings.values():
             required = REQUIRED.get(f"setting/{column.overrides[0].removeprefix('setting=')}.yaml", [])
-            for path in sorted((CONF / "experiment" / column.experiments).glob("*.yaml")):
-                cases.append((f"experiment={column.experiments}/{path.stem}", *column.overrides, *required))
-    return cases
+            for name in sorted({values.experiment or row for row, values in table.rows.items()}):
+                if (CONF / "experiment" / column.experiments / f"{name}.yaml").is_file():
+                    cases[f"experiment={column.experiments}/{name}", *column.overrides, *required] = None
+    return list(cases)
 
 
 @pytest.mark.parametrize("path", GROUP_FILES, ids=str)

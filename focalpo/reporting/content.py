@@ -15,11 +15,13 @@ from focalpo.reporting.curves import training_curves
 from focalpo.reporting.diagnostics import calibration_figure, diagnostics_block, has_margins
 from focalpo.reporting.figures import dynamics_figure, length_figure, table_figure
 from focalpo.reporting.finding import finding
+from focalpo.reporting.fixes import Share
 from focalpo.reporting.judges import JudgeStatistics, judge_statistics
 from focalpo.reporting.page import Content, Origin, Picture
 from focalpo.reporting.provenance import Chain, commands, commits
 from focalpo.reporting.studies import gamma_figure, noise_figure
 from focalpo.reporting.table_run import TableRun
+from focalpo.reporting.weighting import weighting_figure
 from focalpo.stages.origin import commit, short
 from focalpo.stages.rankings import Change, groups
 
@@ -46,15 +48,20 @@ def held_out(run: TableRun) -> Changes:
 
 
 def draw(
-    run: TableRun, results: Results, changes: Changes, folder: Path, repeated: Sequence[Curve] = ()
+    run: TableRun,
+    results: Results,
+    changes: Changes,
+    folder: Path,
+    repeated: Sequence[Curve] = (),
+    fixed: Sequence[Share] = (),
 ) -> list[Picture]:
     """Draw the figures of the run as PNG and SVG, and return them with their titles and captions.
 
-    `repeated` are the trainings that repeat a run of the author's.
+    `repeated` are the trainings that repeat a run of the author's, `fixed` the pairs that rows fixed and broke.
     """
     pictures = []
     anchors = [Plate(*ANCHORS, lambda path: anchors_figure(repeated, path))] if repeated else []
-    for plate in [*_plates(run, results, changes), *anchors]:
+    for plate in [*_plates(run, results, changes, fixed), *anchors]:
         plate.drawn(folder / plate.name)
         pictures.append(Picture(plate.name, plate.title, plate.caption, (folder / f"{plate.name}.svg").read_text()))
     return pictures
@@ -111,11 +118,14 @@ def _curves(run: TableRun, setting: str, row: str) -> dict[str, list[float]]:
     return training_curves(list(run.seeds(setting, row, "train").values()))
 
 
-def _plates(run: TableRun, results: Results, changes: Changes) -> list[Plate]:
+def _plates(run: TableRun, results: Results, changes: Changes, fixed: Sequence[Share]) -> list[Plate]:
     """The figures that the run's stage folders allow; a study's own figure comes first."""
-    if run.table["study"] == "noise":  # its many settings fit one figure, but are too many for those of Table 1
+    study = run.table["study"] or ""
+    if study == "noise":  # its many settings fit one figure, but are too many for those of Table 1
         return [Plate(*NOISE, lambda path: noise_figure(run, results, path))]
-    own = [Plate(*GAMMA, lambda path: gamma_figure(run, results, path))] if run.table["study"] == "gamma" else []
+    if study.startswith("weighting"):
+        return [Plate(*WEIGHTING, lambda path: weighting_figure(results, fixed, path)), _gradient()]
+    own = [Plate(*GAMMA, lambda path: gamma_figure(run, results, path))] if study == "gamma" else []
     judged = {"ae2_lc", "ae2_wr"} <= {column.name for column in results.columns}
     counted = any("tokens" in row.extras for rows in results.rows.values() for row in rows)  # answers from files: not
     length = [Plate(*LENGTH, lambda path: length_figure(results, path))] if judged and counted else []
@@ -222,6 +232,13 @@ ANCHORS = (
     "Evaluations on the test pairs during training: ours as a line, as crosses those on the cards of the author's runs "
     "with the same start, data, loss, learning rate and epochs. Losses are of all test pairs, the rest of the author's "
     "part of them.",
+)
+WEIGHTING = (
+    "weighting",
+    "Every loss minus DPO",
+    "Above: differences of the scores, in points. Below: differences of the pairs, of all that have true or false "
+    "labels, that training fixed (ranked wrong at the start, right at the end) and broke, right and wrong as the label "
+    "says: a false label that is fixed has been learned. Bold: p < .05 after Holm's correction over the table.",
 )
 NOISE = (
     "noise",

@@ -7,12 +7,15 @@ from dataclasses import replace
 from focalpo.reporting.blocks import Block, missing_texts
 from focalpo.reporting.cells import Cell, Results
 from focalpo.reporting.diagnostics import NOTE
-from focalpo.reporting.finding import LEVEL, finding, short_label
+from focalpo.reporting.finding import LEVEL, finding, of_rows, short_label
 from focalpo.reporting.judges import TITLES, JudgeStatistics
 from focalpo.reporting.page import Content
 from focalpo.reporting.tables import as_markdown, latex_tables
 from focalpo.reporting.tex import tabular, tex
 from focalpo.stages.metrics import NONE
+
+FEW_ROWS = 3
+"""So many rows need no sentence about all of them."""
 
 
 def as_markdown_report(content: Content) -> str:
@@ -112,7 +115,7 @@ def as_summary(results: Results) -> str:
     A star marks a difference to the compared row with p < .05 after Holm's correction.
     """
     if len(results.rows) > 2:
-        return _long_summary(results)
+        return _differences_summary(results) if _rows(results) > FEW_ROWS else _long_summary(results)
     places = [(setting, column) for setting in results.rows for column in results.columns]
     titles = [f"{short_label(results, setting)}, {column.title}" for setting, column in places]
     by_name = {(setting, row.name): row for setting, rows in results.rows.items() for row in rows}
@@ -123,6 +126,15 @@ def as_summary(results: Results) -> str:
         cells = [row.cells.get(column.name) if row else None for row, (_, column) in zip(found, places, strict=True)]
         lines.append([label, *map(_summary_cell, cells)])
     return _summary_text(lines, results)
+
+
+def _findings(results: Results) -> list[str]:
+    """FocalPO's finding and, where there are more than a few rows, one of all."""
+    return [f"**{finding(results)}**", *([of_rows(results)] if _rows(results) > FEW_ROWS else [])]
+
+
+def _rows(results: Results) -> int:
+    return max(map(len, results.rows.values()), default=0)
 
 
 def _long_summary(results: Results) -> str:
@@ -136,11 +148,45 @@ def _long_summary(results: Results) -> str:
     return _summary_text(lines, results)
 
 
+def _differences_summary(results: Results) -> str:
+    """For many settings and many rows: one table per column, of differences to the compared row."""
+    by_name = {(setting, row.name): row for setting, rows in results.rows.items() for row in rows}
+    labels = {row.name: row.label for rows in results.rows.values() for row in rows}
+    names = [results.compare_with, *(name for name in labels if name != results.compare_with)]
+    parts = []
+    for column in results.columns:
+        lines = [[column.title, *(short_label(results, setting) for setting in results.rows)]]
+        lines.append(["---"] + ["---:"] * len(results.rows))
+        for name in names:
+            rows = [by_name.get((setting, name)) for setting in results.rows]
+            text = _summary_cell if name == results.compare_with else _difference_cell
+            cells = [row.cells.get(column.name) if row else None for row in rows]
+            lines.append([labels[name], *map(text, cells)])
+        parts.append(_md(lines))
+    below = (
+        f"{results.title}. Points minus {results.compare_label}'s; its own ± half a 95% interval. \\* differs, p < .05 "
+        f"after Holm's correction for {results.compared} differences; = shown to differ by less than "
+        f"{results.margin:g} points."
+    )
+    last = " ".join([below, *missing_texts(results)])
+    return "\n\n".join([*_findings(results), *results.who_judged, *parts, last]) + "\n"
+
+
+def _difference_cell(cell: Cell | None) -> str:
+    if cell is None or cell.difference is None:
+        return NONE
+    star = "\\*" if cell.p_holm < LEVEL else ""
+    return f"{cell.difference.value:+.1f}{star}{' =' if cell.p_equal < LEVEL else ''}"
+
+
+def _md(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def _summary_text(lines: Sequence[Sequence[str]], results: Results) -> str:
-    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     rule = f"; \\* differs from {results.compare_label}, p < .05 after Holm's correction" if results.compared else ""
     below = " ".join([f"{results.title}. ± half a 95% interval{rule}.", *missing_texts(results)])
-    return "\n\n".join([f"**{finding(results)}**", *results.who_judged, body, below]) + "\n"
+    return "\n\n".join([*_findings(results), *results.who_judged, _md(lines), below]) + "\n"
 
 
 def _summary_cell(cell: Cell | None) -> str:

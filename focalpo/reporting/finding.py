@@ -1,6 +1,7 @@
 """The finding in one sentence, made from the table's numbers: is FocalPO ahead of the row it is compared with?"""
 
 import math
+from collections.abc import Mapping
 
 from focalpo.reporting.cells import Cell, Results
 from focalpo.stages.metrics import Column
@@ -63,6 +64,29 @@ def _equal(cells: list[tuple[Cell, str]], results: Results) -> str:
         return ""
     shown = sum(p < LEVEL for p in tested)
     return f" It is shown to be within ±{results.margin:g} points in {shown} of {len(tested)} scores."
+
+
+def of_rows(results: Results) -> str:
+    """Which rows are ahead of the compared row, or behind, in how many scores; which are shown to be as good in all."""
+    found: dict[str, list[Cell]] = {}
+    for row in (row for rows in results.rows.values() for row in rows):
+        found.setdefault(row.label, []).extend(cell for cell in row.cells.values() if cell.difference is not None)
+    found = {label: cells for label, cells in found.items() if cells}
+    if not found:
+        return ""
+    sure = {label: [_points(cell) for cell in cells if cell.p_holm < LEVEL] for label, cells in found.items()}
+    ahead = {label: sum(each > 0 for each in points) for label, points in sure.items()}
+    behind = {label: sum(each < 0 for each in points) for label, points in sure.items()}
+    equal = [label for label, cells in found.items() if all(cell.p_equal < LEVEL for cell in cells)]
+    scores, alike = max(map(len, found.values())), ", ".join(equal) or "none"
+    return (
+        f"Of {len(found)} rows beside {results.compare_label}, in {scores} scores each: significantly ahead "
+        f"{_counts(ahead)}; behind {_counts(behind)}; within ±{results.margin:g} points in all of them {alike}."
+    )
+
+
+def _counts(of: Mapping[str, int]) -> str:
+    return ", ".join(f"{label} ({count})" for label, count in of.items() if count) or "none"
 
 
 def short_label(results: Results, setting: str) -> str:

@@ -4,12 +4,14 @@ Python's own JSON reader keeps the last of two equal keys and has errors of four
 refuses an object that names a key twice.
 """
 
+import copy
 import errno
 import gzip
 import json
 import zlib
 from collections import Counter
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +122,18 @@ def read_yaml(path: Path, remedy: str) -> dict:
     """
     text = read_text(path)
     try:
-        values = yaml.safe_load(text)
+        values = copy.deepcopy(_parsed_yaml(text))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}; {remedy}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold keys and values, but holds {type(values).__name__}; {remedy}")
     return values
+
+
+@lru_cache(maxsize=64)
+def _parsed_yaml(text: str) -> Any:
+    """A plan reads the same few protocols for each of its stages."""
+    return yaml.safe_load(text)
 
 
 def read_json_rows(path: Path) -> list[dict]:
