@@ -11,7 +11,8 @@ Stages, in pipeline order; `make(job)` fills a stage folder and returns the fact
     pairs               preference pairs, validated and tokenised
     anchors             a start model's log-probs beside the author's
     train               preference training
-    benchmark           questions and reference answers
+    benchmark           benchmark: questions and reference answers
+                        answers: a model's answers to them, from files
     generate            completions
     judge               verdicts of a judge
     check               verdicts of a program

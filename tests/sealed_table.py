@@ -96,5 +96,11 @@ def _judge(job: Job) -> dict:
     return {"calls": calls, "gold": {"greedy_success": 50.0}, "served": served, "judged_by": protocols}
 
 
-MAKERS = {"benchmark": benchmark.make, "pairs": _pairs, "train": _train, "generate": _generate, "judge": _judge}
+MAKERS = {
+    "benchmark": benchmark.make_benchmark,
+    "pairs": _pairs,
+    "train": _train,
+    "generate": _generate,
+    "judge": _judge,
+}
 MAKERS["check"] = check.make

@@ -1,6 +1,7 @@
 """Checks of a composed configuration that its types do not make: ranges, and values that do not go together."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from focalpo.config.cluster import cluster_problems
 from focalpo.config.data import SOURCES, Data
@@ -41,6 +42,7 @@ def problems(config: Config) -> Iterator[str]:
         yield f"generate.backend={config.generate.backend!r} is not one of hf, vllm"
     yield from _capability_problems(config.capability)
     yield from _benchmark_problems(config)
+    yield from _answer_problems(config)
 
 
 def _capability_problems(asked: CapabilityConfig) -> Iterator[str]:
@@ -66,3 +68,15 @@ def _benchmark_problems(config: Config) -> Iterator[str]:
             if name not in sets or sets[name].questions != name:
                 remedy = f"add the set, or remove the benchmark by '~{key}.benchmarks.{name}'"
                 yield f"{key}.benchmarks.{name}: no set of that name in generate.sets has its questions; {remedy}"
+
+
+def _answer_problems(config: Config) -> Iterator[str]:
+    """Whether each file of answers exists, and answers the questions of a benchmark that is judged."""
+    judged = config.judge.benchmarks
+    for name, file in config.generate.answers.items():
+        place = f"generate.answers.{name}={file}"
+        if name not in judged:
+            remedy = f"name one of {', '.join(judged)}" if judged else "choose a judge by judge=NAME"
+            yield f"{place}: {name} is no benchmark that is judged; {remedy}"
+        elif not Path(file).is_file():
+            yield f"{place} is no file; correct the path"

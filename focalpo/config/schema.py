@@ -70,7 +70,8 @@ class DecodingConfig:
 
 @dataclass(slots=True)
 class GenerateConfig:
-    """The generation backend and the sets of completions to generate."""
+    """The generation backend and the sets of completions to generate; with `answers`, files by benchmark that hold a
+    model's answers already, nothing is generated, and these benchmarks alone are judged."""
 
     backend: str
     dtype: ranges.Dtype
@@ -78,6 +79,7 @@ class GenerateConfig:
     data_parallel: ranges.Count
     max_batch_tokens: ranges.Count
     sets: dict[str, DecodingConfig]
+    answers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

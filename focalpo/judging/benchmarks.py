@@ -6,14 +6,13 @@ protocol.files --copy or download, sha256 checked--> folder --> list[Question], 
 import os
 import shutil
 import urllib.request
-from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
-from typing import TypeVar
 
 import httpx2
 from huggingface_hub import hf_hub_download
 
+from focalpo.judging.answer_files import arena_answer, each_row, text_of, uid_of
 from focalpo.judging.protocol import (
     EVAL,
     AlpacaProtocol,
@@ -31,7 +30,6 @@ GITHUB = "github.com/"
 OWN = "own"
 """The source of files that lie in eval/, beside the protocol."""
 REMEDY = "get the file of the revision that the benchmark names"
-Read = TypeVar("Read")
 
 
 def fetch(protocol: Protocol, given: Path | None, into: Path) -> None:
@@ -110,24 +108,8 @@ def _alpaca_questions(protocol: AlpacaProtocol, folder: Path) -> list[Question]:
     rows = read_json(file, REMEDY)
     if not isinstance(rows, list):
         raise ValueError(f"{file} is not a list of questions; {REMEDY}")
-    texts = _each(file, rows, lambda row: (_text(row["instruction"]), _text(row["output"])))
+    texts = each_row(file, rows, lambda row: (text_of(row["instruction"]), text_of(row["output"])), REMEDY)
     return [Question(str(index), _user_message(asked), answer) for index, (asked, answer) in enumerate(texts)]
-
-
-def _each(file: Path, rows: list, read: Callable[[dict], Read]) -> list[Read]:
-    """What `read` takes from each row.
-
-    Raises:
-        ValueError: names the first row of another layout.
-    """
-    found = []
-    for number, row in enumerate(rows, 1):
-        try:
-            found.append(read(row))
-        except (LookupError, TypeError, AttributeError) as error:
-            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-            raise ValueError(f"{file} row {number} has another layout ({reason}); {REMEDY}") from error
-    return found
 
 
 def _arena_questions(protocol: ArenaProtocol, folder: Path) -> list[Question]:
@@ -136,7 +118,7 @@ def _arena_questions(protocol: ArenaProtocol, folder: Path) -> list[Question]:
     if isinstance(protocol, ArenaTwoProtocol):
         return _arena_two_questions(protocol, folder, file, questions)
     answers = _arena_answers(folder / Path(protocol.files["answers"].path).name)
-    asked = _each(file, questions, lambda row: (_uid(row), _text(row.get("prompt") or row["turns"][0]["content"])))
+    asked = each_row(file, questions, _arena_asked, REMEDY)
     missing = [uid for uid, _ in asked if uid not in answers]
     if missing:
         raise ValueError(
@@ -146,13 +128,17 @@ def _arena_questions(protocol: ArenaProtocol, folder: Path) -> list[Question]:
     return [Question(uid, _user_message(text), answers[uid]) for uid, text in asked]
 
 
+def _arena_asked(row: dict) -> tuple[str, str]:
+    return uid_of(row), text_of(row.get("prompt") or row["turns"][0]["content"])
+
+
 def _arena_answers(file: Path) -> dict[str, str]:
-    return dict(_each(file, read_json_rows(file), lambda row: (_uid(row), _text(_arena_answer(row)))))
+    return dict(each_row(file, read_json_rows(file), lambda row: (uid_of(row), arena_answer(row)), REMEDY))
 
 
 def _arena_two_questions(protocol: ArenaTwoProtocol, folder: Path, file: Path, rows: list[dict]) -> list[Question]:
     """Each question with the answer of its category's baseline."""
-    asked = _each(file, rows, lambda row: (_text(row["category"]), _uid(row), _text(row["prompt"])))
+    asked = each_row(file, rows, lambda row: (text_of(row["category"]), uid_of(row), text_of(row["prompt"])), REMEDY)
     present = {category for category, _, _ in asked}
     if present != protocol.categories.keys():
         raise ValueError(f"{protocol.name} has categories {sorted(present)}, expected {sorted(protocol.categories)}")
@@ -167,26 +153,6 @@ def _arena_two_questions(protocol: ArenaTwoProtocol, folder: Path, file: Path, r
             f"revision {protocol.revision}"
         )
     return [Question(f"{category}/{uid}", _user_message(text), by_id[category, uid]) for category, uid, text in asked]
-
-
-def _uid(row: dict) -> str:
-    return _text(row.get("uid") or row["question_id"])
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{type(value).__name__} where a text is expected")
-    return value
-
-
-def _arena_answer(row: dict) -> str:
-    """The answer, from any layout of the model_answer files: plain, messages (2025) or choices (2024)."""
-    if "answer" in row:
-        return row["answer"]
-    if "messages" in row:
-        content = row["messages"][-1]["content"]
-        return content["answer"] if isinstance(content, dict) else content
-    return row["choices"][0]["turns"][0]["content"]
 
 
 def _user_message(text: str) -> list[dict[str, str]]:

@@ -1,11 +1,14 @@
-"""The stages that score completions: the benchmarks' questions, a judge's verdicts, verdicts by code."""
+"""The stages that score completions: benchmarks, answers from files, a judge's verdicts, verdicts by code."""
+
+from dataclasses import replace
+from pathlib import Path
 
 from focalpo.config.compose import plain
 from focalpo.config.schema import Config
 from focalpo.judging.identity import judge_name
 from focalpo.planning.code import benchmark_code, check_code, judge_code
 from focalpo.planning.slices import benchmarks, judged_slice, protocol_slice
-from focalpo.stages.folder import Stage
+from focalpo.stages.folder import Stage, file_hash
 
 
 def benchmark_stage(config: Config, name: str) -> Stage:
@@ -14,6 +17,24 @@ def benchmark_stage(config: Config, name: str) -> Stage:
     launch = {"folder": folder, "track": plain(config.track)}
     settings = protocol_slice(config, name) | benchmark_code(benchmarks(config)[name])
     return Stage("benchmark", name, settings, launch=launch)
+
+
+def answered(config: Config) -> Config:
+    """The configuration of a row whose answers come from files: the benchmarks that have one are judged, no other."""
+    judged = {name: protocol for name, protocol in config.judge.benchmarks.items() if name in config.generate.answers}
+    return replace(config, judge=replace(config.judge, benchmarks=judged))
+
+
+def answers_stage(config: Config, label: str) -> Stage:
+    """A model's answers from files: results depend on their content, not on where they lie."""
+    files = config.generate.answers
+    return Stage(
+        "answers",
+        label,
+        settings={"sets": {name: {"questions": name, "sha256": file_hash(Path(file))} for name, file in files.items()}},
+        inputs={name: benchmark_stage(config, name) for name in files},
+        launch={"files": dict(files), "track": plain(config.track)},
+    )
 
 
 def judge_stage(config: Config, label: str, generate: Stage) -> Stage:

@@ -23,7 +23,7 @@ from focalpo.planning.code import (
     prompts_code,
     report_code,
 )
-from focalpo.planning.scored import benchmark_stage, check_stage, judge_stage
+from focalpo.planning.scored import answered, answers_stage, benchmark_stage, check_stage, judge_stage
 from focalpo.planning.slices import (
     SAMPLED,
     backend_slice,
@@ -45,7 +45,8 @@ from focalpo.training.settings import CONVERSION
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The stages of one row and seed; `train` is None for the SFT model itself.
+    """The stages of one row and seed; `train` is None where nothing is trained, as for the SFT model itself; `generate`
+    may be answers from files.
 
     `judge`, `check` and `capability` are None where nothing is judged, checked by code, or run by lm-eval.
     """
@@ -67,6 +68,10 @@ class Row:
 
 def row_stages(config: Config, name: str, trained: bool = True) -> Row:
     """The stages that lead from a configuration to the scored answers of one model."""
+    if config.generate.answers:
+        config = answered(config)
+        answers = answers_stage(config, name)
+        return Row(None, answers, judge_stage(config, name, answers))
     model = train_stage(config, name) if trained else sft_stage(config)
     questions = {name: benchmark_stage(config, name) for name in benchmarks(config)}
     label = f"{name}-s{config.seed}"
@@ -255,8 +260,9 @@ def table_rows(table: TableConfig, configs: dict[tuple[str, str], Config]) -> di
         row = table.rows[name]
         # Where the configurations of both settings agree, their SFT model is the same: one name, one stage.
         label = f"{setting}-{name}" if row.trained or table.settings[setting].released else name
-        for model in range(config.model.seed, config.model.seed + table.sft_models):
-            for seed in range(config.seed, config.seed + row.seeds):
+        models, seeds = (1, 1) if config.generate.answers else (table.sft_models, row.seeds)  # a file is one sample
+        for model in range(config.model.seed, config.model.seed + models):
+            for seed in range(config.seed, config.seed + seeds):
                 place = str(seed) if table.sft_models == 1 else f"{model}.{seed}"
                 seeded = replace(config, seed=seed, model=replace(config.model, seed=model))
                 rows[setting, name, place] = row_stages(seeded, label, row.trained)

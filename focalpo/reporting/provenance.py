@@ -85,7 +85,7 @@ def _setup(run: TableRun, setting: str, row: str) -> str:
     )
     served = any((job.launch["endpoint"]["base_url"] or "").startswith("vllm ") for job in judged)
     used = {
-        "vllm": served or any(job.settings["backend"] == "vllm" for job in generated),
+        "vllm": served or any(job.settings.get("backend") == "vllm" for job in generated),
         "liger": any(job.launch["train"]["kernels"] == "liger" for job in trained),
         "laptop": bool(checked or measured),
     }

@@ -130,13 +130,13 @@ def chosen_report(name: str = "pocket") -> Path:
 
 
 def _answer_facts(generate: Path) -> dict[str, float]:
-    """Length and completeness of the answers to AlpacaEval or, without it, of the first set of answers."""
+    """What is known of length and completeness of the answers to AlpacaEval or, without it, of the first set."""
     manifest = read_manifest(generate)
     names = list(manifest["settings"].get("sets", {"alpaca_eval": {}}))
     if not names:
         return {}
     found = manifest["facts"]["alpaca_eval" if "alpaca_eval" in names else names[0]]
-    return {"tokens": found["tokens"], "unfinished": 100 * found["unfinished"]}
+    return {name: unit * found[name] for name, unit in (("tokens", 1), ("unfinished", 100)) if name in found}
 
 
 def _scored_facts(folders: Mapping[str, Path]) -> dict[str, float]:

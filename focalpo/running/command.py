@@ -10,7 +10,7 @@ from pathlib import Path
 from focalpo.config.compose import compose
 from focalpo.config.mistakes import USAGE, Mistake
 from focalpo.config.schema import Config
-from focalpo.planning.stages import in_order, pairs_stage, row_stages, train_stage
+from focalpo.planning.stages import Row, in_order, pairs_stage, row_stages, train_stage
 from focalpo.planning.table import Planned, about_table, anchored, composed_table, planned
 from focalpo.running.schedule import run_stages
 from focalpo.running.stopping import STOPPED
@@ -21,16 +21,19 @@ from focalpo.stages.reading import os_remedy
 GOALS: dict[str, Callable[[Config], Stage]] = {
     "pairs": pairs_stage,
     "train": lambda config: train_stage(config, config.objective.name),
-    "generate": lambda config: row_stages(config, config.objective.name).generate,
+    "generate": lambda config: _row(config).generate,
     "judge": lambda config: _scored(config, "judge"),
     "check": lambda config: _scored(config, "check"),
     "capability": lambda config: _scored(config, "capability"),
 }
 
 
+def _row(config: Config) -> Row:
+    return row_stages(config, "given" if config.generate.answers else config.objective.name)
+
+
 def _scored(config: Config, kind: str) -> Stage:
-    row = row_stages(config, config.objective.name)
-    found = {stage.kind: stage for stage in row.scored()}
+    found = {stage.kind: stage for stage in _row(config).scored()}
     if kind not in found:
         raise Mistake(f"{kind} has nothing to do in this configuration; choose something by {kind}=NAME")
     return found[kind]

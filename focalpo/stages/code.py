@@ -25,7 +25,7 @@ ROOMS += ("focalpo.answering", "focalpo.checking")
 """Where the recipes of stages have what they compute with; the rest moves, starts and records."""
 
 
-TOGETHER = {"convert": "start", "sft": "start", "reference": "start"}
+TOGETHER = {"convert": "start", "sft": "start", "reference": "start", "benchmark": "benchmark", "answers": "benchmark"}
 TOGETHER |= {"prompts": "on_policy", "sample": "on_policy", "reward": "on_policy"}
 """Kinds of stages whose recipes share a file of recipes/."""
 

@@ -27,6 +27,7 @@ ARTIFACT_TYPES = {
     "convert": "checkpoint",
     "sft": "checkpoint",
     "train": "checkpoint",
+    "answers": "completions",
     "generate": "completions",
     "judge": "judgements",
     "check": "judgements",

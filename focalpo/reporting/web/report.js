@@ -159,7 +159,7 @@ function judged(answer) {
 
 function side(label, answer) {
   return element("div", {}, element("h3", {}, label), element("p", { class: "text" }, answer.text || "(empty)"),
-    element("p", { class: "quiet" }, `${judged(answer)}; ${answer.tokens} tokens${answer.finished ? "" : ", unfinished"}`));
+    element("p", { class: "quiet" }, judged(answer) + (answer.tokens ? `; ${answer.tokens} tokens` : "") + (answer.finished ? "" : ", unfinished")));
 }
 
 async function showAnswers(move = 0) {
