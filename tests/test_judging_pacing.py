@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
@@ -114,7 +115,7 @@ class Limited:
         return {"retry-after": ways[self.way]} if self.way in ways else {}
 
 
-def served_by(endpoint: Endpoint, judge: Limited) -> Endpoint:
+def served_by(endpoint: Endpoint, judge: Callable[[httpx2.Request], httpx2.Response]) -> Endpoint:
     endpoint._http = httpx2.Client(transport=httpx2.MockTransport(judge))
     return endpoint
 
@@ -144,7 +145,7 @@ def test_an_endpoint_that_only_refuses_stops_with_one_line(clock: FakeClock, tmp
     def refuse(_: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(429, headers={"retry-after": "30000"}, content=b"daily limit")
 
-    with served_by(opened("https://judge.example/v1", tmp_path), refuse) as endpoint:  # type: ignore[arg-type]
+    with served_by(opened("https://judge.example/v1", tmp_path), refuse) as endpoint:
         for _ in range(2):
             with pytest.raises(EndpointError, match=r"it asks to wait for 8.3 h \(HTTP 429: daily limit\); run again"):
                 ask(endpoint, 1)
