@@ -12,7 +12,7 @@ import pytest
 
 from focalpo.scoring.annotations import read_annotations, score
 from focalpo.scoring.length_control import read_gamed
-from recipes import score_annotations
+from recipes import annotations
 
 PROMPTS = 60
 Write = Callable[..., Path]
@@ -144,8 +144,8 @@ def test_the_command_scores_a_folder_and_names_what_is_missing(
     write: Write, gamed_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     folder = write(rows()[:1] + [rows()[1] | {"preference": None}] + rows()[2:]).parent
-    monkeypatch.setattr(sys, "argv", ["score_annotations", str(folder), "--gamed", str(gamed_file)])
-    score_annotations.main()
+    monkeypatch.setattr(sys, "argv", ["annotations", str(folder), "--gamed", str(gamed_file)])
+    annotations.main()
     header, line, missing = capsys.readouterr().out.splitlines()
     assert header.split() == ["file", "WR", "SE", "discrete", "LC", "judged"]
     assert line.split()[0] == "ours" and line.split()[-1] == "59"
@@ -207,9 +207,9 @@ def test_a_file_that_is_no_json_is_rejected_in_one_line(tmp_path: Path, content:
 
 def test_a_questions_file_without_instructions_is_rejected(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     annotated, questions = write(rows()), write([{"question": "a"}], "questions.json")
-    monkeypatch.setattr(sys, "argv", ["score_annotations", str(annotated), "--questions", str(questions)])
+    monkeypatch.setattr(sys, "argv", ["annotations", str(annotated), "--questions", str(questions)])
     with pytest.raises(ValueError, match=r"questions.json: 1 rows \(0\) have no instruction"):
-        score_annotations.main()
+        annotations.main()
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,13 @@ Both libraries leave a question without an answer out and judge one that is answ
 must be answered exactly once. An empty answer is an answer, as it is for them.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from focalpo.judging.protocol import AlpacaProtocol, JudgedProtocol
+from focalpo.judging.protocol import AlpacaProtocol, ArenaProtocol, ArenaTwoProtocol, JudgedProtocol
 from focalpo.stages.reading import is_encodable, read_json, read_json_rows
 from focalpo.stages.records import Completion, Question, listed
 
@@ -144,3 +145,32 @@ def _check_rows(path: Path, benchmark: str, rows: Sequence[_Answer], asked: Sequ
         raise ValueError(f"{path}: the answers in {listed(broken)} cannot be encoded (lone surrogate or NUL); fix them")
     if len(models) > 1:
         raise ValueError(f"{path} holds answers of {', '.join(models)}; keep those of one model")
+
+
+def alpaca_outputs(questions: Sequence[dict], answers: Sequence[Completion], model: str) -> list[dict]:
+    """The rows of model_outputs.json; `questions` are those of the benchmark's own file."""
+    return [
+        {name: asked[name] for name in ("dataset", "instruction") if name in asked}
+        | {"output": answer.text, "generator": model}
+        for asked, answer in zip(questions, answers, strict=True)
+    ]
+
+
+def arena_answers(protocol: ArenaProtocol, answers: Sequence[Completion], model: str, written: float) -> list[dict]:
+    """The rows of model_answer/MODEL.jsonl: v0.1 in the layout of 2024, v2.0 in that of 2025.
+
+    `token_len` counts the model's own tokens, where they are known; upstream counts those of OpenAI's tokenizers.
+    `written` is in seconds since the epoch.
+    """
+    return [_arena_answer(protocol, answer, model, written) for answer in answers]
+
+
+def _arena_answer(protocol: ArenaProtocol, answer: Completion, model: str, written: float) -> dict:
+    uid = answer.id.rpartition("/")[2]
+    name = hashlib.sha256(f"{model} {uid}".encode()).hexdigest()[:22]  # as long as upstream's, and the same every time
+    if isinstance(protocol, ArenaTwoProtocol):
+        said = {"role": "assistant", "content": {"answer": answer.text}}
+        return {"uid": uid, "ans_id": name, "model": model, "messages": [*answer.prompt, said], "tstamp": written}
+    turn = {"content": answer.text} | ({"token_len": answer.tokens} if answer.tokens else {})
+    choices = [{"index": 0, "turns": [turn]}]
+    return {"question_id": uid, "answer_id": name, "model_id": model, "choices": choices, "tstamp": written}

@@ -79,7 +79,7 @@ def answer(name: str, recipe: Path, arguments: list[str]) -> str | None:
     own = OWN_FLAGS.get(name, [])
     compose = _composer(name)
     composed = compose([each for each in found.overrides if each not in own]) if compose else None
-    if found.cfg and (compose is None or name in (*WORDS, "sweep", "score_annotations")):
+    if found.cfg and (compose is None or name in (*WORDS, "sweep", "annotations")):
         raise Mistake(f"recipes.{name} has no one configuration to show; leave --cfg out")
     return shown(composed, found.package) if found.cfg else None
 
@@ -109,7 +109,7 @@ def _composer(name: str) -> Callable[[list[str]], Any] | None:
         return lambda arguments: composed_table(about_table(arguments, "author"))
     if name == "bench":
         return lambda arguments: planned_bench(arguments)[1]
-    if name == "score_annotations":
+    if name == "annotations":
         return annotations_of
     if name in WORDS:
         return lambda arguments: words_of(name, arguments)

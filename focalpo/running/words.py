@@ -54,17 +54,23 @@ def words_of(command: str, arguments: list[str]) -> tuple[list[str], dict[str, s
 
 
 def annotations_of(arguments: list[str]) -> Namespace:
-    """What recipes.score_annotations is asked to score.
+    """What recipes.annotations is asked to score, or with `out` to write.
 
     Raises:
-        ValueError: when no file is named, a name is none of a file, or a flag is not known.
+        ValueError: when no file is named, a name is none of a file, or a flag is not known or has no effect.
     """
     parser = Parser(add_help=False, allow_abbrev=False, prog="")
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--gamed", type=Path)
     parser.add_argument("--questions", type=Path)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--name")
     given = parser.parse_args(arguments)
     for path in [*given.files, given.gamed, given.questions]:
         if path is not None and not path.exists():
             raise Mistake(f"{path} is no file or folder; correct the path")
+    if given.name and not given.out:
+        raise Mistake("--name names the model in the files that --out writes; leave it out, or add --out FOLDER")
+    if given.out and (given.gamed or given.questions or len(given.files) > 1):
+        raise Mistake("--out takes one judge stage, with its benchmark's own files; leave --gamed and --questions out")
     return given

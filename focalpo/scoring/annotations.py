@@ -1,12 +1,14 @@
 """Scores an AlpacaEval annotation file: for judgements that others made and published.
 
-annotations.json[.gz] --rows in the benchmark's order--> Annotations --> AnnotationScores
+annotations.json[.gz] --rows in the benchmark's order--> Annotations --> AnnotationScores --> leaderboard.csv
 
 Only these keys of a row are read, in any order and among any others: instruction, output_1 (the reference's), output_2
 (the model's), generator_2, generator_1 (optional), preference (focalpo/stages/preferences.py says what it means). A row
 without a preference is counted and reported, never scored.
 """
 
+import csv
+import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from focalpo.scoring.length_control import Gamed, fit, length_controlled
+from focalpo.scoring.length_control import Gamed, fit, length_controlled, library_error
 from focalpo.scoring.stats import Array, discrete_win_rate, standard_error, value, win_rate
-from focalpo.stages.preferences import check_scale, preference_of
+from focalpo.stages.preferences import DRAW, check_scale, preference_of
 from focalpo.stages.reading import is_encodable, read_json
 from focalpo.stages.records import listed
 
@@ -42,13 +44,21 @@ class Annotations:
 
 @dataclass(frozen=True, slots=True)
 class AnnotationScores:
-    """A model's scores as on the library's leaderboard, in percent; `length_controlled` is None without gamed rows."""
+    """A model's scores as on the library's leaderboard, in percent; wins, losses and draws are counts of rows.
+
+    `length_controlled` and its error are None without gamed rows. `average_length` is in characters, of all answers.
+    """
 
     win_rate: float
     standard_error: float
     discrete_win_rate: float
-    length_controlled: float | None
+    wins: int
+    losses: int
+    draws: int
     judged: int
+    average_length: float
+    length_controlled: float | None
+    length_controlled_error: float | None
 
 
 def read_annotations(path: Path, instructions: Sequence[str] | None = None) -> Annotations:
@@ -82,9 +92,9 @@ def score(found: Annotations, gamed: Gamed | None) -> AnnotationScores:
     judged = found.preference[~np.isnan(found.preference)]
     if not len(judged):
         raise ValueError(f"{found.model} has no judged row; judge its answers first")
-    lc = None
+    controlled: tuple[float, float] | None = None
     if found.model == found.reference:
-        lc = 50.0
+        controlled = 50.0, 0.0
     elif gamed is not None:
         if found.place[-1] >= len(gamed.prompt_difficulty):
             raise ValueError(
@@ -92,9 +102,39 @@ def score(found: Annotations, gamed: Gamed | None) -> AnnotationScores:
                 "prompts; use the df_gamed.csv of the same benchmark"
             )
         mine = replace(gamed, prompt_difficulty=gamed.prompt_difficulty[found.place])
-        lc = length_controlled(fit(found.preference, found.reference_length, found.model_length, mine), mine)
-    wr = value(win_rate(judged[None]))
-    return AnnotationScores(wr, standard_error(judged), discrete_win_rate(judged), lc, len(judged))
+        fitted = fit(found.preference, found.reference_length, found.model_length, mine)
+        controlled = length_controlled(fitted, mine), library_error(fitted, mine)
+    return AnnotationScores(
+        value(win_rate(judged[None])),
+        standard_error(judged),
+        discrete_win_rate(judged),
+        *(int(np.sum(sign == np.sign(judged - DRAW))) for sign in (1, -1, 0)),
+        len(judged),
+        float(found.model_length.mean()),
+        *controlled or (None, None),
+    )
+
+
+def as_leaderboard(model: str, scores: AnnotationScores) -> str:
+    """A model's row of alpaca_eval's leaderboard as CSV, at full precision; `mode` is that of a new entry."""
+    lc, lc_error = scores.length_controlled, scores.length_controlled_error
+    row = {
+        "": model,
+        "win_rate": scores.win_rate,
+        "standard_error": scores.standard_error,
+        "n_wins": scores.wins,
+        "n_wins_base": scores.losses,
+        "n_draws": scores.draws,
+        "n_total": scores.judged,
+        "discrete_win_rate": scores.discrete_win_rate,
+        "mode": "community",
+        "avg_length": int(scores.average_length),
+        "length_controlled_winrate": "" if lc is None else lc,
+        "lc_standard_error": "" if lc_error is None else lc_error,
+    }
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([row.keys(), row.values()])
+    return out.getvalue()
 
 
 def annotation_rows(path: Path, texts: Sequence[str]) -> list[dict]:
