@@ -94,6 +94,8 @@ def test_a_row_of_answers_from_files_is_explained_like_any_other(made: tuple[Pla
     assert facts["warnings"] == ["alpaca_eval: some answers are empty; they are scored as they stand"]
     assert facts["models"] == dict.fromkeys(("alpaca_eval", "arena_hard"), MODEL)
     assert "tokens" not in facts["alpaca_eval"], "the file does not count them"
+    figures = [path.name for path in Folder(plan.runs, plan.report).path.glob("figures/*.svg")]
+    assert "table1.svg" in figures and "length.svg" not in figures, "lengths are drawn in tokens"
 
 
 def test_the_written_answers_are_read_back_as_the_same_answers(made: tuple[Planned, list[Path], Path]) -> None:

@@ -23,7 +23,7 @@ WRONG = {
     "doctor objective=dpo": "choose them by rows=",
     "rescore table=pocket table=paper": "table= is given twice; give it once",
     "reproduce data=pocket_instruct": "name its column by settings=base|instruct",
-    "cancel table=papr": "did you mean paper? choose from author, files, gamma",
+    "cancel table=papr": "did you mean paper? choose from answers, author, files, gamma",
     "plan rows=focal_po": "did you mean focalpo?",
     "plan settings=bas": "did you mean base?",
     "anchors settings=mistra": "did you mean mistral?",

@@ -89,7 +89,8 @@ def _plates(run: TableRun, results: Results) -> list[Plate]:
         return [Plate(*NOISE, lambda path: noise_figure(run, results, path))]
     own = [Plate(*GAMMA, lambda path: gamma_figure(run, results, path))] if run.table["study"] == "gamma" else []
     judged = {"ae2_lc", "ae2_wr"} <= {column.name for column in results.columns}
-    length = [Plate(*LENGTH, lambda path: length_figure(results, path))] if judged else []
+    counted = any("tokens" in row.extras for rows in results.rows.values() for row in rows)  # answers from files: not
+    length = [Plate(*LENGTH, lambda path: length_figure(results, path))] if judged and counted else []
     plates = [
         *own,
         Plate(*TABLE, lambda path: table_figure(results, path)),
