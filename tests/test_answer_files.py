@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from focalpo.config.compose import compose
 from focalpo.judging.answer_files import Answers, alpaca_outputs, arena_answers, read_answers
@@ -160,14 +161,29 @@ def test_what_has_a_file_is_judged_and_nothing_else_is_made(tmp_path: Path) -> N
     found = stages(f"+generate.answers.alpaca_eval={path}")
     assert found.keys() == {"benchmark", "answers", "judge"}
     assert found["judge"].settings["protocols"].keys() == {"alpaca_eval"} == found["answers"].inputs.keys()
-    generated = {stage.kind: stage for stage in in_order(row_stages(compose([]), "dpo").stages())}
-    assert found["judge"].settings["judge"] == generated["judge"].settings["judge"]
 
 
 def test_a_file_is_one_sample_in_a_table_of_several_seeds(tmp_path: Path) -> None:
     path = written(tmp_path / "a.json", alpaca_rows())
     plan = planned(["table=answers", "seeds=3", f"+generate.answers.alpaca_eval={path}"])
     assert list(plan.rows) == [("given", "given", "1")]
+
+
+def test_rows_of_files_stand_beside_trained_rows_in_a_table_of_ones_own(tmp_path: Path) -> None:
+    """They share the benchmark's stage and the judge, and need no model."""
+    path = written(tmp_path / "a.json", alpaca_rows())
+    table = yaml.safe_load((EVAL.parent / "conf/table/pocket.yaml").read_text())
+    overrides = [f"+generate.answers.alpaca_eval={path}"]
+    table["rows"]["theirs"] = {"label": "Theirs", "seeds": 1, "trained": False, "overrides": overrides}
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table/own.yaml").write_text(yaml.safe_dump(table))
+    rows = planned([f"hydra.searchpath=[{tmp_path}]", "table=own", "settings=base", "rows=dpo,theirs"]).rows
+    dpo, theirs = rows["base", "dpo", "1"], rows["base", "theirs", "1"]
+    assert len(rows) == 6 and (theirs.train, theirs.check, theirs.capability, theirs.anchors) == (None,) * 4
+    assert theirs.generate.inputs["alpaca_eval"].key == dpo.generate.inputs["alpaca_eval"].key
+    asked = dpo.judge.settings["protocols"]["alpaca_eval"]
+    assert theirs.judge.settings["protocols"] == {"alpaca_eval": asked}
+    assert theirs.judge.settings["judge"] == dpo.judge.settings["judge"]
 
 
 @pytest.mark.parametrize(

@@ -66,8 +66,8 @@ class TableRun:
     def questions(self, setting: str, name: str) -> Path | None:
         """The folder of the benchmark whose questions a set of completions answers."""
         generated = [path for row in self.rows for path in self.seeds(setting, row, "generate").values()]
-        sets = Job.read(generated[0]).settings.get("sets", {}) if generated else {}
-        return self.benchmark(setting, sets.get(name, {}).get("questions", name))
+        sets = (Job.read(path).settings.get("sets", {}) for path in generated)  # answers from files have fewer
+        return self.benchmark(setting, next((each[name]["questions"] for each in sets if name in each), name))
 
     def changes(self, setting: str, row: str, split: str) -> list[Change]:
         """Effect of training on the pairs of a split, one per seed; empty for a row that was not trained."""
