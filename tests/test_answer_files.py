@@ -101,6 +101,15 @@ def test_what_we_write_is_read_back(tmp_path: Path, name: str, category: str) ->
     assert read_answers(path, protocol(name), questions) == Answers(MODEL, answers)
 
 
+def test_tokens_are_written_for_all_answers_or_none() -> None:
+    """arena-hard-auto of 2024 reads `token_len` in every row: an empty answer has 0."""
+    for tokens, expected in (([5, 0, 7], [5, 0, 7]), ([0, 0, 0], [None] * 3)):
+        answers = [Completion(q.id, q.prompt, "a", n, True) for q, n in zip(asked(), tokens, strict=True)]
+        rows = arena_answers(protocol("arena_hard_v0_1"), answers, MODEL, 12.0)
+        assert [row["choices"][0]["turns"][0].get("token_len") for row in rows] == expected
+        assert len({row["answer_id"] for row in rows}) == 3
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -162,15 +162,16 @@ def arena_answers(protocol: ArenaProtocol, answers: Sequence[Completion], model:
     `token_len` counts the model's own tokens, where they are known; upstream counts those of OpenAI's tokenizers.
     `written` is in seconds since the epoch.
     """
-    return [_arena_answer(protocol, answer, model, written) for answer in answers]
+    counted = any(answer.tokens for answer in answers)
+    return [_arena_answer(protocol, answer, model, written, counted) for answer in answers]
 
 
-def _arena_answer(protocol: ArenaProtocol, answer: Completion, model: str, written: float) -> dict:
+def _arena_answer(protocol: ArenaProtocol, answer: Completion, model: str, written: float, counted: bool) -> dict:
     uid = answer.id.rpartition("/")[2]
     name = hashlib.sha256(f"{model} {uid}".encode()).hexdigest()[:22]  # as long as upstream's, and the same every time
     if isinstance(protocol, ArenaTwoProtocol):
         said = {"role": "assistant", "content": {"answer": answer.text}}
         return {"uid": uid, "ans_id": name, "model": model, "messages": [*answer.prompt, said], "tstamp": written}
-    turn = {"content": answer.text} | ({"token_len": answer.tokens} if answer.tokens else {})
+    turn = {"content": answer.text} | ({"token_len": answer.tokens} if counted else {})
     choices = [{"index": 0, "turns": [turn]}]
     return {"question_id": uid, "answer_id": name, "model_id": model, "choices": choices, "tstamp": written}
