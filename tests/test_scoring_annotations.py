@@ -83,10 +83,10 @@ def test_missing_preferences_are_treated_as_the_library_treats_them(
     found = read_annotations(write(made))
     ours = score(found, read_gamed(gamed_file))
     assert found.missing == [3, 7, 50] and ours.judged == theirs["n_total"] == PROMPTS - 3
-    assert ours.win_rate == pytest.approx(theirs["win_rate"], abs=1e-9)
-    assert ours.standard_error == pytest.approx(theirs["standard_error"], abs=1e-9)
-    assert ours.discrete_win_rate == pytest.approx(theirs["discrete_win_rate"], abs=1e-9)
-    assert ours.length_controlled == pytest.approx(theirs["length_controlled_winrate"], abs=1e-6)
+    assert ours.win_rate == pytest.approx(theirs["win_rate"], rel=1e-13)
+    assert ours.standard_error == pytest.approx(theirs["standard_error"], rel=1e-13)
+    assert ours.discrete_win_rate == pytest.approx(theirs["discrete_win_rate"], rel=1e-13)
+    assert ours.length_controlled == pytest.approx(theirs["length_controlled_winrate"], rel=1e-13)
 
 
 def test_rows_keep_their_difficulties_when_others_are_absent(write: Write, gamed_file: Path) -> None:

@@ -174,8 +174,11 @@ def test_published_annotations_judged_by_length_alone(tmp_path: Path, shared_dat
         same += 1 - abs(judged - published)
     assert float(row["agreement"]) == pytest.approx(100 * same / 805)
     assert float(row["longer"]) == 100 and row["position_bias"] == ""
-    assert float(row["win_rate_published"]) == pytest.approx(17.188240, abs=1e-6)
-    assert float(row["lc_published"]) == pytest.approx(28.1552, abs=1e-4)
+    with (shared_data / "ae2_leaderboard.csv").open() as file:
+        (board,) = (line for line in csv.DictReader(file) if line[""] == "claude-2")
+    assert float(row["win_rate_published"]) == pytest.approx(float(board["win_rate"]), abs=2e-14)
+    lc = float(board["length_controlled_winrate"])
+    assert float(row["lc_published"]) == pytest.approx(lc, abs=6e-7)  # the gamed rows are a reconstruction
     assert float(row["lc_shift"]) == pytest.approx(float(row["lc"]) - float(row["lc_published"]))
 
 
