@@ -9,6 +9,7 @@ Every request is recorded beside the result: the same command resumes where it s
 import hashlib
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ from focalpo.scoring.calibration import (
 )
 from focalpo.scoring.length_control import Gamed, fit, length_controlled, read_gamed
 from focalpo.scoring.stats import Array, wins_of
+from focalpo.stages.records import listed
 
 
 def calibrate(arguments: list[str]) -> None:
@@ -57,8 +59,9 @@ def calibrate(arguments: list[str]) -> None:
     folder = Path(config.out) / f"{protocol.annotator.stem}-{hashlib.sha256(judged_by.encode()).hexdigest()[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
     with endpoint_of(endpoint_settings, folder / "records.jsonl") as endpoint:
-        endpoint.fill([partial(_preferences, order, protocol, endpoint) for order in orders])
-        results = [_calibration(model, protocol, endpoint, gamed, config.both_orders) for model in models]
+        judged = partial(_preferences, protocol=protocol, endpoint=endpoint, most_missing=config.judge.most_missing)
+        endpoint.fill([partial(judged, order) for order in orders])
+        results = [_calibration(model, judged, gamed, config.both_orders) for model in models]
     text = as_text(f"{protocol.annotator.stem} beside the annotations of {config.annotations}", results)
     (folder / "calibration.txt").write_text(text)
     (folder / "calibration.csv").write_text(as_csv(results))
@@ -66,33 +69,39 @@ def calibrate(arguments: list[str]) -> None:
 
 
 def _calibration(
-    model: Annotated, protocol: AlpacaProtocol, endpoint: Endpoint, gamed: Gamed | None, both_orders: bool
+    model: Annotated, preferences: Callable[[Annotated], Array], gamed: Gamed | None, both_orders: bool
 ) -> Calibration:
-    judged = _preferences(model, protocol, endpoint)
-    turned = _preferences(model.turned(), protocol, endpoint) if both_orders else None
+    judged = preferences(model)
+    turned = preferences(model.turned()) if both_orders else None
+    missing = np.isnan(judged)
+    published = np.where(missing, np.nan, model.published)
     shown_first = np.array([model_shown_first(question.prompt[-1]["content"]) for question in model.questions])
     # Difficulties match prompts by position: with a row left out, they would be assigned to the wrong prompts.
     whole = gamed if gamed is not None and len(gamed.prompt_difficulty) == len(judged) else None
     print(f"judged {model.model}", flush=True)
+    if missing.any():
+        print(f"  no verdict, left out for both judges: {listed([str(pair) for pair in np.flatnonzero(missing)])}")
     return Calibration(
         model.model,
-        len(judged),
-        agreement(model.published, judged),
-        float(100 * wins_of(judged).mean()),
-        float(100 * wins_of(model.published).mean()),
+        int((~missing).sum()),
+        agreement(published, judged),
+        float(100 * np.nanmean(wins_of(judged))),
+        float(100 * np.nanmean(wins_of(published))),
         longer_wins(judged, *model.lengths),
-        longer_wins(model.published, *model.lengths),
+        longer_wins(published, *model.lengths),
         None if turned is None else position_bias(judged, turned, shown_first),
         None if turned is None else consistency(judged, turned),
         None if whole is None else length_controlled(fit(judged, *model.lengths, whole), whole),
-        None if whole is None else length_controlled(fit(model.published, *model.lengths, whole), whole),
-        resampled(model.published, judged, model.lengths, whole),
+        None if whole is None else length_controlled(fit(published, *model.lengths, whole), whole),
+        resampled(published, judged, model.lengths, whole),
+        int(missing.sum()),
     )
 
 
-def _preferences(pairs: Annotated, protocol: AlpacaProtocol, endpoint: Endpoint) -> Array:
+def _preferences(pairs: Annotated, protocol: AlpacaProtocol, endpoint: Endpoint, most_missing: float) -> Array:
     sized = replace(protocol, prompts=len(pairs.questions))
-    return np.array([v.preference for v in judge_alpaca(pairs.questions, pairs.answers, sized, endpoint)])
+    verdicts = judge_alpaca(pairs.questions, pairs.answers, sized, endpoint, most_missing)
+    return np.array([verdict.preference for verdict in verdicts])
 
 
 if __name__ == "__main__":

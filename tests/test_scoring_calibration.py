@@ -154,6 +154,36 @@ def test_a_length_judge_is_detected_and_no_request_is_made_twice(tmp_path: Path,
     assert "3 models will take 120 requests" in output and "longer wins %" in output and "all models" in output
 
 
+def test_a_pair_without_a_verdict_is_left_out_for_both_judges(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Of 20 pairs one has no verdict, one only in the other order; the numbers are those of the others alone."""
+
+    def mostly(body: dict, times: int) -> dict:
+        text = body["messages"][-1]["content"]
+        shown = dict(OUTPUTS.findall(text))
+        turned = (len(shown["m"]) > len(shown["M"])) != model_shown_first(
+            re.search('"instruction": """(.*?)"""', text)[1]
+        )
+        silent = 'about 4"' in text or ('about 9"' in text and turned)
+        refused.extend([turned] * silent)
+        return completion("neither") if silent else longest(body, times)
+
+    refused: list[bool] = []
+    write_annotations(tmp_path / "published", models=1, pairs=20)
+    some = ["judge.most_missing=0.1", "judge.endpoint.max_attempts=1"]
+    with judge_stub(mostly) as stub:
+        row, all_models = calibration(tmp_path / "published", stub.url, tmp_path / "out", *some)
+        assert sorted(refused) == [False, True, True], "pair 4 in both orders, pair 9 in the other one"
+        with pytest.raises(ValueError, match=r"no verdict for 1 rows \(4\).*at most 0 of 20 may be missing"):
+            calibration(tmp_path / "published", stub.url, tmp_path / "out", "judge.most_missing=0.04", some[1])
+    assert (row["pairs"], row["missing"], float(all_models["missing"])) == ("19", "1", 1)
+    # The published judge prefers the model in pairs 0 and 10 of 20, of which pair 4 is gone; this one in all.
+    assert float(row["agreement"]) == float(row["win_rate_published"]) == pytest.approx(100 * 2 / 19)
+    assert float(row["longer"]) == 100 and float(row["longer_published"]) == pytest.approx(100 * 2 / 19)
+    assert float(row["consistency"]) == 100 and float(row["position_bias"]) == pytest.approx(0, abs=1e-6)
+    out = capsys.readouterr().out
+    assert "no verdict, left out for both judges: 1 rows (4)" in out and "both judges: model-1 1 pairs." in out
+
+
 def test_published_annotations_judged_by_length_alone(tmp_path: Path, shared_data: Path) -> None:
     """Against a direct computation from the files: agreement, longer wins, and the published LC."""
     with judge_stub(longest) as stub:

@@ -39,14 +39,15 @@ NOTES = (
 
 
 def summary(found: Sequence[Calibration]) -> dict[str, float | None]:
-    """Each column's mean over the models that have it, the total of pairs, and the rank correlations over models."""
+    """Each column's mean over the models that have it, the sums of pairs, and the rank correlations over models."""
     rows = [values(row) for row in found]
     means = {name: _mean([row[name] for row in rows]) for name in HEADINGS}
     ranked: dict[str, float | None] = {}
     for name, columns in RANKED.items():
         published, judged = (_known([row[column] for row in rows]) for column in columns)
         ranked[name] = spearman(published, judged) if len(published) == len(judged) == len(rows) else None
-    return means | ranked | _all_bounds(found) | {"pairs": float(sum(row.pairs for row in found))}
+    sums = {name: float(sum(getattr(row, name) for row in found)) for name in ("pairs", "missing")}
+    return means | ranked | _all_bounds(found) | sums
 
 
 def values(row: Calibration) -> dict[str, float | None]:
@@ -88,7 +89,10 @@ def as_text(title: str, found: Sequence[Calibration]) -> str:
         f"{of} {'- (too few models, or no LC)' if over_all[name] is None else _ranked(over_all, name)}"
         for name, of in (("spearman_win_rate", "WR"), ("spearman_lc", "LC"))
     )
-    return "\n".join([title, "", aligned(lines), "", f"Spearman over {len(found)} models: {ranks}", *NOTES]) + "\n"
+    gone = [f"{row.model} {row.missing}" for row in found if row.missing]
+    left_out = [f"No verdict, left out for both judges: {', '.join(gone)} pairs."] if gone else []
+    said = [f"Spearman over {len(found)} models: {ranks}", *left_out, *NOTES]
+    return "\n".join([title, "", aligned(lines), "", *said]) + "\n"
 
 
 def as_csv(found: Sequence[Calibration]) -> str:

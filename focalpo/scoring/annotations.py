@@ -104,14 +104,18 @@ def score(found: Annotations, gamed: Gamed | None) -> AnnotationScores:
         mine = replace(gamed, prompt_difficulty=gamed.prompt_difficulty[found.place])
         fitted = fit(found.preference, found.reference_length, found.model_length, mine)
         controlled = length_controlled(fitted, mine), library_error(fitted, mine)
+    sign = np.sign(judged - DRAW)
     return AnnotationScores(
-        value(win_rate(judged[None])),
-        standard_error(judged),
-        discrete_win_rate(judged),
-        *(int(np.sum(sign == np.sign(judged - DRAW))) for sign in (1, -1, 0)),
-        len(judged),
-        float(found.model_length.mean()),
-        *controlled or (None, None),
+        win_rate=value(win_rate(judged[None])),
+        standard_error=standard_error(judged),
+        discrete_win_rate=discrete_win_rate(judged),
+        wins=int((sign > 0).sum()),
+        losses=int((sign < 0).sum()),
+        draws=int((sign == 0).sum()),
+        judged=len(judged),
+        average_length=float(found.model_length.mean()),
+        length_controlled=controlled and controlled[0],
+        length_controlled_error=controlled and controlled[1],
     )
 
 

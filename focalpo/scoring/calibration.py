@@ -3,6 +3,8 @@
     published, judged [pairs]    the model's preference in [1, 2], as AlpacaEval writes it: 2 when the model wins
     turned [pairs]               the same judge with the two answers' roles swapped: it sees them in the other order
 
+A pair without a verdict (NaN) is left out of what it lacks one for.
+
 Another judge's win rate is on another scale. These numbers show how far, and in which direction, the scales differ.
 Intervals are over pairs: the same judges on other pairs of the same models. What other models would give, few models
 cannot say.
@@ -38,6 +40,7 @@ class Resampled:
 class Calibration:
     """One model's pairs under both judges; shares in percent, None where they are undefined.
 
+    `missing`: pairs beside the `pairs` for which the judge gave no verdict, left out for both judges.
     `position_bias`: wins of the answer that is shown first, over both orders, minus 50; 0 is no bias.
     `consistency`: pairs with the same winner in both orders. `longer`, `longer_published`: wins of the longer answer.
     """
@@ -54,6 +57,7 @@ class Calibration:
     lc: float | None = None
     lc_published: float | None = None
     resampled: Resampled | None = None
+    missing: int = 0
 
     @property
     def lc_shift(self) -> float | None:
@@ -63,7 +67,7 @@ class Calibration:
 
 def agreement(published: Array, judged: Array) -> float:
     """Percent of pairs with the same winner; a tie agrees half with any winner, and fully with a tie."""
-    return float(100 * _agreed(published, judged).mean())
+    return float(100 * np.nanmean(_agreed(published, judged)))
 
 
 def resampled(published: Array, judged: Array, lengths: tuple[Array, Array], gamed: Gamed | None) -> Resampled:
@@ -72,8 +76,9 @@ def resampled(published: Array, judged: Array, lengths: tuple[Array, Array], gam
     Length-controlled win rates need `gamed`, the whole benchmark's.
     """
     weights = prompt_weights(len(judged))
-    shares = 100 * weights @ np.column_stack([_agreed(published, judged), wins_of(judged), wins_of(published)])
-    means = (shares / weights.sum(1, keepdims=True)).T
+    columns = np.column_stack([_agreed(published, judged), wins_of(judged), wins_of(published)])
+    known = ~np.isnan(columns)
+    means = (100 * (weights @ np.where(known, columns, 0.0)) / (weights @ known)).T
     if gamed is None:
         return Resampled(*means)
     reference, model = (np.stack([each, each]) for each in lengths)
@@ -95,7 +100,7 @@ def longer_wins(preference: Array, reference_length: Array, model_length: Array)
     if not differ.any():
         return None
     longer = np.where(model_length > reference_length, _winner(preference), 1 - _winner(preference))
-    return float(100 * longer[differ].mean())
+    return float(100 * np.nanmean(longer[differ]))
 
 
 def position_bias(judged: Array, turned: Array, model_shown_first: Array) -> float:
@@ -106,7 +111,7 @@ def position_bias(judged: Array, turned: Array, model_shown_first: Array) -> flo
     """
     first_judged = np.where(model_shown_first, wins_of(judged), 1 - wins_of(judged))
     first_turned = np.where(model_shown_first, wins_of(turned), 1 - wins_of(turned))
-    return float(100 * ((first_judged + first_turned).mean() / 2 - 0.5))
+    return float(100 * (np.nanmean(first_judged + first_turned) / 2 - 0.5))
 
 
 def consistency(judged: Array, turned: Array) -> float:
