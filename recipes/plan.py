@@ -89,6 +89,7 @@ def described(plan: Planned) -> str:
             f"{len(done)} of {len(stages)} stages of the {plan.table.scale} table are sealed; what is left:",
             *shown,
             *_trainings(plan, groups, config_of),
+            *_replies(plan, groups, config_of),
             *_sealed_kinds(paces, rate),
             f"additional disk: {_checkpoints(plan, groups, config_of):.0f} GiB for the checkpoints of each training in "
             "progress",
@@ -157,6 +158,15 @@ def _trainings(plan: Planned, groups: list[Array], config_of: dict[str, Config])
         source = "lengths of the sealed pairs" if estimate.sealed_trees(stage) else "lengths assumed, conf/sizes.yaml"
         lines.append(f"micro-steps of {name} in global batches of {pairs} pairs: {estimate.dealt(stage)} ({source})")
     return lines
+
+
+def _replies(plan: Planned, groups: list[Array], config_of: dict[str, Config]) -> list[str]:
+    """What the price of paid judging assumes about its replies."""
+    judged = [stage for group in groups if group.kind == "judge" for stage in group.stages]
+    paid = [stage for stage in judged if config_of[stage.key].judge.endpoint.api_key_env]
+    found = [Estimate(config_of[stage.key], plan.runs).replies(stage) for stage in paid]
+    lines = dict.fromkeys(", ".join(f"{name} {tokens}" for name, tokens in replies.items()) for replies in found)
+    return [f"tokens of a judge's reply, assumed (judge.endpoint.price): {line}" for line in lines]
 
 
 def _checkpoints(plan: Planned, groups: list[Array], config_of: dict[str, Config]) -> float:

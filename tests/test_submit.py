@@ -156,7 +156,18 @@ def test_the_plan_lists_every_array_and_the_judge_requests(tmp_path: Path) -> No
     assert total.split()[1] == "98" and f"{22 * (805 + 2 * 500):,}" in total
     usd = 22 * (805 * (1400 * 10 + 1 * 30) + 1000 * (2200 * 10 + 700 * 30)) / 1e6
     assert total.split()[-1] == f"{usd:,.0f}"
+    assert "tokens of a judge's reply, assumed (judge.endpoint.price): alpaca_eval 1, arena_hard 700" in output
     assert not list(tmp_path.iterdir())
+
+
+def test_the_plan_counts_the_thoughts_of_a_reasoning_judge(tmp_path: Path) -> None:
+    """1,500 tokens for each of 805 + 1,000 replies, where a judge with log-probs gives 1 of AlpacaEval's."""
+    thinking = ["judge=openai_reasoning", "judge.endpoint.price.input_usd=10", "judge.endpoint.price.output_usd=50"]
+    output = described(planned(["table=paper", "settings=base", "rows=dpo", f"runs={tmp_path}", *thinking]))
+    total = next(line for line in output.splitlines() if line.startswith("sum"))
+    usd = (805 * (1400 * 10 + 1500 * 50) + 1000 * (2200 * 10 + 1500 * 50)) / 1e6
+    assert total.split()[-2:] == [f"{805 * 2900 + 1000 * 3700:,}", f"{usd:,.0f}"]
+    assert "alpaca_eval 1500, arena_hard 1500" in output
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "data").glob("*.yaml")), ids=lambda path: path.stem)

@@ -114,7 +114,12 @@ def expected(
         overhead + len(question.prompt[-1]["content"]) + len(question.reference) + len(texts.get(question.id, ""))
         for question in judged
     ]
-    return estimate(characters * games, min(price.reply_tokens, longest_reply(protocol.request)), price, concurrency)
+    return estimate(characters * games, assumed_reply(protocol, price), price, concurrency)
+
+
+def assumed_reply(protocol: JudgedProtocol, price: Price) -> int:
+    """The tokens that a reply is assumed to have: the price's, or the request's limit where that is lower."""
+    return min(price.reply_tokens, longest_reply(protocol.request))
 
 
 def estimate(characters: Sequence[int], reply_tokens: int, price: Price, concurrency: int) -> Estimate:

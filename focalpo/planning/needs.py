@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from focalpo.config.compose import CONF, plain
 from focalpo.config.schema import Config
-from focalpo.judging.price import price_of
+from focalpo.judging.price import assumed_reply, price_of
+from focalpo.judging.protocol import CheckedProtocol
 from focalpo.planning.slices import protocol_named
 from focalpo.stages.folder import Folder, Stage, read_manifest
 from focalpo.stages.reading import read_yaml
@@ -191,15 +192,25 @@ class Estimate:
         return Need(operations, self._weights(stage))
 
     def _judge(self, stage: Stage) -> Need:
-        need = Need()
+        need, endpoint = Need(), self.config.judge.endpoint
+        price, replies = price_of(plain(endpoint)), self.replies(stage)
         for name in stage.settings["protocols"]:
-            each, endpoint = self.sizes["judge"][name], self.config.judge.endpoint
+            each = self.sizes["judge"][name]
             requests = each["requests"] * protocol_named(self.config, name).prompts
             need.requests += requests
             if endpoint.api_key_env:  # a paid endpoint
-                need.tokens += requests * (each["prompt"] + each["reply"])
-                need.usd += price_of(plain(endpoint)).usd(requests * each["prompt"], requests * each["reply"])
+                need.tokens += requests * (each["prompt"] + replies[name])
+                need.usd += price.usd(requests * each["prompt"], requests * replies[name])
         return need
+
+    def replies(self, stage: Stage) -> dict[str, int]:
+        """The tokens that a reply to a judge stage is assumed to have, by benchmark."""
+        price, found = price_of(plain(self.config.judge.endpoint)), {}
+        for name in stage.settings["protocols"]:
+            protocol = protocol_named(self.config, name)
+            assert not isinstance(protocol, CheckedProtocol), "a judge stage has protocols of judges"
+            found[name] = assumed_reply(protocol, price)
+        return found
 
 
 def answers_of(stage: Stage) -> int:
