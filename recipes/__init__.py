@@ -41,7 +41,7 @@ Commands, `python -m recipes.NAME`, most of them with a make target. Stages that
     dynamics            show what training does to the pairs of a file
     calibrate           measure the rate of training steps on this machine
     calibrate_judge     compare a judge with published annotations
-    annotations         score published annotations, or publish a judge stage's own
+    annotations         score published annotations, or write a judge stage's for others
     bench               measure the speed of training beside TRL's
 
 A file to take away:

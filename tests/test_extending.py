@@ -1,4 +1,4 @@
-"""The steps of docs/extending.md, word for word: a loss, a model, a data set, a judge and a cluster of one's own."""
+"""The steps of docs/extending.md, word for word: a loss, a model, a data set, a judge, a table, a cluster."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import pytest
 
 from focalpo.config.compose import compose
 from focalpo.planning.stages import in_order, pairs_stage, row_stages, train_stage
+from focalpo.planning.table import planned
 from focalpo.pocket.judge import complete
 from focalpo.running.schedule import run_stages
 from focalpo.running.submit import submit
@@ -52,7 +53,7 @@ def mine(tmp_path: Path) -> str:
 
 def test_every_kind_of_file_that_is_explained_is_shown(mine: str, tmp_path: Path) -> None:
     shown = {path.parent.name for path in (tmp_path / "mine").glob("*/mine.yaml")}
-    assert shown == {"model", "data", "judge", "cluster"} and len(blocks("python")) == 1
+    assert shown == {"model", "data", "judge", "table", "cluster"} and len(blocks("python")) == 1
 
 
 # ---- a loss
@@ -162,6 +163,22 @@ def test_a_judge_of_ones_own_judges_and_another_one_judges_anew(mine: str, tmp_p
             assert manifest["settings"]["judge"] in ("yours", two.url) and manifest["key"] != first["key"]
             assert others == pytest.approx([3 - score for score in scores], abs=1e-6)
         assert len(two.requests) == 2 * len(one.requests) and make(tmp_path, mine_judged) == 0
+
+
+# ---- a table
+
+
+def test_a_table_of_ones_own_has_a_row_for_each_file_of_answers(mine: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("theirs", "other"):
+        Path(f"{name}.json").write_text(json.dumps([{"instruction": "do", "output": name}]))
+    plan = planned([mine, "table=mine"])
+    answers = {row: stages.generate for (_, row, _), stages in plan.rows.items()}
+    assert [(row, stage.kind, stage.launch["files"]) for row, stage in answers.items()] == [
+        ("given", "answers", {"alpaca_eval": "theirs.json"}),
+        ("other", "answers", {"alpaca_eval": "other.json"}),
+    ]
+    assert plan.table.scale == "mine" and answers["given"].key != answers["other"].key
 
 
 # ---- a cluster

@@ -3,6 +3,7 @@
     sft* -> pairs -> reference -> train -> generate -> judge, check -> report    benchmark -> generate, judge, check
             a model from the package index: convert -> pairs
             pairs from the model's own answers: prompts -> sample -> reward -> pairs; in rounds, also train -> sample
+            answers from files: benchmark -> answers -> judge -> report
 
 Each stage's settings are the slice of the configuration that its outputs depend on. Rows, seeds and sweeps therefore
 share whatever they have in common, and a change re-runs what depends on it and nothing else.
