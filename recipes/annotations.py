@@ -65,12 +65,13 @@ def write_judged(stage: Path, out: Path, name: str | None = None) -> list[Path]:
     """Write a sealed judge stage's answers and verdicts, by benchmark; returns the files.
 
     Raises:
-        ValueError: when the folder is no sealed judge stage, or differs from its manifest.
+        ValueError: when the folder is no sealed judge stage, or it or one of its inputs differs from its manifest.
     """
     job = Job.read(stage)
     if job.kind != "judge":
         raise ValueError(f"{stage} is a stage of kind {job.kind}; name one of runs/judge/")
-    verify(stage)
+    for folder in (stage, *job.inputs.values()):
+        verify(folder)
     made = read_manifest(job.inputs["completions"])
     models, default = made["facts"].get("models", {}), job.inputs["completions"].name.rpartition("-")[0]
     replies, files = read_replies(stage / RECORDS), []

@@ -126,3 +126,11 @@ def test_the_command_names_the_model_and_what_it_cannot_write(
         write_judged(Folder(plan.runs, row.generate).path, tmp_path)
     with pytest.raises(ValueError, match="is no stage folder"):
         write_judged(tmp_path, tmp_path)
+    answers = Folder(plan.runs, row.generate).path / "alpaca_eval.parquet"
+    whole = answers.read_bytes()
+    try:
+        answers.write_bytes(whole[:-1])
+        with pytest.raises(ValueError, match="alpaca_eval.parquet does not match its manifest"):
+            write_judged(stage, tmp_path)
+    finally:
+        answers.write_bytes(whole)
