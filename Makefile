@@ -23,7 +23,7 @@ INSTALLED_laptop := $(CPU_VLLM)
 CLUSTER ?= local
 
 # Make itself would take any variable on its command line and read none of them.
-TABLE_TARGETS := reproduce-table1 plan status cancel doctor rescore
+TABLE_TARGETS := reproduce-table1 duels plan status cancel doctor rescore
 READ_anchors := SCALE CLUSTER ARGS
 $(foreach target,$(TABLE_TARGETS),$(eval READ_$(target) := SCALE ROWS CLUSTER ARGS))
 READ_rehearse := SCALE ROWS ARGS
@@ -55,7 +55,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The environment first, as when it is activated: DeepSpeed builds its operators with the ninja that it finds there.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup reproduce-table1 plan status cancel doctor rescore anchors rehearse bench soak why again argument notebooks dashboard \
+.PHONY: help setup reproduce-table1 duels plan status cancel doctor rescore anchors rehearse bench soak why again argument notebooks dashboard \
 	test test-slow test-browser test-slurm test-vllm test-all check lock clean clean-runs
 
 help: ## show this list
@@ -82,6 +82,9 @@ doctor: $(SCALE_INSTALLED) ## what this machine has and lacks for the table, eac
 
 rescore: $(SCALE_INSTALLED) ## make scores and tables again from the judge's records: no network, no key
 	@python -m recipes.rescore $(TABLE)
+
+duels: $(SCALE_INSTALLED) ## judge rows against each other directly, by default every row against DPO; ARGS='pairs=focalpo:dpo'
+	@python -m recipes.duels $(TABLE)
 
 anchors: $(SCALE_INSTALLED) ## the first author's own runs beside ours, no judge: start models, then what is trained; SCALE=author
 	@python -m recipes.anchors $(if $(SCALE:pocket=),table=$(SCALE)) cluster=$(CLUSTER) $(ARGS)

@@ -14,6 +14,8 @@ Stages, in pipeline order; `make(job)` fills a stage folder and returns the fact
     benchmark           questions and reference answers
     generate            completions
     judge               verdicts of a judge
+    duels               duel: verdicts of a judge between the completions of two rows
+                        duels: the tables of all duels
     check               verdicts of a program
     capability          scores on lm-eval's tasks
     report              tables, figures and the report page

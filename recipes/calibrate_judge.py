@@ -17,7 +17,7 @@ import numpy as np
 
 from focalpo.config.compose import compose_calibrate_judge, plain
 from focalpo.config.mistakes import Mistake
-from focalpo.judging.alpaca_eval import judge_alpaca
+from focalpo.judging.alpaca_eval import judge_alpaca, model_shown_first
 from focalpo.judging.endpoint import Endpoint
 from focalpo.judging.price import expected_of
 from focalpo.judging.protocol import EVAL, AlpacaProtocol, load_protocol, protocol_hash
@@ -31,7 +31,6 @@ from focalpo.scoring.calibration import (
     agreement,
     consistency,
     longer_wins,
-    model_shown_first,
     position_bias,
     resampled,
 )

@@ -34,6 +34,7 @@ from focalpo.stages.suites import lm_eval_version, suites
 GIB = 1 << 30
 OLDEST_DRIVER = 580  # required by CUDA 13, which torch 2.13 is built with
 SKEW_SECONDS = 5
+JUDGED = ("judge", "duel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Finding:
 def blocking(plan: Planned) -> list[str]:
     """The failures that make it pointless to start, as far as they show without a network; a capability suite's data
     sets are asked for, and the judge for a verdict: nothing else would miss them before the models are trained."""
-    judged = any(stage.kind == "judge" and not Folder(plan.runs, stage).sealed for stage in in_order([plan.report]))
+    judged = any(stage.kind in JUDGED and not Folder(plan.runs, stage).sealed for stage in in_order([plan.report]))
     findings = [*_local(plan), *(_judge(plan.first) if judged else ())]
     return [finding.message for finding in findings if finding.grade == "fail"]
 

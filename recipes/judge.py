@@ -18,20 +18,29 @@ from focalpo.judging.upstream import with_prompt
 from focalpo.pocket.world import is_correct
 from focalpo.running.command import run_single
 from focalpo.stages.folder import Job, write_json
-from focalpo.stages.records import Completion, Question, read_records, write_records
+from focalpo.stages.records import AlpacaVerdict, ArenaGame, Completion, Question, read_records, write_records
 
 Task = tuple[JudgedProtocol, list[Question], list[Completion]]
+Verdicts = list[AlpacaVerdict] | list[ArenaGame]
 
 
 def make(job: Job) -> dict:
     """Fill the job's folder with `<benchmark>.parquet` (verdicts) and `records.jsonl` (requests and replies)."""
+    verdicts, facts = judge_tasks(job, {name: _task(job, name) for name in job.settings["protocols"]})
+    for name, found in verdicts.items():
+        write_records(job.path / f"{name}.parquet", found)
+    return facts | _gold(job)
+
+
+def judge_tasks(job: Job, tasks: dict[str, Task]) -> tuple[dict[str, Verdicts], dict]:
+    """Judge the tasks with the job's judge, recording into its folder; returns verdicts by task, and facts."""
     settings = job.launch["endpoint"]
     sentinel = read_sentinel(EVAL / f"{job.launch['sentinel']}.yaml") if job.launch["sentinel"] else None
-    tasks = {name: _task(job, name, values) for name, values in job.settings["protocols"].items()}
     asked = [(protocol, sentinel.questions, sentinel.answers) for protocol, _, _ in tasks.values()] if sentinel else []
     estimate = expected_of([*tasks.values(), *asked], settings)
     taken = take_records(job)
     _announce(job, estimate, settings, taken)
+    verdicts = {}
     with address_of(settings["base_url"]) as address:
         tried = preflights(tasks.values(), sentinel, address, settings, job.path / RECORDS)
         with endpoint_at(address, settings, job.path / RECORDS) as endpoint:
@@ -40,9 +49,8 @@ def make(job: Job) -> dict:
             endpoint.fill([*pairs, *(partial(judge, q, c, p, endpoint) for p, q, c in tasks.values())])
             facts = _drift(job, tasks, sentinel, endpoint) if sentinel else {"sentinel": {}, "warnings": []}
             for name, (protocol, questions, completions) in tasks.items():
-                verdicts = judge(questions, completions, protocol, endpoint, job.launch["most_missing"])
-                write_records(job.path / f"{name}.parquet", verdicts)
-                facts["warnings"] += lacking(protocol, verdicts)
+                verdicts[name] = judge(questions, completions, protocol, endpoint, job.launch["most_missing"])
+                facts["warnings"] += lacking(protocol, verdicts[name])
     if warning := open_to_listeners(settings["base_url"], settings["api_key_env"]):
         facts["warnings"].append(warning)
     served = sorted(endpoint.served)
@@ -50,16 +58,20 @@ def make(job: Job) -> dict:
         facts["warnings"].append(f"several models answered as the judge: {', '.join(served)}; see records.jsonl")
     counts = {"calls": asdict(endpoint.counts), "spent_usd": endpoint.spending.usd, "served": served}
     counts["judged_by"] = {name: judged_by(protocol) for name, (protocol, _, _) in tasks.items()}
-    return counts | facts | ({"records_of": taken} if taken else {}) | _gold(job)
+    return verdicts, counts | facts | ({"records_of": taken} if taken else {})
 
 
-def _task(job: Job, name: str, values: dict) -> Task:
-    protocol, benchmark = protocol_of(values), job.inputs[name]
+def benchmark_of(job: Job, name: str) -> tuple[JudgedProtocol, list[Question]]:
+    """The protocol of one of the job's benchmarks, with the judge's prompts, and its questions."""
+    protocol, benchmark = protocol_of(job.settings["protocols"][name]), job.inputs[name]
     assert not isinstance(protocol, CheckedProtocol)
     if isinstance(protocol, ArenaProtocol):
         protocol = with_prompt(protocol, benchmark)
-    questions = read_records(benchmark / "questions.parquet", Question)
-    return protocol, questions, read_records(job.inputs["completions"] / f"{name}.parquet", Completion)
+    return protocol, read_records(benchmark / "questions.parquet", Question)
+
+
+def _task(job: Job, name: str) -> Task:
+    return *benchmark_of(job, name), read_records(job.inputs["completions"] / f"{name}.parquet", Completion)
 
 
 def _announce(job: Job, estimate: Estimate, settings: dict, taken: list[str]) -> None:
@@ -76,6 +88,8 @@ def _announce(job: Job, estimate: Estimate, settings: dict, taken: list[str]) ->
 def _drift(job: Job, tasks: dict[str, Task], sentinel: Sentinel, endpoint: Endpoint) -> dict:
     """Each protocol's drift: its verdicts on the sentinel's pairs compared with the judge's first run under `runs`."""
     found, warnings = {}, []
+    runs = job.path.parent.parent / "judge"  # also where the judge decides duels
+    runs.mkdir(exist_ok=True)
     for name, (protocol, _, _) in tasks.items():
         try:
             results = judged(sentinel, protocol, endpoint)
@@ -87,7 +101,7 @@ def _drift(job: Job, tasks: dict[str, Task], sentinel: Sentinel, endpoint: Endpo
                 warnings.append(f"{protocol.name}: the judge's drift is not known, because its sentinel lacks verdicts")
             continue
         mark = sentinel.mark(job.settings["protocols"][name]["hash"], job.settings["judge"])
-        since = since_first(job.path.parent, mark, job.key, results)
+        since = since_first(runs, mark, job.key, results)
         found[name] = asdict(since)
         if since.changed > sentinel.most_changed:
             changed = f"{100 * since.changed:.0f}% of {since.verdicts} sentinel verdicts have changed"

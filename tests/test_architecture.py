@@ -25,7 +25,7 @@ FLOORS = (
     ("rehearsal",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-MOST_ROOMS, MOST_ARROWS, MOST_RECIPES, MOST_LINES, MOST_MEDIAN = 16, 50, 31, 300, 110
+MOST_ROOMS, MOST_ARROWS, MOST_RECIPES, MOST_LINES, MOST_MEDIAN = 16, 50, 32, 300, 110
 # package -> the only places that may import it
 ONLY = {
     "hydra": {"config/compose", "config/overrides"},
@@ -149,5 +149,5 @@ def test_recipes_are_few_and_the_docstring_lists_them_all() -> None:
 def test_what_fills_a_stage_folder_stays_a_recipe() -> None:
     """A recipe opens, calls and seals; the thinking is in the package."""
     files = ("start", "on_policy", "pairs", "train", "generate", "benchmark", "judge", "report", "sweep", "check")
-    files += ("capability",)
+    files += ("capability", "duels")
     assert not [name for name in files if len((ROOT / f"recipes/{name}.py").read_text().splitlines()) > 140]

@@ -18,10 +18,10 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from focalpo.judging.alpaca_eval import model_shown_first
 from focalpo.judging.dispatch import judge
 from focalpo.judging.protocol import Protocol, load_protocol
 from focalpo.judging.serving import endpoint_of
-from focalpo.scoring.calibration import model_shown_first
 from focalpo.scoring.stats import arena_score, value, win_rate
 from focalpo.stages.records import Completion, Question
 from tests.soak import MARK, leaked

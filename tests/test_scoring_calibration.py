@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from focalpo.judging.alpaca_eval import judge_alpaca
+from focalpo.judging.alpaca_eval import judge_alpaca, model_shown_first
 from focalpo.reporting.calibrations import as_csv, as_text, summary, values
 from focalpo.scoring.annotated_pairs import read_annotations
 from focalpo.scoring.calibration import (
@@ -19,7 +19,6 @@ from focalpo.scoring.calibration import (
     bounds,
     consistency,
     longer_wins,
-    model_shown_first,
     position_bias,
     resampled,
     spearman,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 SCHEDULERS = ("local", "slurm")
 KINDS = (
     *("convert", "sft", "prompts", "sample", "reward", "pairs", "reference", "anchors", "train"),
-    *("benchmark", "generate", "judge", "check", "capability", "report", "sweep"),
+    *("benchmark", "generate", "judge", "duel", "check", "capability", "report", "duels", "sweep"),
 )
 MEMORY = re.compile(r"\d+(\.\d+)?[KMGT]?", re.IGNORECASE)
 FLAG = re.compile(r"--([a-z][a-z0-9-]*)(=.*)?", re.DOTALL)

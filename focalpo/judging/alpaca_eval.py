@@ -8,6 +8,7 @@ a client for every call.
 
 import logging
 import math
+import random
 import re
 import sys
 import warnings
@@ -77,6 +78,12 @@ def judge_alpaca(
         AlpacaVerdict(question.id, row, preferences.get(row, math.nan), len(question.reference), len(answers[row].text))
         for row, question in enumerate(questions)
     ]
+
+
+def model_shown_first(instruction: str) -> bool:
+    """Whether alpaca_eval shows the second output first: its random draw from the instruction, with its seed 0."""
+    # The key of the library's utils.random_seeded; a test checks this against the prompts that it sends.
+    return random.Random(f"is_switched_outputs{instruction}0").choices([False, True], k=1)[0]
 
 
 def _annotate(frame: pd.DataFrame, protocol: AlpacaProtocol, endpoint: Endpoint, causes: list[str]) -> dict[int, float]:

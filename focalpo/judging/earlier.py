@@ -10,6 +10,8 @@ from pathlib import Path
 from focalpo.stages.folder import MANIFEST, Damaged, Job, file_hash, read_manifest
 
 RECORDS = "records.jsonl"
+OPPONENT = "opponent"
+"""The input of a duel that has the other row's completions."""
 
 
 def take_records(job: Job, place: Path | None = None) -> list[str]:
@@ -35,7 +37,7 @@ def earlier_records(job: Job) -> list[Path]:
     return sorted((folder / RECORDS for folder in same), key=lambda path: path.stat().st_mtime)
 
 
-def _asked(folder: Path) -> tuple[str | None, dict[str, str]] | None:
+def _asked(folder: Path) -> tuple[str | None, set[tuple[str, str]]] | None:
     """The judge and the answers of a stage folder; None if the folder does not describe a stage."""
     with contextlib.suppress(ValueError):
         job = Job.read(folder)
@@ -47,12 +49,13 @@ def _judge(job: Job) -> str | None:
     return job.settings.get("judge")
 
 
-def _answers(job: Job) -> dict[str, str]:
-    """The sha256 of each file of answers; none when they are not sealed."""
-    with contextlib.suppress(Damaged, KeyError):
-        outputs = read_manifest(job.inputs["completions"])["outputs"]
-        return {name: digest for name, digest in outputs.items() if name.endswith(".parquet")}
-    return {}
+def _answers(job: Job) -> set[tuple[str, str]]:
+    """The name and sha256 of each file of answers, of a duel those of both rows; none when they are not sealed."""
+    with contextlib.suppress(Damaged):
+        folders = [path for name, path in job.inputs.items() if name in ("completions", OPPONENT)]
+        outputs = [each for folder in folders for each in read_manifest(folder)["outputs"].items()]
+        return {(name, digest) for name, digest in outputs if name.endswith(".parquet")}
+    return set()
 
 
 def _intact(folder: Path) -> bool:

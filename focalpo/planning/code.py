@@ -40,6 +40,7 @@ TRANSPORT = tuple(
         ),
     )
 )
+DUELS = tuple(f"focalpo.judging.duels:{name}" for name in ("pairs_of", "task_of", "games_of"))
 RANGES = ("focalpo.stages.ranges",)  # they refuse values, and change no outcome of those that are let through
 NUMBERS = (
     "focalpo.reporting.cells:setting_rows",
@@ -93,6 +94,15 @@ def benchmark_code(protocol: str) -> dict[str, str]:
 
 def judge_code(config: Config) -> str:
     """The code that asks for verdicts and reads them, and that of the pocket judge where it is the judge."""
+    return code_of(_verdicts(config), ("focalpo.judging", *POCKET), TRANSPORT)
+
+
+def duel_code(config: Config) -> str:
+    """As `judge_code`, with the code that makes a task of two rows' answers, and games of the verdicts."""
+    return code_of((*_verdicts(config), *DUELS), ("focalpo.judging", *POCKET), TRANSPORT)
+
+
+def _verdicts(config: Config) -> tuple[str, ...]:
     protocols = [load_protocol(EVAL / f"{name}.yaml") for name in config.judge.benchmarks.values()]
     kinds = {
         "alpaca_eval:judge_alpaca" if isinstance(p, AlpacaProtocol) else "arena_hard:judge_arena" for p in protocols
@@ -102,7 +112,12 @@ def judge_code(config: Config) -> str:
         roots.append("focalpo.pocket.world:is_correct")
     if (config.judge.endpoint.base_url or "").split(" ")[0] == "pocket":
         roots.append("focalpo.pocket.judge:complete")
-    return code_of(tuple(roots), ("focalpo.judging", *POCKET), TRANSPORT)
+    return tuple(roots)
+
+
+def duels_code() -> str:
+    """The code that computes the numbers of duels from their games."""
+    return code_of(("focalpo.reporting.duels:results_of",), ("focalpo.reporting", "focalpo.scoring"))
 
 
 def check_code() -> str:

@@ -23,6 +23,9 @@ from focalpo.training.cost import (
 )
 from focalpo.training.memory import Memory, training_memory, weights_only
 
+BOTH_ORDERS = 2
+"""Requests about a prompt of a duel, at most: nothing is asked about equal answers."""
+
 if TYPE_CHECKING:  # numpy and torch: a login node that submits a search may have neither, and needs no memory
     from focalpo.planning.lengths import Dealt, Lengths
 
@@ -61,7 +64,8 @@ class Estimate:
     def of(self, stage: Stage) -> Need:
         """Estimate the stage's needs; stages that take seconds on one core count as zero."""
         estimators = {"train": self._train, "sft": self._train, "reference": self._reference}
-        estimators |= {"generate": self._generate, "judge": self._judge, "sample": self._sample, "reward": self._reward}
+        estimators |= {"generate": self._generate, "judge": self._judge, "duel": self._judge}
+        estimators |= {"sample": self._sample, "reward": self._reward}
         estimators |= {"capability": self._capability, "anchors": self._anchors}
         return estimators[stage.kind](stage) if stage.kind in estimators else Need()
 
@@ -194,7 +198,8 @@ class Estimate:
         need = Need()
         for name in stage.settings["protocols"]:
             each, endpoint = self.sizes["judge"][name], self.config.judge.endpoint
-            requests = each["requests"] * protocol_named(self.config, name).prompts
+            games = BOTH_ORDERS if stage.kind == "duel" else each["requests"]
+            requests = games * protocol_named(self.config, name).prompts
             need.requests += requests
             if endpoint.api_key_env:  # a paid endpoint
                 need.tokens += requests * (each["prompt"] + each["reply"])

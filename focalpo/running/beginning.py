@@ -16,7 +16,7 @@ from focalpo.running.stopping import STOPPED
 
 TABLES = ("reproduce", "plan", "status", "cancel", "doctor", "rescore", "calibrate")
 SINGLE = ("pairs", "train", "generate", "judge", "check", "capability")
-OWN_FLAGS = {"reproduce": ["--quiet"]}
+OWN_FLAGS = {"reproduce": ["--quiet"], "duels": ["--plan", "--simulate"]}
 
 
 def begin(recipes: Path) -> None:
@@ -93,6 +93,7 @@ def _composer(name: str) -> Callable[[list[str]], Any] | None:
     """The function that composes a command's configuration from its overrides, or checks its words."""
     from focalpo.config.compose import compose, compose_calibrate_judge
     from focalpo.planning.bench import planned_bench
+    from focalpo.planning.duels import composed_duels
     from focalpo.planning.search import search
     from focalpo.planning.table import about_table, composed_table, naming_table
     from focalpo.running.words import WORDS, annotations_of, words_of
@@ -107,6 +108,8 @@ def _composer(name: str) -> Callable[[list[str]], Any] | None:
         return lambda arguments: composed_table(naming_table(arguments))
     if name == "anchors":
         return lambda arguments: composed_table(about_table(arguments, "author"))
+    if name == "duels":
+        return composed_duels
     if name == "bench":
         return lambda arguments: planned_bench(arguments)[1]
     if name == "score_annotations":

@@ -10,6 +10,7 @@ from pathlib import Path
 from focalpo.config.compose import compose
 from focalpo.config.mistakes import USAGE, Mistake
 from focalpo.config.schema import Config
+from focalpo.planning.duels import expected, planned_duels
 from focalpo.planning.stages import in_order, pairs_stage, row_stages, train_stage
 from focalpo.planning.table import Planned, about_table, anchored, composed_table, planned
 from focalpo.running.schedule import run_stages
@@ -65,11 +66,18 @@ def leave_to_slurm(name: str) -> None:
         if anchors_left_to_slurm(planned(about_table(sys.argv[1:], "author"))):
             sys.exit()
 
+    def leave_duels() -> None:
+        plan = planned_duels(sys.argv[1:])
+        if plan.first.cluster.scheduler == "slurm" and duels_left_to_slurm(plan):
+            sys.exit()
+
     if name in GOALS and compose(sys.argv[1:]).cluster.scheduler == "slurm":
         run_single(name)
         sys.exit()
     if name == "anchors" and _first(about_table(sys.argv[1:], "author")).cluster.scheduler == "slurm":
         run_command(leave_anchors)
+    if name == "duels" and not any(each.startswith("--") for each in sys.argv[1:]):
+        run_command(leave_duels)
 
 
 def _first(arguments: list[str]) -> Config:
@@ -80,6 +88,13 @@ def anchors_left_to_slurm(plan: Planned) -> bool:
     """As `left_to_slurm`, for the start models that a table compares with the author's."""
     stages = {stage.key: stage for stage in anchored(plan).values()}
     return any([left_to_slurm(plan.runs, stage, plan.first) for stage in stages.values()])
+
+
+def duels_left_to_slurm(plan: Planned) -> bool:
+    """As `left_to_slurm`, for duels, after a line on what the judge would take for them."""
+    if not Folder(plan.runs, plan.report).sealed:
+        print(expected(plan), flush=True)
+    return left_to_slurm(plan.runs, plan.report, plan.first)
 
 
 def run_command(command: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from focalpo.stages.folder import ERROR, MANIFEST, Folder
 
-PARTIAL = ("report", "sweep")
+PARTIAL = ("report", "duels", "sweep")
 """Kinds that are made of whatever succeeded."""
 SHARED = ("benchmark/", "anchors/")
 """Inputs of a report that are of a setting, not of a run: benchmark/SETTING/NAME, anchors/SETTING."""

@@ -20,7 +20,7 @@ from focalpo.running.slurm import limits, queue, slurm
 from focalpo.stages.folder import Folder, Stage
 from focalpo.stages.origin import ROOT
 
-TEMPLATES = {kind: "train" for kind in RANKED} | {"report": "report"}
+TEMPLATES = {kind: "train" for kind in RANKED} | {"report": "report", "duels": "report"}
 TEMPLATES |= dict.fromkeys(("generate", "sample", "capability"), "generate")
 
 

@@ -8,7 +8,6 @@ Intervals are over pairs: the same judges on other pairs of the same models. Wha
 cannot say.
 """
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -132,12 +131,6 @@ def spearman_rounds(published: Sequence[Array], judged: Sequence[Array]) -> Arra
     one, other = (ranks - ranks.mean(1, keepdims=True) for ranks in sides)
     spread = np.sqrt((one**2).sum(1) * (other**2).sum(1))
     return np.divide((one * other).sum(1), spread, out=np.full(len(one), np.nan), where=spread > 0)
-
-
-def model_shown_first(instruction: str) -> bool:
-    """Whether alpaca_eval shows the second output first: its random draw from the instruction, with its seed 0."""
-    # The key of the library's utils.random_seeded; a test checks this against the prompts that it sends.
-    return random.Random(f"is_switched_outputs{instruction}0").choices([False, True], k=1)[0]
 
 
 def _agreed(published: Array, judged: Array) -> Array:

@@ -26,6 +26,7 @@ ROOMS += ("focalpo.answering", "focalpo.checking")
 
 
 TOGETHER = {"convert": "start", "sft": "start", "reference": "start"}
+TOGETHER |= {"duel": "duels", "duels": "duels"}
 TOGETHER |= {"prompts": "on_policy", "sample": "on_policy", "reward": "on_policy"}
 """Kinds of stages whose recipes share a file of recipes/."""
 

@@ -120,6 +120,24 @@ class ArenaGame:
 
 
 @dataclass(frozen=True, slots=True)
+class DuelGame:
+    """One of the two games that two rows' answers to a prompt play against each other; `result` is the first row's.
+
+    The result is in [0, 1], with the weight 0 and NaN where the judge gave no verdict. `leads`: the first row's answer
+    was shown first. `same`: both answers are the same text, a tie that no judge was asked about. Lengths are in
+    characters.
+    """
+
+    id: str
+    leads: bool
+    same: bool
+    result: float
+    weight: int
+    length: int
+    other_length: int
+
+
+@dataclass(frozen=True, slots=True)
 class Instructed:
     """A prompt with verifiable instructions: their kinds, by IFEval's names, and the arguments of each as JSON."""
 

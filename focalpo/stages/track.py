@@ -29,9 +29,11 @@ ARTIFACT_TYPES = {
     "train": "checkpoint",
     "generate": "completions",
     "judge": "judgements",
+    "duel": "judgements",
     "check": "judgements",
     "capability": "scores",
     "report": "table",
+    "duels": "table",
 }
 
 
