@@ -34,10 +34,7 @@ def reproduce(arguments: list[str]) -> None:
         return
     workers, started = first.launch.workers, time.monotonic()
     stages = in_order([report])
-    if Folder(runs, report).sealed:
-        # No other stage reads it, so nothing else would check it; a login node is no place to make its inputs.
-        check = refuse_damaged if first.cluster.scheduler == "slurm" else repair
-        check(Folder(runs, report).path)
+    check_sealed(plan)
     try:
         ran = run_stages(runs, stages, workers, silent)
     except ValueError:
@@ -52,6 +49,14 @@ def reproduce(arguments: list[str]) -> None:
     others = "; the others were already sealed" if ran < len(stages) else ""
     elapsed = clock(time.monotonic() - started)
     print(f"ran {ran} of {len(stages)} stages in {elapsed}{others}" if ran else "nothing to do")
+
+
+def check_sealed(plan: Planned) -> None:
+    """Check a sealed report: no other stage reads it, so nothing else would."""
+    if Folder(plan.runs, plan.report).sealed:
+        # A login node is no place to make its inputs.
+        check = refuse_damaged if plan.first.cluster.scheduler == "slurm" else repair
+        check(Folder(plan.runs, plan.report).path)
 
 
 def unmet(plan: Planned) -> str | None:

@@ -14,6 +14,8 @@ from focalpo.running.worker import make
 from focalpo.stages.folder import Folder, Stage
 from focalpo.stages.records import Completion, Question, read_records, write_records
 
+JUDGED = ("judge", "duel", "report", "duels")
+"""Kinds that are made, not stood in for."""
 ARGUMENTS = ["rows=sft", "seeds=2"]
 """Only the SFT row: its report needs no preference training."""
 
@@ -32,7 +34,7 @@ def seal_answers(runs: Path, goals: list[Stage]) -> None:
     for stage in in_order(goals):
         if stage.kind == "benchmark":
             make(runs, stage)
-        elif stage.kind not in ("judge", "report") and not Folder(runs, stage).sealed:
+        elif stage.kind not in JUDGED and not Folder(runs, stage).sealed:
             folder = Folder(runs, stage)
             with folder.being_made() as job:
                 sets = ("alpaca_eval", "arena_hard") if stage.kind == "generate" else ()

@@ -42,7 +42,7 @@ class Standing:
     @property
     def win_rate(self) -> Interval:
         """The expected win rate, in percent."""
-        return self._on(lambda log_odds: 100 * float(_sigmoid(np.float64(log_odds))))
+        return self._on(lambda log_odds: 100 / (1 + math.exp(-log_odds)))
 
     def _on(self, scale: Callable[[float], float]) -> Interval:
         return Interval(*(scale(each) for each in (self.rating.value, self.rating.low, self.rating.high)))
@@ -78,7 +78,7 @@ def fitted(sides: NDArray[np.int_], wins: Array, battles: Array, rows: int) -> t
     signs, ratings = _signs(sides, rows), np.zeros(rows)
     for _ in range(STEPS):
         q = _sigmoid(signs.T @ ratings)
-        inverse = np.linalg.pinv((signs * (battles * q * (1 - q))) @ signs.T)
+        inverse = np.asarray(np.linalg.pinv((signs * (battles * q * (1 - q))) @ signs.T), float)
         step = inverse @ (signs @ (wins - battles * q))
         ratings = ratings + step
         if np.abs(step).max() < CLOSE:

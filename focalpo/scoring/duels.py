@@ -12,6 +12,7 @@ describe one baseline, and have no place between two rows. numpy only.
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from focalpo.scoring.differences import Difference, paired_difference
 from focalpo.scoring.stats import Array, Metric, Ratio, arena_score, value
@@ -99,7 +100,7 @@ def _controlled(games: Games) -> Difference | None:
         return None
 
 
-def _worst(games: Games, judged: Array) -> tuple[float, float]:
+def _worst(games: Games, judged: NDArray[np.bool_]) -> tuple[float, float]:
     counted = np.where(judged, games.weights, STRONG)
     lost, won = (value(arena_score(np.where(judged, games.results, result), counted)) for result in (0.0, 1.0))
     return lost, won
