@@ -17,6 +17,7 @@ from focalpo.planning.duels import expected, planned_duels
 from focalpo.planning.stages import in_order
 from focalpo.reporting.duel_tables import as_markdown, as_text, finding
 from focalpo.reporting.duels import DuelResults, Line, Rated
+from focalpo.running.command import leave_to_slurm
 from focalpo.scoring.bradley_terry import Standing
 from focalpo.scoring.differences import student_difference
 from focalpo.scoring.duels import Duel
@@ -169,6 +170,18 @@ def test_duels_leave_the_keys_of_judge_stages_alone_and_depend_on_their_own_code
     first = key()
     monkeypatch.setattr("focalpo.planning.code.DUELS", ("focalpo.judging.duels:pairs_of",))
     assert key() != first
+
+
+def test_on_a_cluster_duels_are_an_array_and_their_tables_wait_for_any_end(
+    fake_slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("sys.argv", ["-m", *TABLE, "cluster=slurm_cpu", f"runs={tmp_path / 'runs'}"])
+    with pytest.raises(SystemExit):
+        leave_to_slurm("duels")
+    printed = capsys.readouterr().out
+    assert printed.startswith("1 of 1 duels are left: at most 1,200 requests\n")
+    duel = re.search(r"^(\d+)  duel x 1", printed, re.M)
+    assert duel is not None and f"duels x 1  afterany:{duel[1]}" in printed
 
 
 # ---- tables

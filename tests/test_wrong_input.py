@@ -106,6 +106,8 @@ WRONG = {
     "sweep rows=dpo settings=base train.lrr=1,2": "there is no such key",
     "dynamics table=paper data.path=x": "is not read: rows and settings are those of conf/table/files.yaml",
     "dynamics data.path=x rows=dppo": "did you mean dpo?",
+    "duels pairs=dpo:fokalpo": "'fokalpo' is no row of the table; did you mean focalpo?",
+    "duels table=laptop": "the laptop table asks no judge, and duels need one; take table=pocket",
     "calibrate_judge annotations=x out=x limit=0": "limit=0 must be >= 1, or null",
     "bench parts=[peer]": "did you mean peers?",
     "bench bench=gp": "bench=gp: there is no such bench; did you mean gpu?",
