@@ -200,9 +200,7 @@ def results(*lines: Line, rated: tuple[Rated, ...] = ()) -> DuelResults:
         "sft_on_chosen": "SFT on chosen (control)",
         "focal": "Focal loss (the foil)",
     }
-    return DuelResults(
-        "title", {"base": "Pocket base (off-policy pairs)"}, labels, "dpo", lines, rated, ["judged by x."]
-    )
+    return DuelResults("title", {"base": "Pocket base (off-policy pairs)"}, labels, "dpo", lines, rated, [])
 
 
 def test_the_finding_is_about_focalpo_and_the_row_that_it_is_compared_with() -> None:

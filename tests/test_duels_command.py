@@ -50,6 +50,10 @@ def test_the_command_judges_prints_and_seals(runs: Path, capsys: pytest.CaptureF
     found = rows_of(tables / "duels.csv")
     share = 100 * sum(game.result for game in games["alpaca_eval"]) / 800
     assert float(found["alpaca_eval"]["wr"]) == pytest.approx(share)
+    assert (found["arena_hard"]["judge"], found["arena_hard"]["protocol"]) == (
+        "pocket-judge at pocket",
+        "pocket_arena_hard",
+    )
     assert float(found["alpaca_eval"]["agree"]) == 100, "this judge of log-probs has no place that it likes"
     duels([*TABLE, f"runs={runs}"])
     printed = capsys.readouterr().out

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 
 from focalpo.reporting.blocks import FEW_SEEDS, p_text
-from focalpo.reporting.duels import DuelResults, Line, Rated, title_of
+from focalpo.reporting.duels import DuelResults, Line, Rated, source_of, title_of
 from focalpo.reporting.finding import LEVEL, SUBJECT
 from focalpo.reporting.tables import aligned
 from focalpo.reporting.terminal import MOST_WARNINGS, WIDTH
@@ -19,7 +19,7 @@ from focalpo.stages.metrics import NONE
 HEAD = ("seeds", "WR", "LC", "ties %", "same %", "agree %", "lead")
 NOTES = (
     "WR: percent of the games that the first row wins, ties half; both orders of every prompt; ± half a 95% interval "
-    "over prompts and training seeds. LC: the same between answers of equal length. {star}",
+    "over prompts and training seeds. LC: the same between answers of equal length.",
     "ties: games without a winner. same: prompts to which both rows give the same answer, which is a tie without a "
     "call. agree: of the others, the same winner in both orders. lead: points that an answer gains by being shown "
     "first.",
@@ -35,7 +35,7 @@ def as_text(results: DuelResults) -> str:
     warned = [f"WARNING: {each}" for each in results.warnings[:MOST_WARNINGS]]
     if more := len(results.warnings) - len(warned):
         warned.append(f"... and {more} more warnings, see duels.md")
-    texts = [results.title, *warned, finding(results), *results.judges]
+    texts = [results.title, *warned, finding(results), *map(str, results.judges)]
     tables = [f"{results.settings[name]}\n{_aligned(rows)}" for name, rows in _tables(results)]
     ratings = [_aligned(rows) for rows in _ratings(results)]
     return "\n\n".join([*map(_wrapped, texts), *tables, *ratings, "\n".join(map(_wrapped, _notes(results)))]) + "\n"
@@ -46,7 +46,7 @@ def as_markdown(results: DuelResults) -> str:
     parts = [f"**{results.title}**", *(f"WARNING: {each}" for each in results.warnings), finding(results)]
     tables = [_markdown(rows, results.settings[name]) for name, rows in _tables(results)]
     ratings = [_markdown(rows) for rows in _ratings(results)]
-    return "\n\n".join([*parts, *results.judges, *tables, *ratings, *_notes(results)]) + "\n"
+    return "\n\n".join([*parts, *map(str, results.judges), *tables, *ratings, *_notes(results)]) + "\n"
 
 
 def finding(results: DuelResults) -> str:
@@ -84,14 +84,27 @@ def as_csv(results: DuelResults) -> str:
     """One line per setting, pair and benchmark, every number at full precision."""
     ends = ("", "_low", "_high", "_se", "_p", "_p_holm")
     fields = [f"{kind}{end}" for kind in ("wr", "lc") for end in ends]
-    fields += ["ties", "same", "agree", "lead", "missing", "worst_low", "worst_high"]
+    fields += [
+        "ties",
+        "same",
+        "agree",
+        "lead",
+        "missing",
+        "worst_low",
+        "worst_high",
+        "judge",
+        "protocol",
+        "protocol_hash",
+    ]
     body = []
     for line in results.lines:
         found = line.found
         numbers = [each for _, score, p in _scores(line) for each in _ends(score, p)]
         shown = [found.ties, found.same, found.agree, found.lead, found.missing, *(found.worst or (None, None))]
         place = [line.setting, line.benchmark, line.first, line.second, found.seeds, found.prompts]
-        body.append([*place, *numbers, *shown])
+        judges = [each for each in results.judges if each.source == source_of(line.benchmark)]
+        who = zip(*((each.by, each.protocol, each.hash) for each in judges), strict=True)
+        body.append([*place, *numbers, *shown, *(" and ".join(dict.fromkeys(each)) for each in who)])
     return _csv(["setting", "benchmark", "first", "second", "seeds", "prompts", *fields], body)
 
 
@@ -155,8 +168,7 @@ def _standing(found: Standing) -> list[str]:
 
 
 def _notes(results: DuelResults) -> list[str]:
-    star = f"* differs from 50, p < .05 after Holm's correction over all {results.tests} scores."
-    notes = [note.format(star=star) for note in NOTES]
+    notes = [*NOTES, f"* differs from 50, p < .05 after Holm's correction over all {results.tests} scores."]
     if any(rated.standings for rated in results.rated):
         notes.append(RATING_NOTE.format(base=results.rows[results.base]))
     notes += dict.fromkeys(f"No Bradley-Terry table: {rated.why}." for rated in results.rated if rated.why)

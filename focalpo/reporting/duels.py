@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from focalpo.reporting.judged import judged_by
+from focalpo.reporting.judged import Judged, judged_by
 from focalpo.scoring.bradley_terry import Standing, standings
 from focalpo.scoring.differences import holm
 from focalpo.scoring.duels import Duel, Games, duel
 from focalpo.scoring.stats import arena_score
 from focalpo.stages.folder import Job
-from focalpo.stages.metrics import column_of
+from focalpo.stages.metrics import Column, column_of
 from focalpo.stages.records import DuelGame, read_records
 
 Pairing = tuple[str, str]
@@ -58,7 +58,7 @@ class DuelResults:
     base: str
     lines: Sequence[Line]
     rated: Sequence[Rated]
-    judges: Sequence[str]
+    judges: Sequence[Judged]
     warnings: Sequence[str] = ()
 
     @property
@@ -82,14 +82,22 @@ def results_of(job: Job, title: str, warnings: Sequence[str] = ()) -> DuelResult
     base = job.settings["compare_with"] if job.settings["compare_with"] in names else next(iter(names))
     places = dict.fromkeys((line.setting, line.benchmark) for line in lines)
     rated = [_rated(setting, benchmark, played, base) for setting, benchmark in places]
-    judges = [str(each) for each in judged_by(list(job.inputs.values()))]
+    judges = judged_by(list(job.inputs.values()))
     return DuelResults(title, job.settings["settings"], names, base, _corrected(lines), rated, judges, warnings)
 
 
 def title_of(benchmark: str) -> str:
     """A benchmark's title: that of the table's column without the kind of score."""
-    names = {"alpaca_eval": "ae2_wr"}
-    return column_of(names.get(benchmark, benchmark)).title.removesuffix(" WR")
+    return _column(benchmark).title.removesuffix(" WR")
+
+
+def source_of(benchmark: str) -> str:
+    """The set of completions that a benchmark, or a category of one, is judged on."""
+    return _column(benchmark).source
+
+
+def _column(benchmark: str) -> Column:
+    return column_of({"alpaca_eval": "ae2_wr"}.get(benchmark, benchmark))
 
 
 def _played(inputs: Mapping[str, Path]) -> dict[tuple[str, Pairing], Played]:
