@@ -22,6 +22,7 @@ GROUP_FILES = sorted(
 # Values that the user must set, by file: no other value may be missing.
 REQUIRED = {
     "data/file.yaml": ["data.path=pairs.jsonl", "model=from_scratch"],
+    "data/unpaired.yaml": ["data.path=answers.jsonl", "model=from_scratch", "objective=kto"],
     "setting/files.yaml": ["data.path=pairs.jsonl"],
     "setting/laptop_files.yaml": ["data.path=pairs.jsonl"],
 }
