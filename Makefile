@@ -56,7 +56,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The environment first, as when it is activated: DeepSpeed builds its operators with the ninja that it finds there.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup reproduce-table1 duels plan status cancel doctor rescore anchors rehearse bench soak why again \
+.PHONY: help setup reproduce-table1 plan status cancel doctor rescore duels anchors rehearse bench soak why again \
 	argument paper claims notebooks dashboard \
 	test test-slow test-browser test-slurm test-paper test-vllm test-all check lock clean clean-runs
 

@@ -31,7 +31,6 @@ LONG = ("ultrafeedback_binarized", "h4_ultrafeedback_binarized", "llama3_ultrafe
 REQUIRED |= {f"data/{name}.yaml": ["model=llama3_8b_instruct"] for name in LONG}
 REQUIRED["data/llama3_ultrafeedback.yaml"] = ["model=llama3_8b_instruct", f"data.revision={40 * '0'}"]
 REQUIRED["data/laptop.yaml"] = ["model=smollm2_135m_instruct"]
-REQUIRED["data/unpaired.yaml"] = ["model=from_scratch", "objective=kto", "data.path=answers.jsonl"]
 # What is judged or checked, and the sets of answers to it, are chosen together.
 REQUIRED |= {f"{name}.yaml": ["setting=laptop"] for name in ("check/laptop", "generate/laptop", "judge/none")}
 REQUIRED |= {f"generate/{name}.yaml": [f"setting={name}"] for name in ("one_gpu", "mistral_base", "llama3_instruct")}
