@@ -162,7 +162,7 @@ def twelve(browser: Browser, scheme: str, tmp_path: Path) -> Iterator[Page]:
     rows = [row.name for row in results.rows["base"] if row.name != "sft"]
     curves = {row: {"step": [1.0, 2.0], "loss": [place / 9, 1 - place / 90]} for place, row in enumerate(rows)}
     nothing = {setting: {} for setting in results.rows}
-    content = Content(results, "", "", "Do not share.", nothing, {"base": curves, "instruct": {}}, nothing, (), {},
+    content = Content(results, "", "", "Do not share.", nothing, {"base": curves, "instruct": {}}, nothing, (), (), {},
                       Block("", (), ()))  # fmt: skip
     (tmp_path / "report.html").write_text(html(content))
     context = browser.new_context(color_scheme=scheme, viewport={"width": 390, "height": 844}, offline=True)

@@ -258,7 +258,7 @@ def _section(name: str, title: str, note: str, blocks: Sequence[Block]) -> str:
 
 
 def _block(block: Block, label: str) -> str:
-    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in ["", *block.header])
+    head = "<td></td>" + "".join(f'<th scope="col">{escape(title)}</th>' for title in block.header)
     body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in line) + "</tr>" for line in block.body)
     caption = f"<caption>{escape(block.title)}</caption>" if block.title else ""
     return (
