@@ -284,8 +284,11 @@ def test_one_run_of_each_is_the_paired_t_test() -> None:
 
 
 def test_the_variances_of_prompts_and_of_seeds_add_up() -> None:
-    """Means over 300 tables: 100^2 (2 * .2^2 / 100 + 2 * .1^2 / 3 + 2 * .3^2 / 300), seeds in pairs or not."""
-    truth = 1e4 * (2 * 0.04 / 100 + 2 * 0.01 / 3 + 2 * 0.09 / 300)
+    """Means over 300 tables: 100^2 (2 * .2^2 / 100 + 2 * .1^2 / 3 + 4 * .3^2 / 300), seeds in pairs or not.
+
+    The noise of single answers is in the means over seeds and in those over prompts.
+    """
+    truth = 1e4 * (2 * 0.04 / 100 + 2 * 0.01 / 3 + 4 * 0.09 / 300)
     for same in (True, False):
         draw = np.random.default_rng(8)
         tables = [[crossed(draw, 3, 100, 0.2, 0.1, 0.3) for _ in range(2)] for _ in range(300)]
@@ -299,7 +302,14 @@ def test_equal_rows_are_called_different_as_often_as_the_level_says(seeds: tuple
     draw = np.random.default_rng(9)
     pairs = [[crossed(draw, count, 60, 0.3, 0.0, 0.3) for count in seeds] for _ in range(400)]
     share = np.mean([paired_difference(a, b, False).p < 0.05 for a, b in pairs])
-    assert 0.01 < share < 0.08
+    assert 0.001 < share < 0.08
+
+
+def test_few_seeds_that_differ_do_not_make_small_p_values() -> None:
+    """Five seeds with two fifths of the variance: p < .01 at most in 1% of 1,000 tables (1.5% with luck)."""
+    draw = np.random.default_rng(10)
+    pairs = [[crossed(draw, 5, 100, 0.3 / 2**0.5, 0.1 / 2**0.5, 2**-0.5) for _ in range(2)] for _ in range(1000)]
+    assert np.mean([paired_difference(a, b, True).p < 0.01 for a, b in pairs]) < 0.015
 
 
 def test_the_jackknife_of_length_control_has_the_bootstraps_error() -> None:
