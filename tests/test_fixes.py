@@ -104,6 +104,12 @@ def test_few_pairs_have_no_share_and_the_files_have_what_is_left(tmp_path: Path)
     assert shares(run_of(tmp_path / "empty", {})) == []
 
 
+def test_a_table_without_the_compared_row_has_shares_and_no_differences(tmp_path: Path) -> None:
+    run = run_of(tmp_path, {"kto/1": [("fixed", False)] * 6 + [("wrong", False)] * 6})
+    text = as_markdown(run, shares(run))
+    assert "| KTO | 50.0 ±33.2 | 0.0 ±0.0 |" in text and "in brackets" not in text
+
+
 def test_a_report_has_them_and_publishing_takes_them(sealed_report: Path, tmp_path: Path) -> None:
     lines = list(csv.DictReader(StringIO((sealed_report / "fixes.csv").read_text())))
     assert {(line["row"], line["split"], line["pairs"]) for line in lines} == {

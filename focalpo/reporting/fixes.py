@@ -122,13 +122,16 @@ def as_csv(found: Sequence[Share]) -> str:
 def as_markdown(run: TableRun, found: Sequence[Share]) -> str:
     """What each row fixed and broke, one table per setting and split."""
     by_place = {(s.setting, s.row, s.split, s.labels, s.move): s for s in found}
-    base = run.rows[run.table["compare_with"]]
-    parts = [
-        f"Per cent of the pairs with such labels. Fixed: ranked wrong at the start and right at the end, broken: the "
-        f"reverse; right is what the label says, so that a false label that is fixed has been learned. ± half a 95% "
-        f"interval over pairs and seeds; in brackets: minus {base}, \\* where p < .05 after Holm's correction for all "
-        f"{sum(share.difference is not None for share in found)} differences."
-    ]
+    compared = sum(share.difference is not None for share in found)
+    note = (
+        "Per cent of the pairs with such labels. Fixed: ranked wrong at the start and right at the end, broken: the "
+        "reverse; right is what the label says, so that a false label that is fixed has been learned. ± half a 95% "
+        "interval over pairs and seeds"
+    )
+    if compared:
+        base = run.rows[run.table["compare_with"]]
+        note += f"; in brackets: minus {base}, \\* where p < .05 after Holm's correction for all {compared} differences"
+    parts = [f"{note}."]
     for setting, title in run.settings.items():
         for split, words in SPLITS.items():
             mine = [share for share in found if (share.setting, share.split) == (setting, split)]
