@@ -39,6 +39,7 @@ Commands, `python -m recipes.NAME`, most of them with a make target. Stages that
     calibrate_judge     compare a judge with published annotations
     score_annotations   score published annotations
     bench               measure the speed of training beside TRL's
+    gpu_check           check that this machine's GPU trains correctly
 
 A file to take away:
 

@@ -29,6 +29,7 @@ WORDS = {
     "publish": Words(
         1, 1, "python -m recipes.publish runs/report/NAME, runs/sweep/NAME, or weights", folder=0, instead=("weights",)
     ),
+    "gpu_check": Words(0, 0, "python -m recipes.gpu_check"),
     "notebooks": Words(0, 1, "python -m recipes.notebooks TABLE, or runs/report/NAME"),
 }
 
