@@ -10,10 +10,8 @@ from collections.abc import Iterator
 
 import torch
 
-from focalpo.processes.quiet import quiet
 from focalpo.running.command import run_command
-from focalpo.speed.correct import checked, checks
-from focalpo.stages.cores import cores
+from focalpo.speed.correct import all_checks
 from focalpo.stages.origin import ROOT
 
 COMMAND = "python -m recipes.gpu_check"
@@ -23,12 +21,10 @@ SECONDS = 600
 
 def gpu_check() -> None:
     """Print every check as it ends; exits with 1 when one of them is not as it should be."""
-    quiet(cores())
     failed = False
-    for name, check in checks().items():
-        for found in checked(name, check):
-            print(f"{'ok' if found.ok else 'fail':5} {found.name:24} {found.figures}", flush=True)
-            failed |= not found.ok
+    for found in all_checks():
+        print(f"{'ok' if found.ok else 'fail':5} {found.name:24} {found.figures}", flush=True)
+        failed |= not found.ok
     sys.exit(failed)
 
 

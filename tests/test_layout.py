@@ -87,9 +87,9 @@ def test_a_prompt_and_its_first_branch_are_one_sequence_and_only_other_branches_
     placed = batch.layout
     assert placed.trunk == 8 and placed.responses == [2, 3, 1, 1]
     assert placed.trunks.query_starts.tolist() == placed.trunks.key_starts.tolist() == [0, 5, 8]
-    assert placed.trunks.key_rows is None and placed.trunks.longest_query == 5
-    assert placed.branches is not None and placed.branches.key_rows is not None
-    assert placed.branches.key_rows.tolist() == [0, 1, 2, 8, 9, 10, 5, 6, 11]
+    assert placed.trunks.longest_query == placed.trunks.longest_key == 5
+    assert placed.branch_keys.tolist() == [0, 1, 2, 8, 9, 10, 5, 6, 11]
+    assert placed.branches is not None
     assert placed.branches.query_starts.tolist() == [0, 3, 4]
     assert placed.branches.key_starts.tolist() == [0, 6, 9]
     assert (placed.branches.longest_query, placed.branches.longest_key) == (3, 6)

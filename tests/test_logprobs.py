@@ -132,7 +132,7 @@ def test_flash_attention_is_used_for_half_precision_on_a_gpu_only(
 def test_the_inputs_of_both_kernels_are_built_on_the_layouts_device() -> None:
     placed = pack(random_trees(9, seed=3), BRANCHES).layout.to(torch.device("meta"))
     kept = (*placed.groups(None), placed.trunks, placed.branches)
-    made = [tensor for each in kept for tensor in tensors_of(each)]
+    made = [placed.branch_keys, *(tensor for each in kept for tensor in tensors_of(each))]
     assert len(made) > 3 and {tensor.device.type for tensor in made} == {"meta"}
 
 

@@ -10,8 +10,9 @@ no wait             within a micro-batch, the host never waits for the GPU
 
 import copy
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,9 +22,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 
 from focalpo.config.bench import Lengths
 from focalpo.data.trees import Tree
+from focalpo.processes.quiet import quiet
 from focalpo.speed.measured import Stopwatch
 from focalpo.speed.switches import Switches, attention_of, batcher_of, policy_of
 from focalpo.speed.workload import draw, random_trees
+from focalpo.stages.cores import cores
 from focalpo.training import checkpoint
 from focalpo.training.engine import Examples, open_engine, start_ranks, train
 from focalpo.training.logprobs import PackedPolicy
@@ -35,8 +38,9 @@ from focalpo.training.scratch import bpe_tokenizer
 from focalpo.training.settings import TrainSettings
 
 BRANCHES = ("chosen", "rejected")
-TINY = {
-    "vocab_size": 512,
+VOCABULARY = 512
+TINY: dict[str, object] = {
+    "vocab_size": VOCABULARY,
     "hidden_size": 128,
     "intermediate_size": 256,
     "num_hidden_layers": 2,
@@ -48,7 +52,7 @@ TINY = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-FAMILIES = {
+FAMILIES: dict[str, dict[str, object]] = {
     "llama": {},
     "mistral": {"sliding_window": 40},
     "qwen2": {},
@@ -89,25 +93,23 @@ class Check:
 
 def checks() -> dict[str, Callable[[], list[Check]]]:
     """Every check of the engine as it trains here, by name."""
-    found: dict[str, Callable[[], list[Check]]] = {}
-    for family in FAMILIES:
-        found[f"packed = padded, {family}"] = lambda family=family: [packed_is_padded(family, Switches())]
-    found["no wait"] = lambda: [no_wait()]
-    found["training"] = training
-    return found
+    packed = {f"packed = padded, {family}": partial(packed_is_padded, family, Switches()) for family in FAMILIES}
+    return {**packed, "no wait": no_wait, "training": training}
 
 
-def checked(name: str, check: Callable[[], list[Check]]) -> list[Check]:
-    """What a check finds; where it cannot run, the reason is the finding."""
-    try:
-        return check()
-    except ModuleNotFoundError as error:
-        return [Check(name, False, f"{error.name} is not installed: run make setup")]
-    except (RuntimeError, ValueError) as error:
-        return [Check(name, False, str(error).strip().splitlines()[0])]
+def all_checks() -> Iterator[Check]:
+    """What every check finds, one after another; where one cannot run, the reason is its finding."""
+    quiet(cores())
+    for name, check in checks().items():
+        try:
+            yield from check()
+        except ModuleNotFoundError as error:
+            yield Check(name, False, f"{error.name} is not installed: run make setup")
+        except (RuntimeError, ValueError) as error:
+            yield Check(name, False, str(error).strip().splitlines()[0])
 
 
-def packed_is_padded(family: str, switches: Switches) -> Check:
+def packed_is_padded(family: str, switches: Switches) -> list[Check]:
     """Log-probs and gradients of a packed bf16 policy are as near to fp32's as those of a padded forward in bf16."""
     trees, model = _trees(), _model(family)
     exact, exact_gradients = _logps_and_gradients(copy.deepcopy(model).float(), _padded, trees)
@@ -116,27 +118,25 @@ def packed_is_padded(family: str, switches: Switches) -> Check:
         packed, packed_gradients = _logps_and_gradients(model, lambda m, t: _packed(m, t, switches), trees)
     off, theirs = (_rms(found - exact) for found in (packed, padded))
     gradient, of_theirs = (_distance(found, exact_gradients) for found in (packed_gradients, padded_gradients))
-    return Check(
-        f"packed = padded, {family}" + (f", {switches.attention} attention" if switches.attention else ""),
-        off <= WORSE * theirs and gradient <= WORSE * of_theirs,
-        f"log-probs {off:.2g} nats from fp32's (padded {theirs:.2g}), gradients {gradient:.2%} ({of_theirs:.2%})",
-    )
+    name = f"packed = padded, {family}" + (f", {switches.attention} attention" if switches.attention else "")
+    figures = f"log-probs {off:.2g} nats from fp32's (padded {theirs:.2g}), gradients {gradient:.2%} ({of_theirs:.2%})"
+    return [Check(name, off <= WORSE * theirs and gradient <= WORSE * of_theirs, figures)]
 
 
-def no_wait() -> Check:
+def no_wait() -> list[Check]:
     """Forward and backward of a micro-batch; on a GPU, torch raises an error at any wait for it."""
     policy, micro = PackedPolicy(_model("llama")), pack(_trees(), BRANCHES)
     policy(micro.to(device())).sum().backward()  # what is made once, such as handles of libraries, may wait
     if device().type != "cuda":
-        return Check("no wait", True, "not checked: this is no GPU")
+        return [Check("no wait", True, "not checked: this is no GPU")]
     torch.cuda.set_sync_debug_mode("error")
     try:
         policy(micro.to(device())).sum().backward()
     except RuntimeError as error:
-        return Check("no wait", False, str(error).splitlines()[0])
+        return [Check("no wait", False, str(error).splitlines()[0])]
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    return Check("no wait", True, "none in a forward and backward pass")
+    return [Check("no wait", True, "none in a forward and backward pass")]
 
 
 def training() -> list[Check]:
@@ -169,7 +169,7 @@ def training() -> list[Check]:
 
 
 def _trees() -> list[Tree]:
-    return random_trees(draw(LENGTHS, PAIRS, scale=1.0, seed=0), TINY["vocab_size"], seed=0)
+    return random_trees(draw(LENGTHS, PAIRS, scale=1.0, seed=0), VOCABULARY, seed=0)
 
 
 def _model(family: str) -> PreTrainedModel:

@@ -42,13 +42,9 @@ def _checks() -> Iterator[tuple[Task, Run]]:
         needs = ["deepspeed"] if name == "training" else []
         yield Task(CORRECT, name, OURS, [""], needs, None, SECONDS), partial(_checked, check)
     for attention in ("flash_3", "blocks", "flex") if torch.cuda.is_available() else ():
-        check = partial(_attention, attention)
+        check = partial(packed_is_padded, "llama", Switches(attention=attention))
         needs, seconds = list(KERNELS.get(attention, ())), COMPILING if attention in COMPILED else SECONDS
         yield Task(CORRECT, f"{attention} attention", OURS, [""], needs, None, seconds), partial(_checked, check)
-
-
-def _attention(attention: str) -> list[Check]:
-    return [packed_is_padded("llama", Switches(attention=attention))]
 
 
 def _checked(check: Callable[[], list[Check]], place: int, logps: dict) -> dict:

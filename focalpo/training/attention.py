@@ -10,6 +10,7 @@ plain matrix products of the same blocks. FlexAttention under the trees' mask is
 from collections.abc import Callable
 from functools import cache, partial
 from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ def _attend_ragged(
     if layout.branches is None:
         return attend(query, key, value, layout.trunks)
     trunk, branches = query.split([layout.trunk, len(query) - layout.trunk])
-    keys, values = (x.index_select(0, layout.branches.key_rows) for x in (key, value))
+    keys, values = (x.index_select(0, layout.branch_keys) for x in (key, value))
     return torch.cat(
         [
             attend(trunk, key[: layout.trunk], value[: layout.trunk], layout.trunks),
@@ -79,7 +80,8 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, ragged: Ragged, scaling: 
     from torch.nn.attention.varlen import varlen_attn
 
     # torch before 2.12 groups heads without being asked to, and does not know the word.
-    grouped = {"enable_gqa": query.shape[1] != key.shape[1]} if "enable_gqa" in _parameters(varlen_attn) else {}
+    told = "enable_gqa" in _parameters(varlen_attn)
+    grouped: dict[str, Any] = {"enable_gqa": query.shape[1] != key.shape[1]} if told else {}
     # Aligned to the bottom right, so that a branch's first token sees its whole prompt: (-1, 0) is causal, and (n, 0)
     # sees the n keys before its own as well.
     return varlen_attn(  # type: ignore[return-value]  # a tuple if more is requested
@@ -117,7 +119,7 @@ def _attend_flex(
 
 
 @cache
-def _flex(device_type: str) -> Callable:
+def _flex(device_type: str) -> Any:
     """FlexAttention, compiled for any number of tokens; on a CPU, where it has no backward pass, as it is written."""
     from torch.nn.attention.flex_attention import flex_attention
 

@@ -62,13 +62,12 @@ class Group:
 @dataclass(frozen=True, slots=True)
 class Ragged:
     """Sequences of one call of variable-length attention: where the queries and the keys of each start,
-    [sequences + 1], and the longest of both; `key_rows` [K] of the packed row, None: the keys are the queries' rows."""
+    [sequences + 1], and the longest of both."""
 
     query_starts: Tensor
     key_starts: Tensor
     longest_query: int
     longest_key: int
-    key_rows: Tensor | None = None
 
 
 class Layout:
@@ -122,14 +121,19 @@ class Layout:
 
     @cached_property
     def branches(self) -> Ragged | None:
-        """The branches behind the trunks, each with a copy of its prompt's keys before its own."""
+        """The branches behind the trunks, each with its keys among `branch_keys`; None if there are none."""
         others = [branch for tree in self.trees for branch in tree[2:]]
         if not others:
             return None
         queries, keys = [each.queries for each in others], [each.keys for each in others]
+        return Ragged(self._starts(queries), self._starts(keys), max(queries), max(keys))
+
+    @cached_property
+    def branch_keys(self) -> Tensor:
+        """Rows of the packed row [K]: of each branch behind the trunks, its prompt's and its own."""
+        others = [branch for tree in self.trees for branch in tree[2:]]
         rows = [np.arange(*span) for b in others for span in ((b.prefix_start, b.prefix_end), (b.start, b.end))]
-        key_rows = sent(torch.from_numpy(np.concatenate(rows)), self.device)
-        return Ragged(self._starts(queries), self._starts(keys), max(queries), max(keys), key_rows)
+        return sent(torch.from_numpy(np.concatenate(rows)), self.device)
 
     def _starts(self, lengths: Sequence[int]) -> Tensor:
         return sent(torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)), self.device)
@@ -227,8 +231,10 @@ def _block_mask(segments: Sequence[Segment], device: torch.device, window: int |
     touched, whole = _tiles(segments, -(-count // TILE))
     if window is not None:
         whole[:] = False
-    tiles = [sent(each, device) for kind in (touched & ~whole, whole) for each in _ordered(kind)]
-    return BlockMask.from_kv_blocks(*tiles, BLOCK_SIZE=TILE, mask_mod=visible, seq_lengths=(count, count))
+    masked, plain = ([sent(each, device) for each in _ordered(kind)] for kind in (touched & ~whole, whole))
+    return BlockMask.from_kv_blocks(
+        masked[0], masked[1], plain[0], plain[1], BLOCK_SIZE=TILE, mask_mod=visible, seq_lengths=(count, count)
+    )
 
 
 def _tiles(segments: Sequence[Segment], count: int) -> tuple[np.ndarray, np.ndarray]:
