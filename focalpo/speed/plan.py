@@ -21,6 +21,9 @@ COMPILED = ("compiled", "flex")
 ONE_SHAPE = ["~lengths.long_prompts", "~lengths.short_chat"]
 Run = Callable[[int, dict], dict]
 """Runs a task at the place of one of its sizes, with the reference log-probs by branch; returns its figures."""
+Rank = tuple[bool, bool, bool, int, int]
+"""What has less value has a higher one: repeats of ablations, then other benches than the first, then ablations, then
+later repeats."""
 
 
 def planned(benches: Sequence[str]) -> list[tuple[Task, Run]]:
@@ -34,25 +37,31 @@ def planned(benches: Sequence[str]) -> list[tuple[Task, Run]]:
         measured = [each for place, bench in enumerate(benches) for each in _measurements(bench, first=not place)]
     except ModuleNotFoundError as error:
         return [*found, (Task("peers", "all", OURS, [""], [str(error.name)], None, 0.0), lambda place, logps: {})]
-    return found + [each for _, *each in sorted(measured, key=lambda ranked: ranked[0])]  # type: ignore[misc]
+    ranked = sorted([*measured, *_alternatives()], key=lambda each: each[0])
+    return found + [(task, run) for _, task, run in ranked]
 
 
 def _checks() -> Iterator[tuple[Task, Run]]:
     for name, check in checks().items():
         needs = ["deepspeed"] if name == "training" else []
         yield Task(CORRECT, name, OURS, [""], needs, None, SECONDS), partial(_checked, check)
+
+
+def _alternatives() -> Iterator[tuple[Rank, Task, Run]]:
+    """The checks of the kernels of attention that only the ablation knows, before it; they need a GPU."""
     for attention in ("flash_3", "blocks", "flex") if torch.cuda.is_available() else ():
         check = partial(packed_is_padded, "llama", Switches(attention=attention))
         needs, seconds = list(KERNELS.get(attention, ())), COMPILING if attention in COMPILED else SECONDS
-        yield Task(CORRECT, f"{attention} attention", OURS, [""], needs, None, seconds), partial(_checked, check)
+        task = Task(CORRECT, f"{attention} attention", OURS, [""], needs, None, seconds)
+        yield (False, False, True, -1, 0), task, partial(_checked, check)
 
 
 def _checked(check: Callable[[], list[Check]], place: int, logps: dict) -> dict:
     return {"checks": [asdict(each) for each in check()]}
 
 
-def _measurements(bench: str, first: bool) -> Iterator[tuple[tuple, Task, Run]]:
-    """The measurements of a bench with their ranks: what is of less value has a higher one."""
+def _measurements(bench: str, first: bool) -> Iterator[tuple[Rank, Task, Run]]:
+    """The measurements of a bench with their ranks."""
     from focalpo.config.compose import compose_bench
 
     config = compose_bench(bench, ONE_SHAPE)

@@ -2,7 +2,7 @@
 
 It measures the rows of `plan`, the most valuable first, and prints and writes each at once to OUT/rows.jsonl. A row
 that runs out of memory is tried smaller, one that takes too long is ended, what a package is missing for is named, and
-so is what the seconds did not suffice for. However it ends, short of being killed, there is a table: OUT/table.txt.
+so is what the seconds did not suffice for. However it ends, there is a table: OUT/table.txt.
 
 This process imports nothing that a bare machine may lack, and never touches the GPU: two workers do, one per engine.
 """
@@ -90,10 +90,11 @@ class Session:
         self.begun = time.monotonic()
 
     def record(self, row: Row) -> None:
-        """Print a row and write it to the disk."""
+        """Print a row, and write it and the table of all rows so far to the disk."""
         self.rows.append(row)
         with (self.out / "rows.jsonl").open("a") as file:
             file.write(json.dumps(asdict(row)) + "\n")
+        (self.out / "table.txt").write_text(table(self.rows) + "\n")
         print(f"{time.monotonic() - self.begun:4.0f} s  {line(row)}", flush=True)
 
     def run(self, task: Task) -> None:
@@ -140,7 +141,7 @@ class Session:
 
 @contextmanager
 def summarised(session: Session, tasks: list[Task]) -> Iterator[None]:
-    """However the block ends, name the tasks that it left out, end the workers, and write and print the table."""
+    """However the block ends, name the tasks that it left out, end the workers, and print the table."""
     ended = "the session was stopped"
     try:
         yield
@@ -155,9 +156,7 @@ def summarised(session: Session, tasks: list[Task]) -> Iterator[None]:
         for task in tasks:
             if task.name not in done:
                 session.record(Row(task.part, task.name, task.sizes[0], LEFT_OUT, ended))
-        text = table(session.rows)
-        (session.out / "table.txt").write_text(text + "\n")
-        print(f"\n{text}\n{session.out}/table.txt, rows.jsonl, log.txt", flush=True)
+        print(f"\n{table(session.rows)}\n{session.out}/table.txt, rows.jsonl, log.txt", flush=True)
 
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
