@@ -43,6 +43,7 @@ Commands, `python -m recipes.NAME`, most of them with a make target. Stages that
     calibrate_judge     compare a judge with published annotations
     annotations         score published annotations, or write a judge stage's for others
     bench               measure the speed of training beside TRL's
+    gpu_check           check that this machine's GPU trains correctly
 
 A file to take away:
 

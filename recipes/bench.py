@@ -23,7 +23,7 @@ from focalpo.data.tokens import pair_trees
 from focalpo.data.truncation import Limits
 from focalpo.planning.bench import planned_bench
 from focalpo.running.command import run_command
-from focalpo.speed import tables
+from focalpo.speed import columns, tables
 from focalpo.speed.figures import growth_figure
 from focalpo.speed.kept import measured
 from focalpo.speed.measurements import Measurement, TripleLengths, lengths_of, measurements
@@ -78,8 +78,8 @@ def report(config: BenchSettings, plan: list[Measurement], results: dict[str, di
     }
     for part in config.parts:
         table = rows[part]()
-        tables.write_csv(table, folder / f"{part}.csv")
-        print(f"{part}\n{tables.text(table)}\n")
+        columns.write_csv(table, folder / f"{part}.csv")
+        print(f"{part}\n{columns.text(table)}\n")
         if part == "growth":
             growth_figure(table, folder / "growth.png")
     print(folder)

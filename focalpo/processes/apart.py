@@ -47,14 +47,17 @@ class Apart:
         with contextlib.suppress(BrokenPipeError):  # the worker has died; `hear` reports it
             self.pipe.send((method, arguments))
 
-    def hear(self) -> Any:
+    def hear(self, seconds: float | None = None) -> Any:
         """Wait for the last call and return its result.
 
         Raises:
+            TimeoutError: when it takes longer than `seconds`; without them, there is no limit.
             ValueError: when the worker has died. An exception of the call itself is raised here, too; the worker has
                 then exited.
         """
         try:
+            if not self.pipe.poll(seconds):
+                raise TimeoutError
             result, error = self.pipe.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()

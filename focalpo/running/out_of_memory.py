@@ -1,15 +1,12 @@
 """Explain out-of-memory errors: how much memory was used and which settings to lower."""
 
 import contextlib
-import re
 from collections.abc import Iterator
 
 from focalpo.stages.folder import Job
-from focalpo.stages.memory import resident_peak
+from focalpo.stages.memory import is_out_of_memory, resident_peak
 
 GIB = 1 << 30
-# Messages of torch's CPU allocator; for GPUs there is an exception class.
-REFUSED = re.compile(r"can't allocate memory|not enough memory")
 
 
 @contextlib.contextmanager
@@ -22,9 +19,7 @@ def explaining_out_of_memory(job: Job) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        import torch
-
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not REFUSED.search(str(error)):
+        if not is_out_of_memory(error):
             raise
         raise ValueError(f"{job.kind} ran out of memory: {_used()}; lower {_what_to_lower(job)}") from error
 

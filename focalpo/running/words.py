@@ -31,6 +31,7 @@ WORDS = {
         1, 1, "python -m recipes.publish runs/report/NAME, runs/sweep/NAME, or weights", folder=0, names=("weights",)
     ),
     "paper": Words(0, 1, "python -m recipes.paper, or python -m recipes.paper claims", names=("claims",)),
+    "gpu_check": Words(0, 0, "python -m recipes.gpu_check"),
     "notebooks": Words(0, 1, "python -m recipes.notebooks TABLE, or runs/report/NAME"),
 }
 

@@ -11,7 +11,6 @@ import torch
 
 from focalpo.data.trees import Tree
 from focalpo.training.cost import Batch, Shape, training_operations
-from focalpo.training.model import DTYPES
 
 SIDE = {"cpu": 2048, "cuda": 8192}
 TRIALS = 5
@@ -34,7 +33,7 @@ def _keys_seen(prompt: int, responses: list[int]) -> int:
 def matmul_rate(dtype: str, device: torch.device) -> float:
     """Operations per second of a large square product: the best of several trials, since it serves as a ceiling."""
     side = SIDE[device.type]
-    a, b = (torch.randn(side, side, device=device, dtype=DTYPES[dtype]) for _ in range(2))
+    a, b = (torch.randn(side, side, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
     a @ b
     best = float("inf")
     for _ in range(TRIALS):

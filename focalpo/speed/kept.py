@@ -26,7 +26,7 @@ def measured(folder: Path, measurement: Measurement) -> dict:
         if measurement.reference:
             name = measurement.reference.replace("/", "-").replace(" ", "_")
             paths["reference"] = str(folder / f"{name}.json")
-        write_json(task, {"what": measurement.what, **measurement.fields, **paths})
+        write_json(task, {"what": measurement.what, "fields": measurement.fields, **paths})
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={measurement.ranks}"]
         command = [sys.executable, *(launcher if measurement.ranks > 1 else []), "-m", "focalpo.speed.run", str(task)]
         environment = os.environ | {"OMP_NUM_THREADS": str(cores_each(measurement.ranks))}

@@ -22,7 +22,10 @@ VARIANTS = {
     "without chunked head": Switches(chunked_head=False),
     "without balanced planning": Switches(balanced=False),
 }
-OTHER_DTYPE = {"float32": "bfloat16", "bfloat16": "float32"}
+# Packages without which a measurement cannot run.
+ENGINES = {OURS: ("deepspeed",), "trl": ("trl", "datasets")}
+KERNELS = {"liger": ("liger_kernel",), "flash_3": ("flash_attn_interface",)}
+SMALLEST_TOKENS = 2048  # of a micro-batch that did not fit and is halved
 TripleLengths = list[tuple[int, int, int]]
 
 
@@ -37,6 +40,33 @@ class Measurement:
     fields: dict = field(default_factory=dict)
     reference: str | None = None
     ranks: int = 1
+
+    @property
+    def size(self) -> str:
+        """What decides its memory, in words."""
+        layers = f", {self.workload.shape.num_hidden_layers} layers"
+        if self.what == "trl":
+            return f"{self.fields['settings']['micro_batch']} pairs{layers}"
+        return f"{self.workload.train.micro_batch_tokens} tokens{layers}"
+
+    @property
+    def needs(self) -> list[str]:
+        """The packages that it imports, beside torch and transformers."""
+        settings, switches = (self.fields.get(name, {}) for name in ("settings", "switches"))
+        chosen = self.workload.train.kernels, switches.get("attention"), settings.get("liger") and "liger"
+        return [name for kernel in chosen for name in KERNELS.get(kernel, ())] + list(ENGINES.get(self.what, ()))
+
+    def smaller(self) -> "Measurement | None":
+        """The same with half the micro-batch, or, where that is at its smallest, with half the layers; None at one."""
+        train, shape = self.workload.train, self.workload.shape
+        if self.what == "trl" and (pairs := self.fields["settings"]["micro_batch"]) > 1:
+            return replace(self, fields={"settings": self.fields["settings"] | {"micro_batch": pairs // 2}})
+        if self.what != "trl" and train.micro_batch_tokens > SMALLEST_TOKENS:
+            return replace(self, workload=_with(self.workload, micro_batch_tokens=train.micro_batch_tokens // 2))
+        if shape.num_hidden_layers == 1:
+            return None
+        shallower = replace(shape, num_hidden_layers=shape.num_hidden_layers // 2)
+        return replace(self, workload=replace(self.workload, shape=shallower))
 
 
 def measurements(config: BenchSettings, real: TripleLengths) -> list[Measurement]:
@@ -80,12 +110,16 @@ def ablations(config: BenchSettings, real: TripleLengths) -> Iterator[Measuremen
     yield Measurement(reference, "reference", workload)
     variants = {name: asdict(switches) for name, switches in VARIANTS.items()}
     yield Measurement("exactness", "exactness", workload, {"variants": variants}, reference)
-    other = OTHER_DTYPE[config.train.dtype]
     for turn in range(config.repeats):
         yield _ours(f"ablation/everything on/{turn}", workload, reference)
         for name, switches in VARIANTS.items():
             yield _ours(f"ablation/{name}/{turn}", workload, reference, switches)
-        yield _ours(f"ablation/in {other}/{turn}", _with(workload, dtype=other), reference)
+        if config.train.dtype == "float32":  # the other way round, a GPU would compute without its matrix units
+            yield _ours(f"ablation/in bfloat16/{turn}", _with(workload, dtype="bfloat16"), reference)
+        for attention in config.attention:
+            yield _ours(
+                f"ablation/with {attention} attention/{turn}", workload, reference, Switches(attention=attention)
+            )
         for kernels in config.kernels:
             yield _ours(f"ablation/with {kernels} kernels/{turn}", _with(workload, kernels=kernels), reference)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from focalpo.speed.flops import matmul_rate
-from focalpo.speed.measured import Measured, Stopwatch, peak_bytes
-from focalpo.speed.switches import Switches, batcher_of, policy_of
+from focalpo.speed.measured import Measured, Stopwatch, forget_peak, peak_bytes
+from focalpo.speed.switches import Switches, attention_of, batcher_of, policy_of
 from focalpo.speed.workload import Workload, new_model, shuffled, trees_of
 from focalpo.training.engine import Examples, open_engine, start_ranks, train
 from focalpo.training.logprobs import PackedPolicy
@@ -28,6 +28,7 @@ def reference(workload: Workload) -> Reference:
 def measure(workload: Workload, cached: Reference, switches: Switches) -> Measured:
     """Train on the workload with DPO and time the steps."""
     start_ranks()
+    forget_peak()
     rate = matmul_rate(workload.train.dtype, device())
     model = new_model(workload.shape, workload.seed, workload.train.dtype)
     frozen = None if switches.cached_reference else new_model(workload.shape, workload.seed + 1, workload.train.dtype)
@@ -37,7 +38,7 @@ def measure(workload: Workload, cached: Reference, switches: Switches) -> Measur
     examples = Examples(shuffled(trees_of(workload), batch, seed), placed, mismatched=[])
     watch = Stopwatch()
     batcher = batcher_of(switches, workload.train.micro_batch_tokens)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, attention_of(switches):
         train(engine, DPO(beta=BETA), examples, workload.train, seed, Path(folder), watch, batcher=batcher)
     return Measured(watch.seconds[1:], peak_bytes(), watch.losses[0], rate)
 

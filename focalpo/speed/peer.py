@@ -10,7 +10,7 @@ from trl import DPOConfig, DPOTrainer
 
 from focalpo.config.bench import PeerSettings
 from focalpo.speed.flops import matmul_rate
-from focalpo.speed.measured import Measured, Stopwatch, peak_bytes
+from focalpo.speed.measured import Measured, Stopwatch, forget_peak, peak_bytes
 from focalpo.speed.ours import BETA, Reference
 from focalpo.speed.workload import Workload, new_model, trees_of
 from focalpo.stages.memory import keep_freed
@@ -43,6 +43,7 @@ def measure(workload: Workload, cached: Reference, settings: PeerSettings) -> Me
     """Train on the workload with TRL's DPO and time the steps; fp32 weights, autocast when dtype is bfloat16."""
     if settings.keeps_memory:
         keep_freed()
+    forget_peak()
     rate = matmul_rate(workload.train.dtype, device())
     model = new_model(workload.shape, workload.seed, "float32")
     frozen = None if settings.cached_reference else new_model(workload.shape, workload.seed + 1, workload.train.dtype)
@@ -72,6 +73,7 @@ def _config(workload: Workload, settings: PeerSettings, folder: str) -> DPOConfi
         train_sampling_strategy="sequential",
         precompute_ref_log_probs=settings.cached_reference,
         gradient_checkpointing=settings.activation_checkpointing,
+        use_liger_kernel=settings.liger,
         max_length=None,
         bf16=train.dtype == "bfloat16",
         use_cpu=not torch.cuda.is_available(),

@@ -20,32 +20,32 @@ from focalpo.stages.folder import write_json
 from focalpo.training.ranks import rank, world
 
 
-def reference(workload: Workload, task: dict) -> dict:
+def reference(workload: Workload, fields: dict, cached: ours.Reference) -> dict:
     started = time.perf_counter()
     logps = ours.reference(workload)
     return {"logps": logps, "seconds": time.perf_counter() - started}
 
 
-def engine(workload: Workload, task: dict) -> dict:
-    return asdict(ours.measure(workload, _cached(task), Switches(**task["switches"])))
+def engine(workload: Workload, fields: dict, cached: ours.Reference) -> dict:
+    return asdict(ours.measure(workload, cached, Switches(**fields["switches"])))
 
 
-def trl(workload: Workload, task: dict) -> dict:
+def trl(workload: Workload, fields: dict, cached: ours.Reference) -> dict:
     from focalpo.speed import peer
 
-    return asdict(peer.measure(workload, _cached(task), PeerSettings(**task["settings"])))
+    return asdict(peer.measure(workload, cached, PeerSettings(**fields["settings"])))
 
 
-def exactness(workload: Workload, task: dict) -> dict:
+def exactness(workload: Workload, fields: dict, cached: ours.Reference) -> dict:
     """Largest difference of losses and gradients from those with every speed-up on.
 
     The differences of gradients are relative to the largest gradient.
     """
-    losses, gradients = ours.gradients(workload, _cached(task), Switches())
+    losses, gradients = ours.gradients(workload, cached, Switches())
     largest = max(float(gradient.abs().max()) for gradient in gradients)
     differences = {}
-    for name, switches in task["variants"].items():
-        others, theirs = ours.gradients(workload, _cached(task), Switches(**switches))
+    for name, switches in fields["variants"].items():
+        others, theirs = ours.gradients(workload, cached, Switches(**switches))
         apart = max(float((a - b).abs().max()) for a, b in zip(gradients, theirs, strict=True))
         differences[name] = {"loss": float((losses - others).abs().max()), "gradient": apart / largest}
     return differences
@@ -58,13 +58,10 @@ def main(path: Path) -> None:
     """Run the task; its result file appears complete or not at all."""
     quiet(cores_each(int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
     task = json.loads(path.read_text())
-    result = WHAT[task["what"]](read(Path(task["workload"])), task)
+    cached = json.loads(Path(task["reference"]).read_text())["logps"] if "reference" in task else {}
+    result = WHAT[task["what"]](read(Path(task["workload"])), task["fields"], cached)
     if rank() == 0:
         write_json(Path(task["result"]), result | {"ranks": world()})
-
-
-def _cached(task: dict) -> ours.Reference:
-    return json.loads(Path(task["reference"]).read_text())["logps"]
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ A speed-up that is off is replaced by the plainest method that peers use, on the
 the value of that one idea.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,22 +14,32 @@ import torch
 from transformers import PreTrainedModel
 
 from focalpo.data.trees import Tree
+from focalpo.training.attention import BLOCKS, FLEX, NAME
+from focalpo.training.kernels import flash_attention_3
 from focalpo.training.logprobs import Asked, PackedPolicy, Scores
 from focalpo.training.packing import Batcher, MicroBatch, pack, tree_cost
 
 FILLER = 0
 WHOLE = 1 << 62  # logits: one chunk for any micro-batch
+ATTENTION = {"": NAME, "blocks": BLOCKS, "flex": FLEX, "flash_3": NAME}
+"""What transformers calls each kernel of attention; the first is the engine's own choice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Switches:
-    """Which speed-ups are on."""
+    """Which speed-ups are on, and the kernel of attention if it is not the engine's choice, one of ATTENTION."""
 
     packing: bool = True
     share_prompts: bool = True
     cached_reference: bool = True
     chunked_head: bool = True
     balanced: bool = True
+    attention: str = ""
+
+
+def attention_of(switches: Switches) -> contextlib.AbstractContextManager:
+    """While open, torch has the kernel that the switches name."""
+    return flash_attention_3() if switches.attention == "flash_3" else contextlib.nullcontext()
 
 
 def batcher_of(switches: Switches, budget: int) -> Batcher:
@@ -45,15 +56,17 @@ def batcher_of(switches: Switches, budget: int) -> Batcher:
 
 def policy_of(model: PreTrainedModel, frozen: PreTrainedModel | None, switches: Switches) -> PackedPolicy:
     """The policy; with a frozen model, the policy runs it before each of its own forwards."""
-    chunk = None if switches.chunked_head else WHOLE
-    return PackedPolicy(model, chunk) if frozen is None else BesideReference(model, PackedPolicy(frozen), chunk)
+    chunk, attention = None if switches.chunked_head else WHOLE, ATTENTION[switches.attention]
+    if frozen is None:
+        return PackedPolicy(model, chunk, attention)
+    return BesideReference(model, PackedPolicy(frozen, attention=attention), chunk, attention)
 
 
 class BesideReference(PackedPolicy):
     """A policy that also runs the frozen model in every forward, as when reference log-probs are not cached."""
 
-    def __init__(self, model: PreTrainedModel, frozen: PackedPolicy, chunk_logits: int | None) -> None:
-        super().__init__(model, chunk_logits)
+    def __init__(self, model: PreTrainedModel, frozen: PackedPolicy, chunk_logits: int | None, attention: str) -> None:
+        super().__init__(model, chunk_logits, attention)
         self.frozen = frozen.requires_grad_(False)
 
     def forward(self, batch: MicroBatch, asked: Asked = "sums") -> Scores:

@@ -1,18 +1,16 @@
 """Tables of the results: medians of the repeats, and every factor against a row of the same run."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from statistics import median
 
+from focalpo.speed.columns import Row
 from focalpo.speed.flops import useful_flops
 from focalpo.speed.measurements import OURS, Measurement
 from focalpo.speed.planner import Dealt
 from focalpo.speed.workload import Workload, trees_of
 
 Results = Mapping[str, dict]
-Row = dict[str, object]
 
 
 def rates(measured: Sequence[dict], workload: Workload, ceiling: float) -> Row:
@@ -107,36 +105,6 @@ def growth(plan: Sequence[Measurement], results: Results, objectives: Sequence[i
 def planner(plans: Sequence[Dealt]) -> list[Row]:
     """One row per plan: how evenly global batches are dealt."""
     return [asdict(plan) for plan in plans]
-
-
-def text(rows: Sequence[Row]) -> str:
-    """Format rows as aligned columns."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [names] + [[_formatted(row.get(name, "")) for name in names] for row in rows]
-    widths = [max(len(values[place]) for values in cells) for place in range(len(names))]
-    left = [isinstance(rows[0].get(name), str) for name in names]
-
-    def line(values: list[str]) -> str:
-        padded = zip(values, widths, left, strict=True)
-        return "  ".join(
-            cell.ljust(width) if is_left else cell.rjust(width) for cell, width, is_left in padded
-        ).rstrip()
-
-    return "\n".join(map(line, cells))
-
-
-def write_csv(rows: Sequence[Row], path: Path) -> None:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _formatted(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4f}" if value < 10 else f"{value:.0f}"
-    return str(value)
 
 
 def _number(value: object) -> float:

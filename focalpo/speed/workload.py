@@ -16,7 +16,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from focalpo.config.bench import Lengths, Shape
 from focalpo.data.trees import Ids, Tree
-from focalpo.training.model import DTYPES
 from focalpo.training.settings import TrainSettings
 from focalpo.training.steps import global_batch_at
 
@@ -58,14 +57,19 @@ def draw(lengths: Lengths, pairs: int, scale: float, seed: int) -> list[tuple[in
 
 def trees_of(workload: Workload) -> list[Tree]:
     """The workload's pairs as trees of random tokens, in training order."""
-    rng = np.random.default_rng(workload.seed)
+    return random_trees(workload.lengths, workload.shape.vocab_size, workload.seed)
+
+
+def random_trees(lengths: Sequence[tuple[int, int, int]], vocabulary: int, seed: int) -> list[Tree]:
+    """Trees of random tokens with these lengths."""
+    rng = np.random.default_rng(seed)
 
     def ids(count: int) -> Ids:
-        return rng.integers(SPECIAL, workload.shape.vocab_size, count).astype(np.int32)
+        return rng.integers(SPECIAL, vocabulary, count).astype(np.int32)
 
     return [
         Tree(f"pair-{place}", ids(prompt), {"chosen": ids(chosen), "rejected": ids(rejected)})
-        for place, (prompt, chosen, rejected) in enumerate(workload.lengths)
+        for place, (prompt, chosen, rejected) in enumerate(lengths)
     ]
 
 
@@ -80,7 +84,8 @@ def shuffled(items: Sequence, global_batch: int, seed: int) -> list:
 
 
 def new_model(shape: Shape, seed: int, dtype: str) -> PreTrainedModel:
-    """Make a model with random weights, equal for equal seeds, directly on its device."""
+    """Make a model with random weights, equal for equal seeds up to the rounding of the dtype, directly on its device.
+    They are drawn in fp32: in bf16 the same seed draws other numbers."""
     torch.manual_seed(seed)
     config = AutoConfig.for_model(
         **asdict(shape),
@@ -91,7 +96,11 @@ def new_model(shape: Shape, seed: int, dtype: str) -> PreTrainedModel:
         pad_token_id=0,
     )
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        return AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for parameter in model.parameters():  # not its buffers: a rotary table stays in fp32
+        parameter.data = parameter.data.to(getattr(torch, dtype))
+    model.config.dtype = getattr(torch, dtype)
+    return model
 
 
 def write(workload: Workload, path: Path) -> None:

@@ -1,11 +1,15 @@
-"""Process memory: the peak resident size, and a malloc setting that keeps freed blocks."""
+"""Process memory: the peak resident size, a malloc setting that keeps freed blocks, and errors of running out of it."""
 
 import ctypes
 import os
+import re
 from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 LARGEST_KEPT = 32 << 20  # bytes; the most that glibc allows, and larger gaps would rarely be reused
+
+# Messages of torch's CPU allocator, and of those errors of a GPU for which torch has no class of its own.
+REFUSED = re.compile(r"can't allocate memory|not enough memory|out of memory|ALLOC_FAILED")
 
 
 def keep_freed() -> None:
@@ -32,6 +36,11 @@ def forget_resident_peak() -> int:
     """Begin a new peak at the present resident set, and return its bytes (Linux: proc_pid_clear_refs(5))."""
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that an allocation was refused; torch's own class for it is a RuntimeError."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(REFUSED.search(str(error))))
 
 
 def _status(name: str) -> int:

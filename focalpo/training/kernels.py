@@ -3,9 +3,12 @@
 Attention and the head are always ours. No choice changes a result beyond rounding.
 """
 
+import contextlib
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 import torch
+from torch.nn.attention import activate_flash_attention_impl, restore_flash_attention_impl
 from transformers import PreTrainedModel
 
 
@@ -39,3 +42,17 @@ def _use_liger(model: PreTrainedModel) -> None:
     _apply_liger_kernel_to_instance(
         model=model, rms_norm=True, swiglu=True, rope=False, cross_entropy=False, fused_linear_cross_entropy=False
     )
+
+
+@contextlib.contextmanager
+def flash_attention_3() -> Iterator[None]:
+    """While open, torch's flash attention is FlashAttention-3; only Hopper GPUs have it.
+
+    Raises:
+        ModuleNotFoundError: without its package, flash_attn_interface.
+    """
+    activate_flash_attention_impl("FA3")
+    try:
+        yield
+    finally:
+        restore_flash_attention_impl()
