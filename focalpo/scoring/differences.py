@@ -3,11 +3,12 @@
     metric.left_out() --> pseudo-values [seeds, prompts] --> standard error and its degrees of freedom --> Student's t
 
 The jackknife's pseudo-value of a prompt is P * score - (P - 1) * score without the prompt (Efron and Stein 1981); a
-score that is a mean has its terms as pseudo-values. Prompts and training seeds are crossed random effects: the variance
-of the means over seeds and that of the means over prompts add up, with degrees of freedom by Satterthwaite (1946), which
-is the test by min F' of Clark (1973). Both hold the noise of single answers, so that it counts twice: without it, too
-little is left of what few seeds show of their own variance, and p-values of a thousandth come five to ten times too
-often. Nothing is drawn: p-values have no Monte Carlo error, which a correction for many differences would multiply.
+score that is a mean has its terms as pseudo-values. Prompts and training seeds are crossed random effects: the
+variance of the means over seeds and that of the means over prompts add up, with degrees of freedom by Satterthwaite
+(1946), which is the test by min F' of Clark (1973). Both hold the noise of single answers, so that it counts twice:
+without it, too little is left of what few seeds show of their own variance, and p-values of a thousandth come five to
+ten times too often. Nothing is drawn: p-values have no Monte Carlo error, which a correction for many differences would
+multiply.
 """
 
 import math
