@@ -115,6 +115,7 @@ WRONG = {
     "bench repeats=0": "repeats=0 must be >= 1",
     "dashboard pockt": "table=pockt: there is no such table; did you mean pocket?",
     "dashboard pocket track.projct=x": "did you mean project?",
+    "gpu_check twice": "twice: run python -m recipes.gpu_check",
     "publish": "its argument is missing: run python -m recipes.publish runs/report/NAME",
     "publish /nowhere": "/nowhere is not a folder; a report is one of runs/report/*",
     "publish weights now": "run python -m recipes.publish runs/report/NAME",
