@@ -27,17 +27,11 @@ from pathlib import Path
 
 from focalpo.judging.answer_files import alpaca_outputs, arena_answers
 from focalpo.judging.earlier import RECORDS
-from focalpo.judging.judgments import (
-    Judged,
-    alpaca_annotations,
-    annotator_name,
-    arena_judgments,
-    file_name,
-    read_replies,
-)
 from focalpo.judging.protocol import AlpacaProtocol, ArenaProtocol, CheckedProtocol
+from focalpo.judging.read_back import read_replies
 from focalpo.judging.requests import protocol_of
 from focalpo.judging.upstream import with_prompt
+from focalpo.judging.verdict_files import Judged, alpaca_annotations, annotator_name, arena_judgments, file_name
 from focalpo.running.command import run_command
 from focalpo.running.words import annotations_of
 from focalpo.scoring.annotations import as_leaderboard, read_annotations, read_instructions, score

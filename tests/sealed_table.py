@@ -6,8 +6,8 @@ from pathlib import Path
 
 from focalpo.config.compose import compose_table
 from focalpo.judging.dispatch import judged_by
-from focalpo.judging.judgements import requests_of
 from focalpo.judging.protocol import AlpacaProtocol, JudgedProtocol
+from focalpo.judging.read_back import requests_of
 from focalpo.judging.recording import GOOD, Recording, request_id
 from focalpo.judging.requests import body_of, protocol_of
 from focalpo.planning.stages import in_order, report_stage, table_rows

@@ -19,7 +19,7 @@ from recipes.annotations import main as annotations_command
 from recipes.annotations import write_judged
 from recipes.reproduce import reproduce
 from recipes.why import why
-from tests.test_judgments import naive_score
+from tests.test_verdict_files import naive_score
 
 MODEL = "theirs"
 pytestmark = pytest.mark.slow

@@ -73,9 +73,13 @@ def test_a_check_that_cannot_run_is_a_finding(capsys, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "run, grade, words",
     [
-        (dict(returncode=0, stdout="ok    a   1\n", stderr=""), "ok", "training computes what it should"),
-        (dict(returncode=1, stdout="ok    a   1\nfail  b   2 nats\n", stderr=""), "fail", "b   2 nats: do not train"),
-        (dict(returncode=-9, stdout="", stderr="x\nkilled\n"), "fail", "killed: do not train"),
+        (SimpleNamespace(returncode=0, stdout="ok    a   1\n", stderr=""), "ok", "training computes what it should"),
+        (
+            SimpleNamespace(returncode=1, stdout="ok    a   1\nfail  b   2 nats\n", stderr=""),
+            "fail",
+            "b   2 nats: do not train",
+        ),
+        (SimpleNamespace(returncode=-9, stdout="", stderr="x\nkilled\n"), "fail", "killed: do not train"),
         (subprocess.TimeoutExpired("gpu_check", 600), "fail", "no end after 600 s: run python -m recipes.gpu_check"),
     ],
 )
@@ -86,7 +90,7 @@ def test_doctor_repeats_the_verdict_where_gpus_are_counted_on(monkeypatch, run: 
         asked.append(command)
         if isinstance(run, Exception):
             raise run
-        return SimpleNamespace(**run)  # type: ignore[arg-type]
+        return run
 
     monkeypatch.setattr(gpu_check.subprocess, "run", pretend)
     config = compose(["experiment=pocket/dpo", "launch.gpus=1"])

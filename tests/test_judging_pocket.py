@@ -19,7 +19,7 @@ from focalpo.judging.benchmarks import read_questions
 from focalpo.judging.endpoint import Counts
 from focalpo.judging.judgements import written
 from focalpo.judging.protocol import ArenaProtocol, Protocol, load_protocol
-from focalpo.judging.recording import Recording
+from focalpo.judging.read_back import read_replies
 from focalpo.pocket.benchmarks import write_benchmark
 from focalpo.pocket.world import draw_tasks
 from focalpo.pocket.writers import WRITERS, write
@@ -121,18 +121,18 @@ def test_what_the_judge_wrote_and_saw_first_is_read_back_from_the_records(
 ) -> None:
     """m is the answer shown first, so the name that it wrote and the order give the verdict's winner again."""
     verdicts, games, _ = judged(benchmarks, tmp_path / "run", "garbage=0.1")
-    recording = Recording(tmp_path / "run" / "records.jsonl", read_only=True)
+    replies = read_replies(tmp_path / "run" / "records.jsonl")
     orders = set()
-    for verdict, (said,) in zip(verdicts, written(*benchmarks[0], recording), strict=True):
+    for verdict, (said,) in zip(verdicts, written(*benchmarks[0], replies), strict=True):
         assert said is not None and said.text in ("m", "M")
         assert ((said.text == "m") == said.first) == (verdict.preference > 1.5)
         orders.add(said.first)
     assert orders == {True, False}
-    said = [each for pair in written(*benchmarks[1], recording) for each in pair]
+    said = [each for pair in written(*benchmarks[1], replies) for each in pair]
     assert all(each.text.endswith(f"[[{game.verdict}]]") for each, game in zip(said, games, strict=True))
     assert [each.first for each in said] == [game.game == 2 for game in games]
     assert 0 < sum("continue your judgment" in each.text for each in said) < 60
 
     questions, completions, protocol = benchmarks[1]
     other = [replace(each, text=f"{each.text} and more") for each in completions]
-    assert written(questions, other, protocol, recording) == [[None, None]] * PROMPTS, "nobody judged these"
+    assert written(questions, other, protocol, replies) == [[None, None]] * PROMPTS, "nobody judged these"

@@ -4,7 +4,7 @@ A row is a dict of columns, from a file or the hub. A `Split` holds the pairs by
 could not be converted. Row numbers count from 1, so in a JSON-lines file they are line numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from focalpo.data.columns import check_columns, score_columns, without
@@ -62,14 +62,28 @@ def convert(rows: list[dict], source: str, prefix: str, ignored: Sequence[str] =
     labels = check_columns(rows, {"prompt_id", *schema.columns, *schema.optional, *compared}, source, ignored)
     if "preference" in schema.columns:
         _check_preferences(rows, source)
+
+    def parts(row: dict) -> Parts:
+        found = _parts(row, schema)
+        for pair in scores:
+            pair.equal(row)
+        return found
+
+    pairs, bad = pairs_of(rows, prefix, parts)
+    equal = [number for number in pairs if any(pair.equal(rows[number - 1]) for pair in scores)]
+    return Split(source, pairs, schema.name, bad, [shown(name) for name in (*labels, *ignored)], equal)
+
+
+def pairs_of(
+    rows: Sequence[dict], prefix: str, parts: Callable[[dict], Parts]
+) -> tuple[dict[int, Pair], dict[str, list[int]]]:
+    """The pairs of `rows` by row number, and the rows of each problem for which `parts` raised BadRow."""
     pairs: dict[int, Pair] = {}
     bad: dict[str, list[int]] = {}
     names: set[str] = set()
-    equal_scores = []
     for number, row in enumerate(rows, 1):
         try:
-            prompt, chosen, rejected = _parts(row, schema)
-            equal = [pair.equal(row) for pair in scores]
+            prompt, chosen, rejected = parts(row)
         except BadRow as problem:
             bad.setdefault(problem.args[0], []).append(number)
             continue
@@ -78,8 +92,7 @@ def convert(rows: list[dict], source: str, prefix: str, ignored: Sequence[str] =
             name = f"{name}-{number:06d}"
         names.add(name)
         pairs[number] = Pair(name, prompt, chosen, rejected)
-        equal_scores += [number] if any(equal) else []
-    return Split(source, pairs, schema.name, bad, [shown(name) for name in (*labels, *ignored)], equal_scores)
+    return pairs, bad
 
 
 def _check_preferences(rows: Sequence[dict], source: str) -> None:

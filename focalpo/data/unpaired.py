@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from focalpo.data.columns import check_columns, without
 from focalpo.data.layouts import MESSAGES, STRING, Parts, ask
-from focalpo.data.schemas import Split, check_kind, check_texts, with_system
+from focalpo.data.schemas import Split, check_kind, check_texts, pairs_of, with_system
 from focalpo.data.values import BadRow, completion, decoded, kind, last_answer, messages, shown, text
 from focalpo.stages.records import Messages, Pair
 
@@ -32,20 +32,7 @@ def convert_unpaired(rows: list[dict], source: str, prefix: str, ignored: Sequen
     rows = [without({name: decoded(v) if name in read else v for name, v in row.items()}, ignored) for row in rows]
     columns = columns_of(rows, source)
     labels = check_columns(rows, {*columns, "label", *OPTIONAL}, source, ignored)
-    pairs: dict[int, Pair] = {}
-    bad: dict[str, list[int]] = {}
-    names: set[str] = set()
-    for number, row in enumerate(rows, 1):
-        try:
-            prompt, chosen, rejected = _sides(row, columns)
-        except BadRow as problem:
-            bad.setdefault(problem.args[0], []).append(number)
-            continue
-        name = str(row.get("prompt_id") or f"{prefix}-{number:06d}")
-        if name in names:
-            name = f"{name}-{number:06d}"
-        names.add(name)
-        pairs[number] = Pair(name, prompt, chosen, rejected)
+    pairs, bad = pairs_of(rows, prefix, lambda row: _sides(row, columns))
     return Split(source, pairs, "unpaired", bad, [shown(name) for name in (*labels, *ignored)], unpaired=True)
 
 

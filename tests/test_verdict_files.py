@@ -16,15 +16,15 @@ from focalpo.judging.alpaca_eval import judge_alpaca
 from focalpo.judging.answer_files import alpaca_outputs
 from focalpo.judging.arena_hard import judge_arena
 from focalpo.judging.benchmarks import read_questions
-from focalpo.judging.judgments import (
+from focalpo.judging.protocol import AlpacaProtocol, ArenaProtocol, annotator_config, load_protocol
+from focalpo.judging.read_back import read_replies
+from focalpo.judging.requests import asked_of
+from focalpo.judging.verdict_files import (
     Judged,
     alpaca_annotations,
     annotator_name,
     arena_judgments,
-    read_replies,
 )
-from focalpo.judging.protocol import AlpacaProtocol, ArenaProtocol, annotator_config, load_protocol
-from focalpo.judging.requests import asked_of
 from focalpo.pocket.benchmarks import write_benchmark
 from focalpo.scoring.annotations import as_leaderboard, read_annotations, score
 from focalpo.scoring.length_control import read_gamed

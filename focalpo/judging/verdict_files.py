@@ -8,26 +8,13 @@ The verdicts are the sealed ones; a missing one is null in both. What a judge th
 libraries would read verdicts in it.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from focalpo.judging.arena_hard import GAMES, labels
-from focalpo.judging.protocol import (
-    AlpacaProtocol,
-    ArenaProtocol,
-    ArenaTwoProtocol,
-    annotator_config,
-    prompt_files,
-)
-from focalpo.judging.recording import GOOD, read_attempts, request_id
-from focalpo.judging.requests import body_of
-from focalpo.judging.shown import prompts_of
-from focalpo.judging.thinking import spoken
+from focalpo.judging.protocol import AlpacaProtocol, ArenaProtocol, ArenaTwoProtocol, annotator_config
+from focalpo.judging.read_back import Messages, Replies, attempt_at, requests_of, said_of, turns_of
 from focalpo.stages.records import AlpacaVerdict, ArenaGame, Completion, Question
-
-Message = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +27,7 @@ class Judged:
     model: str
     questions: Sequence[Question]
     answers: Sequence[Completion]
-    replies: Mapping[str, dict]
-
-
-def read_replies(records: Path) -> dict[str, dict]:
-    """The recorded attempts that gave a good reply, by the request's id."""
-    return {attempt["id"]: attempt for attempt in read_attempts(records) if attempt["outcome"] == GOOD}
+    replies: Replies
 
 
 def annotator_name(protocol: AlpacaProtocol) -> str:
@@ -67,13 +49,11 @@ def alpaca_annotations(
     A row that no request was made for, because both outputs are equal, has no fields of a reply.
     """
     (annotator,) = annotator_config(protocol.annotator).values()
-    template = Path(annotator["prompt_template"]).read_text()
     rows = []
     for source, question, answer, verdict in zip(asked, judged.questions, judged.answers, verdicts, strict=True):
-        instruction = question.prompt[-1]["content"]
         rows.append(
             {
-                "instruction": instruction,
+                "instruction": question.prompt[-1]["content"],
                 "output_1": question.reference,
                 "generator_1": protocol.baseline,
                 **({"dataset": source["dataset"]} if "dataset" in source else {}),
@@ -83,10 +63,8 @@ def alpaca_annotations(
                 "preference": verdict.preference if verdict.judged else None,
             }
         )
-        prompts = prompts_of(template, [(instruction, question.reference, answer.text)])
-        for messages in map(json.loads, prompts):
-            shown = [{"role": role, "content": content} for role, content in messages]
-            if attempt := judged.replies.get(request_id(body_of(protocol, shown))):
+        for _, messages in requests_of(question, answer, protocol):
+            if attempt := attempt_at(messages, protocol, judged.replies):
                 rows[-1] |= _annotated(protocol, annotator, attempt)
     return rows
 
@@ -97,16 +75,14 @@ def arena_judgments(protocol: ArenaProtocol, judged: Judged, games: Sequence[Are
     Raises:
         ValueError: if the records lack a judgment that has a verdict.
     """
-    systems = {category: file.read_text().strip() for category, file in prompt_files(protocol).items()}
     verdicts = {(game.id, game.game): game.verdict for game in games}
     rows = []
     for question, answer in zip(judged.questions, judged.answers, strict=True):
         category, _, uid = question.id.rpartition("/")
         two = isinstance(protocol, ArenaTwoProtocol)
         played = []
-        for game in GAMES:
-            messages = _asked(protocol, systems[category if two else ""], question, answer, game)
-            said, verdict = _said(protocol, messages, judged.replies), verdicts[question.id, game]
+        for game, (_, messages) in zip(GAMES, requests_of(question, answer, protocol), strict=True):
+            said, verdict = turns_of(messages, protocol, judged.replies), verdicts[question.id, game]
             if verdict and labels("\n".join(said), protocol) != {verdict}:
                 raise ValueError(f"the records hold no judgment {verdict} of {question.id}, game {game}; restore them")
             played.append(_game(two, messages, said, verdict or None))
@@ -128,7 +104,7 @@ def _annotated(protocol: AlpacaProtocol, annotator: dict, attempt: dict) -> dict
     """The fields of an annotation that are about the judge's reply."""
     reply = attempt["reply"]
     choice, tokens = reply["choices"][0], reply["usage"]["total_tokens"]
-    text = spoken(choice["message"].get("content") or "") or " "
+    text = said_of(attempt) or " "
     whole = annotator.get("completion_key") == "completions_all"
     found = {
         "preference_version": f"alpaca_eval=={protocol.library}",
@@ -140,26 +116,7 @@ def _annotated(protocol: AlpacaProtocol, annotator: dict, attempt: dict) -> dict
     return found | {"preference_raw_completion": choice | {"text": text, "total_tokens": tokens} if whole else text}
 
 
-def _asked(protocol: ArenaProtocol, system: str, question: Question, answer: Completion, game: int) -> list[Message]:
-    """The messages of a game's first turn, as `judge_arena` sends them: its own code belongs to sealed stages' keys."""
-    first, second = (question.reference, answer.text) if game == 1 else (answer.text, question.reference)
-    turn = protocol.user_template.format(question=question.prompt[-1]["content"], answer_1=first, answer_2=second)
-    return [{"role": "system", "content": system}, {"role": "user", "content": turn}]
-
-
-def _said(protocol: ArenaProtocol, messages: list[Message], replies: Mapping[str, dict]) -> list[str]:
-    """What the judge said in its first turn and, where that has no label, in its second."""
-    said: list[str] = []
-    turns = list(messages)
-    while attempt := replies.get(request_id(body_of(protocol, turns))):
-        said.append(spoken(attempt["reply"]["choices"][0]["message"]["content"]))
-        if len(said) == 2 or labels(said[-1], protocol):
-            break
-        turns += [{"role": "assistant", "content": said[-1]}, {"role": "user", "content": protocol.second_turn}]
-    return said
-
-
-def _game(two: bool, messages: list[Message], said: list[str], score: str | None) -> dict:
+def _game(two: bool, messages: Messages, said: list[str], score: str | None) -> dict:
     if two:
         return {"score": score, "judgment": {"answer": "\n".join(said)}, "prompt": messages}
     return {
