@@ -7,9 +7,11 @@ from pathlib import Path
 from focalpo.config.compose import compose_table
 from focalpo.planning.table import compose_rows, only_row
 from focalpo.reporting.cells import Results, RowResult
+from focalpo.reporting.content import draw
 from focalpo.reporting.document import as_summary
 from focalpo.reporting.finding import of_rows
 from focalpo.reporting.fixes import Share
+from focalpo.reporting.table_run import TableRun
 from focalpo.reporting.weighting import pair_panels, score_panels, weighting_figure
 from focalpo.scoring.differences import Difference
 from tests.test_reporting_blocks import cell
@@ -82,6 +84,13 @@ def test_the_panels_have_the_differences_of_scores_and_of_held_out_pairs(tmp_pat
     drawn = (tmp_path / "weighting.svg").read_text()
     assert drawn.count("<image") == 3, "one heat map per panel"
     weighting_figure(results(), [], tmp_path / "scores")
+
+
+def test_without_the_compared_row_there_is_no_figure_of_differences(tmp_path: Path) -> None:
+    alone = {setting: [replace(row, cells={"ae2_wr": cell(value=25)}) for row in rows[1:]]
+             for setting, rows in results().rows.items()}  # fmt: skip
+    run = TableRun(tmp_path, {"study": "weighting", "settings": {}, "rows": {}}, (), {})
+    assert [picture.name for picture in draw(run, replace(results(), rows=alone), {}, tmp_path)] == ["gradient"]
 
 
 def test_the_values_that_two_tables_share_are_searched_with_the_same_points() -> None:

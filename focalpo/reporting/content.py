@@ -124,7 +124,8 @@ def _plates(run: TableRun, results: Results, changes: Changes, fixed: Sequence[S
     if study == "noise":  # its many settings fit one figure, but are too many for those of Table 1
         return [Plate(*NOISE, lambda path: noise_figure(run, results, path))]
     if study.startswith("weighting"):
-        return [Plate(*WEIGHTING, lambda path: weighting_figure(results, fixed, path)), _gradient()]
+        own = [Plate(*WEIGHTING, lambda path: weighting_figure(results, fixed, path))] if results.compared else []
+        return [*own, _gradient()]
     own = [Plate(*GAMMA, lambda path: gamma_figure(run, results, path))] if study == "gamma" else []
     judged = {"ae2_lc", "ae2_wr"} <= {column.name for column in results.columns}
     counted = any("tokens" in row.extras for rows in results.rows.values() for row in rows)  # answers from files: not
