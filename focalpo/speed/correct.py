@@ -150,7 +150,8 @@ def training() -> list[Check]:
         losses, exported = watch.losses, Path(folder) / "model"
         tokenizer = bpe_tokenizer(["a b c"])
         checkpoint.export(engine, tokenizer, GenerationConfig(), exported, "")
-        loaded = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.bfloat16).to(device()).eval()
+        loaded = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.bfloat16, use_safetensors=True)
+        loaded = loaded.to(device()).eval()
     with torch.no_grad():
         trained = engine.module(pack(trees, BRANCHES).to(device()))
         theirs, exact = _padded(loaded, trees), _padded(copy.deepcopy(loaded).float(), trees)
