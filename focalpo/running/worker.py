@@ -30,6 +30,7 @@ from focalpo.stages.code import recipe_of
 from focalpo.stages.cores import cores_each
 from focalpo.stages.disk import explaining_disk_errors
 from focalpo.stages.folder import ERROR, Damaged, Folder, Job, Stage, Stopped, verify
+from focalpo.stages.memory import free_kept
 from focalpo.training.settings import TrainSettings
 
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h
@@ -99,6 +100,7 @@ def make_here(
             raise
         seconds = time.monotonic() - started
         folder.seal(seconds, facts)
+    free_kept()
     return seconds
 
 
