@@ -44,11 +44,23 @@ def test_a_warning_is_shown_below_its_stage_and_once(tmp_path: Path, capsys: pyt
     ]
 
 
+def test_the_kinds_of_stages_that_took_longest_are_named_at_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    display = Display(tmp_path, total=4, sealed=1)
+    for stage, seconds in ((Stage("judge", "dpo-s1", {}), 1.5), (STAGE, 40.0), (STAGE, 35.5)):
+        display.finished(stage, seconds)
+    display.spent()
+    assert capsys.readouterr().out.splitlines()[-1] == "workers' time: 2 train 1:15, 1 judge 0:01"
+
+
 def test_silent_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     display = Display(tmp_path, total=12, sealed=2, silent=True)
     display.running([STAGE])
     display.finished(STAGE, 1.25)
+    display.finished(STAGE, 1.25)
     display.close()
+    display.spent()
     assert capsys.readouterr().out == ""
 
 

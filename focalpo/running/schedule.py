@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def run_stages(runs: Path, stages: list[Stage], workers: int, silent: bool = Fal
                     display.warn(read_manifest(Folder(runs, stage).path)["facts"].get("warnings", []))
             display.running(pool.stages)
     display.close()
+    display.spent()
     assert failures or not waiting, "a stage's inputs must be among the stages"
     if failures:
         skipped = f"\n{len(waiting)} stages that depend on them were not started" if waiting else ""
@@ -71,6 +73,7 @@ class Display:
         self.count = sealed
         self.started = time.monotonic()
         self.since: dict[str, float] = {}  # when each stage was first seen running
+        self.seconds: defaultdict[str, list[float]] = defaultdict(list)  # of a worker, by kind of stage
         self.live = sys.stdout.isatty() and not silent
         self.drawn = 0
         self.warned: set[str] = set()
@@ -79,6 +82,7 @@ class Display:
 
     def finished(self, stage: Stage, seconds: float) -> None:
         self.count += 1
+        self.seconds[stage.kind].append(seconds)
         width = len(str(self.total))
         self.line(f"[{self.count:{width}}/{self.total}] {stage.title}  {seconds:.1f} s")
 
@@ -105,6 +109,12 @@ class Display:
 
     def close(self) -> None:
         sys.stdout.write(self._erased())
+
+    def spent(self) -> None:
+        """Say which kinds of stages took the workers' time, the longest first."""
+        kinds = sorted(self.seconds.items(), key=lambda kind: -sum(kind[1]))
+        if self.count - self.sealed > 1:
+            self.line("workers' time: " + ", ".join(f"{len(s)} {kind} {clock(sum(s))}" for kind, s in kinds))
 
     def _erased(self) -> str:
         """The control codes that move the cursor back over the live lines and clear them."""
