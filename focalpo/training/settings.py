@@ -14,7 +14,14 @@ Kernels = Annotated[str, ", ".join(KERNELS), lambda x: x in KERNELS]
 SCHEDULES = ("cosine", "linear")  # how the learning rate falls to 0 after the warm-up
 Schedule = Annotated[str, " or ".join(SCHEDULES), lambda x: x in SCHEDULES]
 # How to compute, not what: these settings change no result beyond rounding.
-EXECUTION = ("zero_stage", "activation_checkpointing", "micro_batch_tokens", "checkpoint_every", "kernels")
+EXECUTION = (
+    "zero_stage",
+    "offload_optimizer",
+    "activation_checkpointing",
+    "micro_batch_tokens",
+    "checkpoint_every",
+    "kernels",
+)
 SAMPLING = 1  # of the Hugging Face backend: raise it when the same seed gives other answers
 CONVERSION = 1  # of a package's weights: raise it when the same file gives other weights or another tokenizer
 # torch ends a rank whose NCCL call takes longer, in seconds; DeepSpeed's process groups cannot be given another limit.
@@ -52,6 +59,7 @@ class TrainSettings:
     micro_batch_tokens: ranges.Count
     checkpoint_every: ranges.Some
     kernels: Kernels = "plain"
+    offload_optimizer: bool = False
     schedule: Schedule = SCHEDULES[0]
 
     def problems(self) -> list[str]:
@@ -62,6 +70,8 @@ class TrainSettings:
                 "train.kernels=compiled does not work with train.zero_stage=3, which gathers weights inside what would "
                 "be compiled; use plain or liger"
             )
+        if self.offload_optimizer and self.zero_stage != 3:
+            found.append("train.offload_optimizer=true requires train.zero_stage=3")
         return found
 
 
