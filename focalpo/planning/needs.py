@@ -23,6 +23,7 @@ from focalpo.training.cost import (
     training_operations,
 )
 from focalpo.training.memory import Memory, training_memory, weights_only
+from focalpo.training.settings import OPTIMIZERS
 
 BOTH_ORDERS = 2
 """Requests about a prompt of a duel, at most: nothing is asked about equal answers."""
@@ -115,7 +116,11 @@ class Estimate:
         micro = self.micro_batch(stage, ranks, how["micro_batch_tokens"])
         adapters = self.shape.adapters(lora["rank"], lora["targets"]) if lora else 0
         dtype, recompute = stage.settings["train"]["dtype"], how["activation_checkpointing"]
-        return training_memory(self.shape, micro, dtype, how["zero_stage"], ranks, recompute, self.device, adapters)
+        states = stage.settings["train"].get("optimizer", OPTIMIZERS[0]), how["offload_optimizer"]
+        stage_of_zero = how["zero_stage"]
+        return training_memory(
+            self.shape, micro, dtype, stage_of_zero, ranks, recompute, self.device, adapters, *states
+        )
 
     def micro_batch(self, stage: Stage, ranks: int | None = None, budget: int | None = None) -> Batch:
         """A training stage's largest micro-batch."""

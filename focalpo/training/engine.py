@@ -25,6 +25,7 @@ from focalpo.stages.memory import keep_freed
 from focalpo.stages.rankings import right
 from focalpo.training import checkpoint, nonfinite
 from focalpo.training.buffers import restore_buffers, uncast_buffers
+from focalpo.training.eight_bit import adamw8bit
 from focalpo.training.inputs import Examples, logps_of, of_global_batch, scored_by
 from focalpo.training.kernels import use_kernels
 from focalpo.training.logprobs import Asked, PackedPolicy, Scores
@@ -129,19 +130,20 @@ def open_engine(policy: PackedPolicy, settings: TrainSettings):
         policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     use_kernels(policy.model, settings.kernels)
     policy.train()
-    # torch's fused AdamW: DeepSpeed's is compiled at run time and needs nvcc.
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in policy.parameters() if parameter.requires_grad],
-        lr=settings.learning_rate,
-        betas=(0.9, settings.adam_beta2),
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    optimizer = _optimizer([parameter for parameter in policy.parameters() if parameter.requires_grad], settings)
     engine = deepspeed.initialize(model=policy, optimizer=optimizer, config=deepspeed_config(settings))[0]
     restore_buffers(policy.model)  # after everything that could have cast or rounded them
     if world() == 1 and _plain_gradients(settings):
         engine.enable_backward_allreduce = False  # it would copy every gradient for an all-reduce of one rank
     return engine
+
+
+def _optimizer(parameters: list[torch.nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
+    betas, decay = (0.9, settings.adam_beta2), settings.weight_decay
+    if settings.optimizer == "adamw8bit":
+        return adamw8bit(parameters, settings.learning_rate, betas, decay)
+    # torch's fused AdamW: DeepSpeed's are compiled at run time, the one for GPUs with nvcc.
+    return torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=betas, weight_decay=decay, fused=True)
 
 
 def train(
