@@ -112,14 +112,18 @@ class Estimate:
     def memory(self, stage: Stage, ranks: int | None = None, lora: dict | None = None, **execution: int) -> Memory:
         """The memory of a rank in a training stage, as planned or with other ranks, adapters or execution settings."""
         ranks, lora = ranks or stage.launch["ranks"], lora or stage.settings.get("lora")
-        how = stage.launch["train"] | execution
-        micro = self.micro_batch(stage, ranks, how["micro_batch_tokens"])
-        adapters = self.shape.adapters(lora["rank"], lora["targets"]) if lora else 0
-        dtype, recompute = stage.settings["train"]["dtype"], how["activation_checkpointing"]
-        states = stage.settings["train"].get("optimizer", OPTIMIZERS[0]), how["offload_optimizer"]
-        stage_of_zero = how["zero_stage"]
+        settings, how = stage.settings["train"], stage.launch["train"] | execution
         return training_memory(
-            self.shape, micro, dtype, stage_of_zero, ranks, recompute, self.device, adapters, *states
+            self.shape,
+            self.micro_batch(stage, ranks, how["micro_batch_tokens"]),
+            settings["dtype"],
+            how["zero_stage"],
+            ranks,
+            how["activation_checkpointing"],
+            self.device,
+            self.shape.adapters(lora["rank"], lora["targets"]) if lora else 0,
+            settings.get("optimizer", OPTIMIZERS[0]),
+            how["offload_optimizer"],
         )
 
     def micro_batch(self, stage: Stage, ranks: int | None = None, budget: int | None = None) -> Batch:
