@@ -88,7 +88,7 @@ def test_moments_of_another_number_of_ranks_are_refused(tmp_path: Path) -> None:
 
 def test_without_its_package_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("focalpo.training.eight_bit.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="needs its package: make setup EXTRAS=dev,adamw8bit"):
+    with pytest.raises(ValueError, match="needs its package: make setup EXTRAS=dev,bitsandbytes"):
         adamw8bit([], 1e-3, (0.9, 0.999), 0.0)
 
 

@@ -56,7 +56,9 @@ def test_states_of_an_offloaded_optimizer_by_hand() -> None:
     """The GPU keeps weights in bf16; the host fp32 weights, 2 moments, gradients and their sums: 20 bytes a parameter.
     A matrix of 256 elements of a rank's part goes there as a sum, which comes back, and in fp64 for its norm."""
     shape = Shape(layers=2, hidden=8, intermediate=16, heads=4, kv_heads=2, vocabulary=128, tied=False)
-    usual, offloaded = (training_memory(shape, SMALL, "bfloat16", 3, 4, False, "cuda", 0, "adamw", on) for on in (0, 1))
+    usual, offloaded = (
+        training_memory(shape, SMALL, "bfloat16", 3, 4, False, "cuda", offload=each) for each in (False, True)
+    )
     assert (usual.host, offloaded.host) == (0, 20 * shape.parameters / 4)
     found = {moment.moment: moment for moment in offloaded.moments}
     assert all((each.gradients, each.optimizer) == (0, 0) for each in found.values())
@@ -79,11 +81,11 @@ def test_8b_models_of_small_labs() -> None:
     does not with all states in fp32, 18 bytes a parameter."""
     shape, batch = Shape(32, 4096, 14336, 32, 8, 128256, tied=False), Batch(8192, 6000)
 
-    def total(ranks: int, *how: object) -> float:
-        return training_memory(shape, batch, "bfloat16", 3, ranks, True, "cuda", 0, *how).total
+    def total(ranks: int, **how) -> float:
+        return training_memory(shape, batch, "bfloat16", 3, ranks, True, "cuda", **how).total
 
-    assert total(1, "adamw", True) < 0.5 * 80e9 and total(2, "adamw", True) < 0.6 * 48e9
-    assert 12 * shape.parameters < total(1, "adamw8bit") < 0.8 * 141e9 < 141e9 < total(1)
+    assert total(1, offload=True) < 0.5 * 80e9 and total(2, offload=True) < 0.6 * 48e9
+    assert 12 * shape.parameters < total(1, optimizer="adamw8bit") < 0.8 * 141e9 < 141e9 < total(1)
 
 
 def test_copies_of_gradients_in_the_optimizer_step_by_hand() -> None:

@@ -122,8 +122,8 @@ class Estimate:
             how["activation_checkpointing"],
             self.device,
             self.shape.adapters(lora["rank"], lora["targets"]) if lora else 0,
-            settings.get("optimizer", OPTIMIZERS[0]),
-            how["offload_optimizer"],
+            optimizer=settings.get("optimizer", OPTIMIZERS[0]),
+            offload=how["offload_optimizer"],
         )
 
     def micro_batch(self, stage: Stage, ranks: int | None = None, budget: int | None = None) -> Batch:

@@ -88,8 +88,9 @@ def measure(
         steps += 1
     seconds = (time.perf_counter() - started) / steps
     recompute = settings.activation_checkpointing
-    kind, states = device().type, (0, settings.optimizer, settings.offload_optimizer)
-    memory = training_memory(shape, batch, settings.dtype, settings.zero_stage, world(), recompute, kind, *states)
+    kind, stage = device().type, settings.zero_stage
+    states = {"optimizer": settings.optimizer, "offload": settings.offload_optimizer}
+    memory = training_memory(shape, batch, settings.dtype, stage, world(), recompute, kind, **states)
     operations = MICRO_STEPS * training_operations(shape, batch, prompt + answer / 2, recompute)
     return {
         "parameters": shape.parameters,

@@ -26,7 +26,7 @@ def adamw8bit(
         ValueError: when bitsandbytes is not installed.
     """
     if find_spec("bitsandbytes") is None:
-        raise ValueError("train.optimizer=adamw8bit needs its package: make setup EXTRAS=dev,adamw8bit")
+        raise ValueError("train.optimizer=adamw8bit needs its package: make setup EXTRAS=dev,bitsandbytes")
     # Importing it warns that a kernel for 4-bit products, which is not used, is not there.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from bitsandbytes.optim import AdamW8bit
