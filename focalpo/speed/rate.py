@@ -88,9 +88,9 @@ def measure(
         steps += 1
     seconds = (time.perf_counter() - started) / steps
     recompute = settings.activation_checkpointing
-    kind, stage = device().type, settings.zero_stage
-    states = {"optimizer": settings.optimizer, "offload": settings.offload_optimizer}
-    memory = training_memory(shape, batch, settings.dtype, stage, world(), recompute, kind, **states)
+    kind, how = device().type, (settings.dtype, settings.zero_stage, world(), recompute)
+    offload = settings.offload_optimizer
+    memory = training_memory(shape, batch, *how, kind, optimizer=settings.optimizer, offload=offload)
     operations = MICRO_STEPS * training_operations(shape, batch, prompt + answer / 2, recompute)
     return {
         "parameters": shape.parameters,
