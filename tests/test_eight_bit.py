@@ -66,7 +66,7 @@ def test_moments_are_in_8_bit_and_losses_near_those_of_fp32(tmp_path: Path) -> N
     }
     moved = exact.found[0] - exact.found[-1]
     assert moved > 0.1 and eight.found != exact.found
-    assert eight.found == pytest.approx(exact.found, abs=0.1 * moved)
+    assert eight.found == pytest.approx(exact.found, abs=0.02 * moved)
 
 
 def test_a_run_that_ends_early_resumes_to_the_same_bits(tmp_path: Path) -> None:
