@@ -150,9 +150,12 @@ def _trainings(plan: Planned, groups: list[Array], config_of: dict[str, Config])
     lines = []
     for name, stage in first.items():
         estimate = Estimate(config_of[stage.key], plan.runs)
-        peak, pairs = estimate.memory(stage).peak, stage.settings["train"]["global_batch"]
+        memory, pairs = estimate.memory(stage), stage.settings["train"]["global_batch"]
+        peak = memory.peak
         parts = ", ".join(f"{part} {value / GIB:.2f}" for part, value in peak.parts.items() if value)
         lines.append(f"GiB a GPU while {name} trains, at its peak ({peak.moment}): {parts}")
+        if memory.host:
+            lines.append(f"GiB of the host's memory for each GPU while {name} trains: {memory.host / GIB:.2f}")
         if warning := advice(estimate, stage):
             lines.append(f"warning: {name} does not fit: {warning}")
         source = "lengths of the sealed pairs" if estimate.sealed_trees(stage) else "lengths assumed, conf/sizes.yaml"

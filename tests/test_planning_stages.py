@@ -113,11 +113,16 @@ def test_the_key_depends_on_the_batch_size_only_with_the_hugging_face_backend(ki
     assert stage(small, vllm).launch["max_batch_tokens"] == stage(small).launch["max_batch_tokens"] == 1024
 
 
-def test_the_schedule_is_named_in_the_key_only_where_it_is_not_the_first_one() -> None:
+@pytest.mark.parametrize(
+    "name, other, needed", [("schedule", "linear", []), ("optimizer", "adamw8bit", ["train.zero_stage=3"])]
+)
+def test_what_has_a_second_value_is_named_in_the_key_only_where_it_has_that(
+    name: str, other: str, needed: list[str]
+) -> None:
     """Stages of before there were two keep their keys."""
-    cosine, linear = (train_stage(compose(each), "a") for each in ([], ["train.schedule=linear"]))
-    assert "schedule" not in cosine.settings["train"] and linear.settings["train"]["schedule"] == "linear"
-    assert cosine.key != linear.key
+    first, second = (train_stage(compose([*needed, *each]), "a") for each in ([], [f"train.{name}={other}"]))
+    assert name not in first.settings["train"] and second.settings["train"][name] == other
+    assert first.key != second.key
 
 
 def test_the_batch_size_does_not_change_pairs_that_are_not_sampled() -> None:

@@ -140,6 +140,7 @@ def test_commands_check_out_only_a_commit_without_changes(sealed_report: Path, c
         ("generate", {"settings": {"backend": "vllm"}}, "make setup EXTRAS=dev,vllm"),
         ("judge", {"launch": {"endpoint": {"base_url": "vllm a-judge --port 1"}}}, "make setup EXTRAS=dev,vllm"),
         ("train", {"launch": {"train": {"kernels": "liger"}}}, "make setup EXTRAS=dev,liger"),
+        ("train", {"settings": {"train": {"optimizer": "adamw8bit"}}}, "make setup EXTRAS=dev,bitsandbytes"),
     ],
 )
 def test_commands_install_what_the_stages_of_the_row_use(

@@ -52,6 +52,42 @@ def test_states_by_hand(dtype: str, stage: int, ranks: int) -> None:
         assert tuple(part / SHAPE.parameters for part in parts) == STATES[dtype, stage, ranks]
 
 
+def test_states_of_an_offloaded_optimizer_by_hand() -> None:
+    """The GPU keeps weights in bf16; the host fp32 weights, 2 moments, gradients and their sums: 20 bytes a parameter.
+    A matrix of 256 elements of a rank's part goes there as a sum, which comes back, and in fp64 for its norm."""
+    shape = Shape(layers=2, hidden=8, intermediate=16, heads=4, kv_heads=2, vocabulary=128, tied=False)
+    usual, offloaded = (
+        training_memory(shape, SMALL, "bfloat16", 3, 4, False, "cuda", offload=each) for each in (False, True)
+    )
+    assert (usual.host, offloaded.host) == (0, 20 * shape.parameters / 4)
+    found = {moment.moment: moment for moment in offloaded.moments}
+    assert all((each.gradients, each.optimizer) == (0, 0) for each in found.values())
+    assert all(each.parameters == 2 * shape.parameters / 4 for each in found.values())
+    assert found["step"].buffers == 2 * 500_000_000
+    assert offloaded.moments[1].buffers == usual.moments[1].buffers + (4 + 8) * 128 * 8 / 4
+
+
+def test_moments_in_8_bit_by_hand() -> None:
+    """Two bytes, and of every 256 two scales in fp32, instead of 8 bytes."""
+    exact, eight = (
+        moments(SHAPE, SMALL, "bfloat16", 3, 1, False, "cuda", optimizer=each)["step"].optimizer
+        for each in ("adamw", "adamw8bit")
+    )
+    assert exact - eight == (8 - 2 - 8 / 256) * SHAPE.parameters
+
+
+def test_8b_models_of_small_labs() -> None:
+    """Llama-3-8B in stage 3: offloaded it fits 80 GB, and two GPUs of 48; with moments in 8 bit one of 141, which it
+    does not with all states in fp32, 18 bytes a parameter."""
+    shape, batch = Shape(32, 4096, 14336, 32, 8, 128256, tied=False), Batch(8192, 6000)
+
+    def total(ranks: int, **how) -> float:
+        return training_memory(shape, batch, "bfloat16", 3, ranks, True, "cuda", **how).total
+
+    assert total(1, offload=True) < 0.5 * 80e9 and total(2, offload=True) < 0.6 * 48e9
+    assert 12 * shape.parameters < total(1, optimizer="adamw8bit") < 0.8 * 141e9 < 141e9 < total(1)
+
+
 def test_copies_of_gradients_in_the_optimizer_step_by_hand() -> None:
     """Llama-3-8B on one GPU, its largest matrix 128,256 x 4,096. Stage 1: none. Stage 2: that matrix in fp64. Stage 3:
     a bucket in bf16, and in fp32 one sub-group, which ends with the matrix that fills it. fp32: all, flattened."""
@@ -137,6 +173,7 @@ MEASURED = {
     "stage 1, activations": (DEEP, 32, "bfloat16", 1, False, 1),
     "stage 3, activations": (DEEP, 32, "bfloat16", 3, False, 1),
     "stage 3 of two ranks": (LARGE, 1, "bfloat16", 3, False, 2),
+    "stage 3, offloaded": (LARGE, 1, "bfloat16", 3, False, 1),  # on a CPU to the same memory
 }
 MEASURE = """
 import json, sys
@@ -148,6 +185,7 @@ from tests.tiny import SETTINGS
 rate.SECONDS = 0.0  # memory does not depend on how many steps are timed
 shape, trees, dtype, stage, recomputed, _ = MEASURED[sys.argv[1]]
 settings = replace(SETTINGS, dtype=dtype, zero_stage=stage, activation_checkpointing=recomputed)
+settings.offload_optimizer = sys.argv[1].endswith("offloaded")
 measured = rate.measure(shape, 32, 48, trees, settings)
 if rank() == 0:
     print(json.dumps(measured))

@@ -91,6 +91,8 @@ WRONG = {
     "train train.adam_beta2=1": "must be in (0, 1)",
     "train train.zero_stage=4": "must be 0, 1, 2 or 3",
     "train train.kernels=triton": "must be plain, compiled, liger",
+    "train train.optimizer=lion": "must be adamw or adamw8bit",
+    "train train.offload_optimizer=true": "train.offload_optimizer=true requires train.zero_stage=3",
     "train train.dtype=float16 reference.dtype=float32": "train.dtype='float16' must be float32 or bfloat16",
     "train reference.micro_batch_tokens=0": "reference.micro_batch_tokens=0 must be >= 1",
     "train dynamics.every=-1": "dynamics.every=-1 must be >= 0",

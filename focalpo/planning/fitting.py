@@ -7,6 +7,7 @@ import yaml
 from focalpo.config.compose import CONF
 from focalpo.planning.needs import Estimate, answers_of
 from focalpo.stages.folder import Stage
+from focalpo.training.memory import Memory
 
 GIB = 1 << 30
 USABLE = 0.9  # of a GPU's memory: the CUDA context, NCCL and the allocator's gaps take the rest
@@ -23,25 +24,31 @@ def advice(estimate: Estimate, stage: Stage) -> str | None:
         return None
     found = f"{needed:.0f} GiB is more than {USABLE:.0%} of a GPU (launch.gpu_gib={launch.gpu_gib:g})"
     for change, changed in _changes(estimate, stage):
-        if changed / GIB <= most:
-            return f"{found}; with {change} it is {changed / GIB:.0f}"
+        if changed.total / GIB <= most:
+            host = f", and {changed.host / GIB:.0f} of the host's memory for each GPU" if changed.host else ""
+            return f"{found}; with {change} it is {changed.total / GIB:.0f}{host}"
     return f"{found}, and nothing that can be set makes it fit: use GPUs with more memory, or a smaller model"
 
 
-def _changes(estimate: Estimate, stage: Stage) -> Iterator[tuple[str, float]]:
-    """Other ways to run the stage with the bytes of a rank: smaller micro-batches, adapters, then more GPUs."""
+def _changes(estimate: Estimate, stage: Stage) -> Iterator[tuple[str, Memory]]:
+    """Other ways to run the stage with the memory of a rank: smaller micro-batches, the optimizer's states on the host,
+    adapters, then more GPUs."""
     lora = stage.settings.get("lora")
+    sharded = stage.launch["train"]["offload_optimizer"] or "optimizer" in stage.settings["train"]
     for execution in _smaller(estimate, stage):
-        yield _cheapest(estimate, stage, (1, 2) if lora else (1, 2, 3), execution)
-    if stage.kind == "train" and not lora:
+        yield _cheapest(estimate, stage, (1, 2) if lora else (3,) if sharded else (1, 2, 3), execution)
+    if not lora and not sharded:
+        for execution in _smaller(estimate, stage):
+            yield _cheapest(estimate, stage, (3,), execution | {"offload_optimizer": True})
+    if stage.kind == "train" and not lora and "optimizer" not in stage.settings["train"]:
         adapters = yaml.safe_load((CONF / f"lora/{ADAPTERS}.yaml").read_text())
         for execution in _smaller(estimate, stage):
-            change, size = _cheapest(estimate, stage, (1, 2), execution, lora=adapters)
-            yield f"lora={ADAPTERS} {change}".strip(), size
+            change, memory = _cheapest(estimate, stage, (1, 2), execution | {"offload_optimizer": False}, lora=adapters)
+            yield f"lora={ADAPTERS} {change}".strip(), memory
     ranks = 2 * stage.launch["ranks"]
     while ranks <= min(MOST_RANKS, stage.settings["train"]["global_batch"]):
-        change, size = _cheapest(estimate, stage, (1, 2) if lora else (3,), {}, ranks=ranks)
-        yield f"launch.gpus={ranks} launch.ranks={ranks} {change}".strip(), size
+        change, memory = _cheapest(estimate, stage, (1, 2) if lora else (3,), {}, ranks=ranks)
+        yield f"launch.gpus={ranks} launch.ranks={ranks} {change}".strip(), memory
         ranks *= 2
 
 
@@ -55,10 +62,10 @@ def _smaller(estimate: Estimate, stage: Stage) -> Iterator[dict]:
             tokens //= 2
 
 
-def _cheapest(estimate: Estimate, stage: Stage, zero: tuple[int, ...], execution: dict, **others) -> tuple[str, float]:
-    """The ZeRO stage that needs least, written as overrides, with the bytes of a rank."""
+def _cheapest(estimate: Estimate, stage: Stage, zero: tuple[int, ...], execution: dict, **others) -> tuple[str, Memory]:
+    """The ZeRO stage that needs least, written as overrides, with the memory of a rank."""
     how = stage.launch["train"]
     tried = [execution | {"zero_stage": number} for number in zero]
     chosen = min(tried, key=lambda each: estimate.memory(stage, **others, **each).total)
     changed = [f"train.{name}={str(value).lower()}" for name, value in chosen.items() if value != how[name]]
-    return " ".join(changed), estimate.memory(stage, **others, **chosen).total
+    return " ".join(changed), estimate.memory(stage, **others, **chosen)

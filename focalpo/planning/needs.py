@@ -23,6 +23,7 @@ from focalpo.training.cost import (
     training_operations,
 )
 from focalpo.training.memory import Memory, training_memory, weights_only
+from focalpo.training.settings import OPTIMIZERS
 
 BOTH_ORDERS = 2
 """Requests about a prompt of a duel, at most: nothing is asked about equal answers."""
@@ -111,11 +112,19 @@ class Estimate:
     def memory(self, stage: Stage, ranks: int | None = None, lora: dict | None = None, **execution: int) -> Memory:
         """The memory of a rank in a training stage, as planned or with other ranks, adapters or execution settings."""
         ranks, lora = ranks or stage.launch["ranks"], lora or stage.settings.get("lora")
-        how = stage.launch["train"] | execution
-        micro = self.micro_batch(stage, ranks, how["micro_batch_tokens"])
-        adapters = self.shape.adapters(lora["rank"], lora["targets"]) if lora else 0
-        dtype, recompute = stage.settings["train"]["dtype"], how["activation_checkpointing"]
-        return training_memory(self.shape, micro, dtype, how["zero_stage"], ranks, recompute, self.device, adapters)
+        settings, how = stage.settings["train"], stage.launch["train"] | execution
+        return training_memory(
+            self.shape,
+            self.micro_batch(stage, ranks, how["micro_batch_tokens"]),
+            settings["dtype"],
+            how["zero_stage"],
+            ranks,
+            how["activation_checkpointing"],
+            self.device,
+            self.shape.adapters(lora["rank"], lora["targets"]) if lora else 0,
+            optimizer=settings.get("optimizer", OPTIMIZERS[0]),
+            offload=how["offload_optimizer"],
+        )
 
     def micro_batch(self, stage: Stage, ranks: int | None = None, budget: int | None = None) -> Batch:
         """A training stage's largest micro-batch."""

@@ -10,7 +10,7 @@ from focalpo.judging.protocol import EVAL, CheckedProtocol, Protocol, load_proto
 from focalpo.judging.requests import judged_as
 from focalpo.stages.folder import file_hash
 from focalpo.stages.reading import read_text
-from focalpo.training.settings import EXECUTION, SAMPLING, SCHEDULES
+from focalpo.training.settings import EXECUTION, OPTIMIZERS, SAMPLING, SCHEDULES
 
 FILES = ("path", "test_path")
 IN_FILES = ("file", "unpaired")
@@ -142,8 +142,9 @@ def split_train(train: dict) -> tuple[dict, dict]:
     """Training settings that change the weights, and those that only say how to compute them."""
     execution = {name: train[name] for name in EXECUTION}
     own = {name: value for name, value in train.items() if name not in EXECUTION}
-    if own["schedule"] == SCHEDULES[0]:
-        del own["schedule"]
+    for name, usual in {"schedule": SCHEDULES[0], "optimizer": OPTIMIZERS[0]}.items():
+        if own[name] == usual:
+            del own[name]
     return own, execution
 
 

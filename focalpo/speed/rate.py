@@ -88,11 +88,13 @@ def measure(
         steps += 1
     seconds = (time.perf_counter() - started) / steps
     recompute = settings.activation_checkpointing
-    memory = training_memory(shape, batch, settings.dtype, settings.zero_stage, world(), recompute, device().type)
+    kind, how = device().type, (settings.dtype, settings.zero_stage, world(), recompute)
+    offload = settings.offload_optimizer
+    memory = training_memory(shape, batch, *how, kind, optimizer=settings.optimizer, offload=offload)
     operations = MICRO_STEPS * training_operations(shape, batch, prompt + answer / 2, recompute)
     return {
         "parameters": shape.parameters,
-        "estimated_bytes": memory.total,
+        "estimated_bytes": memory.total + (memory.host if kind == "cpu" else 0),
         "moment": memory.peak.moment,
         "parts": memory.peak.parts,
         "measured_bytes": peak_bytes() - before,

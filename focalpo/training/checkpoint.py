@@ -5,7 +5,8 @@
 .checkpoints/saves          exists while the run would do so
 
 One format for all layouts: fp32 weights and Adam's two moments of every trained parameter, unpartitioned and by name.
-Ranks share the writing; a run may resume on fewer or more ranks and in another ZeRO stage. Nothing is pickled.
+Ranks share the writing; a run may resume on fewer or more ranks and in another ZeRO stage, unless its moments are in 8
+bit: see `eight_bit`. Nothing is pickled.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from focalpo.data.tokens import template_hash
 from focalpo.stages.folder import SAVES, STOP, Stopped, file_hash, write_json
+from focalpo.training.eight_bit import RAW, in_8_bit, moments_of, put_moments
 from focalpo.training.ranks import alive, at_rest, barrier, device, gather, rank, sum_over_ranks, world
 
 COMPLETE = "complete"
@@ -142,9 +144,10 @@ def _write_parts(engine, path: Path) -> Iterator[Path]:
     share: dict[str, Tensor] = {}
     size = number = 0
     loads = [0] * world()
+    raw = in_8_bit(engine.basic_optimizer)
     for name, parameter in _trained(engine):
         owner = loads.index(min(loads))
-        for kind in ("weights", *MOMENTS):
+        for kind in ("weights",) if raw else ("weights", *MOMENTS):
             whole = _whole(engine, parameter, None if kind == "weights" else kind)  # collective: every rank takes part
             loads[owner] += whole.numel()
             if owner == rank():
@@ -154,6 +157,8 @@ def _write_parts(engine, path: Path) -> Iterator[Path]:
         if size > PART_BYTES:
             yield _write(share, path / f"part-{rank()}-{number}.safetensors")
             share, size, number = {}, 0, number + 1
+    if raw:
+        share |= moments_of(engine.basic_optimizer, fp32_weights(engine))
     if share:
         yield _write(share, path / f"part-{rank()}-{number}.safetensors")
 
@@ -166,14 +171,20 @@ def _write(tensors: dict[str, Tensor], path: Path) -> Path:
 
 
 def _load(engine, path: Path, parts: list[str], step: int) -> None:
-    _init_moments(engine, step)
-    parameters = dict(_trained(engine))
+    parameters, raw = dict(_trained(engine)), {}
+    if not in_8_bit(engine.basic_optimizer):
+        _init_moments(engine, step)
     for part in parts:
         with safe_open(path / part, "pt") as tensors:
             for key in tensors.keys():
                 kind, _, name = key.partition(".")
-                _put(engine, parameters[name], tensors.get_tensor(key), None if kind == "weights" else kind)
+                if kind == RAW:
+                    raw[key] = tensors.get_tensor(key)
+                else:
+                    _put(engine, parameters[name], tensors.get_tensor(key), None if kind == "weights" else kind)
         alive()
+    if in_8_bit(engine.basic_optimizer):
+        put_moments(engine.basic_optimizer, fp32_weights(engine), raw, step, path)
 
 
 def _trained(engine) -> Iterator[tuple[str, torch.nn.Parameter]]:

@@ -25,6 +25,7 @@ from focalpo.stages.memory import keep_freed
 from focalpo.stages.rankings import right
 from focalpo.training import checkpoint, nonfinite
 from focalpo.training.buffers import restore_buffers, uncast_buffers
+from focalpo.training.eight_bit import adamw8bit
 from focalpo.training.inputs import Examples, logps_of, of_global_batch, scored_by
 from focalpo.training.kernels import use_kernels
 from focalpo.training.logprobs import Asked, PackedPolicy, Scores
@@ -79,12 +80,15 @@ def deepspeed_config(settings: TrainSettings) -> dict:
     """Return the DeepSpeed configuration. We do the batching: each engine call is one micro-batch of size one."""
     # DeepSpeed's plain bf16 optimizer hides its fp32 weights from checkpoints; stage 1 computes the same.
     stage = settings.zero_stage or int(settings.dtype == "bfloat16")
+    # fp32 weights, moments and sums of gradients in pinned host memory, where torch's fused AdamW takes the step.
+    offload = {"offload_optimizer": {"device": "cpu", "pin_memory": True}} if settings.offload_optimizer else {}
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": 0.0 if _plain_gradients(settings) else settings.max_grad_norm,
-        "zero_optimization": {"stage": stage},
+        "zero_optimization": {"stage": stage} | offload,
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": settings.dtype == "bfloat16"},
         # Gradients of micro-steps are summed in fp32. In bf16 the sum would be off by 0.2 % (relative norm, tiny model)
         # over 2 micro-steps, 0.5 % over 16, 1.2 % over 128.
@@ -126,19 +130,20 @@ def open_engine(policy: PackedPolicy, settings: TrainSettings):
         policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     use_kernels(policy.model, settings.kernels)
     policy.train()
-    # torch's fused AdamW: DeepSpeed's is compiled at run time and needs nvcc.
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in policy.parameters() if parameter.requires_grad],
-        lr=settings.learning_rate,
-        betas=(0.9, settings.adam_beta2),
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    optimizer = _optimizer([parameter for parameter in policy.parameters() if parameter.requires_grad], settings)
     engine = deepspeed.initialize(model=policy, optimizer=optimizer, config=deepspeed_config(settings))[0]
     restore_buffers(policy.model)  # after everything that could have cast or rounded them
     if world() == 1 and _plain_gradients(settings):
         engine.enable_backward_allreduce = False  # it would copy every gradient for an all-reduce of one rank
     return engine
+
+
+def _optimizer(parameters: list[torch.nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
+    betas, decay = (0.9, settings.adam_beta2), settings.weight_decay
+    if settings.optimizer == "adamw8bit":
+        return adamw8bit(parameters, settings.learning_rate, betas, decay)
+    # torch's fused AdamW: DeepSpeed's are compiled at run time, the one for GPUs with nvcc.
+    return torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=betas, weight_decay=decay, fused=True)
 
 
 def train(

@@ -11,12 +11,15 @@ zero/stage3.py) and measured (tests/test_training_memory.py).
 from dataclasses import dataclass, fields
 
 from focalpo.training.cost import BYTES, Batch, Shape
-from focalpo.training.settings import CHUNK_LOGITS, KEPT_LOGITS, words_at_once
+from focalpo.training.settings import CHUNK_LOGITS, KEPT_LOGITS, OPTIMIZERS, words_at_once
 
 # DeepSpeed's defaults, in elements; a test compares them with the installed version.
 REDUCE_BUCKET, SUB_GROUP, PREFETCH, REUSE_DISTANCE = 500_000_000, 1_000_000_000, 50_000_000, 1_000_000_000
 SUM = 4  # bytes of a gradient summed over micro-steps: fp32, see `deepspeed_config`
 NORM = 8  # bytes of a gradient while its norm is computed: fp64
+AT_ONCE = 250_000_000  # elements whose norm is computed at once while gradients go to the host (zero/stage3.py)
+# Bytes of a parameter's two moments; in 8 bit each block of 256 has a scale in fp32.
+MOMENTS = dict(zip(OPTIMIZERS, (8.0, 2 * (1 + 4 / 256)), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +45,10 @@ class Peak:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """The moments at which the memory of one rank peaks."""
+    """The moments at which the memory of one rank peaks, and the bytes that it holds in the host's memory instead."""
 
     moments: tuple[Peak, ...]
+    host: float = 0.0
 
     @property
     def peak(self) -> Peak:
@@ -65,6 +69,7 @@ class Sharding:
     """What one rank holds of `count` parameters, of which `trained` have gradients and moments.
 
     `stage` is the one that runs: bf16 without ZeRO runs as stage 1. `largest`: elements of the largest trained matrix.
+    `moments`: bytes of a parameter's moments. `offload`: whether the optimizer's states are in the host's memory.
     """
 
     stage: int
@@ -74,6 +79,8 @@ class Sharding:
     largest: int
     ranks: int
     device: str
+    moments: float
+    offload: bool
 
     @property
     def owned(self) -> float:
@@ -104,10 +111,16 @@ class Sharding:
 
     def optimizer(self) -> float:
         """Adam's two moments, and fp32 weights in addition to the model's."""
-        return (12 if self.stage else 8) * self.owned
+        return 0 if self.offload else (self.moments + (4 if self.stage else 0)) * self.owned
+
+    def host(self) -> float:
+        """fp32 weights, moments, gradients, and their sums over micro-steps."""
+        return (4 + self.moments + 2 * SUM) * self.owned if self.offload else 0
 
     def gradients(self) -> float:
         """Gradients of earlier micro-steps."""
+        if self.offload:
+            return 0
         if self.bf16_optimizer:
             return (SUM + self.size) * self.trained  # and those of the micro-step: zeroed, not freed
         return SUM * self.owned
@@ -129,6 +142,7 @@ class Sharding:
         """Copies while a bucket is reduced."""
         if self.stage == 3:  # all ranks' parts in a row, and the own part in fp32
             own = SUM * self.reduced / self.ranks if self.low_precision else 0
+            own += self.moved() if self.offload else 0
             # Gloo copies its input; NCCL does not.
             return self.size * self.reduced + (max(own, self.size * self.reduced) if self.device == "cpu" else own)
         if self.bf16_optimizer:  # in place
@@ -138,8 +152,15 @@ class Sharding:
         flat = SUM * self.reduced if self.ranks > 1 else 0
         return flat + (SUM * self.owned if self.stage else 0)  # of this micro-step, before it is added
 
+    def moved(self) -> float:
+        """Copies of a matrix's own part on its way to the host: the sum, back from there, and in fp64 for the norm."""
+        part = self.largest / self.ranks
+        return (SUM * part if self.device == "cuda" else 0) + NORM * min(AT_ONCE, part)
+
     def step(self) -> float:
         """Copies of gradients in the optimizer step: in fp64 for the norm, flattened for Adam."""
+        if self.offload:  # done while they went to the host
+            return 0
         if not self.stage or self.bf16_optimizer:
             return 0
         if self.stage == 3:  # one sub-group after another; it is closed by the matrix that fills it
@@ -157,16 +178,20 @@ def training_memory(
     activation_checkpointing: bool,
     device: str,
     adapters: int = 0,
+    optimizer: str = OPTIMIZERS[0],
+    offload: bool = False,
 ) -> Memory:
     """Estimate the memory of one rank in a step of more than one micro-step, at each moment that may be the peak.
 
     Args:
         adapters: parameters added to the model and trained instead of its own; only they have gradients and moments.
+        optimizer, offload: `train.optimizer` and `train.offload_optimizer`.
     """
     size, head, trained = BYTES[dtype], shape.vocabulary * shape.hidden, adapters or shape.parameters
     largest = min(trained, max(head, shape.hidden * shape.intermediate))
     stage = zero_stage or int(dtype == "bfloat16")
-    held = Sharding(stage, size, shape.parameters + adapters, trained, largest, ranks, device)
+    count, moments = shape.parameters + adapters, MOMENTS[optimizer]
+    held = Sharding(stage, size, count, trained, largest, ranks, device, moments, offload)
     states = {"parameters": held.parameters(), "gradients": held.gradients(), "optimizer": held.optimizer()}
     activations = _activations(shape, batch, size, activation_checkpointing)
     logits = _head(shape, batch, CHUNK_LOGITS[device]) + (0 if adapters else size * head)
@@ -180,7 +205,8 @@ def training_memory(
             Peak("backward", **states, activations=activations, head=logits, buffers=held.bucket() + gathered),
             reduction,
             Peak("step", **states, buffers=held.step() + (held.bucket() if stage == 3 else 0)),
-        )
+        ),
+        held.host(),
     )
 
 

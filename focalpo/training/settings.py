@@ -13,8 +13,17 @@ KERNELS = ("plain", "compiled", "liger")
 Kernels = Annotated[str, ", ".join(KERNELS), lambda x: x in KERNELS]
 SCHEDULES = ("cosine", "linear")  # how the learning rate falls to 0 after the warm-up
 Schedule = Annotated[str, " or ".join(SCHEDULES), lambda x: x in SCHEDULES]
+OPTIMIZERS = ("adamw", "adamw8bit")  # AdamW with moments in fp32, or in 8 bit
+Optimizer = Annotated[str, " or ".join(OPTIMIZERS), lambda x: x in OPTIMIZERS]
 # How to compute, not what: these settings change no result beyond rounding.
-EXECUTION = ("zero_stage", "activation_checkpointing", "micro_batch_tokens", "checkpoint_every", "kernels")
+EXECUTION = (
+    "zero_stage",
+    "offload_optimizer",
+    "activation_checkpointing",
+    "micro_batch_tokens",
+    "checkpoint_every",
+    "kernels",
+)
 SAMPLING = 1  # of the Hugging Face backend: raise it when the same seed gives other answers
 CONVERSION = 1  # of a package's weights: raise it when the same file gives other weights or another tokenizer
 # torch ends a rank whose NCCL call takes longer, in seconds; DeepSpeed's process groups cannot be given another limit.
@@ -35,7 +44,8 @@ def words_at_once(rows: int, chunk_logits: int) -> int:
 class TrainSettings:
     """Optimisation settings: those that change the weights, and those of EXECUTION, which do not.
 
-    A stage's key names a `schedule` only if it is not the one that every stage had before there were two.
+    A stage's key names a `schedule` or an `optimizer` only if it is not the one that every stage had before there were
+    two.
     """
 
     learning_rate: ranges.Positive
@@ -52,7 +62,9 @@ class TrainSettings:
     micro_batch_tokens: ranges.Count
     checkpoint_every: ranges.Some
     kernels: Kernels = "plain"
+    offload_optimizer: bool = False
     schedule: Schedule = SCHEDULES[0]
+    optimizer: Optimizer = OPTIMIZERS[0]
 
     def problems(self) -> list[str]:
         """Return what is wrong with the values, each with its remedy."""
@@ -62,6 +74,10 @@ class TrainSettings:
                 "train.kernels=compiled does not work with train.zero_stage=3, which gathers weights inside what would "
                 "be compiled; use plain or liger"
             )
+        if self.offload_optimizer and self.zero_stage != 3:
+            found.append("train.offload_optimizer=true requires train.zero_stage=3")
+        if self.optimizer == "adamw8bit" and (self.zero_stage != 3 or self.offload_optimizer):
+            found.append("train.optimizer=adamw8bit requires train.zero_stage=3 and train.offload_optimizer=false")
         return found
 
 
