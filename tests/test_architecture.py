@@ -36,7 +36,7 @@ ONLY = {
     "wandb_workspaces": {"dashboard"},
     "nbclient": {"notebooks"},
     "alpaca_eval": {"judging/alpaca_eval"},
-    "trl": {"speed/peer", "trl_focalpo"},
+    "trl": {"speed/peer", "speed/trl_focalpo"},
     "peft": {"training/lora"},
     "gguf": {"training/gguf"},
     "lm_eval": {"checking/instructions", "checking/capability"},
