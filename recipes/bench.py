@@ -24,9 +24,11 @@ from focalpo.data.tokens import pair_trees
 from focalpo.data.trees import Tree
 from focalpo.data.truncation import Limits
 from focalpo.planning.bench import planned_bench
+from focalpo.planning.growth import costs
+from focalpo.planning.table import planned
 from focalpo.running.command import run_command
 from focalpo.speed import columns, tables
-from focalpo.speed.figures import growth_figure
+from focalpo.speed.figures import growth_figure, scales_figure
 from focalpo.speed.kept import measured
 from focalpo.speed.measurements import Measurement, measurements
 from focalpo.speed.planner import Dealt, dealt
@@ -39,6 +41,7 @@ from focalpo.training.scratch import bpe_tokenizer
 
 PLANNED = ((8, 128), (64, 128), (64, 512))  # ranks, pairs
 PLANNED_BATCHES = 50
+SCALES = ("laptop", "paper")
 MOST_TOKENISED = 1000  # pairs; a run takes a few of them
 HELD_OUT = 0.01  # a source must hold some pairs out; the lengths come from the rest
 PLANNED_TOKENS = 16384  # per micro-batch, as in conf/train at paper scale
@@ -61,13 +64,13 @@ def real_pairs(config: BenchSettings) -> list[Tree]:
     """The pairs in the configured file, in tokens of the released model or of a vocabulary learned from its texts."""
     if config.pairs_file is None:
         return []
+    tokenizer = load_tokenizer(ModelSource(config.model)) if config.model else None
+    print(f"reading {config.pairs_file}, in tokens of {config.model or 'a vocabulary learned from it'}", flush=True)
     pairs = load(FileSource(Path(config.pairs_file), None, HELD_OUT), "drop").train
-    if config.model is None:
-        print(f"reading {config.pairs_file}, in tokens of a vocabulary learned from it", flush=True)
+    if tokenizer is None:
         tokenizer = bpe_tokenizer([text for p in pairs for text in (p.prompt[-1]["content"], p.chosen, p.rejected)])
     else:
-        print(f"reading {config.pairs_file}, in tokens of {config.model}", flush=True)
-        pairs, tokenizer = sample(pairs, MOST_TOKENISED), load_tokenizer(ModelSource(config.model))
+        pairs = sample(pairs, MOST_TOKENISED)
     return pair_trees(tokenizer, pairs, Limits(1 << 14, 1 << 15, "keep_prompt"), [tokenizer.eos_token_id]).trees
 
 
@@ -86,6 +89,9 @@ def report(config: BenchSettings, plan: list[Measurement], results: dict[str, di
         print(f"{part}\n{columns.text(table)}\n")
         if part == "growth":
             growth_figure(table, folder / "growth.png")
+            scales_figure(scales := at_scale(config), folder / "scales.png")
+            columns.write_csv(scales, folder / "scales.csv")
+            print(f"hours of a table's trainings, estimates\n{columns.text(scales)}\n")
     print(folder)
 
 
@@ -102,9 +108,14 @@ def plans(config: BenchSettings, kept: Path) -> list[Dealt]:
     return deals
 
 
+def at_scale(config: BenchSettings) -> list[columns.Row]:
+    """What the trainings of the tables cost as they grow, at the rate of those that are sealed in the runs folder."""
+    return [asdict(cost) for scale in SCALES for cost in costs(planned([f"table={scale}", f"runs={config.runs}"]))]
+
+
 def _key(config: BenchSettings) -> str:
-    """Hash of what a measurement depends on: every setting but `parts`, `repeats` and `out`."""
-    settings = plain(replace(config, parts=[], repeats=0, out=""))
+    """Hash of what a measurement depends on: every setting but `parts`, `repeats`, `out` and `runs`."""
+    settings = plain(replace(config, parts=[], repeats=0, out="", runs=""))
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
 
 

@@ -20,7 +20,7 @@ from focalpo.data.trees import Tree
 from focalpo.speed import measurements as plan
 from focalpo.speed import ours, tables
 from focalpo.speed.flops import useful_flops
-from focalpo.speed.planner import dealt, imbalance
+from focalpo.speed.planner import dealt
 from focalpo.speed.switches import (
     ATTENTION,
     Switches,
@@ -33,7 +33,7 @@ from focalpo.speed.switches import (
 from focalpo.speed.workload import Workload, draw, new_model, read, shuffled, trees_of, write
 from focalpo.training.engine import start_ranks
 from focalpo.training.logprobs import PackedPolicy
-from focalpo.training.packing import deal, pack
+from focalpo.training.packing import deal, imbalance, pack
 from focalpo.training.settings import TrainSettings
 from focalpo.training.steps import global_batch_at
 from tests.tiny import random_trees, tiny_model

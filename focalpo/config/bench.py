@@ -94,3 +94,4 @@ class BenchSettings:
     attention: list[str]
     growth: GrowthSettings
     out: str
+    runs: str
