@@ -79,7 +79,7 @@ def _rate(trainings: Sequence[tuple[Estimate, Stage]], gpus: float) -> tuple[flo
             operations, count = operations + estimate.training(stage), count + 1
             seconds += manifest["seconds"] * ranks_of(stage)
     if count:
-        return operations / seconds, f"measured: {count:.0f} sealed trainings"
+        return operations / seconds, f"at the pace of {count:.0f} sealed ones"
     return read_yaml(CONF / "sizes.yaml", "correct it")["operations_per_second"]["gpu" if gpus else "cpu"], "estimate"
 
 

@@ -49,7 +49,7 @@ def scales_figure(rows: Sequence[Mapping], path: Path) -> None:
     for axis, panel in zip(axes, panels, strict=True):
         for scale, color in zip(dict.fromkeys(row["scale"] for row in rows), COLORS, strict=False):
             line = [row for row in rows if (row["scale"], row["axis"]) == (scale, axis)]
-            label = f"{scale}, {line[0]['rate']}" if line else None
+            label = f"{scale}: {line[0]['rate']}" if line else None
             panel.loglog([row["value"] for row in line], [row["hours"] for row in line], "o-", color=color, label=label)
             own = [row for row in line if row["times"] == 1]
             places = [row["value"] for row in own], [row["hours"] for row in own]
