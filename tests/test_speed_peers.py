@@ -15,10 +15,20 @@ from focalpo.speed import measurements as plan
 from focalpo.speed import ours, peer, tables
 from focalpo.speed.flops import useful_flops
 from focalpo.speed.switches import Switches
-from focalpo.speed.workload import Workload, policy_model, read, reference_model, shape_of, trees_of, write
-from tests.tiny import SETTINGS, VOCABULARY, random_trees, tiny_model
+from focalpo.speed.workload import (
+    Workload,
+    policy_model,
+    random_trees,
+    read,
+    reference_model,
+    shape_of,
+    trees_of,
+    write,
+)
+from tests.tiny import SETTINGS, VOCABULARY, tiny_model
 
 ONE = ["parts=[peers]", "~lengths.long_prompts", "~lengths.short_chat"]
+RAGGED = [(3 + place % 5, 2 + place % 7, 9 - place % 4) for place in range(40)]
 BEST = PeerSettings(1, False, cached_reference=True, keeps_memory=False, liger=False)
 
 
@@ -41,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def released(folder: str, **changes: object) -> Workload:
-    trees = random_trees(8, seed=3)
+    trees = random_trees(RAGGED[:8], VOCABULARY, seed=3)
     train = replace(SETTINGS, global_batch=4, weight_decay=0.0)
     tokens = plan.tokens_of(trees)
     return replace(Workload(shape_of(folder), [], train, 1, 0, model=folder, tokens=tokens), **changes)
@@ -67,13 +77,13 @@ def test_real_lengths_are_scaled_and_too_long_pairs_left_out() -> None:
 
 def test_a_released_model_trains_on_whole_real_pairs_alone(folder: str, tmp_path: Path) -> None:
     config = compose_bench("tiny", [f"model={folder}", "pairs_file=pairs.jsonl", "scale=0.1"])
-    real = random_trees(40, seed=1)
+    real = random_trees(RAGGED, VOCABULARY, seed=1)
     (name, load), *others = plan.workloads(config, real).items()
     assert name == "real" and not others and load.shape == Shape("llama", VOCABULARY, 32, 64, 2, 4, 2, False)
     known = {tuple(tree.prompt): tree for tree in real}
     for tree in trees_of(load):
         for branch, ids in known[tuple(tree.prompt)].branches.items():
-            assert tree.branches[branch].tolist() == list(ids)
+            assert np.array_equal(tree.branches[branch], ids)
     write(load, tmp_path / "workload.json")
     assert read(tmp_path / "workload.json") == load
     policy, frozen = (made(load, "float32").state_dict() for made in (policy_model, reference_model))
@@ -131,7 +141,7 @@ def test_factors_are_within_one_run_of_the_same_dtype_and_loss() -> None:
 def test_both_engines_begin_at_the_same_loss(folder: str, gamma: float) -> None:
     """Of a released model at p = 1/2, which TRL reaches only if its log-probs are ours; of random weights anywhere."""
     load = released(folder, gamma=gamma)
-    random = replace(load, model=None, tokens=[], lengths=[tuple(map(len, row)) for row in load.tokens])
+    random = replace(load, model=None, tokens=[], lengths=RAGGED[:8])
     for each, expected in ((load, 0.5**gamma * np.log(2)), (random, None)):
         reference = ours.reference(each)
         mine = ours.measure(each, reference, Switches()).first_loss
