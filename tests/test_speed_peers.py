@@ -108,7 +108,7 @@ def test_every_dtype_and_loss_of_a_peer_has_this_engines_before_it_and_a_referen
     names = [m.name for m in found if m.what == "reference"]
     assert names == ["reference/ultrafeedback", "reference/ultrafeedback in bfloat16"]
     timed = {m.name: m for m in found if m.what != "reference"}
-    contenders = ["ours", "TRL", "ours, FocalPO", "focal", "ours, bfloat16", "half"]
+    contenders = ["ours", "TRL", "ours, FocalPO 0.5", "focal", "ours, bfloat16", "half"]
     assert list(timed) == [f"ultrafeedback/{name}/{turn}" for turn in range(2) for name in contenders]
     for own, other in zip(contenders[::2], contenders[1::2], strict=True):
         one, two = timed[f"ultrafeedback/{own}/0"], timed[f"ultrafeedback/{other}/0"]

@@ -119,8 +119,7 @@ def peers(config: BenchSettings, real: Pairs) -> Iterator[Measurement]:
         for name, settings in config.peers.items():
             like = replace(_with(workload, dtype=settings.dtype or config.train.dtype), gamma=settings.gamma)
             contenders |= {_own_name(like, workload): (like, None), name: (like, settings)}
-        references = {load.train.dtype: load for load, _ in contenders.values()}
-        for dtype in references:
+        for dtype in dict.fromkeys(load.train.dtype for load, _ in contenders.values()):
             yield Measurement(_reference(lengths, dtype, config), "reference", _with(workload, dtype=dtype))
         for turn in range(config.repeats):
             for name, (load, peer) in contenders.items():
@@ -132,8 +131,9 @@ def peers(config: BenchSettings, real: Pairs) -> Iterator[Measurement]:
 
 
 def _own_name(workload: Workload, base: Workload) -> str:
-    differs = [workload.train.dtype] if workload.train.dtype != base.train.dtype else []
-    return ", ".join([OURS, *(["FocalPO"] if workload.gamma else []), *differs])
+    loss = [f"FocalPO {workload.gamma:g}"] if workload.gamma else []
+    dtype = [workload.train.dtype] if workload.train.dtype != base.train.dtype else []
+    return ", ".join([OURS, *loss, *dtype])
 
 
 def _reference(lengths: str, dtype: str, config: BenchSettings) -> str:
