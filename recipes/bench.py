@@ -3,6 +3,7 @@
 python -m recipes.bench                                        on this machine's CPU, about an hour
 python -m recipes.bench bench=gpu                              on one GPU
 python -m recipes.bench parts=[peers] repeats=5 pairs_file=pairs.parquet
+python -m recipes.bench bench=smollm2 model=runs/convert/NAME/model pairs_file=pairs.parquet    a released model
 
 Each measurement runs in its own process and is saved, so the same command resumes where it stopped.
 """
@@ -18,24 +19,30 @@ import torch
 
 from focalpo.config.bench import BenchSettings
 from focalpo.config.compose import plain
-from focalpo.data.sources import FileSource, load
+from focalpo.data.sources import FileSource, load, sample
 from focalpo.data.tokens import pair_trees
+from focalpo.data.trees import Tree
 from focalpo.data.truncation import Limits
 from focalpo.planning.bench import planned_bench
+from focalpo.planning.growth import costs
+from focalpo.planning.table import planned
 from focalpo.running.command import run_command
 from focalpo.speed import columns, tables
-from focalpo.speed.figures import growth_figure
+from focalpo.speed.figures import growth_figure, scales_figure
 from focalpo.speed.kept import measured
-from focalpo.speed.measurements import Measurement, TripleLengths, lengths_of, measurements
+from focalpo.speed.measurements import Measurement, measurements
 from focalpo.speed.planner import Dealt, dealt
 from focalpo.speed.workload import draw
 from focalpo.stages.folder import write_json
 from focalpo.stages.origin import hardware
 from focalpo.stages.reading import read_json
+from focalpo.training.model import ModelSource, load_tokenizer
 from focalpo.training.scratch import bpe_tokenizer
 
 PLANNED = ((8, 128), (64, 128), (64, 512))  # ranks, pairs
 PLANNED_BATCHES = 50
+SCALES = ("laptop", "paper")
+MOST_TOKENISED = 1000  # pairs; a run takes a few of them
 HELD_OUT = 0.01  # a source must hold some pairs out; the lengths come from the rest
 PLANNED_TOKENS = 16384  # per micro-batch, as in conf/train at paper scale
 
@@ -43,7 +50,7 @@ PLANNED_TOKENS = 16384  # per micro-batch, as in conf/train at paper scale
 def bench(arguments: list[str]) -> None:
     """Run the missing measurements and print the tables."""
     name, config = planned_bench(arguments)
-    plan = measurements(config, real_lengths(config))
+    plan = measurements(config, real_pairs(config))
     folder = Path(config.out) / f"{name}-{_key(config)}"
     folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict] = {}
@@ -53,18 +60,18 @@ def bench(arguments: list[str]) -> None:
     report(config, plan, results, folder)
 
 
-def real_lengths(config: BenchSettings) -> TripleLengths:
-    """Lengths of the pairs in the configured file, in tokens of a vocabulary learned from its texts."""
+def real_pairs(config: BenchSettings) -> list[Tree]:
+    """The pairs in the configured file, in tokens of the released model or of a vocabulary learned from its texts."""
     if config.pairs_file is None:
         return []
-    print(f"reading pair lengths from {config.pairs_file}, in tokens of a vocabulary learned from it", flush=True)
+    tokenizer = load_tokenizer(ModelSource(config.model)) if config.model else None
+    print(f"reading {config.pairs_file}, in tokens of {config.model or 'a vocabulary learned from it'}", flush=True)
     pairs = load(FileSource(Path(config.pairs_file), None, HELD_OUT), "drop").train
-    texts = [text for pair in pairs for text in (pair.prompt[-1]["content"], pair.chosen, pair.rejected)]
-    tokenizer = bpe_tokenizer(texts)
-    limits = Limits(1 << 14, 1 << 15, "keep_prompt")
-    trees = pair_trees(tokenizer, pairs, limits, [tokenizer.eos_token_id]).trees
-    rows = [(len(t.prompt), len(t.branches["chosen"]), len(t.branches["rejected"])) for t in trees]
-    return lengths_of(rows, config.scale, longest=max(each.longest for each in config.lengths.values()))
+    if tokenizer is None:
+        tokenizer = bpe_tokenizer([text for p in pairs for text in (p.prompt[-1]["content"], p.chosen, p.rejected)])
+    else:
+        pairs = sample(pairs, MOST_TOKENISED)
+    return pair_trees(tokenizer, pairs, Limits(1 << 14, 1 << 15, "keep_prompt"), [tokenizer.eos_token_id]).trees
 
 
 def report(config: BenchSettings, plan: list[Measurement], results: dict[str, dict], folder: Path) -> None:
@@ -82,6 +89,9 @@ def report(config: BenchSettings, plan: list[Measurement], results: dict[str, di
         print(f"{part}\n{columns.text(table)}\n")
         if part == "growth":
             growth_figure(table, folder / "growth.png")
+            scales_figure(scales := at_scale(config), folder / "scales.png")
+            columns.write_csv(scales, folder / "scales.csv")
+            print(f"hours of a table's trainings, estimates\n{columns.text(scales)}\n")
     print(folder)
 
 
@@ -98,9 +108,14 @@ def plans(config: BenchSettings, kept: Path) -> list[Dealt]:
     return deals
 
 
+def at_scale(config: BenchSettings) -> list[columns.Row]:
+    """What the trainings of the tables cost as they grow, at the rate of those that are sealed in the runs folder."""
+    return [asdict(cost) for scale in SCALES for cost in costs(planned([f"table={scale}", f"runs={config.runs}"]))]
+
+
 def _key(config: BenchSettings) -> str:
-    """Hash of what a measurement depends on: every setting but `parts`, `repeats` and `out`."""
-    settings = plain(replace(config, parts=[], repeats=0, out=""))
+    """Hash of what a measurement depends on: every setting but `parts`, `repeats`, `out` and `runs`."""
+    settings = plain(replace(config, parts=[], repeats=0, out="", runs=""))
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
 
 

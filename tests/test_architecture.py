@@ -36,7 +36,7 @@ ONLY = {
     "wandb_workspaces": {"dashboard"},
     "nbclient": {"notebooks"},
     "alpaca_eval": {"judging/alpaca_eval"},
-    "trl": {"speed/peer", "trl_focalpo"},
+    "trl": {"speed/peer", "speed/trl_focalpo"},
     "peft": {"training/lora"},
     "bitsandbytes": {"training/eight_bit"},
     "gguf": {"training/gguf"},

@@ -129,6 +129,22 @@ def test_flash_attention_is_used_for_half_precision_on_a_gpu_only(
     assert attention.kernel_for(device_type, dtype, capped).__name__ == kernel
 
 
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_attention_in_bf16_on_a_cpu_is_that_in_fp32_rounded_once(softcap: float | None) -> None:
+    """In value and in gradient; the sum over heads that share a key is rounded once, too."""
+    made, packed = torch.Generator().manual_seed(2), pack(random_trees(9, seed=3), BRANCHES)
+    shapes = [(1, heads, packed.tokens.shape[1], 8) for heads in (4, 2, 2, 4)]
+    *half, grad = [torch.randn(shape, generator=made).to(torch.bfloat16) for shape in shapes]
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        leaves = [each.to(dtype).requires_grad_() for each in half]
+        out, _ = attention.packed_attention(None, *leaves, None, 0.3, packed.layout, softcap=softcap)
+        assert out.dtype == dtype
+        gradients = torch.autograd.grad((out * grad.to(dtype).transpose(1, 2)).sum(), leaves)
+        found.append([each.detach().to(torch.bfloat16) for each in (out, *gradients)])
+    assert all(one.equal(two) for one, two in zip(*found, strict=True))
+
+
 def test_the_inputs_of_both_kernels_are_built_on_the_layouts_device() -> None:
     placed = pack(random_trees(9, seed=3), BRANCHES).layout.to(torch.device("meta"))
     behind, key_rows = placed.branches

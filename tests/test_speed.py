@@ -19,8 +19,9 @@ from focalpo.config.compose import compose_bench
 from focalpo.data.trees import Tree
 from focalpo.speed import measurements as plan
 from focalpo.speed import ours, tables
+from focalpo.speed import workload as workload_module
 from focalpo.speed.flops import useful_flops
-from focalpo.speed.planner import dealt, imbalance
+from focalpo.speed.planner import dealt
 from focalpo.speed.switches import (
     ATTENTION,
     Switches,
@@ -33,7 +34,7 @@ from focalpo.speed.switches import (
 from focalpo.speed.workload import Workload, draw, new_model, read, shuffled, trees_of, write
 from focalpo.training.engine import start_ranks
 from focalpo.training.logprobs import PackedPolicy
-from focalpo.training.packing import deal, pack
+from focalpo.training.packing import deal, imbalance, pack
 from focalpo.training.settings import TrainSettings
 from focalpo.training.steps import global_batch_at
 from tests.tiny import random_trees, tiny_model
@@ -58,21 +59,6 @@ def test_lengths_have_the_configured_means_and_stay_within_the_longest() -> None
     capped = draw(ULTRAFEEDBACK, 5_000, 1.0, seed=0)
     assert max(prompt + max(chosen, rejected) for prompt, chosen, rejected in capped) == 2048
     assert draw(ULTRAFEEDBACK, 9, 0.5, seed=4) == draw(ULTRAFEEDBACK, 9, 0.5, seed=4)
-
-
-def test_real_lengths_are_drawn_from_the_whole_file_and_must_be_enough() -> None:
-    config = compose_bench("tiny", [])
-    pairs = config.train.global_batch * (config.steps + 1)
-    real = [(place, 1, 1) for place in range(100 * pairs)]
-    drawn = plan.workloads(config, real)["real"].lengths
-    assert len(set(drawn)) == pairs and max(drawn)[0] > 50 * pairs
-    assert plan.workloads(config, real)["real"].lengths == drawn
-    with pytest.raises(ValueError, match=f"{pairs - 1} pairs that are short enough, {pairs} are needed"):
-        plan.workloads(config, real[: pairs - 1])
-
-
-def test_real_lengths_are_scaled_and_too_long_ones_left_out() -> None:
-    assert plan.lengths_of([(10, 20, 30), (10, 20, 95)], scale=0.5, longest=100) == [(5, 10, 15)]
 
 
 def test_shuffled_items_come_back_in_order() -> None:
@@ -181,26 +167,6 @@ def test_two_pairs_per_rank_are_dealt_as_evenly_as_whole_pairs_allow() -> None:
     assert 1.05 < found.bound <= found.planner <= 1.01 * found.bound
 
 
-def results_of(measurements: list[plan.Measurement], seconds: dict[str, float]) -> dict[str, dict]:
-    return {
-        m.name: {"seconds": [seconds[m.name.split("/")[1]]], "peak_bytes": 2e9, "first_loss": 0.7, "matmul_rate": 1e9}
-        for m in measurements
-        if m.what in ("ours", "trl")
-    }
-
-
-def test_contenders_take_turns_and_factors_are_within_one_run() -> None:
-    config = compose_bench("tiny", ["repeats=3", "parts=[peers]", "~lengths.long_prompts", "~lengths.short_chat"])
-    found = plan.measurements(config, [])
-    turns = [m.name.split("/")[1] for m in found if m.what != "reference"]
-    assert turns == ["ours", *config.peers] * 3
-    rows = tables.comparison(found, results_of(found, dict.fromkeys(config.peers, 6.0) | {"ours": 2.0}))
-    assert [row["ours is"] for row in rows] == ["1.00 x", "3.00 x", "3.00 x", "3.00 x"]
-    assert rows[0]["pairs/s"] == config.train.global_batch / 2.0
-    timed = trees_of(found[0].workload)[config.train.global_batch :]
-    assert rows[0]["of matmul"] == pytest.approx(useful_flops(config.shape.dimensions, timed) / 2.0 / 1e9)
-
-
 def test_objectives_share_one_reference_stage() -> None:
     config = compose_bench("tiny", ["parts=[growth]"])
     found = [m for m in plan.measurements(config, []) if m.name.startswith("growth/pairs per batch/2")]
@@ -239,7 +205,7 @@ def test_a_measurement_leaves_no_model_behind(monkeypatch: pytest.MonkeyPatch, d
         made.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(ours, "new_model", recorded)
+    monkeypatch.setattr(workload_module, "new_model", recorded)
     start_ranks()
     load = workload()
     load.train = replace(load.train, dtype=dtype, zero_stage=zero_stage)

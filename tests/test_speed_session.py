@@ -164,7 +164,7 @@ def test_the_most_valuable_rows_come_first() -> None:
     assert parts == ["correctness", "peers", "ablations", "peers, gpu_mistral"]
     names = [task.name for task in tasks if task.part == "peers"]
     assert names[:2] == ["gpu/reference/ultrafeedback", "gpu/ultrafeedback/ours/0"]
-    assert names[2].startswith("gpu/ultrafeedback/TRL at its best") and "TRL defaults/0" in names[7]
+    assert names[2].startswith("gpu/ultrafeedback/TRL at its best") and names[8] == "gpu/ultrafeedback/TRL defaults/0"
     assert len(set(task.name for task in tasks)) == len(tasks)
     assert not [task for task in tasks if "float32" in task.name]
     turns = [task.name[-1] for task in tasks if task.part == "ablations"]
@@ -241,8 +241,10 @@ def test_the_script_runs_on_a_cpu_and_both_engines_agree(tmp_path: Path) -> None
     rows = rows_of(tmp_path)
     timed = {name: row for name, (row,) in rows.items() if row["part"] == "peers" and "pairs/s" in row["figures"]}
     peers = {name.split("/")[2]: row["figures"] for name, row in timed.items()}
-    assert peers.keys() == {"ours", *compose_bench("tiny", []).peers}
-    losses = [figures["first loss"] for figures in peers.values()]
-    assert max(losses) - min(losses) < 1e-4
+    assert peers.keys() == {"ours", "ours, FocalPO 0.05", "ours, bfloat16", *compose_bench("tiny", []).peers}
+    for word, others, most in (("FocalPO", (), 1e-4), ("bfloat16", (), 1e-2), ("", ("FocalPO", "bfloat16"), 1e-4)):
+        alike = [name for name in peers if word in name and not [other for other in others if other in name]]
+        losses = [peers[name]["first loss"] for name in alike]
+        assert len(losses) > 1 and max(losses) - min(losses) < most, word
     checks = [check for (row,) in rows.values() for check in row["figures"].get("checks", ())]
-    assert len(checks) == 8 and all(check["ok"] for check in checks)
+    assert len(checks) == 9 and all(check["ok"] for check in checks)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from focalpo.stages.ranges import Count, NotNegative, Positive, Seed, ZeroStage
+from focalpo.stages.ranges import Count, DtypeOrNone, NotNegative, Positive, Seed, ZeroStage
 from focalpo.training import cost
 from focalpo.training.settings import TrainSettings
 
@@ -49,14 +49,16 @@ class Lengths:
 @dataclass(slots=True)
 class PeerSettings:
     """Options of a TRL run: pairs per forward pass, activation checkpointing, reference logps computed once or by a
-    second model at every step, whether the process keeps freed memory, as this engine does on a CPU, and Liger's norms
-    and gated activations."""
+    second model at every step, whether the process keeps freed memory, as this engine does on a CPU, Liger's norms and
+    gated activations, FocalPO's gamma (0: DPO), and a dtype (null: the benchmark's)."""
 
     micro_batch: Count
     activation_checkpointing: bool
     cached_reference: bool
     keeps_memory: bool
     liger: bool
+    gamma: NotNegative = 0.0
+    dtype: DtypeOrNone = None
 
 
 @dataclass(slots=True)
@@ -74,9 +76,11 @@ class GrowthSettings:
 
 @dataclass(slots=True)
 class BenchSettings:
-    """The speed benchmark: its parts, the model, the lengths of the pairs, and what is compared."""
+    """The speed benchmark: its parts, the model (random weights of a shape, or a folder), the lengths of the pairs, and
+    what is compared."""
 
     parts: list[str]
+    model: str | None
     shape: Shape
     scale: Positive
     lengths: dict[str, Lengths]
@@ -90,3 +94,4 @@ class BenchSettings:
     attention: list[str]
     growth: GrowthSettings
     out: str
+    runs: str

@@ -21,6 +21,8 @@ def planned_bench(arguments: list[str]) -> tuple[str, BenchSettings]:
     unknown = [part for part in config.parts if part not in PARTS]
     if unknown:
         raise Mistake(f"parts={config.parts}: unknown part {unknown[0]!r}; {choose(unknown[0], PARTS)}")
+    if config.model is not None and config.pairs_file is None:
+        raise Mistake(f"model={config.model} trains on real pairs; name their file (pairs_file=pairs.parquet)")
     if not config.lengths:
         raise Mistake("lengths={}: no distribution of pair lengths is left; keep one of those in conf/bench")
     return name, config

@@ -71,7 +71,8 @@ class Estimate:
         estimators |= {"capability": self._capability, "anchors": self._anchors}
         return estimators[stage.kind](stage) if stage.kind in estimators else Need()
 
-    def _pairs(self, stage: Stage, split: str = "train") -> int:
+    def pairs(self, stage: Stage, split: str = "train") -> int:
+        """The pairs of a stage's split: of the sealed ones, or of the data set before any are dropped."""
         if "count" in stage.settings.get("data", {}):
             return stage.settings["data"]["count"]
         pairs = Folder(self.runs, stage.inputs["pairs"])
@@ -92,7 +93,7 @@ class Estimate:
         settings, execution = stage.settings["train"], stage.launch["train"]
         answers = answers_of(stage)
         tokens, predicted = self.data["prompt"] + answers * self.data["answer"], answers * self.data["answer"]
-        pairs = self._pairs(stage) * settings["epochs"]
+        pairs = self.pairs(stage) * settings["epochs"]
         if settings["max_steps"]:
             pairs = min(pairs, settings["max_steps"] * settings["global_batch"])
         recompute = execution["activation_checkpointing"]
@@ -107,7 +108,7 @@ class Estimate:
             return 0
         every = stage.settings["dynamics"]["every"]
         times = 2 + ((steps - 1) // every if every else 0)
-        return times * (stage.settings["dynamics"]["train_pairs"] + self._pairs(stage, "test"))
+        return times * (stage.settings["dynamics"]["train_pairs"] + self.pairs(stage, "test"))
 
     def memory(self, stage: Stage, ranks: int | None = None, lora: dict | None = None, **execution: int) -> Memory:
         """The memory of a rank in a training stage, as planned or with other ranks, adapters or execution settings."""
@@ -151,7 +152,7 @@ class Estimate:
         return Folder(self.runs, pairs).path / "train_trees.parquet"
 
     def _reference(self, stage: Stage) -> Need:
-        pairs, branches = self._pairs(stage), len(stage.settings["branches"])
+        pairs, branches = self.pairs(stage), len(stage.settings["branches"])
         tokens, predicted = self.data["prompt"] + branches * self.data["answer"], branches * self.data["answer"]
         context = self.data["prompt"] + self.data["answer"] / 2
         operations = forward_operations(self.shape, Batch(pairs * tokens, pairs * predicted), context)

@@ -5,6 +5,7 @@ packed = padded     log-probs and gradients beside a padded Hugging Face forward
 step 0              the first loss is that of a policy that is its reference
 20 steps            the loss falls
 export              Hugging Face loads what training ends with, and gives the trained policy's log-probs
+head                its log-probs beside those in fp64 of the same bf16 states and weights
 no wait             within a micro-batch, the host never waits for the GPU
 """
 
@@ -94,7 +95,7 @@ class Check:
 def checks() -> dict[str, Callable[[], list[Check]]]:
     """Every check of the engine as it trains here, by name."""
     packed = {f"packed = padded, {family}": partial(packed_is_padded, family, Switches()) for family in FAMILIES}
-    return {**packed, "no wait": no_wait, "training": training}
+    return {**packed, "head": head, "no wait": no_wait, "training": training}
 
 
 def all_checks() -> Iterator[Check]:
@@ -121,6 +122,21 @@ def packed_is_padded(family: str, switches: Switches) -> list[Check]:
     name = f"packed = padded, {family}" + (f", {switches.attention} attention" if switches.attention else "")
     figures = f"log-probs {off:.2g} nats from fp32's (padded {theirs:.2g}), gradients {gradient:.2%} ({of_theirs:.2%})"
     return [Check(name, off <= WORSE * theirs and gradient <= WORSE * of_theirs, figures)]
+
+
+def head() -> list[Check]:
+    """A GPU sums the head's products in fp32; on a CPU each is rounded to bf16, which a difference holds twice."""
+    policy = PackedPolicy(_model("llama"))
+    made = torch.Generator().manual_seed(0)
+    rows = torch.randn(256, int(str(TINY["hidden_size"])), generator=made).to(device(), torch.bfloat16)
+    labels = torch.randint(0, VOCABULARY, (len(rows),), generator=made).to(device())
+    module = policy.model.get_output_embeddings()
+    with torch.no_grad():
+        logits = rows.double() @ module.weight.double().T
+        exact = logits.log_softmax(-1).gather(-1, labels[:, None])[:, 0]
+        off = float((module(rows, labels, "sums")[0] - exact).abs().max())
+    most = 1e-4 if device().type == "cuda" else torch.finfo(torch.bfloat16).eps * float(logits.abs().max())
+    return [Check("head", off <= most, f"log-probs {off:.2g} nats from fp64's at most (allowed {most:.2g})")]
 
 
 def no_wait() -> list[Check]:

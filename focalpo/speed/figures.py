@@ -1,4 +1,4 @@
-"""The figure of how cost grows: one panel per varied quantity."""
+"""The figures of how cost grows, here as measured and at the tables' scales as estimated: a panel per quantity."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,3 +40,24 @@ def _panel(panel: plt.Axes, axis: str, name: str, lines: Mapping[str, Sequence[M
     panel.set_ylabel(name, fontsize=8)
     if any(known):
         panel.legend(fontsize=7, loc="lower right")
+
+
+def scales_figure(rows: Sequence[Mapping], path: Path) -> None:
+    """Plot the hours of each scale's trainings against each quantity; the ring is what the table has."""
+    axes = list(dict.fromkeys(row["axis"] for row in rows))
+    figure, panels = plt.subplots(1, len(axes), figsize=(2.6 * len(axes), 3.2), sharey=True, layout="constrained")
+    for axis, panel in zip(axes, panels, strict=True):
+        for scale, color in zip(dict.fromkeys(row["scale"] for row in rows), COLORS, strict=False):
+            line = [row for row in rows if (row["scale"], row["axis"]) == (scale, axis)]
+            label = f"{scale}: {line[0]['rate']}" if line else None
+            panel.loglog([row["value"] for row in line], [row["hours"] for row in line], "o-", color=color, label=label)
+            own = [row for row in line if row["times"] == 1]
+            places = [row["value"] for row in own], [row["hours"] for row in own]
+            panel.plot(*places, "o", markersize=11, markerfacecolor="none", color=color)
+        panel.tick_params(labelsize=7)
+        panel.set_xlabel(axis, fontsize=8)
+    panels[0].set_ylabel("hours of all trainings (estimates)", fontsize=8)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=7, loc="outside upper center", ncols=len(labels))
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

@@ -7,9 +7,10 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from focalpo.config.bench import BenchSettings, Shape
+from focalpo.config.bench import BenchSettings, PeerSettings, Shape
+from focalpo.data.trees import Tree
 from focalpo.speed.switches import Switches
-from focalpo.speed.workload import Workload, draw
+from focalpo.speed.workload import Workload, draw, shape_of, tokens_of
 from focalpo.training.settings import TrainSettings
 
 OURS = "ours"
@@ -27,6 +28,7 @@ ENGINES = {OURS: ("deepspeed",), "trl": ("trl", "datasets")}
 KERNELS = {"liger": ("liger_kernel",), "flash_3": ("flash_attn_interface",)}
 SMALLEST_TOKENS = 2048  # of a micro-batch that did not fit and is halved
 TripleLengths = list[tuple[int, int, int]]
+Pairs = Sequence[Tree]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,41 +71,76 @@ class Measurement:
         return replace(self, workload=replace(self.workload, shape=shallower))
 
 
-def measurements(config: BenchSettings, real: TripleLengths) -> list[Measurement]:
+def measurements(config: BenchSettings, real: Pairs) -> list[Measurement]:
     """All processes of the requested parts; a reference comes before the measurements that read it."""
     parts = {"peers": peers, "ablations": ablations, "growth": growth}
     found = [m for part in config.parts if part in parts for m in parts[part](config, real)]
     return list({measurement.name: measurement for measurement in found}.values())
 
 
-def workloads(config: BenchSettings, real: TripleLengths) -> dict[str, Workload]:
-    """One workload for each distribution of lengths.
+def workloads(config: BenchSettings, real: Pairs) -> dict[str, Workload]:
+    """One workload for each distribution of lengths; for a released model one, of the real pairs.
 
     Raises:
-        ValueError: when there are fewer real lengths than pairs to train on.
+        ValueError: when there are fewer real pairs than to train on, or the model's folder has no usable configuration.
     """
     pairs = config.train.global_batch * (config.steps + 1)
+    if config.model is not None:
+        tokens = tokens_of(_sampled(config, real, pairs))
+        shape = shape_of(config.model)
+        load = Workload(shape, [], config.train, config.steps, config.seed, model=config.model, tokens=tokens)
+        return {"real": load}
     drawn = {name: draw(each, pairs, config.scale, config.seed) for name, each in config.lengths.items()}
     if real:
-        if len(real) < pairs:
-            raise ValueError(f"pairs_file has {len(real)} pairs that are short enough, {pairs} are needed; lower steps")
-        drawn["real"] = random.Random(config.seed).sample(real, pairs)  # neighbours in a file may share a prompt
+        drawn["real"] = lengths_of(_sampled(config, real, pairs), config.scale)
     return {name: Workload(config.shape, each, config.train, config.steps, config.seed) for name, each in drawn.items()}
 
 
-def peers(config: BenchSettings, real: TripleLengths) -> Iterator[Measurement]:
-    """This engine and each of TRL's settings, on every distribution of lengths."""
+def _sampled(config: BenchSettings, real: Pairs, count: int) -> list[Tree]:
+    """Some of the real pairs that are short enough, from the whole file: neighbours may share a prompt."""
+    longest = max(each.longest for each in config.lengths.values())
+    fitting = [tree for tree in real if len(tree.prompt) + max(map(len, tree.branches.values())) <= longest]
+    if len(fitting) < count:
+        raise ValueError(f"pairs_file has {len(fitting)} pairs that are short enough, {count} are needed; lower steps")
+    return random.Random(config.seed).sample(fitting, count)
+
+
+def lengths_of(trees: Pairs, scale: float) -> TripleLengths:
+    """Real lengths, scaled like the drawn ones."""
+    rows = [(tree.prompt, tree.branches["chosen"], tree.branches["rejected"]) for tree in trees]
+    return [tuple(max(1, round(len(ids) * scale)) for ids in row) for row in rows]  # type: ignore[misc]
+
+
+def peers(config: BenchSettings, real: Pairs) -> Iterator[Measurement]:
+    """This engine and each of TRL's settings, on every distribution of lengths; in the dtypes and losses of these
+    settings, too, so that each has its like beside it."""
     for lengths, workload in workloads(config, real).items():
-        reference = f"reference/{lengths}"
-        yield Measurement(reference, "reference", workload)
+        contenders: dict[str, tuple[Workload, PeerSettings | None]] = {OURS: (workload, None)}
+        for name, settings in config.peers.items():
+            like = replace(_with(workload, dtype=settings.dtype or config.train.dtype), gamma=settings.gamma)
+            contenders |= {_own_name(like, workload): (like, None), name: (like, settings)}
+        for dtype in dict.fromkeys(load.train.dtype for load, _ in contenders.values()):
+            yield Measurement(_reference(lengths, dtype, config), "reference", _with(workload, dtype=dtype))
         for turn in range(config.repeats):
-            yield _ours(f"{lengths}/{OURS}/{turn}", workload, reference)
-            for name, settings in config.peers.items():
-                fields = {"settings": asdict(settings)}
-                yield Measurement(f"{lengths}/{name}/{turn}", "trl", workload, fields, reference)
+            for name, (load, peer) in contenders.items():
+                key, reference = f"{lengths}/{name}/{turn}", _reference(lengths, load.train.dtype, config)
+                if peer is None:
+                    yield _ours(key, load, reference)
+                else:
+                    yield Measurement(key, "trl", load, {"settings": asdict(peer)}, reference)
 
 
-def ablations(config: BenchSettings, real: TripleLengths) -> Iterator[Measurement]:
+def _own_name(workload: Workload, base: Workload) -> str:
+    loss = [f"FocalPO {workload.gamma:g}"] if workload.gamma else []
+    dtype = [workload.train.dtype] if workload.train.dtype != base.train.dtype else []
+    return ", ".join([OURS, *loss, *dtype])
+
+
+def _reference(lengths: str, dtype: str, config: BenchSettings) -> str:
+    return f"reference/{lengths}" + (f" in {dtype}" if dtype != config.train.dtype else "")
+
+
+def ablations(config: BenchSettings, real: Pairs) -> Iterator[Measurement]:
     """The engine with each speed-up switched off, and whether a number changes."""
     lengths, workload = next(iter(workloads(config, real).items()))
     reference = f"reference/{lengths}"
@@ -124,7 +161,7 @@ def ablations(config: BenchSettings, real: TripleLengths) -> Iterator[Measuremen
             yield _ours(f"ablation/with {kernels} kernels/{turn}", _with(workload, kernels=kernels), reference)
 
 
-def growth(config: BenchSettings, real: TripleLengths) -> Iterator[Measurement]:
+def growth(config: BenchSettings, real: Pairs) -> Iterator[Measurement]:
     """Vary one quantity at a time on a smaller model; all sequences have one length, a quarter of it the prompt."""
     axes = config.growth
     base = _even(config, axes.shape, length=1024, pairs=8)
@@ -159,9 +196,3 @@ def _even(config: BenchSettings, shape: Shape, length: int, pairs: int) -> Workl
 def _with(workload: Workload, **changes: object) -> Workload:
     train: TrainSettings = replace(workload.train, **changes)  # type: ignore[arg-type]  # mypy types the values as one
     return replace(workload, train=train)
-
-
-def lengths_of(rows: Sequence[tuple[int, int, int]], scale: float, longest: int) -> TripleLengths:
-    """Real lengths, scaled like the drawn ones; pairs longer than `longest` are left out."""
-    fitting = [row for row in rows if row[0] + max(row[1:]) <= longest]
-    return [tuple(max(1, round(count * scale)) for count in row) for row in fitting]  # type: ignore[misc]

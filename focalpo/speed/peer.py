@@ -1,6 +1,7 @@
-"""The same timed workload on TRL's DPOTrainer, the trainer that users would otherwise choose."""
+"""The same timed workload on TRL's DPOTrainer, the trainer that users would otherwise choose, or on its FocalPO."""
 
 import tempfile
+from functools import partial
 
 import torch
 from datasets import Dataset
@@ -12,19 +13,28 @@ from focalpo.config.bench import PeerSettings
 from focalpo.speed.flops import matmul_rate
 from focalpo.speed.measured import Measured, Stopwatch, forget_peak, peak_bytes
 from focalpo.speed.ours import BETA, Reference
-from focalpo.speed.workload import Workload, new_model, trees_of
+from focalpo.speed.trl_focalpo import FocalPOTrainer
+from focalpo.speed.workload import Workload, policy_model, reference_model, trees_of
 from focalpo.stages.memory import keep_freed
 from focalpo.training.ranks import device
 
 
-class _OnTokenIds(DPOTrainer):
-    """DPOTrainer on rows that already are token ids and, if configured, hold their reference log-probs."""
+class _OnTokenIds:
+    """For a trainer on rows that already are token ids and, if configured, hold their reference log-probs."""
 
     def _prepare_dataset(self, dataset, *_):
         return dataset
 
     def _precompute_ref_logps(self, dataset, *_):
         return dataset
+
+
+class _DPO(_OnTokenIds, DPOTrainer):
+    pass
+
+
+class _FocalPO(_OnTokenIds, FocalPOTrainer):
+    pass
 
 
 class _Timer(TrainerCallback):
@@ -40,16 +50,17 @@ class _Timer(TrainerCallback):
 
 
 def measure(workload: Workload, cached: Reference, settings: PeerSettings) -> Measured:
-    """Train on the workload with TRL's DPO and time the steps; fp32 weights, autocast when dtype is bfloat16."""
+    """Train on the workload with TRL's trainer and time the steps; fp32 weights, autocast when dtype is bfloat16."""
     if settings.keeps_memory:
         keep_freed()
     forget_peak()
     rate = matmul_rate(workload.train.dtype, device())
-    model = new_model(workload.shape, workload.seed, "float32")
-    frozen = None if settings.cached_reference else new_model(workload.shape, workload.seed + 1, workload.train.dtype)
+    model = policy_model(workload, "float32")
+    frozen = None if settings.cached_reference else reference_model(workload, workload.train.dtype)
+    make = partial(_FocalPO, gamma=workload.gamma) if workload.gamma else _DPO
     watch = Stopwatch()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = _OnTokenIds(
+        trainer = make(
             model=model,
             ref_model=frozen,
             args=_config(workload, settings, folder),

@@ -65,7 +65,7 @@ def _measurements(bench: str, first: bool) -> Iterator[tuple[Rank, Task, Run]]:
     from focalpo.config.compose import compose_bench
 
     config = compose_bench(bench, ONE_SHAPE)
-    order = ["reference", OURS, *reversed(config.peers)]  # TRL's defaults last
+    order = ["reference", OURS, *reversed(config.peers)]  # TRL's defaults last, then ours in other dtypes and losses
     seen: set[str] = set()
     for part, measurements in (("peers", peers), ("ablations", ablations)):
         for place, measurement in enumerate(measurements(config, []) if part in config.parts else ()):
@@ -74,7 +74,8 @@ def _measurements(bench: str, first: bool) -> Iterator[tuple[Rank, Task, Run]]:
             seen.add(measurement.name)
             _, contender, turn = measurement.name.split("/") if measurement.reference else ("", "reference", "-1")
             again = part == "ablations" and int(turn) > 0
-            rank = again, not first, part != "peers", int(turn), order.index(contender) if part == "peers" else place
+            place = order.index(contender) if contender in order else len(order) + place
+            rank = again, not first, part != "peers", int(turn), place
             yield rank, *_task(measurement, bench, part if first else f"{part}, {bench}")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from focalpo.speed.switches import deal_in_order
-from focalpo.training.packing import deal
+from focalpo.training.packing import deal, imbalance
 
 # The shortest possible step: a model of 8B parameters on H100s that do nothing but dense bf16 products.
 PARAMETERS = 8e9
@@ -44,9 +44,3 @@ def dealt(batches: Sequence[Sequence[int]], ranks: int, budget: int) -> Dealt:
         bound=fmean(max(1.0, max(batch) * ranks / sum(batch)) for batch in batches),
         share_of_step=seconds / shortest,
     )
-
-
-def imbalance(costs: Sequence[int], hands: Sequence[Sequence[Sequence[int]]]) -> float:
-    """Sum of the largest load of each micro-step over the mean load of a rank: 1 when no rank waits for another."""
-    loads = [[sum(costs[item] for item in share) for share in hand] for hand in hands]
-    return sum(max(step) for step in zip(*loads, strict=True)) * len(hands) / sum(costs)

@@ -43,21 +43,28 @@ def grouped(plan: Sequence[Measurement]) -> dict[tuple[str, str], list[Measureme
 
 
 def comparison(plan: Sequence[Measurement], results: Results) -> list[Row]:
-    """One row per contender and distribution of lengths, with how much faster this engine is."""
-    rows = []
+    """One row per contender and distribution of lengths: its speed relative to this engine's first row, and how much
+    faster this engine is in the same dtype with the same loss."""
+    rows, firsts, own = [], {}, []
     for (lengths, contender), repeats in grouped(plan).items():
         if lengths == "ablation":
             continue
         workload = repeats[0].workload
         row = rates([results[m.name] for m in repeats], workload, ceiling_of(results, workload.train.dtype, plan))
-        if contender == OURS:
-            ours = row
-        rows.append({"lengths": lengths, "engine": contender} | row | _factors(ours, row))
+        if repeats[0].what == OURS:
+            own.append((workload, row))
+        first = firsts.setdefault(lengths, row)
+        ours = next(each for load, each in own if load == workload)
+        rows.append({"lengths": lengths, "engine": contender} | row | _factors(first, ours, row))
     return rows
 
 
-def _factors(ours: Row, row: Row) -> Row:
-    return {"ours is": f"{_number(ours['pairs/s']) / _number(row['pairs/s']):.2f} x", "ours needs": _memory(ours, row)}
+def _factors(first: Row, ours: Row, row: Row) -> Row:
+    return {"speed": _times(row, first), "ours is": _times(ours, row), "ours needs": _memory(ours, row)}
+
+
+def _times(one: Row, other: Row) -> str:
+    return f"{_number(one['pairs/s']) / _number(other['pairs/s']):.2f} x"
 
 
 def _memory(ours: Row, row: Row) -> str:
@@ -75,8 +82,7 @@ def ablation(plan: Sequence[Measurement], results: Results) -> list[Row]:
         base = rows[0] if rows else row
         apart = results["exactness"].get(variant, {})
         changes = {f"largest {what} change": f"{apart[what]:.1e}" if apart else "" for what in ("loss", "gradient")}
-        speed = f"{_number(row['pairs/s']) / _number(base['pairs/s']):.2f} x"
-        rows.append({"engine": variant} | row | {"speed": speed} | changes)
+        rows.append({"engine": variant} | row | {"speed": _times(row, base)} | changes)
     return rows
 
 

@@ -1,13 +1,13 @@
 """The workload that both engines train on: the same random weights, pairs, order of pairs and reference.
 
-Token ids are random, because speed depends on lengths alone; the lengths are drawn from a named distribution or are
-those of real pairs.
+Random weights get random token ids, because speed depends on lengths alone; the lengths are drawn from a named
+distribution or are those of real pairs. A released model gets real pairs.
 """
 
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from focalpo.config.bench import Lengths, Shape
 from focalpo.data.trees import Ids, Tree
+from focalpo.stages.reading import read_json
+from focalpo.training.model import ModelSource, load_model
+from focalpo.training.ranks import device
 from focalpo.training.settings import TrainSettings
 from focalpo.training.steps import global_batch_at
 
@@ -25,13 +28,18 @@ SHORTEST = 4  # tokens; real prompts and responses have at least those of the te
 
 @dataclass(slots=True)
 class Workload:
-    """One training run to time: `steps` are timed, after one that is not."""
+    """One training run to time: `steps` are timed, after one that is not. Its pairs are random tokens of these
+    `lengths`, or, for the model in the folder `model`, real `tokens`: prompt, chosen, rejected. `gamma` is FocalPO's, 0
+    for DPO."""
 
     shape: Shape
     lengths: list[tuple[int, int, int]]
     train: TrainSettings
     steps: int
     seed: int
+    gamma: float = 0.0
+    model: str | None = None
+    tokens: list[list[list[int]]] = field(default_factory=list)
 
     @property
     def pairs(self) -> int:
@@ -56,8 +64,16 @@ def draw(lengths: Lengths, pairs: int, scale: float, seed: int) -> list[tuple[in
 
 
 def trees_of(workload: Workload) -> list[Tree]:
-    """The workload's pairs as trees of random tokens, in training order."""
-    return random_trees(workload.lengths, workload.shape.vocab_size, workload.seed)
+    """The workload's pairs as trees, in training order."""
+    if workload.model is None:
+        return random_trees(workload.lengths, workload.shape.vocab_size, workload.seed)
+    arrays = [[np.array(ids, np.int32) for ids in each] for each in workload.tokens]
+    return [Tree(f"pair-{n}", p, {"chosen": c, "rejected": r}) for n, (p, c, r) in enumerate(arrays)]
+
+
+def tokens_of(trees: Sequence[Tree]) -> list[list[list[int]]]:
+    """What `Workload.tokens` holds of trees."""
+    return [[ids.tolist() for ids in (t.prompt, t.branches["chosen"], t.branches["rejected"])] for t in trees]
 
 
 def random_trees(lengths: Sequence[tuple[int, int, int]], vocabulary: int, seed: int) -> list[Tree]:
@@ -81,6 +97,35 @@ def shuffled(items: Sequence, global_batch: int, seed: int) -> list:
     for item, place in zip(items, order, strict=True):
         placed[place] = item
     return placed
+
+
+def shape_of(folder: str) -> Shape:
+    """The shape of the model in a folder.
+
+    Raises:
+        ValueError: when it has no configuration, or one without the fields of a shape.
+    """
+    remedy = f"model={folder} must be a folder of a causal LM, such as the stage convert writes"
+    values = read_json(Path(folder) / "config.json", remedy)
+    missing = [each.name for each in fields(Shape) if each.name not in values]
+    if missing:
+        raise ValueError(f"{folder}/config.json has no {missing[0]}; choose another model")
+    return Shape(**{each.name: values[each.name] for each in fields(Shape)})
+
+
+def policy_model(workload: Workload, dtype: str) -> PreTrainedModel:
+    """The model that a workload trains, on its device."""
+    return _released(workload, dtype) if workload.model else new_model(workload.shape, workload.seed, dtype)
+
+
+def reference_model(workload: Workload, dtype: str) -> PreTrainedModel:
+    """The workload's frozen model: the released one; of random weights others, or any first loss would be log 2."""
+    return _released(workload, dtype) if workload.model else new_model(workload.shape, workload.seed + 1, dtype)
+
+
+def _released(workload: Workload, dtype: str) -> PreTrainedModel:
+    assert workload.model
+    return load_model(ModelSource(workload.model), dtype).to(device())
 
 
 def new_model(shape: Shape, seed: int, dtype: str) -> PreTrainedModel:

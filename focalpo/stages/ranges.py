@@ -28,6 +28,7 @@ Scheduler = Annotated[str, "local or slurm", lambda x: x in ("local", "slurm")]
 Truncation = Annotated[str, "simpo or keep_prompt", lambda x: x in ("simpo", "keep_prompt")]
 TokenMeanOrSum = Annotated[str, "token_mean or sum", lambda x: x in ("token_mean", "sum")]
 Dtype = Annotated[str, "float32 or bfloat16", lambda x: x in ("float32", "bfloat16")]
+DtypeOrNone = Annotated[str | None, "float32 or bfloat16, or null", lambda x: x in ("float32", "bfloat16", None)]
 
 
 def out_of_range(values: Any, prefix: str = "") -> Iterator[str]:

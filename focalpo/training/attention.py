@@ -3,7 +3,8 @@
 What a query sees is said in `layout`. In half precision on a GPU, torch's variable-length attention computes the
 segments: a prompt with its first branch as one causal sequence in place, the other branches with a copy of their
 prompt's keys. Everywhere else, blocks of similar size share one padded call: a micro-batch of pocket-sized trees costs
-one call, and long segments waste nothing. Soft-capped scores (Gemma-2), which neither of torch's kernels computes, are
+one call, and long segments waste nothing. On a CPU they are computed in fp32, because torch's backward pass of bf16
+blocks is slower there. Soft-capped scores (Gemma-2), which neither of torch's kernels computes, are
 plain matrix products of the same blocks. FlexAttention under the trees' mask is an alternative on a GPU.
 """
 
@@ -139,6 +140,9 @@ def _attend_grouped(
     softcap: float | None,
 ) -> Tensor:
     heads, rows, width = query.shape
+    dtype = query.dtype
+    if query.device.type == "cpu":
+        query, key, value = query.float(), key.float(), value.float()
     repeats = heads // key.shape[0]
     groups, results = layout.groups(window), []
     for group in groups:
@@ -153,7 +157,7 @@ def _attend_grouped(
         # [n, heads, rows, d]
         results.append(out.transpose(1, 2).reshape(-1, heads, width).index_select(0, group.results))
     order = torch.cat([group.rows for group in groups])
-    return query.new_empty(rows, heads, width).index_copy(0, order, torch.cat(results))
+    return query.new_empty(rows, heads, width).index_copy(0, order, torch.cat(results)).to(dtype)
 
 
 def capped_attention(

@@ -1,7 +1,9 @@
 """Compute the sequence log-probs of a micro-batch, keeping at most 256 MiB of logits.
 
-Only rows that predict a response token reach the head, one chunk of the vocabulary at a time, in fp32; if there are
-too many logits to keep, backward recomputes them.
+Only rows that predict a response token reach the head, one chunk of the vocabulary at a time; the softmax is in fp32.
+If there are too many logits to keep, backward recomputes them. In half precision a GPU sums the head's products in fp32
+and returns them so; a CPU rounds them to half precision, because torch has no other product of such inputs there. TRL
+1.16 and Liger 0.8 compute the same sums, but round the logits on every device, and recompute them always.
 """
 
 from collections.abc import Iterator
@@ -153,7 +155,7 @@ class _TokenLogps(torch.autograd.Function):
             column, inside = _place(labels, chunk)
             grad_logits = logits.sub_(norms).exp_().mul_(-grad).scatter_add_(-1, column, grad * inside)
             grad_products = (grad_logits if slope is None else grad_logits.mul_(slope)).to(weight.dtype)
-            grad_rows += grad_products @ weight[chunk]
+            grad_rows = _added(grad_rows, grad_products, weight[chunk])
             if grad_weight is not None:
                 torch.mm(grad_products.T, rows, out=grad_weight[chunk])
             if grad_bias is not None:
@@ -166,7 +168,23 @@ def _chunks(words: int, at_once: int) -> Iterator[slice]:
 
 
 def _products(rows: Tensor, weight: Tensor, bias: Tensor | None, chunk: slice) -> Tensor:
-    return linear(rows, weight[chunk], None if bias is None else bias[chunk]).float()
+    """rows @ weight[chunk]^T + bias[chunk], fp32."""
+    if not _sums_in_fp32(rows):
+        return linear(rows, weight[chunk], None if bias is None else bias[chunk]).float()
+    products = torch.mm(rows, weight[chunk].T, out_dtype=torch.float32)
+    return products if bias is None else products.add_(bias[chunk])
+
+
+def _added(total: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """total + one @ other, in place; `total` is fp32."""
+    if not _sums_in_fp32(one):
+        return total.add_(one @ other)
+    return torch.addmm(total, one, other, out_dtype=torch.float32, out=total)
+
+
+def _sums_in_fp32(factor: Tensor) -> bool:
+    """Whether torch has a product of half-precision factors that is not rounded to their dtype: on a GPU only."""
+    return factor.is_cuda and factor.dtype in (torch.bfloat16, torch.float16)
 
 
 def _place(labels: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:

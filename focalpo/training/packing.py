@@ -125,6 +125,12 @@ def deal(costs: Sequence[int], ranks: int, budget: int) -> list[list[list[int]]]
     return [[ordered[step * ranks + rank] for step in range(steps)] for rank in range(ranks)]
 
 
+def imbalance(costs: Sequence[int], hands: Sequence[Sequence[Sequence[int]]]) -> float:
+    """Sum of the largest load of each micro-step over the mean load of a rank: 1 when no rank waits for another."""
+    loads = [[sum(costs[item] for item in share) for share in hand] for hand in hands]
+    return sum(max(step) for step in zip(*loads, strict=True)) * len(hands) / sum(costs)
+
+
 def _longest_first(costs: Sequence[int], count: int) -> list[tuple[int, list[int]]]:
     heap = [(0, place, []) for place in range(count)]
     for item in sorted(range(len(costs)), key=lambda item: (-costs[item], item)):
