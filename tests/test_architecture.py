@@ -38,6 +38,7 @@ ONLY = {
     "alpaca_eval": {"judging/alpaca_eval"},
     "trl": {"speed/peer", "trl_focalpo"},
     "peft": {"training/lora"},
+    "bitsandbytes": {"training/quantised"},
     "gguf": {"training/gguf"},
     "lm_eval": {"checking/instructions", "checking/capability"},
 }

@@ -79,6 +79,7 @@ def test_sealed_pairs_are_dealt_by_their_own_lengths(tmp_path: Path) -> None:
         ([*MISTRAL, "train.zero_stage=1"], "train.zero_stage=2"),  # smaller micro-batches as well
         ([*MISTRAL, "train.zero_stage=1", "launch.gpu_gib=150"], "train.zero_stage=2"),
         ([*MISTRAL, "launch.gpu_gib=24"], "lora=rank16"),
+        ([*MISTRAL, "launch.gpu_gib=12"], "lora=qlora"),
         ([*SMALL, "model=qwen2_5_1_5b_instruct"], "lora=rank16"),
         ([*SMALL, "launch.gpu_gib=11.5"], "train.micro_batch_tokens"),
         ([*SMALL, "train.activation_checkpointing=false", "launch.gpu_gib=16"], "train.micro_batch_tokens"),

@@ -10,7 +10,7 @@ from focalpo.stages.folder import Stage
 
 GIB = 1 << 30
 USABLE = 0.9  # of a GPU's memory: the CUDA context, NCCL and the allocator's gaps take the rest
-ADAPTERS = "rank16"
+ADAPTERS = ("rank16", "qlora")  # with more and more memory saved
 MOST_RANKS = 64
 
 
@@ -34,10 +34,11 @@ def _changes(estimate: Estimate, stage: Stage) -> Iterator[tuple[str, float]]:
     for execution in _smaller(estimate, stage):
         yield _cheapest(estimate, stage, (1, 2) if lora else (1, 2, 3), execution)
     if stage.kind == "train" and not lora:
-        adapters = yaml.safe_load((CONF / f"lora/{ADAPTERS}.yaml").read_text())
-        for execution in _smaller(estimate, stage):
-            change, size = _cheapest(estimate, stage, (1, 2), execution, lora=adapters)
-            yield f"lora={ADAPTERS} {change}".strip(), size
+        for name in ADAPTERS:
+            adapters = yaml.safe_load((CONF / f"lora/{name}.yaml").read_text())
+            for execution in _smaller(estimate, stage):
+                change, size = _cheapest(estimate, stage, (1, 2), execution, lora=adapters)
+                yield f"lora={name} {change}".strip(), size
     ranks = 2 * stage.launch["ranks"]
     while ranks <= min(MOST_RANKS, stage.settings["train"]["global_batch"]):
         change, size = _cheapest(estimate, stage, (1, 2) if lora else (3,), {}, ranks=ranks)

@@ -20,6 +20,7 @@ from focalpo.training.cost import (
     Shape,
     forward_operations,
     model_bytes,
+    quantised_bytes,
     training_operations,
 )
 from focalpo.training.memory import Memory, training_memory, weights_only
@@ -115,7 +116,10 @@ class Estimate:
         micro = self.micro_batch(stage, ranks, how["micro_batch_tokens"])
         adapters = self.shape.adapters(lora["rank"], lora["targets"]) if lora else 0
         dtype, recompute = stage.settings["train"]["dtype"], how["activation_checkpointing"]
-        return training_memory(self.shape, micro, dtype, how["zero_stage"], ranks, recompute, self.device, adapters)
+        quantised = "quantization" in (lora or {})
+        return training_memory(
+            self.shape, micro, dtype, how["zero_stage"], ranks, recompute, self.device, adapters, quantised=quantised
+        )
 
     def micro_batch(self, stage: Stage, ranks: int | None = None, budget: int | None = None) -> Batch:
         """A training stage's largest micro-batch."""
@@ -146,7 +150,8 @@ class Estimate:
         tokens, predicted = self.data["prompt"] + branches * self.data["answer"], branches * self.data["answer"]
         context = self.data["prompt"] + self.data["answer"] / 2
         operations = forward_operations(self.shape, Batch(pairs * tokens, pairs * predicted), context)
-        return Need(operations, weights_only(model_bytes(self.shape, stage.settings["dtype"])))
+        held = quantised_bytes if "quantization" in stage.settings else model_bytes
+        return Need(operations, weights_only(held(self.shape, stage.settings["dtype"])))
 
     def _anchors(self, stage: Stage) -> Need:
         anchor = stage.settings["anchor"]

@@ -13,6 +13,9 @@ KERNELS = ("plain", "compiled", "liger")
 Kernels = Annotated[str, ", ".join(KERNELS), lambda x: x in KERNELS]
 SCHEDULES = ("cosine", "linear")  # how the learning rate falls to 0 after the warm-up
 Schedule = Annotated[str, " or ".join(SCHEDULES), lambda x: x in SCHEDULES]
+QUANTIZATIONS = ("none", "nf4")  # of the frozen weights below adapters
+DENSE = QUANTIZATIONS[0]
+Quantization = Annotated[str, " or ".join(QUANTIZATIONS), lambda x: x in QUANTIZATIONS]
 # How to compute, not what: these settings change no result beyond rounding.
 EXECUTION = ("zero_stage", "activation_checkpointing", "micro_batch_tokens", "checkpoint_every", "kernels")
 SAMPLING = 1  # of the Hugging Face backend: raise it when the same seed gives other answers
@@ -79,11 +82,15 @@ class Architecture:
 
 @dataclass(slots=True)
 class LoraSettings:
-    """Rank and scale of the adapters, and the linear modules that get one."""
+    """Rank and scale of the adapters, the linear modules that get one, and how the weights below them are kept.
+
+    A stage's key names a `quantization` only where there is one: without, it is that of the time before there was any.
+    """
 
     rank: int
     alpha: int
     targets: list[str]
+    quantization: Quantization = DENSE
 
     def problems(self) -> list[str]:
         """Return what is wrong with the values, each with its remedy."""
