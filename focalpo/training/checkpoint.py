@@ -5,7 +5,8 @@
 .checkpoints/saves          exists while the run would do so
 
 One format for all layouts: fp32 weights and Adam's two moments of every trained parameter, unpartitioned and by name.
-Ranks share the writing; a run may resume on fewer or more ranks and in another ZeRO stage. Nothing is pickled.
+Ranks share the writing and the reading; a run may resume on fewer or more ranks and in another ZeRO stage. Nothing is
+pickled.
 """
 
 import contextlib
@@ -18,7 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -26,6 +26,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from focalpo.data.tokens import template_hash
 from focalpo.stages.folder import SAVES, STOP, Stopped, file_hash, write_json
 from focalpo.training.ranks import alive, at_rest, barrier, device, gather, rank, sum_over_ranks, world
+from focalpo.training.reading import read_once, shared_out
 
 COMPLETE = "complete"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -117,8 +118,9 @@ def _broken(path: Path, saved: dict | None) -> list[str]:
     if not all(gather(saved is not None)):
         return [COMPLETE]
     assert saved
-    mine = sorted(saved["files"])[rank() :: world()]  # ranks share the reading, as they shared the writing
-    broken = [name for name in mine if not _intact(path / name, saved["files"][name])]
+    # Of each part the rank that will load it: a part that was just read is still in its host's page cache.
+    mine = shared_out([path / name for name in sorted(saved["files"])])
+    broken = [part.name for part in mine if not _intact(part, saved["files"][part.name])]
     return [name for names in gather(broken) for name in names]
 
 
@@ -168,11 +170,9 @@ def _write(tensors: dict[str, Tensor], path: Path) -> Path:
 def _load(engine, path: Path, parts: list[str], step: int) -> None:
     _init_moments(engine, step)
     parameters = dict(_trained(engine))
-    for part in parts:
-        with safe_open(path / part, "pt") as tensors:
-            for key in tensors.keys():
-                kind, _, name = key.partition(".")
-                _put(engine, parameters[name], tensors.get_tensor(key), None if kind == "weights" else kind)
+    for key, value in read_once([path / part for part in parts]):
+        kind, _, name = key.partition(".")
+        _put(engine, parameters[name], value, None if kind == "weights" else kind)
         alive()
 
 
