@@ -47,6 +47,7 @@ Commands, `python -m recipes.NAME`, most of them with a make target. Stages that
 
 A file to take away:
 
+    trl_focalpo         FocalPO's loss in TRL's DPOTrainer
 """
 
 from pathlib import Path

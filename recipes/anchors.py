@@ -45,7 +45,7 @@ def make(job: Job) -> dict:
     pairs = [split.pairs[number] for number in wanted if number in split.pairs]
     tokenizer = load_tokenizer(source)
     stops = stop_ids(source, tokenizer)
-    policy = PackedPolicy(load_model(source, job.settings["dtype"])).to(device()).eval()
+    policy = PackedPolicy(load_model(source, job.settings["dtype"], device())).eval()
     measured = {}
     for name, (prompt, longest) in anchor["lengths"].items():
         trees = pair_trees(tokenizer, pairs, Limits(prompt, longest, data["truncation"]), stops).trees

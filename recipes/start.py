@@ -29,7 +29,7 @@ from focalpo.training.positions import check_positions
 from focalpo.training.ranks import device, rank
 from focalpo.training.scoring import score
 from focalpo.training.scratch import bpe_tokenizer, new_model
-from focalpo.training.settings import Architecture
+from focalpo.training.settings import DENSE, Architecture
 from recipes.pairs import load_pairs
 
 POCKET = {"pocket_pretraining": pocket.pretraining_demonstrations, "pocket_demonstrations": pocket.sft_demonstrations}
@@ -72,7 +72,7 @@ def make_sft(job: Job) -> dict:
     if "model" in job.inputs:
         tokenizer = load_tokenizer(source)
         with partitioned_loading(settings):
-            model = load_model(source, settings.dtype)
+            model = load_model(source, settings.dtype, device())
     else:
         tokenizer = build_tokenizer() if job.settings["tokenizer"] == "pocket" else bpe_tokenizer(_texts(examples))
         model = new_model(Architecture(**job.settings["architecture"]), tokenizer, job.settings["seed"])
@@ -121,9 +121,10 @@ def _texts(examples: list[Demonstration]) -> list[str]:
 def make_reference(job: Job) -> dict:
     """Fill the job's folder with `logps.parquet`: the id and one column per branch, in nats."""
     start_ranks()
-    # Every rank holds the whole frozen model: without optimizer and gradients 8B parameters are 16 GB in bf16.
+    # Every rank's device holds the whole frozen model: in bf16, without optimizer and gradients, 16 GB for 8B.
     source = source_of(job)
-    policy = PackedPolicy(load_model(source, job.settings["dtype"])).to(device()).eval()
+    quantization = job.settings.get("quantization", DENSE)
+    policy = PackedPolicy(load_model(source, job.settings["dtype"], device(), quantization)).eval()
     branches = tuple(job.settings["branches"])
     trees = read_trees(job.inputs["pairs"] / "train_trees.parquet")
     if "mismatched" in branches:

@@ -21,7 +21,8 @@ from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.lora import add_adapters, merge
 from focalpo.training.model import generation_config, load_model, load_tokenizer, stop_ids
 from focalpo.training.moved import content, must_move, rounding_warnings
-from focalpo.training.settings import LoraSettings
+from focalpo.training.ranks import device
+from focalpo.training.settings import DENSE, LoraSettings
 from focalpo.training.unpaired import is_unpaired, weight_advice
 from focalpo.training.watch import Watch
 
@@ -36,11 +37,11 @@ def make(job: Job) -> dict:
     objective = objective_of(job.settings["objective"])
     trees = read_trees(job.inputs["pairs"] / "train_trees.parquet")
     mismatched = with_mismatched(trees) if "mismatched" in objective.batch_branches else []
+    lora = LoraSettings(**job.settings["lora"]) if "lora" in job.settings else None
     with partitioned_loading(settings):
-        model = load_model(source, settings.dtype)
+        model = load_model(source, settings.dtype, device(), lora.quantization if lora else DENSE)
     start = content(model.parameters())
-    lora = job.settings.get("lora")
-    adapters = add_adapters(model, LoraSettings(**lora), job.settings["seed"]) if lora else None
+    adapters = add_adapters(model, lora, job.settings["seed"]) if lora else None
     engine = open_engine(PackedPolicy(model), settings)
     with tracker_of(job) as tracker, must_move(engine):
         watch = Watch(

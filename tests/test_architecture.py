@@ -36,9 +36,9 @@ ONLY = {
     "wandb_workspaces": {"dashboard"},
     "nbclient": {"notebooks"},
     "alpaca_eval": {"judging/alpaca_eval"},
-    "trl": {"speed/peer", "speed/trl_focalpo"},
+    "trl": {"speed/peer", "trl_focalpo"},
     "peft": {"training/lora"},
-    "bitsandbytes": {"training/eight_bit"},
+    "bitsandbytes": {"training/eight_bit", "training/quantised"},
     "gguf": {"training/gguf"},
     "lm_eval": {"checking/instructions", "checking/capability"},
 }

@@ -28,7 +28,7 @@ PAPER_PARTS = [
     *(CONF / "judge" / f"{name}.yaml" for name in ("gpt4_turbo", "local")),
     CONF / "launch" / "gpus8.yaml",
     CONF / "launch" / "gpu1.yaml",
-    CONF / "lora" / "rank16.yaml",
+    *(CONF / "lora" / f"{name}.yaml" for name in ("rank16", "qlora")),
     CONF / "data" / "on_policy.yaml",
     *(CONF / "model" / f"qwen2_5_{size}_instruct.yaml" for size in ("0_5b", "1_5b")),
     *(CONF / group / "one_gpu.yaml" for group in ("train", "generate", "setting")),

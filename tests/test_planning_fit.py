@@ -81,6 +81,7 @@ def test_sealed_pairs_are_dealt_by_their_own_lengths(tmp_path: Path) -> None:
         ([*MISTRAL, "launch.gpu_gib=80"], "train.offload_optimizer=true"),
         ([*SMALL, "model=qwen2_5_1_5b_instruct"], "train.offload_optimizer=true"),
         ([*MISTRAL, "launch.gpu_gib=21"], "lora=rank16"),
+        ([*MISTRAL, "launch.gpu_gib=12"], "lora=qlora"),
         ([*MISTRAL, "launch.gpu_gib=70", "train.optimizer=adamw8bit"], "launch.ranks=2"),
         ([*SMALL, "launch.gpu_gib=11.5"], "train.micro_batch_tokens"),
         ([*SMALL, "train.activation_checkpointing=false", "launch.gpu_gib=16"], "train.micro_batch_tokens"),

@@ -208,6 +208,10 @@ KEYS = {
         "reward/qwen2_5_0_5b_instruct-on_policy-75cfcef9597e",
         "pairs/on_policy-79bc7d1acd5e",
     ),
+    "table=one_gpu rows=dpo lora=rank16": (
+        "reference/ultrafeedback_binarized-chosen-rejected-6d1a20901bf6",
+        "train/one_gpu-dpo-s42-1e66eef5d8e9",
+    ),
     "table=one_gpu rows=sft,dpo capability=leaderboard": (
         "capability/sft-3cadab6eb8fd",
         "capability/one_gpu-dpo-s42-21ddca3fdf14",

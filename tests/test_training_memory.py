@@ -160,6 +160,17 @@ def test_adapters_have_gradients_and_moments_and_the_model_has_none() -> None:
     assert found.head == 2 * 4 * 500, "the head's weight is frozen"
 
 
+def test_quantised_matrices_take_4_bits_and_their_scales_and_one_is_dequantised() -> None:
+    dense, small = (
+        moments(SHAPE, SMALL, "bfloat16", 2, 1, False, "cpu", adapters=50, quantised=quantised)["backward"]
+        for quantised in (False, True)
+    )
+    # 1,152 of 2,792 weights, in 18 blocks: half a byte each, a byte for a block's scale, 4 bytes for 256 scales.
+    assert small.parameters == 576 + 18 + 4 * 18 / 256 + 2 * (2792 - 1152 + 50)
+    assert small.buffers - dense.buffers == 2 * 8 * 16
+    assert (small.gradients, small.optimizer, small.head) == (dense.gradients, dense.optimizer, dense.head)
+
+
 # name -> shape, pairs of 32 + 2 x 48 tokens, dtype, stage, recomputed, ranks
 LARGE = Shape(6, 512, 1408, 8, 8, 8000, tied=False)
 DEEP = Shape(8, 256, 704, 4, 4, 2000, tied=False)

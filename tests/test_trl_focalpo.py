@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig
 
-from focalpo.speed.trl_focalpo import FocalPOTrainer
+from recipes.trl_focalpo import FocalPOTrainer
 from focalpo.training.engine import Examples, open_engine, start_ranks, train
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.objective import FocalPO, Logps

@@ -116,7 +116,7 @@ def hugging_face_logprobs(
 ) -> list[list[float]]:
     """Compute the log-probs of every answer token, nats, one row at a time: padding could hide an error."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model(source, dtype).to(device).eval()
+    model = load_model(source, dtype, device).eval()
     logprobs = []
     for prompt, answer in rows:
         ids = torch.tensor([prompt + answer], device=device)

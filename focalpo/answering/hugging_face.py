@@ -12,7 +12,7 @@ from focalpo.training.model import ModelSource, load_model
 def load_hf(source: ModelSource, backend: Backend, stops: list[int]) -> Engine:
     """Load the model on the GPU, or on the CPU where there is none."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model(source, backend.dtype).to(device).eval()
+    model = load_model(source, backend.dtype, device).eval()
     model.set_attn_implementation(NAME)
 
     def batches(prompts: Sequence[Tokens], decoding: Decoding, samples: int) -> list[list[int]]:

@@ -10,7 +10,7 @@ from focalpo.config.schema import CapabilityConfig, Config
 from focalpo.stages.origin import ROOT
 from focalpo.stages.ranges import out_of_range
 from focalpo.stages.suites import suites
-from focalpo.training.settings import NCCL_SECONDS
+from focalpo.training.settings import DENSE, NCCL_SECONDS
 
 
 def problems(config: Config) -> Iterator[str]:
@@ -23,6 +23,7 @@ def problems(config: Config) -> Iterator[str]:
     yield from config.train.problems()
     if config.lora is not None:
         yield from config.lora.problems()
+        yield from _quantization_problems(config)
     yield from config.data.problems()
     yield from model_problems(config)
     yield from cluster_problems(config.cluster)
@@ -50,6 +51,17 @@ def problems(config: Config) -> Iterator[str]:
     yield from _capability_problems(config.capability)
     yield from _benchmark_problems(config)
     yield from _answer_problems(config)
+
+
+def _quantization_problems(config: Config) -> Iterator[str]:
+    assert config.lora is not None
+    if config.lora.quantization == DENSE:
+        return
+    chosen = f"lora.quantization={config.lora.quantization}"
+    if config.train.zero_stage == 3:
+        yield f"{chosen} does not work with train.zero_stage=3, which cannot partition 4-bit weights; use 1 or 2"
+    if config.reference.dtype != config.train.dtype:
+        yield f"{chosen} requires reference.dtype={config.train.dtype}: policy and reference are the same 4 bits"
 
 
 def _capability_problems(asked: CapabilityConfig) -> Iterator[str]:

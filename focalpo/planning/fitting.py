@@ -11,7 +11,7 @@ from focalpo.training.memory import Memory
 
 GIB = 1 << 30
 USABLE = 0.9  # of a GPU's memory: the CUDA context, NCCL and the allocator's gaps take the rest
-ADAPTERS = "rank16"
+ADAPTERS = ("rank16", "qlora")  # with more and more memory saved
 MOST_RANKS = 64
 
 
@@ -41,10 +41,12 @@ def _changes(estimate: Estimate, stage: Stage) -> Iterator[tuple[str, Memory]]:
         for execution in _smaller(estimate, stage):
             yield _cheapest(estimate, stage, (3,), execution | {"offload_optimizer": True})
     if stage.kind == "train" and not lora and "optimizer" not in stage.settings["train"]:
-        adapters = yaml.safe_load((CONF / f"lora/{ADAPTERS}.yaml").read_text())
-        for execution in _smaller(estimate, stage):
-            change, memory = _cheapest(estimate, stage, (1, 2), execution | {"offload_optimizer": False}, lora=adapters)
-            yield f"lora={ADAPTERS} {change}".strip(), memory
+        for name in ADAPTERS:
+            adapters = yaml.safe_load((CONF / f"lora/{name}.yaml").read_text())
+            for execution in _smaller(estimate, stage):
+                own = execution | {"offload_optimizer": False}
+                change, memory = _cheapest(estimate, stage, (1, 2), own, lora=adapters)
+                yield f"lora={name} {change}".strip(), memory
     ranks = 2 * stage.launch["ranks"]
     while ranks <= min(MOST_RANKS, stage.settings["train"]["global_batch"]):
         change, memory = _cheapest(estimate, stage, (1, 2) if lora else (3,), {}, ranks=ranks)

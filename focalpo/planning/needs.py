@@ -20,6 +20,7 @@ from focalpo.training.cost import (
     Shape,
     forward_operations,
     model_bytes,
+    quantised_bytes,
     training_operations,
 )
 from focalpo.training.memory import Memory, training_memory, weights_only
@@ -123,6 +124,7 @@ class Estimate:
             how["activation_checkpointing"],
             self.device,
             self.shape.adapters(lora["rank"], lora["targets"]) if lora else 0,
+            quantised="quantization" in (lora or {}),
             optimizer=settings.get("optimizer", OPTIMIZERS[0]),
             offload=how["offload_optimizer"],
         )
@@ -156,7 +158,8 @@ class Estimate:
         tokens, predicted = self.data["prompt"] + branches * self.data["answer"], branches * self.data["answer"]
         context = self.data["prompt"] + self.data["answer"] / 2
         operations = forward_operations(self.shape, Batch(pairs * tokens, pairs * predicted), context)
-        return Need(operations, weights_only(model_bytes(self.shape, stage.settings["dtype"])))
+        held = quantised_bytes if "quantization" in stage.settings else model_bytes
+        return Need(operations, weights_only(held(self.shape, stage.settings["dtype"])))
 
     def _anchors(self, stage: Stage) -> Need:
         anchor = stage.settings["anchor"]

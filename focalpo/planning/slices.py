@@ -10,7 +10,7 @@ from focalpo.judging.protocol import EVAL, CheckedProtocol, Protocol, load_proto
 from focalpo.judging.requests import judged_as
 from focalpo.stages.folder import file_hash
 from focalpo.stages.reading import read_text
-from focalpo.training.settings import EXECUTION, OPTIMIZERS, SAMPLING, SCHEDULES
+from focalpo.training.settings import DENSE, EXECUTION, OPTIMIZERS, SAMPLING, SCHEDULES
 
 FILES = ("path", "test_path")
 IN_FILES = ("file", "unpaired")
@@ -146,6 +146,21 @@ def split_train(train: dict) -> tuple[dict, dict]:
         if own[name] == usual:
             del own[name]
     return own, execution
+
+
+def lora_slice(config: Config) -> dict:
+    """The adapters, where there are any."""
+    if config.lora is None:
+        return {}
+    own = plain(config.lora)
+    del own["quantization"]
+    return {"lora": own | quantization_slice(config)}
+
+
+def quantization_slice(config: Config) -> dict:
+    """How the weights below adapters are quantised: those of the reference are, too."""
+    chosen = config.lora.quantization if config.lora else DENSE
+    return {} if chosen == DENSE else {"quantization": chosen}
 
 
 def launch_slice(config: Config) -> dict:

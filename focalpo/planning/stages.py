@@ -35,7 +35,9 @@ from focalpo.planning.slices import (
     generator_slice,
     launch_slice,
     limits_slice,
+    lora_slice,
     model_slice,
+    quantization_slice,
     split_train,
     start_slice,
     threads_slice,
@@ -133,7 +135,7 @@ def _trained(config: Config, name: str, label: str) -> Stage:
             "seed": config.seed,
             "code": objective_code(config.objective.name),
         }
-        | ({"lora": plain(config.lora)} if config.lora else {})
+        | lora_slice(config)
         | threads_slice(config),
         inputs=inputs,
         launch=launch_slice(config) | {"train": execution, "anchors": anchors.title if anchors else None},
@@ -147,6 +149,7 @@ def reference_stage(config: Config, branches: tuple[str, ...], start: Stage | No
         "reference",
         f"{round_label(config.data.name, config)}-{'-'.join(branches)}",
         settings={"model": start_slice(config), "branches": list(branches), "dtype": config.reference.dtype}
+        | quantization_slice(config)
         | threads_slice(config),
         inputs=model_input(start) | {"pairs": pairs_stage(config, start)},
         launch=launch_slice(config) | {"micro_batch_tokens": config.reference.micro_batch_tokens},

@@ -87,7 +87,10 @@ def _setup(run: TableRun, setting: str, row: str) -> str:
     used = {
         "vllm": served or any(job.settings.get("backend") == "vllm" for job in generated),
         "liger": any(job.launch["train"]["kernels"] == "liger" for job in trained),
-        "bitsandbytes": any(job.settings["train"].get("optimizer") == "adamw8bit" for job in trained),
+        "bitsandbytes": any(
+            job.settings["train"].get("optimizer") == "adamw8bit" or "quantization" in (job.settings.get("lora") or {})
+            for job in trained
+        ),
         "laptop": bool(checked or measured),
     }
     extras = [name for name, needed in used.items() if needed]

@@ -1,5 +1,6 @@
 """The same timed workload on TRL's DPOTrainer, the trainer that users would otherwise choose, or on its FocalPO."""
 
+import runpy
 import tempfile
 from functools import partial
 
@@ -13,10 +14,13 @@ from focalpo.config.bench import PeerSettings
 from focalpo.speed.flops import matmul_rate
 from focalpo.speed.measured import Measured, Stopwatch, forget_peak, peak_bytes
 from focalpo.speed.ours import BETA, Reference
-from focalpo.speed.trl_focalpo import FocalPOTrainer
 from focalpo.speed.workload import Workload, policy_model, reference_model, trees_of
 from focalpo.stages.memory import keep_freed
+from focalpo.stages.origin import ROOT
 from focalpo.training.ranks import device
+
+# Recipes are above this room; this one is a file by itself, which users of TRL copy.
+FocalPOTrainer = runpy.run_path(str(ROOT / "recipes" / "trl_focalpo.py"))["FocalPOTrainer"]
 
 
 class _OnTokenIds:
@@ -33,7 +37,7 @@ class _DPO(_OnTokenIds, DPOTrainer):
     pass
 
 
-class _FocalPO(_OnTokenIds, FocalPOTrainer):
+class _FocalPO(_OnTokenIds, FocalPOTrainer):  # type: ignore[valid-type, misc]  # loaded at run time
     pass
 
 

@@ -5,8 +5,8 @@
 .checkpoints/saves          exists while the run would do so
 
 One format for all layouts: fp32 weights and Adam's two moments of every trained parameter, unpartitioned and by name.
-Ranks share the writing; a run may resume on fewer or more ranks and in another ZeRO stage, unless its moments are in 8
-bit: see `eight_bit`. Nothing is pickled.
+Ranks share the writing and the reading; a run may resume on fewer or more ranks and in another ZeRO stage, unless its
+moments are in 8 bit: see `eight_bit`. Nothing is pickled.
 """
 
 import contextlib
@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -28,6 +27,7 @@ from focalpo.data.tokens import template_hash
 from focalpo.stages.folder import SAVES, STOP, Stopped, file_hash, write_json
 from focalpo.training.eight_bit import RAW, in_8_bit, moments_of, put_moments
 from focalpo.training.ranks import alive, at_rest, barrier, device, gather, rank, sum_over_ranks, world
+from focalpo.training.reading import read_once, shared_out
 
 COMPLETE = "complete"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -119,8 +119,9 @@ def _broken(path: Path, saved: dict | None) -> list[str]:
     if not all(gather(saved is not None)):
         return [COMPLETE]
     assert saved
-    mine = sorted(saved["files"])[rank() :: world()]  # ranks share the reading, as they shared the writing
-    broken = [name for name in mine if not _intact(path / name, saved["files"][name])]
+    # Of each part the rank that will load it: a part that was just read is still in its host's page cache.
+    mine = shared_out([path / name for name in sorted(saved["files"])])
+    broken = [part.name for part in mine if not _intact(part, saved["files"][part.name])]
     return [name for names in gather(broken) for name in names]
 
 
@@ -171,20 +172,21 @@ def _write(tensors: dict[str, Tensor], path: Path) -> Path:
 
 
 def _load(engine, path: Path, parts: list[str], step: int) -> None:
-    parameters, raw = dict(_trained(engine)), {}
+    parameters, raw, savers = dict(_trained(engine)), {}, set()
     if not in_8_bit(engine.basic_optimizer):
         _init_moments(engine, step)
-    for part in parts:
-        with safe_open(path / part, "pt") as tensors:
-            for key in tensors.keys():
-                kind, _, name = key.partition(".")
-                if kind == RAW:
-                    raw[key] = tensors.get_tensor(key)
-                else:
-                    _put(engine, parameters[name], tensors.get_tensor(key), None if kind == "weights" else kind)
+    for key, value in read_once([path / part for part in parts]):
+        kind, _, name = key.partition(".")
+        if kind == RAW:
+            saver = int(name.split(".")[0])
+            savers.add(saver)
+            if saver == rank():
+                raw[key] = value
+        else:
+            _put(engine, parameters[name], value, None if kind == "weights" else kind)
         alive()
     if in_8_bit(engine.basic_optimizer):
-        put_moments(engine.basic_optimizer, fp32_weights(engine), raw, step, path)
+        put_moments(engine.basic_optimizer, fp32_weights(engine), raw, len(savers), step, path)
 
 
 def _trained(engine) -> Iterator[tuple[str, torch.nn.Parameter]]:

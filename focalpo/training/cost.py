@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 BYTES = {"float32": 4, "bfloat16": 2}
+NF4 = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+"""Bytes of a weight in 4 bit: each block of 64 has a scale in 8 bit, each block of 256 scales one in fp32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,11 @@ def training_operations(shape: Shape, batch: Batch, context: float, activation_c
 def model_bytes(shape: Shape, dtype: str) -> int:
     """Size of an exported model on disk."""
     return BYTES[dtype] * shape.parameters
+
+
+def quantised_bytes(shape: Shape, dtype: str) -> float:
+    """Size of a model whose layers have their matrices in 4 bit, in memory."""
+    return NF4 * shape.matrices + BYTES[dtype] * (shape.parameters - shape.matrices)
 
 
 def checkpoint_bytes(shape: Shape) -> int:

@@ -50,13 +50,14 @@ def moments_of(optimizer: torch.optim.Optimizer, weights: list[Tensor]) -> dict[
 
 
 @torch.no_grad()
-def put_moments(optimizer, weights: list[Tensor], saved: dict[str, Tensor], step: int, path: Path) -> None:
-    """Give this rank's shares what `moments_of` returned on all ranks, and Adam's step count.
+def put_moments(
+    optimizer: torch.optim.Optimizer, weights: list[Tensor], saved: dict[str, Tensor], ranks: int, step: int, path: Path
+) -> None:
+    """Give this rank's shares what `moments_of` returned on it when so many ranks saved, and Adam's step count.
 
     Raises:
         ValueError: when they were saved on another number of ranks.
     """
-    ranks = len({name.split(".")[1] for name in saved})
     if ranks != world():
         remedy = f"set launch.ranks={ranks}, or delete {path.parent} and run again"
         raise ValueError(f"{path} has moments in 8 bit, which resume on as many ranks as saved them; {remedy}")

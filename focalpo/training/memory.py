@@ -10,7 +10,7 @@ zero/stage3.py) and measured (tests/test_training_memory.py).
 
 from dataclasses import dataclass, fields
 
-from focalpo.training.cost import BYTES, Batch, Shape
+from focalpo.training.cost import BYTES, Batch, Shape, quantised_bytes
 from focalpo.training.settings import CHUNK_LOGITS, KEPT_LOGITS, OPTIMIZERS, words_at_once
 
 # DeepSpeed's defaults, in elements; a test compares them with the installed version.
@@ -178,6 +178,7 @@ def training_memory(
     activation_checkpointing: bool,
     device: str,
     adapters: int = 0,
+    quantised: bool = False,
     optimizer: str = OPTIMIZERS[0],
     offload: bool = False,
 ) -> Memory:
@@ -185,6 +186,7 @@ def training_memory(
 
     Args:
         adapters: parameters added to the model and trained instead of its own; only they have gradients and moments.
+        quantised: whether the layers' matrices are in 4 bit; a product dequantises one at a time.
         optimizer, offload: `train.optimizer` and `train.offload_optimizer`.
     """
     size, head, trained = BYTES[dtype], shape.vocabulary * shape.hidden, adapters or shape.parameters
@@ -192,17 +194,20 @@ def training_memory(
     stage = zero_stage or int(dtype == "bfloat16")
     count, moments = shape.parameters + adapters, MOMENTS[optimizer]
     held = Sharding(stage, size, count, trained, largest, ranks, device, moments, offload)
-    states = {"parameters": held.parameters(), "gradients": held.gradients(), "optimizer": held.optimizer()}
+    parameters = quantised_bytes(shape, dtype) + size * adapters if quantised else held.parameters()
+    one_matrix = size * shape.hidden * shape.intermediate if quantised else 0
+    states = {"parameters": parameters, "gradients": held.gradients(), "optimizer": held.optimizer()}
     activations = _activations(shape, batch, size, activation_checkpointing)
     logits = _head(shape, batch, CHUNK_LOGITS[device]) + (0 if adapters else size * head)
     gathered, reduced = held.gathered(head), held.bucket() + held.reduction()
+    copies = held.bucket() + gathered + one_matrix
     if held.whole:
         reduction = Peak("reduction", **states, buffers=reduced)
     else:
         reduction = Peak("reduction", **states, activations=activations, buffers=reduced + gathered)
     return Memory(
         (
-            Peak("backward", **states, activations=activations, head=logits, buffers=held.bucket() + gathered),
+            Peak("backward", **states, activations=activations, head=logits, buffers=copies),
             reduction,
             Peak("step", **states, buffers=held.step() + (held.bucket() if stage == 3 else 0)),
         ),

@@ -14,9 +14,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from focalpo.data.templates import check_template
 from focalpo.training.loading import check_complete, explaining_load
+from focalpo.training.quantised import check_quantised, nf4
+from focalpo.training.settings import DENSE
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -62,13 +65,23 @@ def stop_ids(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> list[in
     return [vocabulary[name] for name in names]
 
 
-def load_model(source: ModelSource, dtype: str) -> PreTrainedModel:
+def load_model(
+    source: ModelSource, dtype: str, to: torch.device | None = None, quantization: str = DENSE
+) -> PreTrainedModel:
     """Load the causal LM with dropout off, weights from safetensors only.
 
+    Args:
+        to: where each weight goes as soon as it is read, so that the host never holds the model; by default the host.
+            Partitioned loading (ZeRO-3) places the weights itself.
+        quantization: `nf4` keeps the layers' linear weights in 4 bit.
+
     Raises:
-        ValueError: when the folder or hub id cannot be loaded, or lacks weights.
+        ValueError: when the folder or hub id cannot be loaded, lacks weights, or quantising needs what is not there.
     """
     _check_there(source)
+    place = {} if to is None or is_deepspeed_zero3_enabled() else {"device_map": {"": to}}
+    if quantization != DENSE:
+        place |= {"quantization_config": nf4(DTYPES[dtype])}
     with explaining_load(_named(source)):
         model, found = AutoModelForCausalLM.from_pretrained(
             source.path,
@@ -76,10 +89,13 @@ def load_model(source: ModelSource, dtype: str) -> PreTrainedModel:
             dtype=DTYPES[dtype],
             use_safetensors=True,
             output_loading_info=True,
+            **place,
         )
     check_complete(_named(source), found["missing_keys"])
     keep_cap(model)
     _disable_dropout(model)
+    if quantization != DENSE:
+        check_quantised(model)
     return model
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from focalpo.training.checkpoint import fp32_weights
+from focalpo.training.quantised import dense
 from focalpo.training.ranks import device, sum_over_ranks
 
 AT_ONCE = 1 << 26  # elements copied to the host at a time
@@ -22,7 +23,7 @@ def content(weights: Iterable[Tensor]) -> str:
     found = hashlib.sha256()
     for weight in weights:
         share = getattr(weight, "ds_tensor", weight)  # ZeRO-3 partitions the parameter itself
-        for piece in share.detach().flatten().split(AT_ONCE):
+        for piece in dense(share).detach().flatten().split(AT_ONCE):
             found.update(piece.cpu().view(torch.uint8).numpy())
     return found.hexdigest()
 

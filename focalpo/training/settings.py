@@ -15,6 +15,9 @@ SCHEDULES = ("cosine", "linear")  # how the learning rate falls to 0 after the w
 Schedule = Annotated[str, " or ".join(SCHEDULES), lambda x: x in SCHEDULES]
 OPTIMIZERS = ("adamw", "adamw8bit")  # AdamW with moments in fp32, or in 8 bit
 Optimizer = Annotated[str, " or ".join(OPTIMIZERS), lambda x: x in OPTIMIZERS]
+QUANTIZATIONS = ("none", "nf4")  # of the frozen weights below adapters
+DENSE = QUANTIZATIONS[0]
+Quantization = Annotated[str, " or ".join(QUANTIZATIONS), lambda x: x in QUANTIZATIONS]
 # How to compute, not what: these settings change no result beyond rounding.
 EXECUTION = (
     "zero_stage",
@@ -95,11 +98,15 @@ class Architecture:
 
 @dataclass(slots=True)
 class LoraSettings:
-    """Rank and scale of the adapters, and the linear modules that get one."""
+    """Rank and scale of the adapters, the linear modules that get one, and how the weights below them are kept.
+
+    A stage's key names a `quantization` only where there is one: without, it is that of the time before there was any.
+    """
 
     rank: int
     alpha: int
     targets: list[str]
+    quantization: Quantization = DENSE
 
     def problems(self) -> list[str]:
         """Return what is wrong with the values, each with its remedy."""
