@@ -10,12 +10,12 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig
 
-from recipes.trl_focalpo import FocalPOTrainer
 from focalpo.training.engine import Examples, open_engine, start_ranks, train
 from focalpo.training.logprobs import PackedPolicy
 from focalpo.training.objective import FocalPO, Logps
 from focalpo.training.scoring import score
 from focalpo.training.steps import global_batch_at
+from recipes.trl_focalpo import FocalPOTrainer
 from tests.test_logprobs import padded_logps
 from tests.tiny import SETTINGS, random_trees, tiny_model
 

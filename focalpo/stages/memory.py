@@ -29,7 +29,7 @@ def keep_freed() -> None:
 def free_kept() -> None:
     """Give back what a stage left in a large process: objects that refer to each other, and malloc's freed blocks.
 
-    Otherwise a process that trains several models of 135M parameters, one after the other, grows by 1 to 2 GB with each.
+    Otherwise a process that trains models of 135M parameters, one after the other, grows by 1 to 2 GB with each.
     """
     if _status("VmRSS") > WORTH_FREEING:
         gc.collect()

@@ -25,7 +25,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from focalpo.data.tokens import template_hash
 from focalpo.stages.folder import SAVES, STOP, Stopped, file_hash, write_json
-from focalpo.training.eight_bit import RAW, in_8_bit, moments_of, put_moments
+from focalpo.training.eight_bit import RAW, in_8_bit, keep_moments, moments_of, put_moments
 from focalpo.training.ranks import alive, at_rest, barrier, device, gather, rank, sum_over_ranks, world
 from focalpo.training.reading import read_once, shared_out
 
@@ -172,21 +172,18 @@ def _write(tensors: dict[str, Tensor], path: Path) -> Path:
 
 
 def _load(engine, path: Path, parts: list[str], step: int) -> None:
-    parameters, raw, savers = dict(_trained(engine)), {}, set()
+    parameters, raw = dict(_trained(engine)), {}
     if not in_8_bit(engine.basic_optimizer):
         _init_moments(engine, step)
     for key, value in read_once([path / part for part in parts]):
         kind, _, name = key.partition(".")
         if kind == RAW:
-            saver = int(name.split(".")[0])
-            savers.add(saver)
-            if saver == rank():
-                raw[key] = value
+            keep_moments(raw, key, value)
         else:
             _put(engine, parameters[name], value, None if kind == "weights" else kind)
         alive()
     if in_8_bit(engine.basic_optimizer):
-        put_moments(engine.basic_optimizer, fp32_weights(engine), raw, len(savers), step, path)
+        put_moments(engine.basic_optimizer, fp32_weights(engine), raw, step, path)
 
 
 def _trained(engine) -> Iterator[tuple[str, torch.nn.Parameter]]:

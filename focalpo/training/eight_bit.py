@@ -49,15 +49,22 @@ def moments_of(optimizer: torch.optim.Optimizer, weights: list[Tensor]) -> dict[
     }
 
 
+def keep_moments(saved: dict[int, dict[str, Tensor]], key: str, value: Tensor) -> None:
+    """Keep a tensor of a checkpoint if this rank saved it; of the others, only that they saved some."""
+    saver = int(key.split(".")[1])
+    saved.setdefault(saver, {})
+    if saver == rank():
+        saved[saver][key] = value
+
+
 @torch.no_grad()
-def put_moments(
-    optimizer: torch.optim.Optimizer, weights: list[Tensor], saved: dict[str, Tensor], ranks: int, step: int, path: Path
-) -> None:
-    """Give this rank's shares what `moments_of` returned on it when so many ranks saved, and Adam's step count.
+def put_moments(optimizer, weights: list[Tensor], saved: dict[int, dict[str, Tensor]], step: int, path: Path) -> None:
+    """Give this rank's shares what `moments_of` returned on it, as `keep_moments` kept it, and Adam's step count.
 
     Raises:
         ValueError: when they were saved on another number of ranks.
     """
+    ranks = len(saved)
     if ranks != world():
         remedy = f"set launch.ranks={ranks}, or delete {path.parent} and run again"
         raise ValueError(f"{path} has moments in 8 bit, which resume on as many ranks as saved them; {remedy}")
@@ -69,5 +76,5 @@ def put_moments(
         state["step"] = step
         for name in STATES:
             if name in state:
-                state[name].copy_(saved[f"{RAW}.{rank()}.{place}.{name}"])
+                state[name].copy_(saved[rank()][f"{RAW}.{rank()}.{place}.{name}"])
     group["params"] = []
