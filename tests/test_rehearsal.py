@@ -228,8 +228,8 @@ def test_a_rehearsal_reaches_no_other_host(stage) -> None:
     ("arguments", "expected"),
     [
         (
-            ["rows=sft,kto"],
-            ["4 rows, no gap", "2 pairs, 4 reference", "4 judge", "2 train", "no revision is pinned"],
+            ["rows=kto"],
+            ["2 rows, no gap", "2 pairs, 4 reference", "2 judge", "2 train", "no revision is pinned"],
         ),
         (["rows=released,focalpo"], ["2 rows, no gap", "2 generate, 2 judge, 1 report"]),
         (
