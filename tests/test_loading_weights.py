@@ -80,7 +80,6 @@ def test_the_host_holds_the_weights_that_are_being_read_only(
 def test_of_the_weights_that_are_quantised_one_at_a_time_is_there(
     source: ModelSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("bitsandbytes")
     monkeypatch.setattr(modeling_utils, "safe_open", (host := Host("_proj")).open)
     load_model(source, "float32", torch.device("cpu"), "nf4")
     assert host.read == 8 * 7 and host.most <= 2

@@ -25,7 +25,6 @@ from focalpo.training.scoring import score
 from focalpo.training.settings import LoraSettings
 from tests.tiny import SETTINGS, random_trees, tiny_model
 
-pytest.importorskip("bitsandbytes")
 LORA = LoraSettings(rank=4, alpha=8, targets=["q_proj", "v_proj", "gate_proj", "down_proj"], quantization="nf4")
 TREES = random_trees(16, seed=11)
 BRANCHES = ("chosen", "rejected")
