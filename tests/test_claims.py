@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from focalpo.config.compose import compose_table
 from focalpo.judging.protocol import EVAL
+from focalpo.planning.table import compose_rows, only_row
 from focalpo.reporting.claim_verdict import OPEN, REFUTED, SUPPORTED, UNTESTED
 from focalpo.reporting.claims import read_claims, verdicts_of
 from focalpo.reporting.claims_about_pairs import ended_right, fixed_rarely, margins_of_right
@@ -140,6 +142,21 @@ def test_pairs_are_compared_seed_by_seed() -> None:
     alone = published({"base": {}}, pairs[:1])
     assert margins_of_right(alone, "focalpo", "dpo").word == UNTESTED, "one seed has no spread"
     assert "publish the table's report again" in margins_of_right(published({"base": {}}), "focalpo", "dpo").why
+
+
+@pytest.mark.parametrize("scale", CLAIMS.scales)
+def test_margins_are_compared_with_dpo_of_the_same_beta(scale: str) -> None:
+    found = CLAIMS.scales[scale]
+    table = compose_table(found.table)
+    for setting in table.settings:
+        ours, theirs = (
+            compose_rows(only_row(table, setting, row), [])[setting, row].objective
+            for row in ("focalpo", found.same_beta)
+        )
+        assert theirs.beta == ours.beta and not getattr(theirs, "gamma", 0), (setting, ours, theirs)
+    pairs = [groups("base", "focalpo", seed, 20, 3.0) for seed in (1, 2)]
+    without = margins_of_right(published({"base": {"focalpo": {}}}, pairs), "focalpo", found.same_beta)
+    assert (without.word, found.same_beta in without.why) == (UNTESTED, True)
 
 
 def test_the_groups_of_pairs_by_hand(tmp_path: Path) -> None:

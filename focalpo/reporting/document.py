@@ -117,10 +117,11 @@ def as_summary(results: Results) -> str:
     if len(results.rows) > 2:
         return _differences_summary(results) if _rows(results) > FEW_ROWS else _long_summary(results)
     places = [(setting, column) for setting in results.rows for column in results.columns]
-    titles = [f"{short_label(results, setting)}, {column.title}" for setting, column in places]
+    one = len(results.rows) == 1
+    titles = [column.title if one else f"{short_label(results, setting)}, {column.title}" for setting, column in places]
     by_name = {(setting, row.name): row for setting, rows in results.rows.items() for row in rows}
     labels = {row.name: row.label for rows in results.rows.values() for row in rows}
-    lines = [["", *titles], ["---"] + ["---:"] * len(places)]
+    lines = [[short_label(results, places[0][0]) if one else "", *titles], ["---"] + ["---:"] * len(places)]
     for name, label in labels.items():
         found = [by_name.get((setting, name)) for setting, _ in places]
         cells = [row.cells.get(column.name) if row else None for row, (_, column) in zip(found, places, strict=True)]
