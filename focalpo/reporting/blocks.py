@@ -23,7 +23,8 @@ SCALE_NOTES = {
     "behave there, not how they rank on real models.",
     "laptop": "Laptop scale: a real chat model, of 135M parameters with 4-bit weights, trained on pairs of its own "
     "answers that a rule rewards. It says nothing about preferences of people, nor about models fifty times as large. "
-    "All prompts are ours: IFEval lends its checkers, for the kinds of instructions that were trained and for new ones.",
+    "All prompts are ours: IFEval lends its checkers, for the kinds of instructions that were trained and for new "
+    "ones.",
     "one_gpu": "One-GPU scale: a small chat model and a judge of your own; do not compare it with the paper.",
     "paper": "The paper's judge is retired: compare numbers only under the same protocol hash.",
     "author": "The first author's own settings of December 2024; which of those runs became the paper's is not known.",
