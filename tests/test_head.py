@@ -67,10 +67,6 @@ def test_where_products_are_summed_in_fp32_only_the_gradients_are_rounded(
 ) -> None:
     """The path of a GPU, with torch's products of bf16 into fp32, which a CPU lacks, as they are documented."""
 
-    def added(total: Tensor, one: Tensor, other: Tensor, *, out_dtype: torch.dtype, out: Tensor) -> Tensor:
-        assert out is total and total.dtype == out_dtype == torch.float32
-        return total.add_(one.float() @ other.float())
-
     def product(
         one: Tensor, other: Tensor, *, out_dtype: torch.dtype | None = None, out: Tensor | None = None
     ) -> Tensor:
@@ -78,7 +74,6 @@ def test_where_products_are_summed_in_fp32_only_the_gradients_are_rounded(
         return made if out is None else out.copy_(made)
 
     monkeypatch.setattr(logprobs, "_sums_in_fp32", lambda factor: True)
-    monkeypatch.setattr(torch, "addmm", added)
     monkeypatch.setattr(torch, "mm", product)
     given = inputs(bias)
     _, logps, gradients = exact(*given)

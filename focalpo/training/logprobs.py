@@ -179,7 +179,7 @@ def _added(total: Tensor, one: Tensor, other: Tensor) -> Tensor:
     """total + one @ other, in place; `total` is fp32."""
     if not _sums_in_fp32(one):
         return total.add_(one @ other)
-    return torch.addmm(total, one, other, out_dtype=torch.float32, out=total)
+    return total.add_(torch.mm(one, other, out_dtype=torch.float32))
 
 
 def _sums_in_fp32(factor: Tensor) -> bool:
