@@ -64,7 +64,7 @@ def test_the_difference_of_logprobs_by_hand() -> None:
 def test_logprobs_cover_the_answer_tokens_and_a_difference_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against one softmax over the whole row, written out; 0.002 on average is too much in float32."""
     model = tiny_model()
-    monkeypatch.setattr(contract, "load_model", lambda source, dtype: model)
+    monkeypatch.setattr(contract, "load_model", lambda source, dtype, to: model)
     rows = [([1, 5, 9], [7, 2]), ([1, 4], [VOCABULARY - 1, 3, 2])]
     expected = []
     for prompt, answer in rows:

@@ -167,6 +167,7 @@ def test_every_model_is_loaded_from_safetensors_only() -> None:
     }
     assert loads == {
         ("model.py", "AutoModelForCausalLM.from_pretrained"): "True",
+        ("correct.py", "AutoModelForCausalLM.from_pretrained"): "True",
         ("rewarding.py", "AutoModelForSequenceClassification.from_pretrained"): "True",
         ("vllm_engine.py", "vllm.LLM"): "'safetensors'",
         ("gguf.py", "AutoModelForCausalLM.from_pretrained"): "path.name",  # no pickle either
