@@ -133,14 +133,15 @@ def test_gathered_weights_by_hand() -> None:
 
 def test_activations_by_hand() -> None:
     """Per token and layer, fp32: (9 x 8 + 2 x 4 + 4 x 16) x 4 bytes = 576; recomputed: 8 x 4, plus one whole layer.
-    bf16: half, and the inputs of two norms in fp32, 2 x 8 x 2 bytes."""
+    bf16: half, and the inputs of two norms in fp32, 2 x 8 x 2 bytes; on a CPU attention's too, 2 x (8 + 4) x 2."""
 
-    def activations(dtype: str, recomputed: bool) -> float:
-        return moments(SHAPE, SMALL, dtype, 0, 1, recomputed, "cpu")["backward"].activations
+    def activations(dtype: str, recomputed: bool, device: str = "cpu") -> float:
+        return moments(SHAPE, SMALL, dtype, 0, 1, recomputed, device)["backward"].activations
 
     assert activations("float32", False) == 2 * 10 * 576
     assert activations("float32", True) == 2 * 10 * 32 + 10 * 576
-    assert activations("bfloat16", False) == 2 * 10 * (288 + 32)
+    assert activations("bfloat16", False, "cuda") == 2 * 10 * (288 + 32)
+    assert activations("bfloat16", False) == 2 * 10 * (288 + 32 + 48)
 
 
 def test_the_heads_memory_by_hand() -> None:

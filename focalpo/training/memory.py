@@ -197,7 +197,7 @@ def training_memory(
     parameters = quantised_bytes(shape, dtype) + size * adapters if quantised else held.parameters()
     one_matrix = size * shape.hidden * shape.intermediate if quantised else 0
     states = {"parameters": parameters, "gradients": held.gradients(), "optimizer": held.optimizer()}
-    activations = _activations(shape, batch, size, activation_checkpointing)
+    activations = _activations(shape, batch, size, activation_checkpointing, device)
     logits = _head(shape, batch, CHUNK_LOGITS[device]) + (0 if adapters else size * head)
     gathered, reduced = held.gathered(head), held.bucket() + held.reduction()
     copies = held.bucket() + gathered + one_matrix
@@ -215,15 +215,17 @@ def training_memory(
     )
 
 
-def _activations(shape: Shape, batch: Batch, size: int, activation_checkpointing: bool) -> float:
+def _activations(shape: Shape, batch: Batch, size: int, activation_checkpointing: bool, device: str) -> float:
     """Bytes that the layers keep for their backward pass.
 
     Each token keeps in each layer 3 rows of `hidden` per norm (its input, the normed row, the product with the
     weight), 3 around the attention (queries, its output twice: before and after joining the branches), keys and values,
-    and 4 rows of `intermediate` (gate, its SiLU, up, their product). The input of a norm is kept in fp32.
+    and 4 rows of `intermediate` (gate, its SiLU, up, their product). The input of a norm is kept in fp32; so are, on a
+    CPU, queries, keys, values and the output of `attention`.
     """
-    fp32_inputs = 2 * shape.hidden * (4 - size)
-    layer = batch.tokens * (size * (9 * shape.hidden + 2 * shape.kv + 4 * shape.intermediate) + fp32_inputs)
+    in_fp32 = 2 * shape.hidden + (2 * (shape.hidden + shape.kv) if device == "cpu" else 0)
+    kept = size * (9 * shape.hidden + 2 * shape.kv + 4 * shape.intermediate) + (4 - size) * in_fp32
+    layer = batch.tokens * kept
     if not activation_checkpointing:
         return shape.layers * layer
     return shape.layers * size * batch.tokens * shape.hidden + layer
