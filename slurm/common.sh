@@ -94,7 +94,10 @@ ask_to_stop() {
                 sleep 1
             done
             ;;
-        judge | generate | sample) scancel --signal=USR1 "$task" ;; # to the job steps, not to this script
+        judge | generate | sample) # to the job steps, not to this script; TERM reaches them from Slurm itself, and a late
+            # signal to the task would stop its next start
+            [[ $asked == TERM ]] || scancel --signal=USR1 "$task"
+            ;;
         *) [[ $asked == TERM ]] || echo "the time limit was near and $kind does not save; raise cluster.stages.$kind.minutes" > "$stage/error.txt" ;;
     esac
 }
