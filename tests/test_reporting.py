@@ -118,10 +118,11 @@ def test_the_summary_marks_significant_differences_and_rows_that_did_not_run() -
     ]
     lines = as_summary(Results("T", {"base": "Base (x)"}, {"base": rows}, "dpo", "DPO", ())).splitlines()
     assert lines[0].startswith("**No finding")
-    assert lines[2] == "|  | Base, AlpacaEval LC | Base, AlpacaEval WR |", (
-        "columns of which no row has a number are not"
-    )
+    assert lines[2] == "| Base | AlpacaEval LC | AlpacaEval WR |", "columns of which no row has a number are not"
     assert lines[4:6] == ["| A | 30.0 ±2.0\\* | 30.0 ±2.0 |", "| B | - | - |"]
+    two = Results("T", {"base": "Base (x)", "other": "Other"}, {"base": rows, "other": rows[:1]}, "dpo", "DPO", ())
+    header = "|  | Base, AlpacaEval LC | Base, AlpacaEval WR | Other, AlpacaEval LC | Other, AlpacaEval WR |"
+    assert as_summary(two).splitlines()[2] == header
 
 
 @pytest.mark.parametrize("commit, first", [("abc", "git checkout abc"), ("abc+changes", "make setup")])
