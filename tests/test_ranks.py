@@ -82,13 +82,9 @@ def test_zero_3_on_two_ranks_equals_one_rank_and_exports_every_byte(alone: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks, zero_stage", [(1, 0), (2, 2)])
-def test_a_run_killed_by_the_kernel_resumes_to_bit_equal_weights(
-    alone: Path, tmp_path: Path, ranks: int, zero_stage: int
-) -> None:
-    if ranks == 1:  # several ranks make their inputs too
-        share_inputs(alone, tmp_path)
-    how = [f"launch.ranks={ranks}", f"train.zero_stage={zero_stage}", "train.checkpoint_every=2", "train.max_steps=40"]
+def test_two_ranks_killed_by_the_kernel_resume_to_bit_equal_weights(tmp_path: Path) -> None:
+    """One rank: tests/test_faults_training.py."""
+    how = ["launch.ranks=2", "train.zero_stage=2", "train.checkpoint_every=2", "train.max_steps=40"]
     finished(train(tmp_path, *how))
     whole = move_train(tmp_path, "whole")
     process = train(tmp_path, *how, start_new_session=True)
