@@ -4,7 +4,7 @@ Contenders take turns (A B C A B C ...), so that a change of the machine's speed
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import asdict, dataclass, field, replace
 
 from focalpo.config.bench import BenchSettings, PeerSettings, Shape
@@ -107,8 +107,11 @@ def _sampled(config: BenchSettings, real: Pairs, count: int) -> list[Tree]:
 
 def lengths_of(trees: Pairs, scale: float) -> TripleLengths:
     """Real lengths, scaled like the drawn ones."""
-    rows = [(tree.prompt, tree.branches["chosen"], tree.branches["rejected"]) for tree in trees]
-    return [tuple(max(1, round(len(ids) * scale)) for ids in row) for row in rows]  # type: ignore[misc]
+
+    def scaled(ids: Sized) -> int:
+        return max(1, round(len(ids) * scale))
+
+    return [(scaled(each.prompt), scaled(each.branches["chosen"]), scaled(each.branches["rejected"])) for each in trees]
 
 
 def peers(config: BenchSettings, real: Pairs) -> Iterator[Measurement]:
