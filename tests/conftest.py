@@ -14,6 +14,15 @@ from tests.sealed_table import planned, sealed_stages
 from tests.slurm_cluster import PROGRAMS, jobs, slurm, slurm_cluster, wait_until
 
 
+@pytest.fixture(autouse=True)
+def environment_left_as_found():
+    """Engines in this process set a launcher's variables (accelerate: RANK), which a later test's programs would obey."""
+    found = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(found)
+
+
 @pytest.fixture(scope="session")
 def sealed_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sealed report of a small table: two seeds of SFT, DPO and FocalPO in the base setting."""

@@ -250,7 +250,7 @@ def test_the_stage_equals_lm_eval_run_by_hand(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--tasks", "plain_questions", "--device", "cpu"]
     command += ["--model_args", f"pretrained={model},dtype=float32", "--batch_size", "5", "--log_samples"]
     command += ["--include_path", str(suites.OWN), "--output_path", str(tmp_path / "by_hand")]
-    # Another test reads the same data at this time, and an engine in this process has set a launcher's variables.
+    # Another test reads the same data at this time, and accelerate has set a launcher's variables in this process.
     own = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
     apart = own | {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(command, cwd=suites.ROOT, env=apart, capture_output=True, text=True)

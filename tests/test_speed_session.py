@@ -233,7 +233,6 @@ def test_the_script_without_any_python_still_writes_a_table(tmp_path: Path) -> N
 def test_the_script_runs_on_a_cpu_and_both_engines_agree(tmp_path: Path) -> None:
     """Everything for real, with TRL, on a tiny model; one process per engine."""
     environment = os.environ | {"BENCH": "tiny", "OUT": str(tmp_path), "PYTHON": sys.executable, "BUDGET": "3600"}
-    environment.pop("LOCAL_RANK", None)  # set by an engine in this process; TRL would take it for a launcher's
     core = min(os.sched_getaffinity(0))  # two threads that wait for each other gain nothing beside other tests
     script = ["taskset", "--cpu-list", str(core), str(ROOT / "recipes/bench_gpu.sh")]
     run = subprocess.run(script, env=environment, capture_output=True, text=True)

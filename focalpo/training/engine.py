@@ -53,6 +53,7 @@ class Follower(Protocol):
 
 def start_ranks() -> None:
     """Join the process group that the launcher described, or create a group of one."""
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed reads it in a group of one too
     if torch.distributed.is_initialized():
         return
     if not torch.cuda.is_available():
@@ -70,7 +71,6 @@ def start_ranks() -> None:
     if "MASTER_ADDR" not in os.environ:
         # An in-process store: a group of one needs no port, so it cannot fail because a port is in use.
         torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
-        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed reads it even then
     if torch.cuda.is_available():
         torch.cuda.set_device(device())
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=EXPORT_TIME)
