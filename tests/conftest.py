@@ -16,7 +16,7 @@ from tests.slurm_cluster import PROGRAMS, jobs, slurm, slurm_cluster, wait_until
 
 @pytest.fixture(autouse=True)
 def environment_left_as_found():
-    """Engines in this process set a launcher's variables (accelerate: RANK), which a later test's programs would obey."""
+    """Libraries set a launcher's variables in this process (accelerate: RANK), which later programs would obey."""
     found = dict(os.environ)
     yield
     os.environ.clear()

@@ -1,4 +1,4 @@
-"""What the ranks of test_ranks_at_scale.py run: torchrun -m tests.rank_cases MODELS OUT CASE...
+"""What the ranks of test_ranks_at_scale.py run: torchrun -m tests.rank_cases MODELS OUT SEQUENCE_RANKS CASE...
 
 A case is `family,tied|untied,dtype,zero_stage,full|lora,objective`. For each one it writes OUT/CASE.pt: the largest
 difference of a token's log-prob between the policy at step 0 and the reference, weights and dynamics after training.
@@ -34,13 +34,13 @@ ADAPTERS = LoraSettings(rank=4, alpha=8, targets=["q_proj", "v_proj", "up_proj"]
 
 
 def main() -> None:
-    models, out, *cases = sys.argv[1:]
+    models, out, together, *cases = sys.argv[1:]
     start_ranks()
     # The default leaves parameters under 100,000 elements whole on every rank: all of a tiny model.
     usual = engines.deepspeed_config
     engines.deepspeed_config = lambda *args: gathering(usual(*args))
     for case in cases:
-        found = run(case, Path(models), Path(out) / "work" / case)
+        found = run(case, Path(models), Path(out) / "work" / case, int(together))
         if rank() == 0:
             torch.save(found, Path(out) / f"{case}.pt")
 
@@ -50,7 +50,7 @@ def gathering(config: dict) -> dict:
     return config | {"zero_optimization": config["zero_optimization"] | {"stage3_param_persistence_threshold": 0}}
 
 
-def run(case: str, models: Path, work: Path) -> dict:
+def run(case: str, models: Path, work: Path, together: int) -> dict:
     family, head, dtype, zero_stage, kind, name = case.split(",")
     source = ModelSource(str(models / f"{family}-{head}"))
     settings = replace(
@@ -60,6 +60,7 @@ def run(case: str, models: Path, work: Path) -> dict:
         activation_checkpointing=dtype == "bfloat16",
         micro_batch_tokens=2048,
         max_steps=4,
+        sequence_ranks=together,
     )
     reference = PackedPolicy(load_model(source, dtype)).eval()
     mismatched = with_mismatched(TREES)

@@ -30,7 +30,7 @@ MOST_ROOMS, MOST_ARROWS, MOST_RECIPES, MOST_LINES, MOST_MEDIAN = 16, 50, 34, 300
 ONLY = {
     "hydra": {"config/compose", "config/overrides"},
     "omegaconf": {"config/compose"},
-    "deepspeed": {"training/engine", "training/checkpoint", "training/buffers", "training/lora"},
+    "deepspeed": {"training/engine", "training/checkpoint", "training/buffers", "training/lora", "training/sequence"},
     "vllm": {"answering/vllm_engine"},
     "wandb": {"stages/track"},
     "wandb_workspaces": {"dashboard"},

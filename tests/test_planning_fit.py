@@ -18,6 +18,7 @@ from recipes.plan import described
 
 MISTRAL = ("table=paper", "settings=base", "rows=dpo", "launch=gpu1", "launch.gpu_gib=140")
 SMALL = ("table=one_gpu", "rows=dpo")
+LONG = ("table=paper", "settings=instruct", "rows=dpo", "data.max_length=32768", "train.offload_optimizer=true")
 COLUMNS = ("prompt", "chosen", "rejected")
 
 
@@ -83,6 +84,8 @@ def test_sealed_pairs_are_dealt_by_their_own_lengths(tmp_path: Path) -> None:
         ([*MISTRAL, "launch.gpu_gib=21"], "lora=rank16"),
         ([*MISTRAL, "launch.gpu_gib=12"], "lora=qlora"),
         ([*MISTRAL, "launch.gpu_gib=70", "train.optimizer=adamw8bit"], "launch.ranks=2"),
+        ([*LONG, "launch.gpu_gib=14"], "train.sequence_ranks=2"),
+        ([*LONG, "launch.gpu_gib=10"], "train.sequence_ranks=8"),
         ([*SMALL, "launch.gpu_gib=11.5"], "train.micro_batch_tokens"),
         ([*SMALL, "train.activation_checkpointing=false", "launch.gpu_gib=16"], "train.micro_batch_tokens"),
         (["table=paper", "settings=base", "rows=dpo", "launch.gpu_gib=40", "train.zero_stage=1"], "train.zero_stage=3"),

@@ -30,6 +30,8 @@ CASES = [
     "mistral,tied,float32,2,full,amapo",
     "llama,tied,float32,0,full,dpo",
 ]
+# Trained on two ranks that share each micro-batch as well: losses that see sums, tokens and the global batch.
+TOGETHER = [CASES[number] for number in (0, 4, 5, 6)]
 # Nats of a token; the reference is scored in other micro-batches than the policy.
 STEP_0 = {"float32": 1e-5, "bfloat16": 1e-3}
 # Two ranks against one, relative to how far the weights moved. In bf16 both round, in different micro-batches.
@@ -47,16 +49,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, dict]]:
-    """What each case found on one rank and on two."""
-    results = {}
-    for ranks in (1, 2):
-        out = tmp_path_factory.mktemp(f"ranks-{ranks}")
+def found(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int | str, dict[str, dict]]:
+    """What each case found on one rank, on two, and on two that share each micro-batch ("together")."""
+    results: dict[int | str, dict[str, dict]] = {}
+    for name, ranks, together, cases in ((1, 1, 1, CASES), (2, 2, 1, CASES), ("together", 2, 2, TOGETHER)):
+        out = tmp_path_factory.mktemp(f"ranks-{name}")
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-        command = [sys.executable, *launcher, "-m", "tests.rank_cases", str(models), str(out), *CASES]
+        command = [sys.executable, *launcher, "-m", "tests.rank_cases", str(models), str(out), str(together), *cases]
         ran = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
         assert ran.returncode == 0, ran.stderr.decode()[-3000:]
-        results[ranks] = {case: torch.load(out / f"{case}.pt") for case in CASES}
+        results[name] = {case: torch.load(out / f"{case}.pt") for case in cases}
     return results
 
 
@@ -72,16 +74,18 @@ def test_the_policy_at_step_0_is_the_reference(case: str, ranks: int, found) -> 
     assert found[ranks][case]["step 0"] <= STEP_0[case.split(",")[2]]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_ranks_train_as_one(case: str, models: Path, found) -> None:
+@pytest.mark.parametrize(
+    ("case", "ranks"), [*((case, 2) for case in CASES), *((case, "together") for case in TOGETHER)]
+)
+def test_two_ranks_train_as_one(case: str, ranks: int | str, models: Path, found) -> None:
     family, head, dtype = case.split(",")[:3]
     start = AutoModelForCausalLM.from_pretrained(models / f"{family}-{head}").state_dict()
-    one, two = (found[ranks][case]["weights"] for ranks in (1, 2))
+    one, two = (found[each][case]["weights"] for each in (1, ranks))
     assert one.keys() == two.keys() == start.keys()
     moved = torch.cat([(one[name] - start[name]).flatten() for name in start]).norm()
     off = torch.cat([(one[name] - two[name]).flatten() for name in start]).norm()
     assert moved > 0.1 and off < ALIKE[dtype] * moved
-    assert found[2][case]["same on all ranks"]
+    assert found[ranks][case]["same on all ranks"]
 
 
 @pytest.mark.parametrize("case", CASES)

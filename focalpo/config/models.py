@@ -39,8 +39,9 @@ def model_problems(config: Config) -> Iterator[str]:
 
 
 def _phase_problems(config: Config, name: str) -> Iterator[str]:
-    phase, ranks = config.model.phases[name], config.launch.ranks
+    phase = config.model.phases[name]
     yield from phase.train.problems()
+    yield from phase.train.problems_with(config.launch.ranks)
     if phase.count < 1:
         yield f"count={phase.count} must be >= 1"
     if phase.demonstrations not in DEMONSTRATIONS:
@@ -48,5 +49,3 @@ def _phase_problems(config: Config, name: str) -> Iterator[str]:
     if phase.demonstrations == "chosen" and config.data.source not in HAVE_CHOSEN:
         source = config.data.source
         yield f"demonstrations=chosen: data.source={source} samples its answers from the model; choose another data="
-    if ranks >= 1 and phase.train.global_batch % ranks:
-        yield f"train.global_batch={phase.train.global_batch} is not divisible by launch.ranks={ranks}; change one"

@@ -21,6 +21,7 @@ def problems(config: Config) -> Iterator[str]:
         return
     yield from out_of_range(config)
     yield from config.train.problems()
+    yield from config.train.problems_with(config.launch.ranks)
     if config.lora is not None:
         yield from config.lora.problems()
         yield from _quantization_problems(config)
@@ -32,9 +33,6 @@ def problems(config: Config) -> Iterator[str]:
     template = config.model.chat_template
     if template is not None and not (ROOT / template).is_file():
         yield f"model.chat_template={template} is not a file of {ROOT}; correct the path"
-    ranks, batch = config.launch.ranks, config.train.global_batch
-    if ranks >= 1 and batch % ranks:
-        yield f"train.global_batch={batch} is not divisible by launch.ranks={ranks}; change one of them"
     if not 0 < config.launch.hang_seconds < NCCL_SECONDS:
         yield f"launch.hang_seconds={config.launch.hang_seconds:g} must be > 0 and below NCCL's own {NCCL_SECONDS}"
     if "@" in (config.judge.endpoint.base_url or "").partition("://")[2].partition("/")[0]:

@@ -32,7 +32,7 @@ def advice(estimate: Estimate, stage: Stage) -> str | None:
 
 def _changes(estimate: Estimate, stage: Stage) -> Iterator[tuple[str, Memory]]:
     """Other ways to run the stage with the memory of a rank: smaller micro-batches, the optimizer's states on the host,
-    adapters, then more GPUs."""
+    ranks that share micro-batches, adapters, then more GPUs."""
     lora = stage.settings.get("lora")
     sharded = stage.launch["train"]["offload_optimizer"] or "optimizer" in stage.settings["train"]
     for execution in _smaller(estimate, stage):
@@ -40,6 +40,10 @@ def _changes(estimate: Estimate, stage: Stage) -> Iterator[tuple[str, Memory]]:
     if not lora and not sharded:
         for execution in _smaller(estimate, stage):
             yield _cheapest(estimate, stage, (3,), execution | {"offload_optimizer": True})
+    *_, smallest = _smaller(estimate, stage)
+    for together in range(2, estimate.shape.kv_heads + 1):
+        if stage.launch["ranks"] % together == 0 and estimate.shape.kv_heads % together == 0:
+            yield _cheapest(estimate, stage, (1, 2) if lora else (3,), smallest | {"sequence_ranks": together})
     if stage.kind == "train" and not lora and "optimizer" not in stage.settings["train"]:
         for name in ADAPTERS:
             adapters = yaml.safe_load((CONF / f"lora/{name}.yaml").read_text())

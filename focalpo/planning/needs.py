@@ -117,7 +117,7 @@ class Estimate:
         settings, how = stage.settings["train"], stage.launch["train"] | execution
         return training_memory(
             self.shape,
-            self.micro_batch(stage, ranks, how["micro_batch_tokens"]),
+            self.micro_batch(stage, ranks, how["micro_batch_tokens"], how["sequence_ranks"]),
             settings["dtype"],
             how["zero_stage"],
             ranks,
@@ -129,22 +129,28 @@ class Estimate:
             offload=how["offload_optimizer"],
         )
 
-    def micro_batch(self, stage: Stage, ranks: int | None = None, budget: int | None = None) -> Batch:
-        """A training stage's largest micro-batch."""
-        tokens = self.dealt(stage, ranks, budget).largest
+    def micro_batch(
+        self, stage: Stage, ranks: int | None = None, budget: int | None = None, together: int | None = None
+    ) -> Batch:
+        """A rank's share of a training stage's largest micro-batch, which `together` ranks compute."""
+        together = together or stage.launch["train"]["sequence_ranks"]
+        tokens = -(-self.dealt(stage, ranks, budget, together).largest // together)
         answers = answers_of(stage) * self.data["answer"]
         return Batch(tokens, int(tokens * answers / (self.data["prompt"] + answers)))
 
-    def dealt(self, stage: Stage, ranks: int | None = None, budget: int | None = None) -> "Dealt":
+    def dealt(
+        self, stage: Stage, ranks: int | None = None, budget: int | None = None, together: int | None = None
+    ) -> "Dealt":
         """How a training stage's global batches fall into micro-steps."""
         from focalpo.planning.lengths import deal_assumed, deal_sealed
 
-        budget = budget or stage.launch["train"]["micro_batch_tokens"]
+        execution = stage.launch["train"]
+        budget = budget or execution["micro_batch_tokens"]
         batch = stage.settings["train"]["global_batch"]
-        ranks = ranks or stage.launch["ranks"]
+        groups = (ranks or stage.launch["ranks"]) // (together or execution["sequence_ranks"])
         if (trees := self.sealed_trees(stage)) is not None:
-            return deal_sealed(trees, stage.settings["seed"], batch, ranks, budget)
-        return deal_assumed(self.lengths, answers_of(stage), batch, ranks, budget)
+            return deal_sealed(trees, stage.settings["seed"], batch, groups, budget)
+        return deal_assumed(self.lengths, answers_of(stage), batch, groups, budget)
 
     def sealed_trees(self, stage: Stage) -> Path | None:
         """The file of the pairs that the stage trains on, if they are sealed."""

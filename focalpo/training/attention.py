@@ -20,6 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 
 from focalpo.training.layout import Layout, Ragged
+from focalpo.training.packing import Part
+from focalpo.training.sequence import exchanging
 
 NAME, BLOCKS, FLEX = "packed_trees", "packed_trees_in_blocks", "packed_trees_flex"
 """What transformers calls it: the best kernel for the device and dtype; always padded blocks; FlexAttention."""
@@ -38,12 +40,14 @@ def packed_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     attend: "Attend | None" = None,
+    part: Part | None = None,
     **others: object,
 ) -> tuple[Tensor, None]:
     """Attention of a packed row: query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d].
 
     Args:
         attend: the kernel, unless scores are capped; None: the best one for the device and dtype.
+        part: what this rank has of the row, if several share it; T is then the number of its own rows.
 
     Raises:
         ValueError: when the model's attention has a part that this one does not compute.
@@ -56,7 +60,13 @@ def packed_attention(
             )
     if attend is None or softcap is not None:
         attend = kernel_for(query.device.type, query.dtype, softcap is not None)
-    return attend(query[0], key[0], value[0], scaling, layout, layout.narrowed(sliding_window), softcap)[None], None
+    window = layout.narrowed(sliding_window)
+
+    def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attend(query, key, value, scaling, layout, window, softcap)
+
+    states = query[0], key[0], value[0]
+    return (attended(*states) if part is None else exchanging(attended, *states, part))[None], None
 
 
 def _attend_ragged(

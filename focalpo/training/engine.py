@@ -32,6 +32,7 @@ from focalpo.training.logprobs import Asked, PackedPolicy, Scores
 from focalpo.training.objective import Logps
 from focalpo.training.packing import Batcher, MicroBatch
 from focalpo.training.ranks import alive, device, rank, sum_over_ranks, world
+from focalpo.training.sequence import part_of
 from focalpo.training.settings import EXECUTION, TrainSettings
 from focalpo.training.steps import global_batch_at, learning_rate_at, steps_of
 from focalpo.training.unpaired import answers_by_branch, of_answers, unpaired_metrics
@@ -194,7 +195,9 @@ def train(
             for group in engine.optimizer.param_groups:
                 group["lr"] = rate
             items = global_batch_at(step, len(examples.trees), settings.global_batch, seed)
-            sums, seen = _accumulate(engine, objective, items, examples, batcher, partial(leave_if_asked, step))
+            sums, seen = _accumulate(
+                engine, objective, items, examples, batcher, settings.sequence_ranks, partial(leave_if_asked, step)
+            )
             clipped = _clip(engine, settings)
             engine.step()
             # Looked at only now, so that the host need not wait before: the weights may be bad, but they are not saved.
@@ -214,31 +217,38 @@ def train(
 
 
 def _accumulate(
-    engine, objective, items: list[int], examples: Examples, batcher: Batcher, leave_if_asked: Callable[[], None]
+    engine,
+    objective,
+    items: list[int],
+    examples: Examples,
+    batcher: Batcher,
+    together: int,
+    leave_if_asked: Callable[[], None],
 ):
-    """Accumulate one global batch's gradients; return its metrics' means over all ranks, scalars that are still being
-    computed, and what this rank computed."""
+    """Accumulate one global batch's gradients, `together` ranks sharing each micro-batch; return its metrics' means,
+    scalars that are still being computed, and what this rank, or those it shares with, computed."""
     beforehand = of_global_batch(engine, objective, items, examples, batcher)
     sums: dict[str, Tensor] = {}
     seen: list[nonfinite.Seen] = []
     trees = [examples.trees[item] for item in items]
     answers = answers_by_branch(trees, objective.branches)
     paired = set(answers.values()) == {len(items)}
-    for share, micro, last in batcher.micro_batches(trees, objective.branches, world(), rank()):
+    for share, micro, last in batcher.micro_batches(trees, objective.branches, world() // together, rank() // together):
         if world() == 1:  # several ranks agree on stopping once per step
             leave_if_asked()
         mine = [items[place] for place in share]
-        scored = scored_by(engine, objective, micro.to(device()))
+        scored = scored_by(engine, objective, part_of(micro, together, rank() % together).to(device()))
         batch = logps_of(objective, scored, mine, examples, beforehand)
         loss = objective(batch)
-        seen.append((mine, scored.sums.detach(), loss.loss.detach()))
+        if rank() % together == 0:
+            seen.append((mine, scored.sums.detach(), loss.loss.detach()))
         engine.set_gradient_accumulation_boundary(last)
         # DeepSpeed averages over ranks; the factor world / global batch makes the sum a mean over the global batch.
         engine.backward(loss.loss.sum() * (world() / len(items)))
         for name, value in (_metrics if paired else unpaired_metrics)(batch, loss).items():
             sums[name] = sums.get(name, 0.0) + value
     total = sum_over_ranks(torch.stack(list(sums.values())))
-    means = dict(zip(sums, total / len(items), strict=True))
+    means = dict(zip(sums, total / (together * len(items)), strict=True))
     return means if paired else of_answers(means, answers, len(items)), seen
 
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from focalpo.training.architecture import Rescaling, rescaling, sliding_window
 from focalpo.training.attention import NAME
 from focalpo.training.packing import MicroBatch
+from focalpo.training.sequence import joined
 from focalpo.training.settings import CHUNK_LOGITS, KEPT_LOGITS, words_at_once
 
 Asked = Literal["sums", "tokens", "diagnostics"]
@@ -49,7 +50,8 @@ class PackedPolicy(nn.Module):
         Asked for "tokens" also those of each response token, and the log of the sum of all tokens' squared
         probabilities there: both [response tokens], in the order of `batch.owners`. Asked for "diagnostics" also sums
         over each response's tokens, of the entropies there, nats [trees, branches], and of the last hidden states that
-        predict them [trees, branches, hidden]. All fp32, and without gradient but for the log-probs.
+        predict them [trees, branches, hidden]. All fp32, and without gradient but for the log-probs. Of a micro-batch
+        that several ranks share, diagnostics are not available.
 
         Raises:
             ValueError: when the model's layers do not use our attention, or a sequence is longer than a sliding window
@@ -57,7 +59,7 @@ class PackedPolicy(nn.Module):
         """
         body = getattr(self.model, self.model.base_model_prefix)
         hidden = body(
-            input_ids=batch.tokens, position_ids=batch.positions, use_cache=False, layout=batch.layout
+            input_ids=batch.tokens, position_ids=batch.positions, use_cache=False, layout=batch.layout, part=batch.part
         ).last_hidden_state[0]
         if not batch.layout.windows:
             kind = self.model.config.model_type
@@ -69,6 +71,9 @@ class PackedPolicy(nn.Module):
             )
         rows = hidden[batch.predictors]  # [R, hidden]
         logps, more = self.model.get_output_embeddings()(rows, batch.labels, asked)  # [R]
+        if batch.part is not None:
+            logps = joined(logps, batch.part, len(batch.owners))
+            more = more if more is None else joined(more, batch.part, len(batch.owners))
         sums = _by_sequence(batch, logps)
         if asked == "sums":
             return sums

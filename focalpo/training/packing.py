@@ -12,7 +12,7 @@ does not depend on how they are dealt.
 
 import heapq
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,11 +24,22 @@ from focalpo.training.ranks import sent
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A rank's part of a micro-batch that `ranks` share (`sequence`): `whole` is the number T of all rows, `places` are
+    the response tokens, of all R, that the part's rows predict."""
+
+    ranks: int
+    whole: int
+    places: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class MicroBatch:
     """Trees laid end to end.
 
     `tokens`, `positions` [1, T]; `predictors` [R] rows of the hidden states that predict a response token, `labels` [R]
     the tokens they predict, `owners` [R] the sequence each belongs to. Sequence `s` is branch `s % B` of tree `s // B`.
+    With a `part`, all but layout and owners are those of this rank's rows.
     """
 
     tokens: Tensor
@@ -39,11 +50,13 @@ class MicroBatch:
     owners: Tensor
     branches: tuple[str, ...]
     trees: int
+    part: Part | None = None
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same micro-batch on another device."""
         moved = {name: sent(getattr(self, name), device) for name in _TENSORS}
-        return MicroBatch(**moved, layout=self.layout.to(device), branches=self.branches, trees=self.trees)
+        part = self.part and replace(self.part, places=sent(self.part.places, device))
+        return MicroBatch(**moved, layout=self.layout.to(device), branches=self.branches, trees=self.trees, part=part)
 
 
 _TENSORS = ("tokens", "positions", "predictors", "labels", "owners")

@@ -26,6 +26,7 @@ EXECUTION = (
     "micro_batch_tokens",
     "checkpoint_every",
     "kernels",
+    "sequence_ranks",
 )
 SAMPLING = 1  # of the Hugging Face backend: raise it when the same seed gives other answers
 CONVERSION = 1  # of a package's weights: raise it when the same file gives other weights or another tokenizer
@@ -65,6 +66,7 @@ class TrainSettings:
     micro_batch_tokens: ranges.Count
     checkpoint_every: ranges.Some
     kernels: Kernels = "plain"
+    sequence_ranks: ranges.Count = 1
     offload_optimizer: bool = False
     schedule: Schedule = SCHEDULES[0]
     optimizer: Optimizer = OPTIMIZERS[0]
@@ -82,6 +84,18 @@ class TrainSettings:
         if self.optimizer == "adamw8bit" and (self.zero_stage != 3 or self.offload_optimizer):
             found.append("train.optimizer=adamw8bit requires train.zero_stage=3 and train.offload_optimizer=false")
         return found
+
+    def problems_with(self, ranks: int) -> list[str]:
+        """Return which values do not go with this number of ranks."""
+        if ranks < 1:
+            return []
+        problems = {
+            f"train.global_batch={self.global_batch} is not divisible by launch.ranks={ranks}": self.global_batch
+            % ranks,
+            f"train.sequence_ranks={self.sequence_ranks} does not divide launch.ranks={ranks}": self.sequence_ranks >= 1
+            and ranks % self.sequence_ranks,
+        }
+        return [f"{problem}; change one of them" for problem, remainder in problems.items() if remainder]
 
 
 @dataclass(slots=True)
