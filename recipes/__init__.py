@@ -13,7 +13,8 @@ Stages, in pipeline order; `make(job)` fills a stage folder and returns the fact
     train               preference training
     benchmark           benchmark: questions and reference answers
                         answers: a model's answers to them, from files
-    generate            completions
+    generate            generate: completions
+                        held_out: a trained model's answers to the held-out prompts, and their reward, for a search
     judge               verdicts of a judge
     duels               duel: verdicts of a judge between the completions of two rows
                         duels: the tables of all duels

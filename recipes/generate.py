@@ -1,20 +1,22 @@
-"""Generate one model's completions for every set in the configuration, checked against the token contract."""
+"""One model's answers to every set in the configuration, checked against the token contract, or to held-out prompts."""
 
+import statistics
 from typing import Any
 
 from focalpo.answering.contract import check_answers, check_prompts, check_template, compare_logprobs
 from focalpo.answering.engine import Decoding, backend_of
 from focalpo.answering.generation import Generator
 from focalpo.answering.parts import Parts
+from focalpo.pocket.world import gold_reward
 from focalpo.running.command import run_single
 from focalpo.scoring.sanity import health, health_warnings
 from focalpo.stages.folder import Job
-from focalpo.stages.records import Question, read_records, write_records
+from focalpo.stages.records import Pair, Question, read_records, write_records
 from focalpo.stages.track import Progress
 from focalpo.training.jobs import source_of, unpinned
 
 
-def make(job: Job) -> dict:
+def make_generate(job: Job) -> dict:
     """Fill the job's folder with `<set>.parquet`."""
     settings, source = job.settings, source_of(job)
     facts: dict[str, Any] = {}
@@ -40,6 +42,22 @@ def make(job: Job) -> dict:
     if logprobs is not None:  # only after vLLM's process has ended, to free its memory for loading the weights again
         facts["logprobs"] = compare_logprobs(source, settings["dtype"], rows, logprobs)
     return facts | {"warnings": warnings}
+
+
+def make_held_out(job: Job) -> dict:
+    """Fill the job's folder with `answers.parquet`: a trained model's own to the prompts of the held-out pairs.
+
+    Returns the mean of the reward that labelled the pairs, and its standard error over prompts.
+    """
+    pairs = read_records(job.inputs["pairs"] / "test.parquet", Pair)
+    names, prompts = [pair.id for pair in pairs], [pair.prompt for pair in pairs]
+    decoding = Decoding(**job.settings["decoding"])
+    with Generator(source_of(job), backend_of(job)) as generator:
+        answers = generator.answer(names, prompts, decoding, job.settings["seed"], progress=Progress(job.path))
+    write_records(job.path / "answers.parquet", answers)
+    rewards = [gold_reward(each.prompt[-1]["content"], each.text, each.finished) for each in answers]
+    error = statistics.stdev(rewards) / len(rewards) ** 0.5
+    return {"prompts": len(rewards), "reward": statistics.fmean(rewards), "standard_error": error}
 
 
 if __name__ == "__main__":

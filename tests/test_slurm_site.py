@@ -131,32 +131,32 @@ SEARCH += ["objective.beta=0.3", "seed=1"]
 
 
 def test_a_search_is_submitted_in_parts_that_the_sites_limits_allow_and_runs_in_order(site: Site) -> None:
-    """6 trainings, 4 to an array. A QoS that does not exist, then one with room for 5 jobs, then an account with room
-    for 10: each submission goes on where the one before ended."""
+    """6 trainings and the answers of their models, 4 to an array. A QoS that does not exist, then one with room for 5
+    jobs, then an account with room for 10: each submission goes on where the one before ended."""
     words = [*SEARCH, "cluster.sbatch=[--hold]", "cluster.stages.sweep.cpus=2"]
     urgent = [*words, "cluster.stages.train.qos=urgent"]
     broken = site.run("sweep", "none", *words, "cluster.stages.train.qos=urgnt")
-    assert broken.returncode == 1 and "Invalid qos specification; 4 of 7 arrays were submitted before" in broken.stderr
+    assert broken.returncode == 1 and "Invalid qos specification; 4 of 9 arrays were submitted before" in broken.stderr
     first = [job[0].partition("_")[0] for job in jobs()]
     assert f"cancel them by scancel {' '.join(sorted(first, key=int))}, or run the same command again" in broken.stderr
     sacctmgr("modify", "qos", "urgent", "set", "MaxSubmitJobsPerUser=5")
     output = site.submit("sweep", "none", *urgent)
     assert "train x 4" in output and "train x 1" in output
-    assert "5 of 7 stages submitted, MaxSubmitJobs has no room for more; run again for the others" in output
+    assert "5 of 13 stages submitted, MaxSubmitJobs has no room for more; run again for the others" in output
     sacctmgr("modify", "qos", "urgent", "set", "MaxSubmitJobsPerUser=-1")
     sacctmgr("modify", "user", "root", "where", "account=root", "set", "MaxSubmitJobs=10")
-    assert "1 of 2 stages submitted, MaxSubmitJobs has no room" in site.submit("sweep", "none", *urgent)
+    assert "1 of 8 stages submitted, MaxSubmitJobs has no room" in site.submit("sweep", "none", *urgent)
     sacctmgr("modify", "user", "root", "where", "account=root", "set", "MaxSubmitJobs=-1")
-    assert "1 stages submitted; squeue" in site.submit("sweep", "none", *urgent)
-    assert "nothing to submit: 0 stages are sealed, 11 are queued" in site.submit("sweep", "none", *urgent)
+    assert "7 stages submitted; squeue" in site.submit("sweep", "none", *urgent)
+    assert "nothing to submit: 0 stages are sealed, 17 are queued" in site.submit("sweep", "none", *urgent)
     held = [job[0] for job in jobs()]
-    assert len(held) == 11 and all(int(job.partition("_")[2]) < 4 for job in held)
+    assert len(held) == 17 and all(int(job.partition("_")[2]) < 4 for job in held)
     (sweep,) = [job[0] for job in jobs() if job[2].startswith("sweep-")]
     slurm("scontrol", "update", f"JobId={sweep}", "CpusPerTask=1")
     slurm("scontrol", "release", *dict.fromkeys(job.partition("_")[0] for job in held))
     wait_until(lambda: not jobs())
     started = {path.name.replace("+", "/"): path.stat().st_mtime_ns for path in site.records.iterdir()}
-    assert len(started) == 10
+    assert len(started) == 16
     for title, when in started.items():
         inputs = Folder.at(site.runs / title).job.inputs.values()
         assert all(started[f"{path.parent.name}/{path.name}"] < when for path in inputs)

@@ -247,5 +247,6 @@ def test_a_search_is_one_array_of_trainings_and_its_results_depend_on_all(fake_s
     )
     calls = [path.read_bytes().decode().split("\0")[:-1] for path in sorted(fake_slurm.iterdir())]
     kinds = [next(word for word in call if word.startswith("--job-name")).split("=")[1].split("-")[0] for call in calls]
-    assert kinds == ["sft", "sft", "pairs", "reference", "train", "sweep"]
-    assert "--array=0-5%2" in calls[-2] and any(word.startswith("--dependency=afterany:") for word in calls[-1])
+    assert kinds == ["sft", "sft", "pairs", "reference", "train", "held_out", "sweep"]
+    assert all("--array=0-5%2" in call for call in calls[-3:-1])
+    assert any(word.startswith("--dependency=afterany:") for word in calls[-1])

@@ -56,7 +56,8 @@ def test_a_search_with_failed_points_is_written_and_says_which(tmp_path: Path) -
     """The second of two points failed; both rows of the results are there."""
     trained = [Stage("train", "point", {"n": n}) for n in range(2)]
     points = [{"setting": "base", "experiments": "pocket", "row": "dpo", "overrides": [f"a={n}"]} for n in range(2)]
-    whole = Folder(tmp_path, Stage("sweep", "pocket", {"points": points}, {str(n): s for n, s in enumerate(trained)}))
+    settings, inputs = {"by": "reward_accuracy", "points": points}, {str(n): s for n, s in enumerate(trained)}
+    whole = Folder(tmp_path, Stage("sweep", "pocket", settings, inputs))
     whole.path.mkdir(parents=True)
     whole.job.write()
     with pytest.raises(ValueError, match="no run is complete, these failed: 0, 1; make status says why"):

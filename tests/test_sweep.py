@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import pytest
 from focalpo.config.compose import CONF, compose, compose_table
 from focalpo.config.overrides import expand
 from focalpo.planning.chosen import chosen, undeclared
-from focalpo.planning.search import places, point_of
+from focalpo.planning.search import answers_stage, places, point_of
 from focalpo.planning.search import search as points_of
+from focalpo.planning.stages import train_stage
 from focalpo.stages.folder import Folder, Stage
 from focalpo.stages.records import PairState, write_records
 from recipes.publish import publish
@@ -88,8 +90,11 @@ def state(step: int, name: str, chosen: float) -> PairState:
 Trainings = dict[tuple[str, str, str], list[float | None]]  # (setting, row, point) -> accuracy with each seed
 
 
-def made(tmp_path: Path, trainings: Trainings, experiments: dict[str, str]) -> dict[str, str]:
-    """The files of a sweep whose trainings ended with these accuracies on four held-out pairs."""
+def made(
+    tmp_path: Path, trainings: Trainings, experiments: dict[str, str], by: str = "reward_accuracy"
+) -> dict[str, str]:
+    """The files of a sweep whose trainings ended with these accuracies on four held-out pairs, and with answers that
+    have the higher a reward the lower it is."""
     points, inputs = [], {}
     for (setting, row, point), accuracies in trainings.items():
         for seed, accuracy in enumerate(accuracies):
@@ -103,7 +108,11 @@ def made(tmp_path: Path, trainings: Trainings, experiments: dict[str, str]) -> d
                 write_records(job.path / "dynamics.parquet", states)
                 Folder(tmp_path, stage).seal(1.0, {"test": {"reward_accuracy": accuracy, "margin": 2.0}})
             inputs[str(len(points) - 1)] = stage
-    folder = Folder(tmp_path, Stage("sweep", "pocket", {"points": points}, inputs))
+            answers = Stage("held_out", "point", {"number": len(points)})
+            with (rated := Folder(tmp_path, answers)).being_made():
+                rated.seal(1.0, {"prompts": 4, "reward": 1 - accuracy, "standard_error": 0.05})
+            inputs[f"{len(points) - 1}/answers"] = answers
+    folder = Folder(tmp_path, Stage("sweep", "pocket", {"by": by, "points": points}, inputs))
     with folder.being_made() as job:
         folder.seal(1.0, make(job))
         return {path.name: path.read_text() for path in job.path.iterdir() if path.suffix != ".json"}
@@ -128,11 +137,37 @@ def test_the_most_accurate_point_of_a_row_is_best_and_ties_go_to_the_first(tmp_p
     }  # fmt: skip
 
 
+def test_a_search_by_rewards_shows_the_accuracy_beside_them(tmp_path: Path) -> None:
+    """The point with the lower accuracy has the answers with the higher reward."""
+    trainings: Trainings = {
+        ("base", "dpo", "a=1"): [0.75],
+        ("base", "dpo", "a=2"): [0.5],
+        ("base", "dpo", "a=3"): [None],
+    }
+    files = made(tmp_path, trainings, {"base": "pocket"}, "answer_reward")
+    assert chosen(files["sweep.csv"]) == {("base", "dpo"): ["a=2"]}
+    assert "| dpo | **a=2** | 0.500 ±0.050 | 50.0 | 2.0 |\n| dpo | a=3 | failed |  |  |" in files["search.md"]
+    assert "| dpo | a=2 | 0.500 ±0.050 | 0.250 | 3 | 0 |" in files["chosen.md"]
+    assert "The rule: the highest reward, and" in files["chosen.md"] and "own answers" in files["search.md"]
+    assert (
+        files["sweep.txt"].splitlines()[1].endswith("reward 0.500 +- 0.050  accuracy 0.500  margin    2.000 nats  best")
+    )
+
+
+def test_rewards_of_answers_are_refused_for_pairs_without_a_reward() -> None:
+    table, configs = points_of(["table=laptop", "rows=dpo"])
+    config = next(iter(configs.values()))
+    train = train_stage(config, "laptop-dpo")
+    assert answers_stage(table, config, train) is None
+    with pytest.raises(ValueError, match="search_by=answer_reward: the labels of data=laptop"):
+        answers_stage(replace(table, search_by="answer_reward"), config, train)
+
+
 def test_settings_that_share_values_have_one_point_and_others_their_own(tmp_path: Path) -> None:
     """Means over seeds: a=1 has .5 and 1, together .75; a=2 has .75 and .5; a=3 lost a training and is out.
 
-    The mean of .5 and 1 on four pairs each has the standard error sqrt(.25/4 + 0)/2. With its own folder each setting
-    has its own best: the first of base's is a=2, that of instruct a=1.
+    The standard error of a=1: .25 and .75 on four pairs have sqrt(.1875/4) = .2165 each, 1 and 1 have none; of the mean
+    over both settings it is half of that. With its own folder each setting has its own best.
     """
     both = {"a=1": ([0.25, 0.75], [1.0, 1.0]), "a=2": ([1.0, 0.5], [0.5, 0.5]), "a=3": ([1.0, 1.0], [1.0, None])}
     trainings: Trainings = {
@@ -142,7 +177,7 @@ def test_settings_that_share_values_have_one_point_and_others_their_own(tmp_path
     }
     shared = made(tmp_path / "shared", trainings, {"base": "pocket", "instruct": "pocket"})
     assert chosen(shared["sweep.csv"]) == {("base", "dpo"): ["a=1"], ("instruct", "dpo"): ["a=1"]}
-    assert "| dpo | **a=1** | 50.0 | 100.0 | 75.0 ±12.5 | 2.0 |" in shared["search.md"]
+    assert "| dpo | **a=1** | 50.0 | 100.0 | 75.0 ±10.8 | 2.0 |" in shared["search.md"]
     assert "| dpo | a=3 |  |  | failed |  |" in shared["search.md"]
     assert len(shared["sweep.csv"].splitlines()) == 1 + 12, "every training is published"
     own = made(tmp_path / "own", trainings, {"base": "mistral", "instruct": "llama"})
@@ -208,7 +243,7 @@ def test_a_sweep_trains_its_points_and_shares_what_they_have_in_common(tmp_path:
     assert "4 trainings" in result.stdout and result.stdout.count("best") == 1
     kinds = [path.parent.parent.name for path in tmp_path.glob("*/*/manifest.json")]
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {
-        "sft": 2, "pairs": 2, "reference": 2, "train": 4, "sweep": 1,
+        "sft": 2, "pairs": 2, "reference": 2, "train": 4, "held_out": 4, "sweep": 1,
     }  # fmt: skip
     (manifest,) = tmp_path.glob("sweep/*/manifest.json")
     assert json.loads(manifest.read_text())["facts"] == {"points": 2, "trainings": 4, "failed": 0}

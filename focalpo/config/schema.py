@@ -5,7 +5,7 @@ schema.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from focalpo.config.cluster import ClusterConfig
 from focalpo.stages import ranges
@@ -234,6 +234,12 @@ class RowConfig:
     overrides: list[str] = field(default_factory=list)
 
 
+SEARCH_SCORES = ("reward_accuracy", "answer_reward")
+"""Of a model after training: the share of held-out pairs whose chosen answer has gained more log-prob than the rejected
+one; and the mean reward of its own answers to the prompts of these pairs, where the world has one."""
+SearchScore = Annotated[str, " or ".join(SEARCH_SCORES), lambda x: x in SEARCH_SCORES]
+
+
 @dataclass(slots=True)
 class TableConfig:
     """Table 1 at one scale; with `add_new_objectives` every newly registered loss gets a row.
@@ -241,7 +247,7 @@ class TableConfig:
     A `study` is a table beside that of its scale, maybe with a figure of its own. With `sft_models` > 1 every row is
     trained on that many SFT models, each with the row's seeds. `searches` holds, by row, what recipes.sweep tries, in
     Hydra's multirun grammar: objective.beta=0.1,0.3; it trains each point with every one of `search_seeds` (none: the
-    configuration's seed) in each of `search_settings` (none: all).
+    configuration's seed) in each of `search_settings` (none: all). `search_by` is what the best point has most of.
     """
 
     scale: str
@@ -256,3 +262,4 @@ class TableConfig:
     searches: dict[str, list[str]] = field(default_factory=dict)
     search_seeds: list[ranges.Seed] = field(default_factory=list)
     search_settings: list[str] = field(default_factory=list)
+    search_by: SearchScore = SEARCH_SCORES[0]

@@ -9,41 +9,57 @@ from typing import Any
 
 from focalpo.config.compose import plain
 from focalpo.config.overrides import meant
-from focalpo.config.schema import Config, TableConfig
+from focalpo.config.schema import SEARCH_SCORES, Config, TableConfig
 from focalpo.planning.search import SEED, point_of
 from focalpo.planning.table import compose_rows, only_row
 
-FIELDS = ("setting", "row", "point", "seed", "reward_accuracy", "standard_error", "margin", "best")
+FIELDS = ("setting", "row", "point", "seed", "score", "standard_error", "reward_accuracy", "margin", "best")
 
-ACCURACY = "held-out reward accuracy %"
-RULE = (
-    "Mean over seeds and settings, ± a standard error over held-out pairs. The rule: the highest accuracy, and the "
-    "first of equal ones."
-)
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a search chooses by, in words and in the unit in which it is shown."""
+
+    name: str
+    title: str
+    unit: float
+    digits: int
+
+    def shown(self, value: float) -> str:
+        return f"{value / self.unit:.{self.digits}f}"
+
+    @property
+    def rule(self) -> str:
+        return (
+            f"Mean over seeds and settings, ± a standard error over held-out pairs. The rule: the highest {self.name}, "
+            "and the first of equal ones."
+        )
+
+
+ACCURACY = Score("accuracy", "held-out reward accuracy %", 0.01, 1)
+REWARD = Score("reward", "reward of own answers to held-out prompts", 1.0, 3)
+SCORES = dict(zip(SEARCH_SCORES, (ACCURACY, REWARD), strict=True))
 OF_A_ROW = ("objective.", "train.")
 """What a row's experiment declares; other overrides are of the whole search."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One training of a search: its accuracy and mean margin, nats, on so many held-out pairs; None where it failed."""
+    """One training of a search: its score with the standard error over held-out pairs, its reward accuracy and mean
+    margin, nats; None where it failed."""
 
     setting: str
     experiments: str
     row: str
     overrides: list[str]
+    score: float | None = None
+    error: float | None = None
     accuracy: float | None = None
     margin: float | None = None
-    pairs: int = 0
 
     @property
     def seed(self) -> str:
         return "".join(each.removeprefix(SEED) for each in self.overrides if each.startswith(SEED))
-
-    @property
-    def error(self) -> float | None:
-        """Standard error of the accuracy over held-out pairs."""
-        return None if self.accuracy is None else _error(self.accuracy, self.pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,35 +74,39 @@ class Tried:
 
     @property
     def failed(self) -> bool:
-        return any(each.accuracy is None for each in self.results)
+        return any(each.score is None for each in self.results)
 
     @property
-    def accuracies(self) -> dict[str, float]:
-        """Mean accuracy over seeds, by setting; empty where a training failed."""
-        if self.failed:
-            return {}
-        settings = dict.fromkeys(each.setting for each in self.results)
-        return {name: _mean(each.accuracy for each in self.results if each.setting == name) for name in settings}
+    def scores(self) -> dict[str, float]:
+        """Mean score over seeds, by setting; empty where a training failed."""
+        return {} if self.failed else self._by_setting("score")
 
     @property
-    def accuracy(self) -> float:
+    def score(self) -> float:
         """Mean over settings of the mean over seeds: what a search chooses by."""
-        return _mean(self.accuracies.values())
+        return _mean(self.scores.values())
 
     @property
     def error(self) -> float:
-        """Standard error over held-out pairs, which all seeds of a setting share."""
-        pairs = {each.setting: each.pairs for each in self.results}
-        found = self.accuracies
-        return float(sum(_error(value, pairs[name]) ** 2 for name, value in found.items()) ** 0.5 / len(found))
+        """Standard error over held-out pairs, which all seeds of a setting share: that of a single seed."""
+        errors = self._by_setting("error").values()
+        return float(sum(error**2 for error in errors) ** 0.5 / len(errors))
+
+    @property
+    def accuracy(self) -> float:
+        return _mean(self._by_setting("accuracy").values())
 
     @property
     def margin(self) -> float:
         return _mean(each.margin for each in self.results)
 
+    def _by_setting(self, name: str) -> dict[str, float]:
+        settings = dict.fromkeys(each.setting for each in self.results)
+        return {one: _mean(getattr(each, name) for each in self.results if each.setting == one) for one in settings}
+
 
 def tried(results: Sequence[Result]) -> list[Tried]:
-    """The points of a search in their order; the most accurate of a row is best, and of equal ones the first."""
+    """The points of a search in their order; the best of a row has its highest score, the first of equal ones."""
     grouped: dict[tuple[str, str, tuple[str, ...]], list[Result]] = {}
     for each in results:
         grouped.setdefault((each.experiments, each.row, point_of(each.overrides)), []).append(each)
@@ -94,7 +114,7 @@ def tried(results: Sequence[Result]) -> list[Tried]:
     best: dict[tuple[str, str], Tried] = {}
     for point in points:
         row = (point.experiments, point.row)
-        if not point.failed and (row not in best or point.accuracy > best[row].accuracy):
+        if not point.failed and (row not in best or point.score > best[row].score):
             best[row] = point
     return [
         Tried(each.experiments, each.row, each.point, each.results, best.get((each.experiments, each.row)) is each)
@@ -109,40 +129,45 @@ def as_csv(points: Sequence[Tried]) -> str:
     table.writeheader()
     for point in points:
         for each in point.results:
-            numbers = (each.accuracy, each.error, each.margin)
+            numbers = (each.score, each.error, each.accuracy, each.margin)
             best = "best" if point.best else ""
             values = (each.setting, each.row, " ".join(point.point), each.seed, *numbers, best)
             table.writerow(dict(zip(FIELDS, values, strict=True)))
     return out.getvalue()
 
 
-def search_page(points: Sequence[Tried]) -> str:
+def search_page(points: Sequence[Tried], by: Score) -> str:
     """All points as a table for docs/; the best of a row is bold."""
     settings = list(dict.fromkeys(each.setting for point in points for each in point.results))
     several = settings if len(settings) > 1 else []
-    lines = [["row", "point", *several, ACCURACY, "margin, nats"], ["---", "---", *["---:"] * (len(several) + 2)]]
+    more = [] if by is ACCURACY else [ACCURACY.title]
+    titles = [*several, by.title, *more, "margin, nats"]
+    lines = [["row", "point", *titles], ["---", "---", *["---:"] * len(titles)]]
     for point in points:
         shown = " ".join(point.point)
-        numbers = [f"{100 * point.accuracies[name]:.1f}" if name in point.accuracies else "" for name in several]
-        numbers += ["failed", ""] if point.failed else [_percent(point), f"{point.margin:.1f}"]
+        numbers = [by.shown(point.scores[name]) if name in point.scores else "" for name in several]
+        if point.failed:
+            numbers += ["failed", *("" for _ in more), ""]
+        else:
+            numbers += [_with_error(point, by), *(ACCURACY.shown(point.accuracy) for _ in more), f"{point.margin:.1f}"]
         lines.append([point.row, f"**{shown}**" if point.best else shown, *numbers])
-    return _page(lines, f"{RULE} Bold: what was chosen.")
+    return _page(lines, f"{by.rule} Bold: what was chosen.")
 
 
-def chosen_page(points: Sequence[Tried]) -> str:
+def chosen_page(points: Sequence[Tried], by: Score) -> str:
     """The chosen point of each row as a table for docs/, beside the next best and how many were tried."""
-    lines = [["row", "chosen", ACCURACY, "next best", "points", "seeds"], ["---", "---", "---:", "---:", "---:", "---"]]
+    lines = [["row", "chosen", by.title, "next best", "points", "seeds"], ["---", "---", "---:", "---:", "---:", "---"]]
     for best in (each for each in points if each.best):
         others = [each for each in points if (each.experiments, each.row) == (best.experiments, best.row)]
-        behind = max((each.accuracy for each in others if not each.best and not each.failed), default=None)
+        behind = max((each.score for each in others if not each.best and not each.failed), default=None)
         seeds = ", ".join(dict.fromkeys(each.seed for each in best.results if each.seed))
-        numbers = [_percent(best), f"{100 * behind:.1f}" if behind else "", str(len(others)), seeds]
+        numbers = [_with_error(best, by), "" if behind is None else by.shown(behind), str(len(others)), seeds]
         lines.append([best.row, " ".join(best.point), *numbers])
-    return _page(lines, f"{RULE} All points: search.md beside this file.")
+    return _page(lines, f"{by.rule} All points: search.md beside this file.")
 
 
-def _percent(point: Tried) -> str:
-    return f"{100 * point.accuracy:.1f} ±{100 * point.error:.1f}"
+def _with_error(point: Tried, by: Score) -> str:
+    return f"{by.shown(point.score)} ±{by.shown(point.error)}"
 
 
 def _page(lines: Sequence[Sequence[str]], below: str) -> str:
@@ -171,10 +196,6 @@ def undeclared(table: TableConfig, found: Mapping[tuple[str, str], Sequence[str]
 
 def _at(config: Config, key: str) -> Any:
     return reduce(lambda values, part: values[part], key.split("."), plain(config))
-
-
-def _error(share: float, pairs: int) -> float:
-    return float((share * (1 - share) / pairs) ** 0.5)
 
 
 def _mean(values: Iterable[float | None]) -> float:

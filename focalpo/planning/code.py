@@ -88,6 +88,11 @@ def pocket_pairs(config: Config) -> list[str]:
     return [*found, f"{BENCHMARKS}:benchmark_prompts"] if found else []
 
 
+def held_out_code(config: Config) -> str | None:
+    """The code of the reward that labels the pairs of the pocket world; None for other pairs."""
+    return code_of(("focalpo.pocket.world:gold_reward",), POCKET) if config.data.source in PAIRS else None
+
+
 def benchmark_code(protocol: str) -> dict[str, str]:
     """The code of the world that a benchmark is from, as a setting; none for a published one."""
     pocket = load_protocol(EVAL / f"{protocol}.yaml").source == "pocket"

@@ -1,12 +1,18 @@
-"""The points of a search: for each row of a table, every combination of the values that are tried, with every seed."""
+"""The points of a search: for each row of a table, every combination of the values that are tried, with every seed.
+
+train -> sweep                the best point by reward accuracy, which the training measures
+train -> held_out -> sweep    by the reward of the trained model's own answers to the prompts of the held-out pairs
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from focalpo.config.compose import compose_table
+from focalpo.config.compose import compose_table, plain
 from focalpo.config.mistakes import Mistake
 from focalpo.config.overrides import expand
-from focalpo.config.schema import Config, TableConfig
+from focalpo.config.schema import SEARCH_SCORES, Config, TableConfig
+from focalpo.planning.code import held_out_code
+from focalpo.planning.slices import backend_slice, generator_slice, model_slice, threads_slice
 from focalpo.planning.table import compose_rows, only_row, split_arguments, with_rows
 from focalpo.stages.folder import Stage
 
@@ -19,7 +25,8 @@ Place = tuple[str, str, tuple[str, ...]]  # setting, row, overrides
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """One training of a search: a point's overrides and a seed. `stage` is None where it failed.
+    """One training of a search: a point's overrides and a seed, and the `answers` of its model where they are scored.
+    Both stages are None where one has failed.
 
     The settings that share the folder `experiments` share a row's values, so that one point is chosen for all of them.
     """
@@ -29,6 +36,7 @@ class Training:
     row: str
     overrides: list[str]
     stage: Stage | None
+    answers: Stage | None = None
 
 
 def search(arguments: list[str]) -> tuple[TableConfig, dict[Place, Config]]:
@@ -80,9 +88,41 @@ def point_of(overrides: Sequence[str]) -> tuple[str, ...]:
     return tuple(each for each in overrides if not each.startswith(SEED))
 
 
-def sweep_stage(name: str, trainings: list[Training]) -> Stage:
-    """The results of a search, by the name of its table."""
+def answers_stage(table: TableConfig, config: Config, train: Stage) -> Stage | None:
+    """The answers of a trained model to the held-out prompts; None if the table does not choose by them.
+
+    Raises:
+        Mistake: when the table asks for a reward that its data do not have.
+    """
+    if table.search_by == SEARCH_SCORES[0]:
+        return None
+    code = held_out_code(config)
+    if code is None:
+        wrong = f"search_by={table.search_by}: the labels of data={config.data.name} are from no reward of this project"
+        raise Mistake(f"{wrong}; choose search_by={SEARCH_SCORES[0]}")
+    decoding = plain(next(iter(config.generate.sets.values())))  # as the first benchmark is answered
+    del decoding["questions"]
+    return Stage(
+        "held_out",
+        train.name,
+        settings={
+            "model": model_slice(config, from_hub=False),
+            "dtype": config.generate.dtype,
+            "decoding": decoding,
+            "seed": config.seed,
+            "code": code,
+        }
+        | backend_slice(config)
+        | threads_slice(config),
+        inputs={"model": train, "pairs": train.inputs["pairs"]},
+        launch=generator_slice(config),
+    )
+
+
+def sweep_stage(name: str, by: str, trainings: list[Training]) -> Stage:
+    """The results of a search, by the name of its table and by what it chooses."""
     shown = ("setting", "experiments", "row", "overrides")
     points = [{field: getattr(each, field) for field in shown} for each in trainings]
-    trained = {str(number): each.stage for number, each in enumerate(trainings) if each.stage is not None}
-    return Stage("sweep", name, settings={"points": points}, inputs=trained)
+    inputs = {str(number): each.stage for number, each in enumerate(trainings) if each.stage}
+    inputs |= {f"{number}/answers": each.answers for number, each in enumerate(trainings) if each.answers}
+    return Stage("sweep", name, settings={"by": by, "points": points}, inputs=inputs)

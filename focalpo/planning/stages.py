@@ -207,7 +207,7 @@ Place = tuple[str, str, str]
 """The place of a run in a table: setting, row and seed. The seed is "2", or "3.2" if there are several SFT models."""
 
 
-OF_SEARCHES = ("search_seeds", "search_settings")
+OF_SEARCHES = ("search_seeds", "search_settings", "search_by")
 """What a table says of its searches alone; it changes no report."""
 
 

@@ -21,7 +21,7 @@ from focalpo.stages.folder import Folder, Stage
 from focalpo.stages.origin import ROOT
 
 TEMPLATES = {kind: "train" for kind in RANKED} | {"report": "report", "duels": "report"}
-TEMPLATES |= dict.fromkeys(("generate", "sample", "capability"), "generate")
+TEMPLATES |= dict.fromkeys(("generate", "sample", "held_out", "capability"), "generate")
 
 
 def left_to_slurm(runs: Path, goal: Stage, config: Config) -> bool:

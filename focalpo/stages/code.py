@@ -27,6 +27,7 @@ ROOMS += ("focalpo.answering", "focalpo.checking")
 
 TOGETHER = {"convert": "start", "sft": "start", "reference": "start", "benchmark": "benchmark", "answers": "benchmark"}
 TOGETHER |= {"duel": "duels", "duels": "duels"}
+TOGETHER |= {"generate": "generate", "held_out": "generate"}
 TOGETHER |= {"prompts": "on_policy", "sample": "on_policy", "reward": "on_policy"}
 """Kinds of stages whose recipes share a file of recipes/."""
 
