@@ -148,6 +148,7 @@ def test_a_search_by_rewards_shows_the_accuracy_beside_them(tmp_path: Path) -> N
     assert chosen(files["sweep.csv"]) == {("base", "dpo"): ["a=2"]}
     assert "| dpo | **a=2** | 0.500 ±0.050 | 50.0 | 2.0 |\n| dpo | a=3 | failed |  |  |" in files["search.md"]
     assert "| dpo | a=2 | 0.500 ±0.050 | 0.250 | 3 | 0 |" in files["chosen.md"]
+    assert files["chosen.md"].endswith("Rows in which another point has a higher held-out reward accuracy: 1 of 1.\n")
     assert "The rule: the highest reward, and" in files["chosen.md"] and "own answers" in files["search.md"]
     assert (
         files["sweep.txt"].splitlines()[1].endswith("reward 0.500 +- 0.050  accuracy 0.500  margin    2.000 nats  best")

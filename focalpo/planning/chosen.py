@@ -157,13 +157,19 @@ def search_page(points: Sequence[Tried], by: Score) -> str:
 def chosen_page(points: Sequence[Tried], by: Score) -> str:
     """The chosen point of each row as a table for docs/, beside the next best and how many were tried."""
     lines = [["row", "chosen", by.title, "next best", "points", "seeds"], ["---", "---", "---:", "---:", "---:", "---"]]
+    apart: list[str] = []
     for best in (each for each in points if each.best):
         others = [each for each in points if (each.experiments, each.row) == (best.experiments, best.row)]
         behind = max((each.score for each in others if not each.best and not each.failed), default=None)
         seeds = ", ".join(dict.fromkeys(each.seed for each in best.results if each.seed))
         numbers = [_with_error(best, by), "" if behind is None else by.shown(behind), str(len(others)), seeds]
         lines.append([best.row, " ".join(best.point), *numbers])
-    return _page(lines, f"{by.rule} All points: search.md beside this file.")
+        if best.accuracy < max(each.accuracy for each in others if not each.failed):
+            apart.append(best.row)
+    below = f"{by.rule} All points: search.md beside this file."
+    if by is not ACCURACY:
+        below += f" Rows in which another point has a higher {ACCURACY.title[:-2]}: {len(apart)} of {len(lines) - 2}."
+    return _page(lines, below)
 
 
 def _with_error(point: Tried, by: Score) -> str:
