@@ -163,10 +163,18 @@ def test_arrays_keep_to_the_largest_size_and_rows_to_their_own_array() -> None:
     for number, array in enumerate(found, 1):
         array.job = str(number)
     assert [dependency(array) for array in found[3:]] == [
-        *("aftercorr:1", "aftercorr:2", "aftercorr:3"),
+        *("aftercorr:1", "aftercorr:2", "afterok:3"),
         "afterany:4,afterany:5,afterany:6",
     ]
     assert [stage for array in found for stage in array.stages] == [*trained, *answered, whole]
+
+
+def test_a_stage_waits_for_the_task_that_is_queued_for_it() -> None:
+    """Task 3 of job 7. With aftercorr, Slurm would let the only task of the new array, number 0, wait for 7_0."""
+    train = Stage("train", "row", {})
+    generate = Stage("generate", "row", {}, {"model": train})
+    (array,) = arrays([train, generate], set(), {train.key: "7_3"})
+    assert dependency(array) == "afterok:7_3"
 
 
 @pytest.mark.parametrize(

@@ -80,4 +80,5 @@ def dependency(array: Array) -> str:
 def _kind(array: Array, other: Array) -> str:
     if array.kind in PARTIAL:
         return "afterany"
-    return "aftercorr" if array.mirrors(other) else "afterok"
+    # Only between arrays: of a single task that is queued, 7_3, aftercorr would wait for this task's number, 7_0.
+    return "aftercorr" if len(other.stages) > 1 and array.mirrors(other) else "afterok"
