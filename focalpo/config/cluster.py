@@ -7,19 +7,8 @@ from dataclasses import dataclass, field
 SCHEDULERS = ("local", "slurm")
 KINDS = (
     *("convert", "sft", "prompts", "sample", "reward", "pairs", "reference", "anchors", "train"),
-    *(
-        "benchmark",
-        "answers",
-        "generate",
-        "judge",
-        "duel",
-        "check",
-        "capability",
-        "report",
-        "duels",
-        "held_out",
-        "sweep",
-    ),
+    *("benchmark", "answers", "generate", "judge", "duel", "check", "capability", "report", "duels"),
+    *("held_out", "sweep"),
 )
 MEMORY = re.compile(r"\d+(\.\d+)?[KMGT]?", re.IGNORECASE)
 FLAG = re.compile(r"--([a-z][a-z0-9-]*)(=.*)?", re.DOTALL)
