@@ -64,8 +64,8 @@ def test_status_shows_what_is_queued_besides_the_table(runs: Path, capsys) -> No
     status([*SLURM, f"runs={runs}"])
     lines = capsys.readouterr().out.splitlines()
     beside = {line.split()[0] for line in lines if line.endswith("not of this table")}
-    kinds = ("pairs", "reference", "train", "sweep")  # the start model is also one of the table
-    assert beside == {title for kind in kinds for title in titles(runs, kind)} and len(beside) == 6
+    kinds = ("pairs", "reference", "train", "held_out", "sweep")  # the start model is also one of the table
+    assert beside == {title for kind in kinds for title in titles(runs, kind)} and len(beside) == 8
     assert any(line.startswith("sft/") and "queued (sft-" in line for line in lines)
 
 
@@ -84,23 +84,23 @@ def test_what_runs_here_besides_the_table_is_shown_by_its_lock(tmp_path: Path, c
 
 def test_a_search_is_cancelled_without_what_another_stage_waits_for(runs: Path, tmp_path: Path, capsys) -> None:
     cancel([*SLURM, f"runs={runs}", "sweep/pocket"])
-    assert kinds((tmp_path / "cancelled").read_text()) == ["sweep", "train", "train"]
+    assert kinds((tmp_path / "cancelled").read_text()) == ["held_out", "held_out", "sweep", "train", "train"]
     (single,) = [title for title in titles(runs, "train") if title.startswith("train/ipo")]
     output = capsys.readouterr().out
-    assert "3 jobs cancelled" in output and f"are left, as {single}; make cancel STAGE={single} cancels one" in output
+    assert "5 jobs cancelled" in output and f"are left, as {single}; make cancel STAGE={single} cancels one" in output
 
 
 def test_both_are_cancelled_with_all_that_they_need(runs: Path, tmp_path: Path, capsys) -> None:
     cancel([*SLURM, f"runs={runs}", "sweep/pocket", *(t for t in titles(runs, "train") if "ipo" in t)])
     found = kinds((tmp_path / "cancelled").read_text())
-    assert found == ["pairs", "reference", "sft", "sft", "sweep", "train", "train", "train"]
+    assert found == [*2 * ["held_out"], "pairs", "reference", "sft", "sft", "sweep", "train", "train", "train"]
     assert "left" not in capsys.readouterr().out
 
 
 def test_the_tables_own_jobs_leave_the_others(runs: Path, tmp_path: Path, capsys) -> None:
     cancel([*SLURM, f"runs={runs}"])
     assert kinds((tmp_path / "cancelled").read_text()) == ["sft", "sft"]
-    assert "6 others are left" in capsys.readouterr().out
+    assert "8 others are left" in capsys.readouterr().out
 
 
 def test_a_stage_that_is_not_queued_is_a_mistake(runs: Path, tmp_path: Path) -> None:

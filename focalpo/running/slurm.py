@@ -35,7 +35,7 @@ def queue(runs: Path) -> list[Task]:
         job, state, reason, name = line.split("|", 3)
         folders = runs.absolute() / ".slurm" / name
         if folders.is_file() and state in LIVE:
-            folder = Path(folders.read_text().split("\n")[int(job.partition("_")[2])])  # as bash's mapfile splits it
+            folder = Path(folders.read_text().split("\n")[int(job.rpartition("_")[2])])  # as bash's mapfile splits it
             tasks.append(Task(folder, job, state, reason))
     return tasks
 
