@@ -130,8 +130,9 @@ PYTEST = MAKEFLAGS= OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --max
 test: $(INSTALLED) ## run the quick tests, about 4 minutes on 2 cores
 	$(PYTEST) -m 'not slow and not vllm and not browser and not slurm and not latex' $(ARGS)
 
+# One file at a time on each core, so that what its tests share is made once.
 test-slow: $(INSTALLED) ## run the slow tests
-	$(PYTEST) -m 'slow and not vllm and not browser and not slurm and not latex' $(ARGS)
+	$(PYTEST) --dist loadfile -m 'slow and not vllm and not browser and not slurm and not latex' $(ARGS)
 
 test-browser: $(INSTALLED) ## open the report in Chromium; on Debian, root installs it where it is missing
 	@command -v chromium chromium-browser google-chrome > /dev/null || { apt-get update -qq && \
