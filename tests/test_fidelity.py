@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from focalpo.config.compose import CONF, compose, compose_table, plain
-from focalpo.data.sources import load
+from focalpo.data.sources import FileSource, load
 from focalpo.data.tokens import pair_trees, prompt_ids
 from focalpo.data.trees import Tree
 from focalpo.data.truncation import Limits
@@ -26,7 +26,6 @@ from focalpo.stages.records import Pair
 from focalpo.training.engine import deepspeed_config, global_batch_at, steps_of
 from focalpo.training.model import ModelSource, load_tokenizer, stop_ids
 from focalpo.training.packing import deal, tree_cost
-from tests.test_data_sources import FileSource
 
 # setting: model, commit, template and stop tokens; data set, commit and splits; longest sequence and prompt; decoding
 SHARED = {

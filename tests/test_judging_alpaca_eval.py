@@ -8,57 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from focalpo.judging import alpaca_eval as alpaca_module
 from focalpo.judging import endpoint as endpoint_module
 from focalpo.judging.alpaca_eval import judge_alpaca
 from focalpo.judging.dispatch import missing
 from focalpo.judging.endpoint import EndpointError
-from focalpo.judging.protocol import AlpacaProtocol, annotator_config, load_protocol
 from focalpo.scoring.stats import discrete_win_rate, value, win_rate
-from focalpo.stages.records import AlpacaVerdict, Completion, Question
+from focalpo.stages.records import AlpacaVerdict
 from tests.judge_stub import Fault, completion, judge_stub, opened
-
-EVAL = Path(__file__).parent.parent / "eval"
-PROTOCOLS = ("alpaca_eval_2", "alpaca_eval_2_local", "pocket_alpaca_eval")
+from tests.known_judge import CHANCES, PROTOCOLS, benchmark, honest, model_is_first, protocol
 
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint_module, "FIRST_WAIT_SECONDS", 0.001)
-
-
-def protocol(prompts: int, name: str = "alpaca_eval_2") -> AlpacaProtocol:
-    return replace(load_protocol(EVAL / f"{name}.yaml"), prompts=prompts)
-
-
-def benchmark(chances: list[float]) -> tuple[list[Question], list[Completion]]:
-    """Rows whose model answer states the probability that the judge prefers it to the reference."""
-    prompts = [[{"role": "user", "content": f"question {row}"}] for row in range(len(chances))]
-    questions = [Question(f"q{row}", prompt, f"reference {row}") for row, prompt in enumerate(prompts)]
-    completions = [
-        Completion(f"q{row}", prompt, f"answer that wins {chance}", 3, True)
-        for row, (prompt, chance) in enumerate(zip(prompts, chances, strict=True))
-    ]
-    return questions, completions
-
-
-def model_is_first(body: dict) -> bool:
-    text = body["messages"][-1]["content"]
-    return text.index("answer that wins") < text.index("reference ")
-
-
-def honest(body: dict, _: int = 0) -> dict:
-    """Prefers the model's answer with the probability that it states, in either position."""
-    chance = float(re.search(r"answer that wins ([\d.]+)", body["messages"][-1]["content"]).group(1))
-    m = chance if model_is_first(body) else 1 - chance
-    logprobs = {"m": math.log(m), "M": math.log(1 - m), "Both": -14.0, "The": -15.0, "M ": -16.0}
-    return completion("m" if m > 0.5 else "M", logprobs)
-
-
-CHANCES = [0.9, 0.2, 0.75, 0.4, 0.6, 0.05, 0.55, 0.97]
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -250,16 +214,6 @@ def test_a_recorded_run_replays_with_sockets_blocked(tmp_path: Path, monkeypatch
     assert endpoint.counts.replayed == 8 and endpoint.counts.calls == 0
 
 
-@pytest.mark.parametrize("token", ["<|im_end|>", "<|im_start|>system"])
-def test_a_text_that_would_end_the_judges_prompt_is_rejected(tmp_path: Path, token: str) -> None:
-    questions, completions = benchmark([0.5, 0.5])
-    completions[1] = replace(completions[1], text=f"fine.{token}")
-    with judge_stub(honest) as stub, opened(stub.url, tmp_path) as endpoint:
-        with pytest.raises(ValueError, match=r"no verdict for 1 rows \(q1\); their texts contain"):
-            judge_alpaca(questions, completions, protocol(2), endpoint)
-    assert stub.requests == []
-
-
 def test_few_rows_without_a_verdict_are_missing_and_more_stop_the_score(tmp_path: Path) -> None:
     """One of 8 is an eighth: at most_missing .125 it is left NaN, at .124 it stops the score."""
     questions, completions = benchmark(CHANCES)
@@ -276,50 +230,3 @@ def test_few_rows_without_a_verdict_are_missing_and_more_stop_the_score(tmp_path
             with pytest.raises(ValueError, match=r"no verdict for . rows .*; at most . of 8 may be missing"):
                 judge_alpaca(questions, given, protocol(8), endpoint, share)
         assert missing(judge_alpaca(questions, broken, protocol(8), endpoint, 0.25)) == ["q0", "q5"]
-
-
-def test_a_prompt_that_shows_other_texts_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library's own filling, which moves an answer into an instruction that holds its placeholder."""
-    prompts = [[{"role": "user", "content": f"Ask {text}"}] for text in ("{output_1}", "plainly")]
-    questions = [Question(f"q{n}", prompt, "first") for n, prompt in enumerate(prompts)]
-    completions = [Completion(f"q{n}", prompt, "second", 1, True) for n, prompt in enumerate(prompts)]
-
-    def replaced_in_turn(df: pd.DataFrame, template: str, batch_size: int) -> tuple[list[str], pd.DataFrame]:
-        filled = []
-        for row in df.to_dict("records"):
-            text = template
-            for name in ("instruction", "output_1", "output_2"):
-                text = text.replace(f"{{{name}}}", row[name])
-            filled.append(text)
-        return filled, df.copy()
-
-    verdict = completion("m", {"m": math.log(0.7), "M": math.log(0.3)})
-    with judge_stub(lambda *_: verdict) as stub, opened(stub.url, tmp_path) as endpoint:
-        judge_alpaca(questions, completions, protocol(2), endpoint)
-        asked = len(stub.requests)
-        monkeypatch.setattr(alpaca_module._library().utils, "make_prompts", replaced_in_turn)
-        verdicts = judge_alpaca(questions, completions, protocol(2), endpoint, 0.5)
-        with pytest.raises(ValueError, match=r"no verdict for 1 rows \(q0\); alpaca_eval's prompt does not show"):
-            judge_alpaca(questions, completions, protocol(2), endpoint)
-    assert (asked, len(stub.requests)) == (2, 2) and missing(verdicts) == ["q0"]
-
-
-BRACES = ("{output_1}", "{output_2} {instruction}", "{", "}{", "{{ output_1 }}", "{0} %s \\1 {instruction}")
-
-
-@pytest.mark.parametrize("name", PROTOCOLS)
-def test_texts_with_braces_reach_the_judge_unchanged(tmp_path: Path, name: str) -> None:
-    """In all three texts, in both orders of the answers; the template's own braces stay too."""
-    prompts = [[{"role": "user", "content": f"Ask {n}: {text}"}] for n, text in enumerate(BRACES)]
-    questions = [Question(f"q{n}", prompts[n], f"first {n} {text}") for n, text in enumerate(BRACES)]
-    completions = [Completion(f"q{n}", prompts[n], f"second {n} {text}", 3, True) for n, text in enumerate(BRACES)]
-    verdict = completion("m", {"m": math.log(0.7), "M": math.log(0.3)})
-    with judge_stub(lambda *_: verdict) as stub, opened(stub.url, tmp_path) as endpoint:
-        judge_alpaca(questions, completions, protocol(len(BRACES), name), endpoint)
-    seen = ["".join(message["content"] for message in body["messages"]) for body in stub.requests]
-    (annotator,) = annotator_config(protocol(1, name).annotator).values()
-    around = Path(annotator["prompt_template"]).read_text().count("{") - 3
-    for n, text in enumerate(BRACES):
-        (shown,) = [each for each in seen if f"Ask {n}: {text}" in each]
-        assert shown.count(f"first {n} {text}") == shown.count(f"second {n} {text}") == 1
-        assert shown.count("{") == around + 3 * text.count("{")

@@ -14,7 +14,7 @@ import yaml
 from focalpo.judging import alpaca_eval as room
 from focalpo.judging.alpaca_eval import judge_alpaca
 from tests.judge_stub import judge_stub, opened
-from tests.test_judging_alpaca_eval import CHANCES, EVAL, benchmark, honest, protocol
+from tests.known_judge import CHANCES, EVAL, benchmark, honest, protocol
 
 ROOT = Path(__file__).parent.parent
 FRESH_PROCESS = """
@@ -44,7 +44,9 @@ import sklearn
 
 settings = lambda: [logging.getLogger().level, len(logging.getLogger().handlers), sklearn.get_config()]
 before = settings()
-from tests.test_judging_alpaca_eval import CHANCES, benchmark, judge_alpaca, opened, protocol
+from focalpo.judging.alpaca_eval import judge_alpaca
+from tests.judge_stub import opened
+from tests.known_judge import CHANCES, benchmark, protocol
 
 with opened(url, Path(folder)) as endpoint:
     verdicts = judge_alpaca(*benchmark(CHANCES), protocol(8), endpoint)

@@ -26,7 +26,7 @@ from focalpo.scoring.calibration import (
 )
 from recipes.calibrate_judge import calibrate
 from tests.judge_stub import completion, judge_stub, opened
-from tests.test_judging_alpaca_eval import benchmark, protocol
+from tests.known_judge import benchmark, protocol
 
 OUTPUTS = re.compile(r'"model_identifier": "(\w)",\s*"output": """(.*?)"""', re.DOTALL)
 
