@@ -126,19 +126,20 @@ dashboard: $(SCALE_INSTALLED) ## create or update the W&B workspace and report o
 
 # One test at a time on each core, each with one thread.
 PYTEST = MAKEFLAGS= OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --maxprocesses 8
+# Where a mark is in few files, the others need not be imported to find that out.
+MARKED = $(PYTEST) --override-ini testpaths="$$(grep --files-with-matches 'mark\.$(1)' tests/test_*.py | xargs)"
 
 test: $(INSTALLED) ## run the quick tests, about 4 minutes on 2 cores
 	$(PYTEST) -m 'not slow and not vllm and not browser and not slurm and not latex' $(ARGS)
 
-# One file at a time on each core, so that what its tests share is made once.
 test-slow: $(INSTALLED) ## run the slow tests
-	$(PYTEST) --dist loadfile -m 'slow and not vllm and not browser and not slurm and not latex' $(ARGS)
+	$(call MARKED,slow) -m 'slow and not vllm and not browser and not slurm and not latex' $(ARGS)
 
 test-browser: $(INSTALLED) ## open the report in Chromium; on Debian, root installs it where it is missing
 	@command -v chromium chromium-browser google-chrome > /dev/null || { apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core > /dev/null; } || { \
 		echo "error: install Chromium, then run the same command again"; exit 1; }
-	$(PYTEST) --numprocesses 0 -m 'browser and not vllm' $(ARGS)
+	$(call MARKED,browser) --numprocesses 0 -m 'browser and not vllm' $(ARGS)
 
 SLURM := slurm-wlm munge slurmdbd mariadb-server-core
 
@@ -147,7 +148,7 @@ test-slurm: $(INSTALLED) ## submit small tables to a real Slurm on this machine;
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 		apt-get install -qq --no-install-recommends $(SLURM) > /dev/null; } || { \
 		echo "error: install $(SLURM), then run the same command again"; exit 1; }
-	$(PYTEST) --numprocesses 0 -m 'slurm and not vllm and not browser' $(ARGS)
+	$(call MARKED,slurm) --numprocesses 2 --dist worksteal -m 'slurm and not vllm and not browser' $(ARGS)
 
 LATEX := texlive-latex-base texlive-latex-recommended poppler-utils
 
@@ -156,10 +157,10 @@ test-paper: $(INSTALLED) ## build the report of the paper and of a table with La
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 		apt-get install -qq --no-install-recommends $(LATEX) > /dev/null; } || { \
 		echo "error: install $(LATEX), then run the same command again"; exit 1; }
-	$(PYTEST) --numprocesses 0 -m 'latex and not vllm and not browser and not slurm' $(ARGS)
+	$(call MARKED,latex) --numprocesses 0 -m 'latex and not vllm and not browser and not slurm' $(ARGS)
 
 test-vllm: $(CPU_VLLM) ## run the tests that need vLLM, for real on a CPU, in an environment of their own
-	$(PYTEST) -m vllm $(ARGS)
+	$(call MARKED,vllm) --dist worksteal -m vllm $(ARGS)
 
 test-all: test test-slow test-browser test-slurm test-paper test-vllm ## run all tests
 
