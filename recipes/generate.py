@@ -1,17 +1,19 @@
 """One model's answers to every set in the configuration, checked against the token contract, or to held-out prompts."""
 
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 from focalpo.answering.contract import check_answers, check_prompts, check_template, compare_logprobs
 from focalpo.answering.engine import Decoding, backend_of
 from focalpo.answering.generation import Generator
 from focalpo.answering.parts import Parts
+from focalpo.checking.instructions import share_followed
 from focalpo.pocket.world import gold_reward
 from focalpo.running.command import run_single
 from focalpo.scoring.sanity import health, health_warnings
 from focalpo.stages.folder import Job
-from focalpo.stages.records import Pair, Question, read_records, write_records
+from focalpo.stages.records import Completion, Instructed, Pair, Question, read_records, write_records
 from focalpo.stages.track import Progress
 from focalpo.training.jobs import source_of, unpinned
 
@@ -51,13 +53,21 @@ def make_held_out(job: Job) -> dict:
     """
     pairs = read_records(job.inputs["pairs"] / "test.parquet", Pair)
     names, prompts = [pair.id for pair in pairs], [pair.prompt for pair in pairs]
-    decoding = Decoding(**job.settings["decoding"])
+    decoding, reward = Decoding(**job.settings["decoding"]), _reward(job)
     with Generator(source_of(job), backend_of(job)) as generator:
         answers = generator.answer(names, prompts, decoding, job.settings["seed"], progress=Progress(job.path))
     write_records(job.path / "answers.parquet", answers)
-    rewards = [gold_reward(each.prompt[-1]["content"], each.text, each.finished) for each in answers]
+    rewards = [reward(each) for each in answers]
     error = statistics.stdev(rewards) / len(rewards) ** 0.5
     return {"prompts": len(rewards), "reward": statistics.fmean(rewards), "standard_error": error}
+
+
+def _reward(job: Job) -> Callable[[Completion], float]:
+    """The reward that labelled the pairs; of instructions, an answer that was cut follows what it follows."""
+    if "prompts" not in job.inputs:
+        return lambda each: gold_reward(each.prompt[-1]["content"], each.text, each.finished)
+    asked = {each.id: each for each in read_records(job.inputs["prompts"] / "instructions.parquet", Instructed)}
+    return lambda each: share_followed(asked[each.id], each.text)
 
 
 if __name__ == "__main__":

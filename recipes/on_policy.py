@@ -4,7 +4,7 @@ from focalpo.answering.engine import Decoding, backend_of
 from focalpo.answering.generation import Generator
 from focalpo.answering.parts import Parts
 from focalpo.answering.rewarding import RewardModel
-from focalpo.checking.instructions import Instructed, check_kinds, followed
+from focalpo.checking.instructions import Instructed, check_kinds, share_followed
 from focalpo.checking.prompts import Draw, drawn
 from focalpo.data.on_policy import SPLITS, hub_prompts
 from focalpo.judging.protocol import EVAL
@@ -94,12 +94,8 @@ def by_checkers(job: Job, drawn: Drawn) -> list[Rated]:
     One that was cut is not rated: as the chosen answer it would teach to stop in the middle of a sentence.
     """
     asked = {each.id: each for each in read_records(job.inputs["prompts"] / "instructions.parquet", Instructed)}
-    rated = []
-    for prompt, seed, answer in drawn:
-        if answer.finished:
-            strict = followed(asked[prompt.id], answer.text).strict
-            rated.append(_rated(prompt, seed, answer, sum(strict) / len(strict)))
-    return rated
+    finished = [each for each in drawn if each[-1].finished]
+    return [_rated(*each, share_followed(asked[each[0].id], each[-1].text)) for each in finished]
 
 
 def _rated(prompt: Prompt, seed: int, answer: Completion, reward: float) -> Rated:

@@ -8,7 +8,7 @@ python -m recipes.sweep table=paper points=800                           more th
 The best point of a row has the highest score on the held-out pairs after training, by the table's `search_by`:
 reward_accuracy, the share of pairs whose chosen answer has gained more log-prob than the rejected one, which every
 method has, with or without a reference; or answer_reward, the mean reward of the model's own answers to their prompts,
-where the labels are from a reward of this project. It is the mean over seeds and over the settings that share the row's
+where code computes the reward that labels pairs. It is the mean over seeds and over the settings that share the row's
 values; of equal points the first is taken. No benchmark and no judge is involved, so that the selection does not use
 what is judged later. Where a row trains with other values than its search chose, a line says so.
 """

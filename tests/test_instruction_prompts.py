@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import yaml
@@ -11,7 +12,8 @@ from focalpo.checking.instructions import Followed, check_kinds, conflicting, fo
 from focalpo.checking.prompts import Draw, drawn
 from focalpo.judging.protocol import EVAL
 from focalpo.stages.folder import Job
-from focalpo.stages.records import Completion, Instructed, Prompt, read_records, write_records
+from focalpo.stages.records import Completion, Instructed, Pair, Prompt, read_records, write_records
+from recipes.generate import make_held_out
 from recipes.on_policy import by_checkers, own_prompts
 
 FILE = EVAL / "laptop_instructions.yaml"
@@ -114,6 +116,30 @@ def test_answers_are_rated_by_the_share_of_instructions_that_they_follow(tmp_pat
     assert [(each.seed, each.reward) for each in by_checkers(job, [*drawn_answers, cut])] == [
         *enumerate(texts.values())
     ]
+
+
+def test_the_reward_of_a_search_counts_answers_to_held_out_prompts_as_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of two instructions and, cut, all of one: .75 on average; .5 and 1 have a deviation of .5 / sqrt(2)."""
+    asked = {"p": ["punctuation:no_comma", "change_case:english_lowercase"], "q": ["punctuation:no_comma"]}
+    write_records(
+        tmp_path / "instructions.parquet",
+        [Instructed(name, f"Write {name}.", kinds, ["{}"] * len(kinds)) for name, kinds in asked.items()],
+    )
+    pairs = [Pair(name, [{"role": "user", "content": f"Write {name}."}], "yes", "no") for name in asked]
+    write_records(tmp_path / "test.parquet", pairs)
+    answers = [Completion("p", pairs[0].prompt, "Large letter", 2, True), Completion("q", [], "cut in the", 3, False)]
+    generator = MagicMock()
+    generator.return_value.__enter__.return_value.answer.return_value = answers
+    for name in ("source_of", "backend_of"):
+        monkeypatch.setattr(f"recipes.generate.{name}", lambda job: None)
+    monkeypatch.setattr("recipes.generate.Generator", generator)
+    settings = {"decoding": {"temperature": 0.7, "top_p": 1.0, "max_new_tokens": 8}, "seed": 1}
+    inputs = {"model": tmp_path, "pairs": tmp_path, "prompts": tmp_path}
+    facts = make_held_out(Job("held_out", "x", "key", settings, {}, tmp_path, inputs))
+    assert facts == {"prompts": 2, "reward": 0.75, "standard_error": pytest.approx(0.25)}
+    assert read_records(tmp_path / "answers.parquet", Completion) == answers
 
 
 def test_training_and_test_prompts_of_a_stage(tmp_path: Path) -> None:

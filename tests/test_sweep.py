@@ -19,6 +19,7 @@ from focalpo.planning.search import search as points_of
 from focalpo.planning.stages import train_stage
 from focalpo.stages.folder import Folder, Stage
 from focalpo.stages.records import PairState, write_records
+from focalpo.stages.suites import lm_eval_version
 from recipes.publish import publish
 from recipes.sweep import make
 
@@ -156,12 +157,21 @@ def test_a_search_by_rewards_shows_the_accuracy_beside_them(tmp_path: Path) -> N
 
 
 def test_rewards_of_answers_are_refused_for_pairs_without_a_reward() -> None:
+    table, configs = points_of(["table=paper", "rows=dpo", "settings=base"])
+    config = next(iter(configs.values()))
+    train = train_stage(config, "base-dpo")
+    assert answers_stage(table, config, train) is None
+    with pytest.raises(ValueError, match="search_by=answer_reward: the labels of data=ultrafeedback_binarized"):
+        answers_stage(replace(table, search_by="answer_reward"), config, train)
+
+
+def test_the_prompts_that_labelled_the_pairs_say_what_answers_to_them_must_follow() -> None:
     table, configs = points_of(["table=laptop", "rows=dpo"])
     config = next(iter(configs.values()))
-    train = train_stage(config, "laptop-dpo")
-    assert answers_stage(table, config, train) is None
-    with pytest.raises(ValueError, match="search_by=answer_reward: the labels of data=laptop"):
-        answers_stage(replace(table, search_by="answer_reward"), config, train)
+    found = answers_stage(table, config, train := train_stage(config, "laptop-dpo"))
+    assert found is not None and found.inputs.keys() == {"model", "pairs", "prompts"}
+    assert found.inputs["prompts"].key == train.inputs["pairs"].inputs["rated"].inputs["prompts"].key
+    assert found.settings["checkers"] == lm_eval_version() and "code" not in found.settings
 
 
 def test_settings_that_share_values_have_one_point_and_others_their_own(tmp_path: Path) -> None:

@@ -29,6 +29,12 @@ def followed(instructed: Instructed, answer: str) -> Followed:
     return Followed(instructed.id, strict, loose)
 
 
+def share_followed(instructed: Instructed, answer: str) -> float:
+    """The reward of an answer: the share of its instructions that it strictly follows, as it stands."""
+    strict = followed(instructed, answer).strict
+    return sum(strict) / len(strict)
+
+
 def check_kinds(instructed: Sequence[Instructed]) -> None:
     """Refuse kinds that cannot be checked here.
 

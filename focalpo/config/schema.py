@@ -236,7 +236,7 @@ class RowConfig:
 
 SEARCH_SCORES = ("reward_accuracy", "answer_reward")
 """Of a model after training: the share of held-out pairs whose chosen answer has gained more log-prob than the rejected
-one; and the mean reward of its own answers to the prompts of these pairs, where the world has one."""
+one; and the mean reward of its own answers to the prompts of these pairs, where code computes it."""
 SearchScore = Annotated[str, " or ".join(SEARCH_SCORES), lambda x: x in SEARCH_SCORES]
 
 

@@ -88,9 +88,11 @@ def pocket_pairs(config: Config) -> list[str]:
     return [*found, f"{BENCHMARKS}:benchmark_prompts"] if found else []
 
 
-def held_out_code(config: Config) -> str | None:
-    """The code of the reward that labels the pairs of the pocket world; None for other pairs."""
-    return code_of(("focalpo.pocket.world:gold_reward",), POCKET) if config.data.source in PAIRS else None
+def reward_code(config: Config) -> dict[str, str]:
+    """What computes the reward that labels pairs: the pocket world, or lm-eval's checkers; nothing for other pairs."""
+    if config.data.source in PAIRS:
+        return {"code": code_of(("focalpo.pocket.world:gold_reward",), POCKET)}
+    return {"checkers": lm_eval_version()} if config.data.source == "instructions" else {}
 
 
 def benchmark_code(protocol: str) -> dict[str, str]:

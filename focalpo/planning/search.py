@@ -11,7 +11,7 @@ from focalpo.config.compose import compose_table, plain
 from focalpo.config.mistakes import Mistake
 from focalpo.config.overrides import expand
 from focalpo.config.schema import SEARCH_SCORES, Config, TableConfig
-from focalpo.planning.code import held_out_code
+from focalpo.planning.code import reward_code
 from focalpo.planning.slices import backend_slice, generator_slice, model_slice, threads_slice
 from focalpo.planning.table import compose_rows, only_row, split_arguments, with_rows
 from focalpo.stages.folder import Stage
@@ -96,10 +96,11 @@ def answers_stage(table: TableConfig, config: Config, train: Stage) -> Stage | N
     """
     if table.search_by == SEARCH_SCORES[0]:
         return None
-    code = held_out_code(config)
-    if code is None:
-        wrong = f"search_by={table.search_by}: the labels of data={config.data.name} are from no reward of this project"
+    code, pairs = reward_code(config), train.inputs["pairs"]
+    if not code:
+        wrong = f"search_by={table.search_by}: the labels of data={config.data.name} are not computed by code"
         raise Mistake(f"{wrong}; choose search_by={SEARCH_SCORES[0]}")
+    checked = {"prompts": pairs.inputs["rated"].inputs["prompts"]} if "checkers" in code else {}
     decoding = plain(next(iter(config.generate.sets.values())))  # as the first benchmark is answered
     del decoding["questions"]
     return Stage(
@@ -110,11 +111,11 @@ def answers_stage(table: TableConfig, config: Config, train: Stage) -> Stage | N
             "dtype": config.generate.dtype,
             "decoding": decoding,
             "seed": config.seed,
-            "code": code,
         }
+        | code
         | backend_slice(config)
         | threads_slice(config),
-        inputs={"model": train, "pairs": train.inputs["pairs"]},
+        inputs={"model": train, "pairs": pairs} | checked,
         launch=generator_slice(config),
     )
 
