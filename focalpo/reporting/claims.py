@@ -22,13 +22,11 @@ FIX = "correct it, or restore it from the checkout"
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Where a claim is tested: its title, the folders of docs/ with its table and its gammas, the row of DPO with
-    FocalPO's beta, and how the tables are made."""
+    """Where a claim is tested: its title, the folders of docs/ with its table and its gammas, and how they are made."""
 
     title: str
     table: str
     gamma: str
-    same_beta: str
     command: str
 
 
@@ -59,10 +57,6 @@ class Claims:
         """The numbers of the sentences that make a claim."""
         return [number for number, sentence in self.sentences.items() if claim in sentence["claims"]]
 
-    def same_beta(self, table: Published) -> str:
-        """The row of DPO with FocalPO's beta in a scale's table."""
-        return next(scale.same_beta for scale in self.scales.values() if scale.table == table.name)
-
 
 DERIVED: dict[str, Callable[[Claims], Verdict]] = {
     "dpo_weight": lambda c: dpo_weight(),
@@ -74,7 +68,7 @@ MEASURED: dict[str, Callable[[Claims, Published], Verdict]] = {
     "ahead": lambda c, table: ahead(table, c.subject),
     "ahead_of_all": lambda c, table: ahead_of_all(table, c.subject, c.variants),
     "rarely_fixed": lambda c, table: fixed_rarely(table, c.compared, c.rarely),
-    "wider_margins": lambda c, table: margins_of_right(table, c.subject, c.same_beta(table)),
+    "wider_margins": lambda c, table: margins_of_right(table, c.subject, c.compared),
     "more_right": lambda c, table: ended_right(table, c.subject, c.compared),
 }
 BY_GAMMA: dict[str, Callable[[Claims, Published], Verdict]] = {

@@ -71,8 +71,6 @@ def fixed_rarely(table: Published, row: str, rarely: float) -> Verdict:
 
 def margins_of_right(table: Published, row: str, other: str) -> Verdict:
     """Whether the margins of pairs that started right end wider than with the other row, which has the same beta."""
-    if table.pairs and not any(each.row == other for each in table.pairs):
-        return Verdict(UNTESTED, f"the table has no row {other}, DPO with the same beta", math.nan, _source(table))
     return _larger(table, row, other, "margin_right", "nats", "mean margin of the pairs that started right")
 
 
