@@ -175,8 +175,9 @@ def test_inputs_may_be_read_only_and_a_read_only_stage_folder_is_one_line(inputs
 @pytest.mark.slow
 def test_out_of_memory_reports_numbers_and_what_to_lower(inputs, tmp_path) -> None:
     path = described(inputs, tmp_path, "train.micro_batch_tokens=4096", "train.epochs=50", "train.checkpoint_every=0")
-    # This gives every tensor its own mapping, and after the first of many steps the process gets no more mappings.
-    process = worker(path, "env", "MALLOC_MMAP_THRESHOLD_=65536")
+    # This gives every tensor its own mapping, and after the first of many steps the process gets no more mappings. The
+    # arena of another thread would still have 64 MiB, and how many there are depends on what else the machine does.
+    process = worker(path, "env", "MALLOC_MMAP_THRESHOLD_=65536", "MALLOC_ARENA_MAX=1")
     until(process, (path / "metrics.jsonl").exists)
     resource.prlimit(process.pid, resource.RLIMIT_AS, (1, 1))
     output = ended(process, code=1)
