@@ -126,7 +126,8 @@ dashboard: $(SCALE_INSTALLED) ## create or update the W&B workspace and report o
 
 # One test at a time on each core, each with one thread.
 PYTEST = MAKEFLAGS= OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --maxprocesses 8
-# Where a mark is in few files, the others need not be imported to find that out.
+# Where a mark is in few files, the others need not be imported to find that out; tests/conftest.py holds that it is
+# written in each of them.
 MARKED = $(PYTEST) --override-ini testpaths="$$(grep --files-with-matches 'mark\.$(1)' tests/test_*.py | xargs)"
 
 test: $(INSTALLED) ## run the quick tests, about 4 minutes on 2 cores
@@ -148,7 +149,7 @@ test-slurm: $(INSTALLED) ## submit small tables to a real Slurm on this machine;
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 		apt-get install -qq --no-install-recommends $(SLURM) > /dev/null; } || { \
 		echo "error: install $(SLURM), then run the same command again"; exit 1; }
-	$(call MARKED,slurm) --numprocesses 2 --dist worksteal -m 'slurm and not vllm and not browser' $(ARGS)
+	$(call MARKED,slurm) --numprocesses 0 -m 'slurm and not vllm and not browser' $(ARGS)
 
 LATEX := texlive-latex-base texlive-latex-recommended poppler-utils
 
@@ -160,7 +161,7 @@ test-paper: $(INSTALLED) ## build the report of the paper and of a table with La
 	$(call MARKED,latex) --numprocesses 0 -m 'latex and not vllm and not browser and not slurm' $(ARGS)
 
 test-vllm: $(CPU_VLLM) ## run the tests that need vLLM, for real on a CPU, in an environment of their own
-	$(call MARKED,vllm) --dist worksteal -m vllm $(ARGS)
+	$(call MARKED,vllm) -m vllm $(ARGS)
 
 test-all: test test-slow test-browser test-slurm test-paper test-vllm ## run all tests
 

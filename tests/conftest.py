@@ -23,6 +23,18 @@ def environment_left_as_found():
     os.environ.update(found)
 
 
+SEPARATE = {"slow", "browser", "slurm", "latex", "vllm"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a mark that its file does not spell out: `make` collects the files in which it finds the mark's name."""
+    texts = {item.path: item.path.read_text() for item in items}
+    for item in items:
+        for name in SEPARATE.intersection(mark.name for mark in item.iter_markers()):
+            if f"mark.{name}" not in texts[item.path]:
+                raise pytest.UsageError(f"{item.nodeid} is marked {name}; write pytest.mark.{name} in its file")
+
+
 @pytest.fixture(scope="session")
 def sealed_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sealed report of a small table: two seeds of SFT, DPO and FocalPO in the base setting."""

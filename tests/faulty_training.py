@@ -15,8 +15,6 @@ from focalpo.planning.stages import train_stage
 from focalpo.stages.folder import Folder
 
 ROOT = Path(__file__).parent.parent
-
-
 TINY = [
     "experiment=pocket/focalpo",
     "model.phases.pretraining.count=320",

@@ -1,4 +1,4 @@
-"""What each job is told and may see, submissions that break, and which commands submit."""
+"""The settings and secrets that each job gets, submissions that fail, and which commands submit."""
 
 import subprocess
 import sys
@@ -144,7 +144,7 @@ def test_the_key_is_in_the_environment_of_judge_jobs_only(fake_slurm: Path, tmp_
     assert not [kind for kind, text in seen.items() if "OF_ANOTHER_JUDGE" in text] and len(seen) > 5
 
 
-# ---- submissions that break
+# ---- submissions that fail
 
 
 def test_what_does_not_fit_is_said_and_left_for_the_next_time(fake_slurm: Path, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_what_does_not_fit_is_said_and_left_for_the_next_time(fake_slurm: Path, 
     assert output.splitlines()[-1].startswith("4 of ") and "MaxSubmitJobs has no room for more" in output
 
 
-def test_a_submission_that_breaks_says_what_was_submitted(fake_slurm: Path, tmp_path: Path) -> None:
+def test_a_failed_submission_reports_what_was_submitted(fake_slurm: Path, tmp_path: Path) -> None:
     count = "n=$(ls {0} | wc -l); "
     program(
         fake_slurm,
