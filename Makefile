@@ -130,7 +130,7 @@ PYTEST = MAKEFLAGS= OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --max
 # written in each of them.
 MARKED = $(PYTEST) --override-ini testpaths="$$(grep --files-with-matches 'mark\.$(1)' tests/test_*.py | xargs)"
 
-test: $(INSTALLED) ## run the quick tests, about 4 minutes on 2 cores
+test: $(INSTALLED) ## run the quick tests, about 6 minutes on 2 cores
 	$(PYTEST) -m 'not slow and not vllm and not browser and not slurm and not latex' $(ARGS)
 
 test-slow: $(INSTALLED) ## run the slow tests
