@@ -13,10 +13,15 @@ from recipes import report
 from tests.sealed_table import planned, sealed_stages
 from tests.slurm_cluster import PROGRAMS, jobs, slurm, slurm_cluster, wait_until
 
+# What a launcher sets. Libraries set it in this process too (accelerate: RANK), and later programs would obey it.
+LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
 
 @pytest.fixture(autouse=True)
 def environment_left_as_found():
-    """Libraries set a launcher's variables in this process (accelerate: RANK), which later programs would obey."""
+    """Leave to the next test nothing that this one set, nor what a module's fixture let a library set before it."""
+    for name in LAUNCHER:
+        os.environ.pop(name, None)
     found = dict(os.environ)
     yield
     os.environ.clear()

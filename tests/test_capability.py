@@ -28,11 +28,10 @@ from focalpo.stages.folder import Folder, Job, Stage, read_manifest
 from focalpo.stages.records import PromptScore, read_records, write_records
 from recipes import capability as recipe
 from recipes.why import why
-from tests.conftest import made
+from tests.conftest import LAUNCHER, made
 from tests.sealed_table import MAKERS, sealed_stages
 from tests.tiny import chatml_tokenizer, tiny_model
 
-LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 QUESTIONS = suites.suites()["laptop"]["plain_questions"]
 ITEMS = [json.loads(line) for line in (suites.OWN / "plain_questions.jsonl").read_text().splitlines()]
 
