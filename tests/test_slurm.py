@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slurm
 ROOT = Path(__file__).parent.parent
 SMALL = [
     "rows=sft,dpo,focalpo",
+    "settings=base",
     "seeds=1",
     "model.phases.pretraining.count=640",
     "model.phases.pretraining.train.max_steps=20",
@@ -63,7 +64,7 @@ def test_a_table_survives_a_requeue_and_a_lost_node_and_equals_the_local_one(clu
     local, runs = tmp_path / "local", tmp_path / "on slurm $(touch broken) 50%a"
     here = started("reproduce", local)
     output = command("reproduce", runs, "cluster=slurm_cpu", "cluster.stages.train.gpus=1")
-    assert "23 stages submitted" in output and "aftercorr" in output
+    assert "13 stages submitted" in output and "aftercorr" in output
     assert "queued" in command("status", runs, "cluster=slurm_cpu")
     again = command("reproduce", runs, "cluster=slurm_cpu")
     assert "nothing to submit" in again
@@ -85,7 +86,7 @@ def test_a_table_survives_a_requeue_and_a_lost_node_and_equals_the_local_one(clu
     assert requeued and lost
     # Not earlier: a node that is back at once takes the end of its old jobs for the end of the same jobs restarted.
     repair_node(node)
-    assert "23 of 23 stages are sealed" in command("status", runs, "cluster=slurm_cpu")
+    assert "13 of 13 stages are sealed" in command("status", runs, "cluster=slurm_cpu")
     ended(here)
     assert table_of(runs) == table_of(local)
     assert not (ROOT / "broken").exists()
@@ -93,7 +94,6 @@ def test_a_table_survives_a_requeue_and_a_lost_node_and_equals_the_local_one(clu
 
 LONG = [
     "rows=dpo",
-    "settings=base",
     "cluster=slurm_cpu",
     "data.prompts=3000",
     "train.global_batch=8",
