@@ -87,7 +87,7 @@ def _expected(runs: Path, scale: str, configs: dict[Place, Config], stages: dict
     left = {place: stage for place, stage in stages.items() if not Folder(runs, stage).sealed}
     operations = sum(Estimate(configs[place], runs).training(stage) for place, stage in left.items())
     rate = rate_of(runs, scale, next(iter(configs.values())).launch.gpus)[0]
-    return f", {len(left)} left, about {hours_shown(operations / rate / 3600)} rank-hours"
+    return f", {len(left)} left, about {hours_shown(operations / rate / 3600)} rank-hours of training"
 
 
 def make(job: Job) -> dict:
