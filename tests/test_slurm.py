@@ -64,7 +64,7 @@ def test_a_table_survives_a_requeue_and_a_lost_node_and_equals_the_local_one(clu
     local, runs = tmp_path / "local", tmp_path / "on slurm $(touch broken) 50%a"
     here = started("reproduce", local)
     output = command("reproduce", runs, "cluster=slurm_cpu", "cluster.stages.train.gpus=1")
-    assert "13 stages submitted" in output and "aftercorr" in output
+    assert "15 stages submitted" in output and "aftercorr" in output
     assert "queued" in command("status", runs, "cluster=slurm_cpu")
     again = command("reproduce", runs, "cluster=slurm_cpu")
     assert "nothing to submit" in again
@@ -86,7 +86,7 @@ def test_a_table_survives_a_requeue_and_a_lost_node_and_equals_the_local_one(clu
     assert requeued and lost
     # Not earlier: a node that is back at once takes the end of its old jobs for the end of the same jobs restarted.
     repair_node(node)
-    assert "13 of 13 stages are sealed" in command("status", runs, "cluster=slurm_cpu")
+    assert "15 of 15 stages are sealed" in command("status", runs, "cluster=slurm_cpu")
     ended(here)
     assert table_of(runs) == table_of(local)
     assert not (ROOT / "broken").exists()
