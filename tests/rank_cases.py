@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from focalpo.data.trees import Tree, with_mismatched
-from focalpo.running.worker import leave
+from focalpo.processes.lifeline import leave
 from focalpo.training import engine as engines
 from focalpo.training.engine import Examples, open_engine, partitioned_loading, start_ranks, train
 from focalpo.training.logprobs import PackedPolicy
@@ -99,4 +99,4 @@ def exported(engine, settings: TrainSettings) -> dict[str, torch.Tensor]:
 
 if __name__ == "__main__":
     main()
-    leave(0)
+    leave()

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import modeling_utils
 
-from focalpo.running.worker import leave
+from focalpo.processes.lifeline import leave
 from focalpo.training import checkpoint, reading
 from focalpo.training import engine as engines
 from focalpo.training.engine import Examples, open_engine, partitioned_loading, start_ranks, train
@@ -153,4 +153,4 @@ def resumed(model: Path, folder: Path, case: str) -> dict:
 
 if __name__ == "__main__":
     main()
-    leave(0)
+    leave()

@@ -72,7 +72,7 @@ ON_RANKS = """
 import sys, torch
 from dataclasses import replace
 from pathlib import Path
-from focalpo.running.worker import leave
+from focalpo.processes.lifeline import leave
 from focalpo.training.ranks import rank
 from tests.test_offload import Killer, OFFLOADED, SHARDED, trained
 out, saving = Path(sys.argv[1]), replace(OFFLOADED, checkpoint_every=2)
@@ -84,7 +84,7 @@ if not (out / "cut").exists():
     run("plain", SHARDED, out / "a")
     run("whole", saving, out / "b")
 run("resumed", saving, out / "cut", None if (out / "cut").exists() else Killer())
-leave(0)
+leave()
 """
 
 

@@ -190,7 +190,7 @@ MEASURED = {
 MEASURE = """
 import json, sys
 from dataclasses import replace
-from focalpo.running.worker import leave
+from focalpo.processes.lifeline import leave
 from focalpo.speed import rate
 from focalpo.training.ranks import rank
 from tests.test_training_memory import MEASURED
@@ -202,7 +202,7 @@ settings.offload_optimizer = sys.argv[1].endswith("offloaded")
 measured = rate.measure(shape, 32, 48, trees, settings)
 if rank() == 0:
     print(json.dumps(measured))
-leave(0)
+leave()
 """
 
 

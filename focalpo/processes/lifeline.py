@@ -1,4 +1,5 @@
-"""Processes that exit when another process exits, for whatever reason: a kill leaves no orphans.
+"""How a process exits: when another one does, for whatever reason, so that a kill leaves no orphans; and without the
+interpreter's shutdown.
 
 python -m focalpo.processes.lifeline PID MODULE ARGUMENTS...      run a module that exits with the process PID
 """
@@ -9,6 +10,7 @@ import select
 import signal
 import sys
 import threading
+from typing import NoReturn
 
 
 def end_with(pid: int) -> None:
@@ -27,6 +29,14 @@ def _wait_and_end(other: int) -> None:
     if os.getpgrp() == os.getpid():  # a server in its own process group: its children end with it
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
+
+
+def leave(code: int = 0) -> NoReturn:
+    """Exit without the interpreter's shutdown, which occasionally aborts after all work is done and on disk, because
+    gloo's threads still hold Python objects. Every program that torchrun starts in ranks ends so."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

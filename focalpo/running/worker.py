@@ -20,7 +20,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from focalpo.config.mistakes import USAGE, Mistake
-from focalpo.processes.lifeline import end_with
+from focalpo.processes.lifeline import end_with, leave
 from focalpo.processes.quiet import quiet
 from focalpo.running.launching import RANKED, STACKS, in_new_processes
 from focalpo.running.out_of_memory import explaining_out_of_memory
@@ -256,14 +256,6 @@ def _agree(go: bool) -> bool:
     return bool(sum_over_ranks(torch.tensor(float(go), device=device())) > 0)
 
 
-def leave(code: int) -> None:
-    """Exit without the interpreter's shutdown, which occasionally aborts after all work is done and on disk, because
-    gloo's threads still hold Python objects."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 if __name__ == "__main__":
     try:
         main(*arguments(sys.argv[1:]))
@@ -276,4 +268,4 @@ if __name__ == "__main__":
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         leave(1)
-    leave(0)
+    leave()

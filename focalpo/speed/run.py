@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from focalpo.config.bench import PeerSettings
+from focalpo.processes.lifeline import leave
 from focalpo.processes.quiet import quiet
 from focalpo.speed import ours
 from focalpo.speed.switches import Switches
@@ -66,3 +67,4 @@ def main(path: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    leave()
