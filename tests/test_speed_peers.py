@@ -29,7 +29,7 @@ from tests.tiny import SETTINGS, VOCABULARY, tiny_model
 
 ONE = ["parts=[peers]", "~lengths.long_prompts", "~lengths.short_chat"]
 RAGGED = [(3 + place % 5, 2 + place % 7, 9 - place % 4) for place in range(40)]
-BEST = PeerSettings(1, False, cached_reference=True, keeps_memory=False, liger=False)
+BEST = PeerSettings("TRL", 1, False, cached_reference=True, keeps_memory=False, liger=False)
 
 
 def pairs(*lengths: tuple[int, int, int]) -> list[Tree]:
@@ -91,6 +91,14 @@ def test_a_released_model_trains_on_whole_real_pairs_alone(folder: str, tmp_path
         assert policy[key].equal(value) and frozen[key].equal(value)
 
 
+def test_a_row_is_left_out_by_its_key_and_two_rows_cannot_share_a_label() -> None:
+    _, config = planned_bench(["bench=bf16", "~peers.trl_focalpo", "peers.trl_best.micro_batch=2"])
+    assert list(config.peers) == ["trl", "trl_cached", "trl_best", "trl_cached_bf16", "trl_best_bf16"]
+    assert config.peers["trl_best"] == PeerSettings("TRL at its best", 2, False, True, True, False)
+    with pytest.raises(ValueError, match="peers: two rows have the label 'TRL defaults'; give each its own"):
+        planned_bench(["peers.trl_best.label=TRL defaults"])
+
+
 def test_a_model_without_pairs_or_configuration_is_one_line_of_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model=x trains on real pairs; name their file \(pairs_file="):
         planned_bench(["bench=tiny", "model=x"])
@@ -103,7 +111,8 @@ def test_a_model_without_pairs_or_configuration_is_one_line_of_error(tmp_path: P
 
 def test_every_dtype_and_loss_of_a_peer_has_this_engines_before_it_and_a_reference_of_its_dtype() -> None:
     config = compose_bench("tiny", [*ONE, "repeats=2"])
-    config.peers = {"TRL": BEST, "focal": replace(BEST, gamma=0.5), "half": replace(BEST, dtype="bfloat16")}
+    half = replace(BEST, label="half", dtype="bfloat16")
+    config.peers = {"best": BEST, "other": replace(BEST, label="focal", gamma=0.5), "third": half}
     found = plan.measurements(config, [])
     names = [m.name for m in found if m.what == "reference"]
     assert names == ["reference/ultrafeedback", "reference/ultrafeedback in bfloat16"]
@@ -120,7 +129,7 @@ def test_every_dtype_and_loss_of_a_peer_has_this_engines_before_it_and_a_referen
 
 def test_factors_are_within_one_run_of_the_same_dtype_and_loss() -> None:
     config = compose_bench("tiny", [*ONE, "repeats=3"])
-    config.peers = {"TRL": BEST, "half": replace(BEST, dtype="bfloat16")}
+    config.peers = {"best": BEST, "other": replace(BEST, label="half", dtype="bfloat16")}
     found = plan.measurements(config, [])
     seconds = {"ours": 2.0, "TRL": 6.0, "ours, bfloat16": 1.0, "half": 4.0}
     results = {

@@ -48,10 +48,11 @@ class Lengths:
 
 @dataclass(slots=True)
 class PeerSettings:
-    """Options of a TRL run: pairs per forward pass, activation checkpointing, reference logps computed once or by a
-    second model at every step, whether the process keeps freed memory, as this engine does on a CPU, Liger's norms and
-    gated activations, FocalPO's gamma (0: DPO), and a dtype (null: the benchmark's)."""
+    """Options of a TRL run: its name in the tables, pairs per forward pass, activation checkpointing, reference logps
+    computed once or by a second model at every step, whether the process keeps freed memory, as this engine does on a
+    CPU, Liger's norms and gated activations, FocalPO's gamma (0: DPO), and a dtype (null: the benchmark's)."""
 
+    label: str
     micro_batch: Count
     activation_checkpointing: bool
     cached_reference: bool

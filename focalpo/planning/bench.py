@@ -25,4 +25,7 @@ def planned_bench(arguments: list[str]) -> tuple[str, BenchSettings]:
         raise Mistake(f"model={config.model} trains on real pairs; name their file (pairs_file=pairs.parquet)")
     if not config.lengths:
         raise Mistake("lengths={}: no distribution of pair lengths is left; keep one of those in conf/bench")
+    labels = [peer.label for peer in config.peers.values()]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise Mistake(f"peers: two rows have the label {twice[0]!r}; give each its own")
     return name, config

@@ -119,9 +119,9 @@ def peers(config: BenchSettings, real: Pairs) -> Iterator[Measurement]:
     settings, too, so that each has its like beside it."""
     for lengths, workload in workloads(config, real).items():
         contenders: dict[str, tuple[Workload, PeerSettings | None]] = {OURS: (workload, None)}
-        for name, settings in config.peers.items():
+        for settings in config.peers.values():
             like = replace(_with(workload, dtype=settings.dtype or config.train.dtype), gamma=settings.gamma)
-            contenders |= {_own_name(like, workload): (like, None), name: (like, settings)}
+            contenders |= {_own_name(like, workload): (like, None), settings.label: (like, settings)}
         for dtype in dict.fromkeys(load.train.dtype for load, _ in contenders.values()):
             yield Measurement(_reference(lengths, dtype, config), "reference", _with(workload, dtype=dtype))
         for turn in range(config.repeats):

@@ -65,7 +65,8 @@ def _measurements(bench: str, first: bool) -> Iterator[tuple[Rank, Task, Run]]:
     from focalpo.config.compose import compose_bench
 
     config = compose_bench(bench, ONE_SHAPE)
-    order = ["reference", OURS, *reversed(config.peers)]  # TRL's defaults last, then ours in other dtypes and losses
+    labels = [each.label for each in config.peers.values()]
+    order = ["reference", OURS, *reversed(labels)]  # TRL's defaults last, then ours in other dtypes and losses
     seen: set[str] = set()
     for part, measurements in (("peers", peers), ("ablations", ablations)):
         for place, measurement in enumerate(measurements(config, []) if part in config.parts else ()):
