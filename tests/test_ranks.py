@@ -85,7 +85,7 @@ def test_zero_3_on_two_ranks_equals_one_rank_and_exports_every_byte(alone: Path,
 def test_two_ranks_killed_by_the_kernel_resume_to_bit_equal_weights(alone: Path, tmp_path: Path) -> None:
     """One rank: tests/test_faults_training.py."""
     share_inputs(alone, tmp_path)
-    how = ["launch.ranks=2", "train.zero_stage=2", "train.checkpoint_every=2", "train.max_steps=20"]
+    how = ["launch.ranks=2", "train.zero_stage=2", "train.checkpoint_every=2", "train.max_steps=10"]
     finished(train(tmp_path, *how))
     whole = move_train(tmp_path, "whole")
     process = train(tmp_path, *how, start_new_session=True)
@@ -100,7 +100,7 @@ def test_two_ranks_killed_by_the_kernel_resume_to_bit_equal_weights(alone: Path,
     expected = load_file(whole / "model" / "model.safetensors")
     assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path).items())
     steps = [row["step"] for row in read_json_lines(next(tmp_path.glob("train/*/metrics.jsonl")))]
-    assert steps == list(range(1, 21)), checkpoint
+    assert steps == list(range(1, 11)), checkpoint
 
 
 @pytest.mark.slow

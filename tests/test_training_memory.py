@@ -178,7 +178,7 @@ DEEP = Shape(8, 256, 704, 4, 4, 2000, tied=False)
 MEASURED = {
     "wide": (Shape(2, 768, 2048, 12, 4, 2000, tied=False), 16, "float32", 0, False, 1),
     "many words": (Shape(2, 256, 704, 4, 4, 32000, tied=True), 8, "float32", 0, False, 1),
-    "recomputed": (Shape(12, 256, 704, 4, 2, 1000, tied=False), 16, "float32", 0, True, 1),
+    "recomputed": (Shape(8, 256, 704, 4, 2, 1000, tied=False), 12, "float32", 0, True, 1),
     "stage 1": (LARGE, 1, "bfloat16", 1, False, 1),
     "stage 2": (LARGE, 1, "bfloat16", 2, False, 1),
     "stage 3": (LARGE, 1, "bfloat16", 3, False, 1),
