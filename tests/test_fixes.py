@@ -17,11 +17,11 @@ from recipes.publish import publish
 MARGINS = {"fixed": (-1.0, 1.0), "broken": (1.0, -1.0), "right": (1.0, 1.0), "wrong": (-1.0, -1.0), "tied": (-1.0, 0.0)}
 
 
-def trained(folder: Path, pairs: Sequence[tuple[str, bool | None]], first: int = 0) -> Path:
+def trained(folder: Path, pairs: Sequence[tuple[str, bool | None]], first: int = 0, tokens: int = 3) -> Path:
     """A training whose held-out pairs made these moves, each with whether its label is false; ids count from first."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     states = [
-        PairState(step, "test", f"p{number:02}", -5 + MARGINS[move][step], -5.0, 3, 3, wrong)
+        PairState(step, "test", f"p{number:02}", -5 + MARGINS[move][step], -5.0, 3, tokens, wrong)
         for number, (move, wrong) in enumerate(pairs, first)
         for step in (0, 1)
     ]
@@ -102,6 +102,21 @@ def test_few_pairs_have_no_share_and_the_files_have_what_is_left(tmp_path: Path)
     assert "| Base, held-out pairs | true labels (12): fixed | true labels (12): broken |" in text
     assert "| KTO | 50.0 ±33.2 (+0.0 ±0.0) | 0.0 ±0.0 (+0.0 ±0.0) |" in text and "all 2 differences" in text
     assert shares(run_of(tmp_path / "empty", {})) == []
+
+
+def test_a_row_with_pairs_of_its_own_is_not_compared(tmp_path: Path) -> None:
+    """After another round the same prompts have other answers, and how many labels are false differs, too."""
+    pairs = [("fixed", False)] * 6 + [("wrong", False)] * 6
+    run = run_of(tmp_path, {"dpo/1": pairs, "kto/1": pairs, "dpo/2": pairs, "rounds/1": pairs[1:]})
+    trained(tmp_path / "rounds/1", pairs, tokens=4)
+    found = shares(run)
+    assert {each.row for each in found if each.difference is not None} == {"kto"}
+    assert "other pairs" in as_markdown(run, found) and "| ROUNDS | 50.0 ±33.2 | 0.0 ±0.0 |" in as_markdown(run, found)
+    trained(tmp_path / "rounds/1", pairs[1:], first=1)
+    text = as_markdown(run, shares(run))
+    assert "true labels (11 to 12): fixed" in text and "| ROUNDS | 45.5 " in text and "all 2 differences" in text
+    trained(tmp_path / "rounds/1", pairs)
+    assert "| ROUNDS | 50.0 ±33.2 (+0.0" in (text := as_markdown(run, shares(run))) and "other pairs" not in text
 
 
 def test_a_table_without_the_compared_row_has_shares_and_no_differences(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from focalpo.stages.rankings import Change, moves
 Moved = dict[str, dict[str, float]]  # id of a pair -> how much of it made each move
 SPLITS = {"test": "held-out pairs", "train": "training pairs"}
 COMPARED = {"wrong_right": "fixed", "right_wrong": "broken"}
-"""The moves that are compared; what stays right or wrong follows from them, as all rows start alike."""
+"""The moves that are compared; what stays right or wrong follows from them, as rows that are compared start alike."""
 SHOWN = {**COMPARED, "right_right": "stays right", "wrong_wrong": "stays wrong"}
 LEAST = 10
 """Pairs with such labels in each run, below which no share is given."""
@@ -62,6 +62,7 @@ def _of_split(run: TableRun, setting: str, split: str) -> Iterator[Share]:
     seeds = {row: list(run.seeds(setting, row, "train")) for row in run.rows}
     changes = {row: run.changes(setting, row, split) for row in run.rows if seeds[row]}
     base = run.table["compare_with"]
+    comparable = {row for row in changes if row != base and _same_pairs(changes[row], changes.get(base, ()))}
     for labels in _labels(changes):
         counted = {row: [_with(labels, change) for change in found] for row, found in changes.items()}
         ids = sorted({id_ for found in counted.values() for each in found for id_ in each})
@@ -71,10 +72,20 @@ def _of_split(run: TableRun, setting: str, split: str) -> Iterator[Share]:
             for move, metric in of_moves.items():
                 value = paired_difference(metric, _nothing(metric), same_seeds=True)
                 share = Share(setting, row, split, labels, move, pairs, runs, value)
-                other = metrics[base][move] if move in COMPARED and base in metrics and row != base else None
+                other = metrics[base][move] if move in COMPARED and base in metrics and row in comparable else None
                 if other is not None:
                     share = replace(share, difference=paired_difference(metric, other, seeds[row] == seeds[base]))
                 yield share
+
+
+def _same_pairs(found: Sequence[Change], others: Sequence[Change]) -> bool:
+    """Whether the seeds of two rows were trained on the same pairs; with more rounds a row makes pairs of its own."""
+    return all(
+        one.ids == other.ids
+        and np.array_equal(one.chosen_length, other.chosen_length)
+        and np.array_equal(one.rejected_length, other.rejected_length)
+        for one, other in zip(found, others, strict=False)  # three seeds beside five
+    )
 
 
 def _labels(changes: Mapping[str, Sequence[Change]]) -> tuple[str, ...]:
@@ -131,15 +142,17 @@ def as_markdown(run: TableRun, found: Sequence[Share]) -> str:
     if compared:
         base = run.rows[run.table["compare_with"]]
         note += f"; in brackets: minus {base}, \\* where p < .05 after Holm's correction for all {compared} differences"
+    if any(_on_other_pairs(share, by_place, run.table["compare_with"]) for share in found):
+        note += ". Rows without a difference have other pairs: after several rounds those of the last, from its start"
     parts = [f"{note}."]
     for setting, title in run.settings.items():
         for split, words in SPLITS.items():
             mine = [share for share in found if (share.setting, share.split) == (setting, split)]
-            pairs = {share.labels: share.pairs for share in mine}
+            names = {share.labels: _named(share.labels, _pairs(share.labels, mine)) for share in mine}
             if not mine:
                 continue
-            columns = [(labels, move) for labels in pairs for move in COMPARED]
-            head = [f"{title}, {words}", *(f"{_named(labels, pairs)}: {COMPARED[move]}" for labels, move in columns)]
+            columns = [(labels, move) for labels in names for move in COMPARED]
+            head = [f"{title}, {words}", *(f"{names[labels]}: {COMPARED[move]}" for labels, move in columns)]
             lines = [head, ["---", *["---:"] * len(columns)]]
             for row, label in run.rows.items():
                 cells = [by_place.get((setting, row, split, *column)) for column in columns]
@@ -149,8 +162,19 @@ def as_markdown(run: TableRun, found: Sequence[Share]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _named(labels: str, pairs: Mapping[str, int]) -> str:
-    return f"{labels} labels ({pairs[labels]})" if labels != "all" else f"all pairs ({pairs[labels]})"
+def _on_other_pairs(share: Share, by_place: Mapping[tuple, Share], base: str) -> bool:
+    beside = by_place.get((share.setting, base, share.split, share.labels, share.move))
+    return share.move in COMPARED and share.difference is None and beside not in (None, share)
+
+
+def _pairs(labels: str, found: Sequence[Share]) -> list[int]:
+    """The numbers of pairs with such labels that rows have, ascending."""
+    return sorted({share.pairs for share in found if share.labels == labels})
+
+
+def _named(labels: str, pairs: Sequence[int]) -> str:
+    number = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
+    return f"{labels} labels ({number})" if labels != "all" else f"all pairs ({number})"
 
 
 def _cell(share: Share | None) -> str:
