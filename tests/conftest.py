@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import stat
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from tests.slurm_cluster import PROGRAMS, jobs, slurm, slurm_cluster, wait_until
 
 # What a launcher sets. Libraries set it in this process too (accelerate: RANK), and later programs would obey it.
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+# A shell ignores Ctrl-C for what it runs in the background, and so would every program that a test stops.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
