@@ -127,7 +127,8 @@ dashboard: $(SCALE_INSTALLED) ## create or update the W&B workspace and report o
 # One test at a time on each core, each with one thread.
 PYTEST = MAKEFLAGS= OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --maxprocesses 8
 # Where a mark is in few files, the others need not be imported to find that out; tests/conftest.py holds that it is
-# written in each of them.
+# written in each of them. In reverse, because vLLM's longest tests, whole tables, are in files late in the alphabet: begun
+# last, they would leave one core waiting.
 MARKED = $(PYTEST) --override-ini testpaths="$$(grep --files-with-matches 'mark\.$(1)' tests/test_*.py | sort --reverse | xargs)"
 
 test: $(INSTALLED) ## run the quick tests, about 6 minutes on 2 cores
@@ -160,7 +161,6 @@ test-paper: $(INSTALLED) ## build the report of the paper and of a table with La
 		echo "error: install $(LATEX), then run the same command again"; exit 1; }
 	$(call MARKED,latex) --numprocesses 0 -m 'latex and not vllm and not browser and not slurm' $(ARGS)
 
-# Whole tables in test_rehearsal.py and test_laptop.py take longest and begin first, else one core waits at the end.
 test-vllm: $(CPU_VLLM) ## run the tests that need vLLM, for real on a CPU, in an environment of their own
 	$(call MARKED,vllm) --dist worksteal -m vllm $(ARGS)
 
