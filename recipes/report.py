@@ -40,6 +40,8 @@ def make(job: Job) -> dict:
     write_json(job.path / "contamination.json", {name: asdict(found) for name, found in overlaps.items()})
     warnings = [text for name, found in overlaps.items() for text in overlap_warnings(name, found)]
     stages = chain(run.inputs.values())
+    changes = held_out(run)
+    warnings += fixes.other_pairs(run, changes)
     results = _results(run, (*warnings_of(stages), *dirty(stages), *warnings))
     for name, write in (("md", as_markdown), ("csv", as_csv), ("tex", as_latex)):
         (job.path / f"table1.{name}").write_text(write(results))
@@ -53,7 +55,6 @@ def make(job: Job) -> dict:
         (job.path / "fixes.md").write_text(fixes.as_markdown(run, fixed))
         (job.path / "fixes.csv").write_text(fixes.as_csv(fixed))
     licence = not_to_share(path for name, path in run.inputs.items() if name.startswith("benchmark/"))
-    changes = held_out(run)
     pictures = draw(run, results, changes, job.path / "figures", repeated, fixed)
     content = content_of(run, results, changes, pictures, stages, anchors, licence)
     if anchors.body:

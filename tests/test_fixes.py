@@ -8,7 +8,8 @@ from statistics import stdev
 
 import pytest
 
-from focalpo.reporting.fixes import Share, as_csv, as_markdown, shares
+from focalpo.reporting.content import held_out
+from focalpo.reporting.fixes import Share, as_csv, as_markdown, other_pairs, shares
 from focalpo.reporting.table_run import TableRun
 from focalpo.scoring.student import quantile
 from focalpo.stages.records import PairState, write_records
@@ -111,12 +112,15 @@ def test_a_row_with_pairs_of_its_own_is_not_compared(tmp_path: Path) -> None:
     trained(tmp_path / "rounds/1", pairs, tokens=4)
     found = shares(run)
     assert {each.row for each in found if each.difference is not None} == {"kto"}
+    (warning,) = other_pairs(run, held_out(run))
+    assert warning.startswith("other pairs than those of DPO behind ROUNDS: figures and tables of pairs show")
     assert "other pairs" in as_markdown(run, found) and "| ROUNDS | 50.0 ±33.2 | 0.0 ±0.0 |" in as_markdown(run, found)
     trained(tmp_path / "rounds/1", pairs[1:], first=1)
     text = as_markdown(run, shares(run))
     assert "true labels (11 to 12): fixed" in text and "| ROUNDS | 45.5 " in text and "all 2 differences" in text
     trained(tmp_path / "rounds/1", pairs)
     assert "| ROUNDS | 50.0 ±33.2 (+0.0" in (text := as_markdown(run, shares(run))) and "other pairs" not in text
+    assert other_pairs(run, held_out(run)) == []
 
 
 def test_a_table_without_the_compared_row_has_shares_and_no_differences(tmp_path: Path) -> None:

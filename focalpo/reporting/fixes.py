@@ -58,6 +58,23 @@ def shares(run: TableRun) -> list[Share]:
     return found
 
 
+def other_pairs(run: TableRun, changes: Mapping[str, Mapping[str, Sequence[Change]]]) -> list[str]:
+    """A warning where rows were trained on other pairs than the compared row; `changes` by setting and row."""
+    base = run.table["compare_with"]
+    others = {
+        run.rows[row]
+        for rows in changes.values()
+        for row, found in rows.items()
+        if base in rows and not _same_pairs(found, rows[base])
+    }
+    if not others:
+        return []
+    return [
+        f"other pairs than those of {run.rows[base]} behind {', '.join(sorted(others))}: figures and tables of pairs "
+        "show each row on its own, after several rounds on those of the last, from its start"
+    ]
+
+
 def _of_split(run: TableRun, setting: str, split: str) -> Iterator[Share]:
     seeds = {row: list(run.seeds(setting, row, "train")) for row in run.rows}
     changes = {row: run.changes(setting, row, split) for row in run.rows if seeds[row]}
