@@ -113,7 +113,7 @@ def test_a_row_with_pairs_of_its_own_is_not_compared(tmp_path: Path) -> None:
     found = shares(run)
     assert {each.row for each in found if each.difference is not None} == {"kto"}
     (warning,) = other_pairs(run, held_out(run))
-    assert warning.startswith("other pairs than those of DPO behind ROUNDS: figures and tables of pairs show")
+    assert warning.startswith("trained on other pairs than DPO: ROUNDS. Figures and tables of pairs show")
     assert "other pairs" in as_markdown(run, found) and "| ROUNDS | 50.0 ±33.2 | 0.0 ±0.0 |" in as_markdown(run, found)
     trained(tmp_path / "rounds/1", pairs[1:], first=1)
     text = as_markdown(run, shares(run))
