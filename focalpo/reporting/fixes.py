@@ -70,8 +70,8 @@ def other_pairs(run: TableRun, changes: Mapping[str, Mapping[str, Sequence[Chang
     if not others:
         return []
     return [
-        f"trained on other pairs than {run.rows[base]}: {'; '.join(sorted(others))}. Figures and tables of pairs show each "
-        "row on its own, after several rounds on those of the last, from its start"
+        f"trained on other pairs than {run.rows[base]}: {'; '.join(sorted(others))}. Figures and tables of pairs show "
+        "each row on its own, after several rounds on those of the last, from its start"
     ]
 
 
