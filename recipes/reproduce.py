@@ -19,6 +19,7 @@ from focalpo.running.schedule import clock, run_stages
 from focalpo.running.submit import left_to_slurm
 from focalpo.running.worker import refuse_damaged, repair
 from focalpo.stages.folder import Folder
+from focalpo.stages.metrics import SCORED
 from recipes.doctor import blocking
 
 
@@ -36,7 +37,7 @@ def reproduce(arguments: list[str]) -> None:
     stages = in_order([report])
     check_sealed(plan)
     try:
-        ran = run_stages(runs, stages, workers, silent)
+        ran = run_stages(runs, stages, workers, silent, scores)
     except ValueError:
         # Report the rows that succeeded; failed rows show "-" in the table.
         judged = {place: row for place, row in rows.items() if all(Folder(runs, s).sealed for s in row.stages())}
@@ -71,6 +72,15 @@ def unmet(plan: Planned) -> str | None:
         + f"what it needs\n{needs}\n"
         + "make reproduce-table1 SCALE=pocket runs the same code and needs none of this"
     )
+
+
+def scores(folder: Folder) -> str:
+    """What a finished stage has scored, long before the table is whole."""
+    if folder.path.parent.name not in SCORED:
+        return ""
+    from focalpo.reporting.scores import in_words  # with numpy and alpaca_eval's model, which other stages do without
+
+    return in_words(folder)
 
 
 def show(report: Path) -> None:

@@ -17,7 +17,9 @@ from focalpo.reporting.provenance import chain, warnings_of
 from focalpo.reporting.table_run import TableRun, newest_reports
 from focalpo.reporting.tables import tex
 from focalpo.stages.folder import Folder, Job, read_manifest
+from focalpo.stages.metrics import column_of
 from focalpo.stages.records import AlpacaVerdict, read_records, write_records
+from recipes import reproduce
 from recipes.publish import publish
 from recipes.why import why
 from tests.colours import DARK, LIGHT, contrast
@@ -78,6 +80,17 @@ def test_every_cell_has_its_numbers_seeds_commands_and_chain(sealed_report: Path
         assert data["stages"][title]["outputs"].keys() == {"alpaca_eval.parquet", "arena_hard.parquet", "records.jsonl"}
         kinds = {needed.partition("/")[0] for needed in data["stages"][title]["inputs"].values()}
         assert kinds == {"benchmark", "generate"}
+
+
+def test_a_finished_stage_says_the_scores_that_the_table_averages_over_seeds(sealed_report: Path) -> None:
+    run, cells = TableRun.read(sealed_report), scores(sealed_report)
+    for row in ("sft", "dpo", "focalpo"):
+        lines = [reproduce.scores(Folder.at(folder)) for folder in run.seeds("base", row, "judge").values()]
+        assert len(lines) == 2
+        for column in ("ae2_lc", "ae2_wr", "arena_hard"):
+            said = [float(re.search(rf"{column_of(column).title} (\S+?)(,|$)", line)[1]) for line in lines]
+            assert sum(said) / 2 == pytest.approx(float(cells[row, column]["value"]), abs=0.06), "in tenths"
+    assert reproduce.scores(Folder.at(next(iter(run.seeds("base", "dpo", "train").values())))) == ""
 
 
 def test_the_warnings_of_all_stages_are_listed_once(sealed_report: Path, tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from focalpo.reporting.table_run import SCORED, TableRun
+from focalpo.reporting.table_run import TableRun
 from focalpo.scoring.stats import arena_score, win_rate
 from focalpo.stages.folder import Job
+from focalpo.stages.metrics import SCORED
 from focalpo.stages.records import (
     AlpacaVerdict,
     ArenaGame,

@@ -20,7 +20,8 @@ from focalpo.scoring.stats import (
     value,
     win_rate,
 )
-from focalpo.stages.metrics import LEVELS
+from focalpo.stages.folder import Folder
+from focalpo.stages.metrics import LEVELS, column_of
 from focalpo.stages.records import AlpacaVerdict, ArenaGame, Followed, PromptScore, read_records
 
 LOST, WON = 1.0, 2.0
@@ -70,6 +71,13 @@ def row_scores(runs: Sequence[Run], gamed: Path | None) -> dict[str, Score]:
             [read_records(file, PromptScore) for file in _files(runs, "capability", name)], seeds
         )
     return found
+
+
+def in_words(folder: Folder) -> str:
+    """The scores of one sealed stage, for its line of progress; empty where it scores nothing."""
+    kind, gamed = folder.path.parent.name, folder.job.inputs.get("alpaca_eval")
+    found = row_scores([Run("", {kind: folder.path}, {})], gamed and gamed / "df_gamed.csv")
+    return ", ".join(f"{column_of(name).title} {value(score.metric):.1f}" for name, score in found.items())
 
 
 def prompt_score(runs: Sequence[Sequence[PromptScore]], seeds: tuple[str, ...]) -> Score:

@@ -10,13 +10,10 @@ from focalpo.reporting.judged import Judged, judged_by
 from focalpo.reporting.scores import Run
 from focalpo.reporting.verdicts import Rule, protocols_of, with_verdicts
 from focalpo.stages.folder import MANIFEST, Job, read_manifest
-from focalpo.stages.metrics import LEVELS, LOOSE
+from focalpo.stages.metrics import LEVELS, LOOSE, SCORED
 from focalpo.stages.origin import ROOT
 from focalpo.stages.rankings import Change, change
 from focalpo.stages.records import PairState, read_records
-
-SCORED = ("judge", "check", "capability")
-"""Kinds of stages that score a row's completions, or its model."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Run stages in worker processes, each after its inputs, and show their progress.
 
-    [ 37/262] train/base-dpo-s1-0123456789ab  6.1 s                   one line per finished stage, and its warnings
+    [ 37/262] train/base-dpo-s1-0123456789ab  6.1 s       one line per finished stage, with its scores and warnings
     [###.................] 37/262  4:12 left                                             on a terminal, followed by
       train/base-dpo-s2  80/122  27/s  0:02 left  loss 0.41  accuracy 0.72  0.9 GB         one live line per stage
 
@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from focalpo.running.pool import Pool
@@ -21,8 +21,15 @@ from focalpo.running.remade import changed_code
 from focalpo.stages.folder import Folder, Stage, read_manifest
 
 
-def run_stages(runs: Path, stages: list[Stage], workers: int, silent: bool = False) -> int:
-    """Run the stages that are not sealed and return how many ran; `silent` reports only failures.
+def run_stages(
+    runs: Path,
+    stages: list[Stage],
+    workers: int,
+    silent: bool = False,
+    scores: Callable[[Folder], str] = lambda folder: "",
+) -> int:
+    """Run the stages that are not sealed and return how many ran; `silent` reports only failures, `scores` says what a
+    finished stage has measured.
 
     Raises:
         ValueError: when stages fail, with one line for each.
@@ -49,8 +56,9 @@ def run_stages(runs: Path, stages: list[Stage], workers: int, silent: bool = Fal
                     display.line(f"failed  {stage.title}")
                 else:
                     done.add(stage.key)
-                    display.finished(stage, outcome)
-                    display.warn(read_manifest(Folder(runs, stage).path)["facts"].get("warnings", []))
+                    folder = Folder(runs, stage)
+                    display.finished(stage, outcome, "" if silent else scores(folder))
+                    display.warn(read_manifest(folder.path)["facts"].get("warnings", []))
             display.running(pool.stages)
     display.close()
     display.spent()
@@ -80,11 +88,13 @@ class Display:
         if sealed:
             self.line(f"{sealed} of {total} stages are already sealed")
 
-    def finished(self, stage: Stage, seconds: float) -> None:
+    def finished(self, stage: Stage, seconds: float, scores: str) -> None:
         self.count += 1
         self.seconds[stage.kind].append(seconds)
         width = len(str(self.total))
-        self.line(f"[{self.count:{width}}/{self.total}] {stage.title}  {seconds:.1f} s")
+        self.line(
+            f"[{self.count:{width}}/{self.total}] {stage.title}  {seconds:.1f} s" + (f"  {scores}" if scores else "")
+        )
 
     def warn(self, warnings: Sequence[str]) -> None:
         """Show what a finished stage warns of; many stages give the same warning, which is shown once."""

@@ -9,6 +9,8 @@ from focalpo.stages.suites import suites
 
 NONE = "-"
 """What a table shows for a number that does not exist or is unknown."""
+SCORED = ("judge", "check", "capability")
+"""Kinds of stages that score a row's completions, or its model."""
 
 
 @dataclass(frozen=True, slots=True)
