@@ -26,8 +26,13 @@ def test_without_a_terminal_a_stage_is_one_plain_line(tmp_path: Path, capsys: py
     display = Display(tmp_path, total=12, sealed=2)
     display.running([STAGE])
     display.finished(STAGE, 1.25)
+    display.finished(STAGE, 2.0, "AE2 LC 51.9, AE2 WR 50.5")
     display.close()
-    assert capsys.readouterr().out == f"2 of 12 stages are already sealed\n[ 3/12] {STAGE.title}  1.2 s\n"
+    assert capsys.readouterr().out.splitlines() == [
+        "2 of 12 stages are already sealed",
+        f"[ 3/12] {STAGE.title}  1.2 s",
+        f"[ 4/12] {STAGE.title}  2.0 s  AE2 LC 51.9, AE2 WR 50.5",
+    ]
 
 
 def test_a_warning_is_shown_below_its_stage_and_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

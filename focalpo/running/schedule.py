@@ -88,7 +88,7 @@ class Display:
         if sealed:
             self.line(f"{sealed} of {total} stages are already sealed")
 
-    def finished(self, stage: Stage, seconds: float, scores: str) -> None:
+    def finished(self, stage: Stage, seconds: float, scores: str = "") -> None:
         self.count += 1
         self.seconds[stage.kind].append(seconds)
         width = len(str(self.total))
