@@ -137,28 +137,26 @@ test: $(INSTALLED) ## run the quick tests, about 6 minutes on 2 cores
 test-slow: $(INSTALLED) ## run the slow tests
 	$(call MARKED,slow) -m 'slow and not vllm and not browser and not slurm and not latex' $(ARGS)
 
+# One after the other, since targets may run beside each other and apt has one lock.
+APT = flock /tmp/apt-get sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	apt-get install -y -qq --no-install-recommends $(1) > /dev/null' || { \
+	echo "error: install $(1), then run the same command again"; exit 1; }
+
 test-browser: $(INSTALLED) ## open the report in Chromium; on Debian, root installs it where it is missing
-	@command -v chromium chromium-browser google-chrome > /dev/null || { apt-get update -qq && \
-		apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core > /dev/null; } || { \
-		echo "error: install Chromium, then run the same command again"; exit 1; }
+	@command -v chromium chromium-browser google-chrome > /dev/null || $(call APT,chromium fonts-dejavu-core)
 	$(call MARKED,browser) --numprocesses 0 -m 'browser and not vllm' $(ARGS)
 
 SLURM := slurm-wlm munge slurmdbd mariadb-server-core
 
 test-slurm: $(INSTALLED) ## submit small tables to a real Slurm on this machine; requires root, which installs it on Debian
-	@(for each in slurmctld slurmdbd munged mariadbd; do command -v $$each || exit 1; done) > /dev/null || { \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-		apt-get install -qq --no-install-recommends $(SLURM) > /dev/null; } || { \
-		echo "error: install $(SLURM), then run the same command again"; exit 1; }
+	@(for each in slurmctld slurmdbd munged mariadbd; do command -v $$each || exit 1; done) > /dev/null || \
+		$(call APT,$(SLURM))
 	$(call MARKED,slurm) --numprocesses 0 -m 'slurm and not vllm and not browser' $(ARGS)
 
 LATEX := texlive-latex-base texlive-latex-recommended poppler-utils
 
 test-paper: $(INSTALLED) ## build the report of the paper and of a table with LaTeX; on Debian, root installs it where it is missing
-	@(for each in pdflatex pdftoppm; do command -v $$each || exit 1; done) > /dev/null || { \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-		apt-get install -qq --no-install-recommends $(LATEX) > /dev/null; } || { \
-		echo "error: install $(LATEX), then run the same command again"; exit 1; }
+	@(for each in pdflatex pdftoppm; do command -v $$each || exit 1; done) > /dev/null || $(call APT,$(LATEX))
 	$(call MARKED,latex) --numprocesses 0 -m 'latex and not vllm and not browser and not slurm' $(ARGS)
 
 test-vllm: $(CPU_VLLM) ## run the tests that need vLLM, for real on a CPU, in an environment of their own

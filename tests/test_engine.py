@@ -214,13 +214,18 @@ def test_a_checkpoint_resumes_in_any_zero_stage(saved_in, resumed_in, tmp_path: 
     assert steps == {1.0}
 
 
-def test_a_damaged_checkpoint_is_reported_and_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
+def test_a_damaged_checkpoint_is_reported_and_not_used(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     engine = stepped_engine()
     checkpoint.save(engine, tmp_path, 1, "run")
     part = tmp_path / "step-000001" / "part-0-0.safetensors"
     content = bytearray(part.read_bytes())
     content[-5] ^= 1
-    part.write_bytes(content)
+    part.write_bytes(content if damage == "flipped" else content[:-100])
+    if damage == "missing":
+        part.unlink()
     assert checkpoint.resume(engine, tmp_path, "run") == 0
     assert f"{part} is not what was saved (sha256 differs)" in capsys.readouterr().err
 

@@ -62,13 +62,17 @@ def table_of(runs: Path) -> dict[tuple[str, str, str], dict[str, str]]:
         return {(row["setting"], row["row"], row["column"]): row for row in csv.DictReader(file)}
 
 
+PART = ["settings=base", "rows=dpo,focalpo"]
+"""Of the table, what tests make once more from nothing."""
+
+
 def cells(runs: Path) -> dict[tuple[str, str, str], dict[str, str]]:
-    """The base setting's cells, without what is corrected over all differences of a table, of any settings and rows."""
+    """The cells of `PART`, without what is corrected over all differences of a table, of any settings and rows."""
     corrected = ("p_holm", "detectable")
     return {
         place: {name: value for name, value in cell.items() if name not in corrected}
         for place, cell in table_of(runs).items()
-        if place[0] == "base"
+        if place[:2] in (("base", "dpo"), ("base", "focalpo"))
     }
 
 
@@ -121,15 +125,15 @@ def test_a_second_run_does_nothing_and_says_so(made: tuple[Path, str]) -> None:
 
 @pytest.mark.slow
 def test_killed_anywhere_it_goes_on_to_the_same_table(made: tuple[Path, str], tmp_path: Path) -> None:
-    for stages in (3, 8, 20):
-        process = reproduce(tmp_path, "settings=base")
+    for stages in (3, 8, 14):
+        process = reproduce(tmp_path, *PART)
         deadline = time.monotonic() + 600
         while len(list(tmp_path.glob("*/*/manifest.json"))) < stages and time.monotonic() < deadline:
             assert process.poll() is None
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    output_of(reproduce(tmp_path, "settings=base"))
+    output_of(reproduce(tmp_path, *PART))
     assert cells(tmp_path) == cells(made[0])
 
 
@@ -175,7 +179,7 @@ def test_a_judge_that_fails_now_and_then_gives_the_same_table(made: tuple[Path, 
     first = made[0]
     for kind in ("sft", "pairs", "reference", "train", "benchmark", "generate"):
         (tmp_path / kind).symlink_to(first / kind)
-    more = ["settings=base", faults, "judge.endpoint.concurrency=8", "judge.endpoint.max_attempts=9"]
+    more = [*PART, faults, "judge.endpoint.concurrency=8", "judge.endpoint.max_attempts=9"]
     output_of(reproduce(tmp_path, *more))
     assert cells(tmp_path) == cells(first)
     calls = [json.loads(path.read_text())["facts"]["calls"] for path in tmp_path.glob("judge/*/manifest.json")]
@@ -183,7 +187,11 @@ def test_a_judge_that_fails_now_and_then_gives_the_same_table(made: tuple[Path, 
 
 
 @pytest.mark.slow
-def test_a_judge_that_is_down_leaves_the_stage_unsealed_and_says_what_to_do(tmp_path: Path) -> None:
+def test_a_judge_that_is_down_leaves_the_stage_unsealed_and_says_what_to_do(
+    made: tuple[Path, str], tmp_path: Path
+) -> None:
+    for kind in ("sft", "benchmark", "generate"):
+        (tmp_path / kind).symlink_to(made[0] / kind)
     command = ["rows=sft", "seeds=1", "judge.endpoint.base_url=http://127.0.0.1:9/v1", "judge.endpoint.max_attempts=2"]
     output = output_of(reproduce(tmp_path, *command), fails=True)
     assert re.search(r"judge/sft-s1-\w+: .*http://127.0.0.1:9/v1.* and run again", output)

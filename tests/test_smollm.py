@@ -47,7 +47,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[str
     @cache
     def command(dtype: str) -> tuple[str, Path, list[str]]:
         overrides = ["setting=laptop_files", f"data.path={folder / 'pairs.jsonl'}", f"runs={folder / 'runs'}"]
-        overrides += ["objective=dpo", "train.epochs=2", "train.max_steps=2", f"train.dtype={dtype}"]
+        overrides += ["objective=dpo", "train.global_batch=4", "train.max_steps=2", f"train.dtype={dtype}"]
         overrides += ["dynamics.train_pairs=16"]
         done = subprocess.run([sys.executable, "-m", "recipes.train", *overrides], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
