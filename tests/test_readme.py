@@ -52,7 +52,7 @@ ASKS_A_JUDGE = "python -m recipes.calibrate_judge"  # has its own tests, on publ
 def test_a_python_command_runs(command: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     runs = tmp_path_factory.getbasetemp() / "readme-runs"  # shared: the commands are meant to share stages
     words = shlex.split(command)
-    tiny = TINY
+    tiny = [*TINY, "settings=base"] if "recipes.reproduce" in command else TINY
     if "recipes.dynamics" in command:
         tiny = TINY_FILE
         pairs = tmp_path_factory.mktemp("data") / "pairs.jsonl"

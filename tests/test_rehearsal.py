@@ -234,7 +234,7 @@ def test_a_rehearsal_reaches_no_other_host(stage) -> None:
         (["rows=released,focalpo"], ["2 rows, no gap", "2 generate, 2 judge, 1 report"]),
         (
             ["table=one_gpu", "rows=dpo", "lora=rank16", "data=on_policy", "data.sampling.seeds=[13,21]"]
-            + ["capability=leaderboard"],
+            + ["data.limit=128", "train.global_batch=32", "capability=leaderboard"],
             ["1 rows, no gap", "1 prompts", "1 sample", "1 reward,", "1 train", "1 capability,"],
         ),
     ],
