@@ -21,7 +21,7 @@ TINY = [
     "model.phases.pretraining.train.max_steps=4",
     "model.phases.sft.count=320",
     "model.phases.sft.train.max_steps=4",
-    "data.prompts=1200",
+    "data.prompts=600",
     "dynamics.train_pairs=20",
     "train.checkpoint_every=2",
 ]
