@@ -65,6 +65,14 @@ def test_without_both_rows_there_is_no_finding() -> None:
     assert finding(alone).startswith("No finding")
 
 
+def test_a_row_that_is_compared_alone_is_what_the_finding_is_about() -> None:
+    whole = table((3.0, 0.01), (3.0, 0.01))
+    rows = {setting: [dpo, replace(other, name="mine", label="Mine")] for setting, (dpo, other) in whole.rows.items()}
+    assert finding(replace(whole, rows=rows)).startswith("Mine is significantly ahead of DPO in 2 and behind in 0 of 2")
+    two = {setting: [*found, replace(found[1], name="yours")] for setting, found in rows.items()}
+    assert finding(replace(whole, rows=two)) == "No finding: the table has no difference between FocalPO and DPO."
+
+
 def test_two_settings_are_side_by_side_and_a_significant_difference_has_a_star() -> None:
     text = as_terminal(table((0.4, 0.8), (3.0, 0.01)), "pocket")
     assert max(map(len, text.splitlines())) <= WIDTH

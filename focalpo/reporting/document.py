@@ -130,7 +130,7 @@ def as_summary(results: Results) -> str:
 
 
 def _findings(results: Results) -> list[str]:
-    """FocalPO's finding and, where there are more than a few rows, one of all."""
+    """The finding and, where there are more than a few rows, one of all."""
     return [f"**{finding(results)}**", *([of_rows(results)] if _rows(results) > FEW_ROWS else [])]
 
 

@@ -1,4 +1,7 @@
-"""The finding in one sentence, made from the table's numbers: is FocalPO ahead of the row it is compared with?"""
+"""The finding in one sentence, made from the table's numbers: is FocalPO ahead of the row it is compared with?
+
+Where a table compares a single row, which is not FocalPO, the finding is about that one.
+"""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +18,7 @@ def finding(results: Results) -> str:
     """How many of the subject's differences are significant, in which direction, and the largest of all."""
     cells = [(cell, f"{column.title}, {short_label(results, setting)}") for setting, column, cell in compared(results)]
     if not cells:
-        return "No finding: the table has no difference between FocalPO and the row that it is compared with."
+        return f"No finding: the table has no difference between {subject_label(results)} and {results.compare_label}."
     label, other = subject_label(results), results.compare_label
     largest, place = max(cells, key=lambda each: abs(_points(each[0])))
     gap = largest.difference
@@ -47,14 +50,21 @@ def compared(results: Results) -> list[tuple[str, Column, Cell]]:
         for setting, rows in results.rows.items()
         for row in rows
         for column in results.columns
-        if row.name == SUBJECT and column.stage != "capability"
+        if row.name == subject(results) and column.stage != "capability"
         if column.name in row.cells and row.cells[column.name].difference is not None
     ]
 
 
+def subject(results: Results) -> str:
+    """The row that the finding is about."""
+    others = {row.name for rows in results.rows.values() for row in rows} - {results.compare_with}
+    return SUBJECT if SUBJECT in others or len(others) != 1 else others.pop()
+
+
 def subject_label(results: Results) -> str:
-    """The label of the row that the finding is about."""
-    return next((row.label for rows in results.rows.values() for row in rows if row.name == SUBJECT), SUBJECT)
+    """Its label; FocalPO's name where the table has no such row."""
+    name = subject(results)
+    return next((row.label for rows in results.rows.values() for row in rows if row.name == name), "FocalPO")
 
 
 def _equal(cells: list[tuple[Cell, str]], results: Results) -> str:

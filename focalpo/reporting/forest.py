@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 
 from focalpo.reporting.cells import Cell, Results, RowResult
-from focalpo.reporting.finding import LEVEL, SUBJECT, compared, short_label, subject_label
+from focalpo.reporting.finding import LEVEL, compared, short_label, subject, subject_label
 from focalpo.scoring.differences import Difference
 from focalpo.scoring.student import quantile
 from focalpo.stages.metrics import NONE, Column
@@ -101,7 +101,7 @@ def _others(results: Results) -> str:
         column.name: _axis(cells, results) for column in results.columns if (cells := list(_cells(results, column)))
     }
     rows = {name: [row for row in found if _compares(row)] for name, found in results.rows.items()}
-    if {row.name for found in rows.values() for row in found} <= {SUBJECT}:
+    if {row.name for found in rows.values() for row in found} <= {subject(results)}:
         return ""
     columns = [column for column in results.columns if column.name in axes]
     tables = "".join(_setting(results, name, found, columns, axes) for name, found in rows.items() if found)
@@ -115,7 +115,7 @@ def _setting(
     label = escape(results.settings[setting])
     head = "".join(f'<th scope="col" class="plot">{escape(column.title)}</th>' for column in columns)
     lines = "".join(
-        f'<tr{" class=focus" if row.name == SUBJECT else ""}><th scope="row">{escape(row.label)}</th>'
+        f'<tr{" class=focus" if row.name == subject(results) else ""}><th scope="row">{escape(row.label)}</th>'
         + "".join(
             f'<td class="plot">{_labelled(row.cells.get(column.name), axes[column.name], results)}</td>'
             for column in columns
