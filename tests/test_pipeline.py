@@ -21,6 +21,7 @@ from recipes.why import why
 from tests.test_track import ended, history
 
 ROOT = Path(__file__).parent.parent
+Made = tuple[Path, str]  # the runs folder of the table, and what was printed
 TINY = [
     "rows=sft,dpo,kto,focalpo",
     "seeds=2",
@@ -51,7 +52,7 @@ def output_of(process: subprocess.Popen, fails: bool = False) -> str:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     runs = tmp_path_factory.mktemp("runs")
     return runs, output_of(reproduce(runs))
 
@@ -62,8 +63,7 @@ def table_of(runs: Path) -> dict[tuple[str, str, str], dict[str, str]]:
         return {(row["setting"], row["row"], row["column"]): row for row in csv.DictReader(file)}
 
 
-PART = ["settings=base", "rows=dpo,focalpo"]
-"""Of the table, what tests make once more from nothing."""
+PART = ["settings=base", "rows=dpo,focalpo"]  # of the table, what tests make once more from nothing
 
 
 def cells(runs: Path) -> dict[tuple[str, str, str], dict[str, str]]:
@@ -77,7 +77,7 @@ def cells(runs: Path) -> dict[tuple[str, str, str], dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_from_nothing_to_a_table_with_an_interval_in_every_cell(made: tuple[Path, str]) -> None:
+def test_from_nothing_to_a_table_with_an_interval_in_every_cell(made: Made) -> None:
     runs, output = made
     table = table_of(runs)
     for setting in ("base", "instruct"):
@@ -99,7 +99,7 @@ def test_from_nothing_to_a_table_with_an_interval_in_every_cell(made: tuple[Path
 
 
 @pytest.mark.slow
-def test_every_stage_is_sealed_and_is_what_its_manifest_says(made: tuple[Path, str]) -> None:
+def test_every_stage_is_sealed_and_is_what_its_manifest_says(made: Made) -> None:
     runs, _ = made
     manifests = list(runs.glob("*/*/manifest.json"))
     assert {path.parent.parent.name for path in manifests} == {
@@ -114,7 +114,7 @@ def test_every_stage_is_sealed_and_is_what_its_manifest_says(made: tuple[Path, s
 
 
 @pytest.mark.slow
-def test_a_second_run_does_nothing_and_says_so(made: tuple[Path, str]) -> None:
+def test_a_second_run_does_nothing_and_says_so(made: Made) -> None:
     runs, first = made
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
     again = output_of(reproduce(runs))
@@ -124,7 +124,7 @@ def test_a_second_run_does_nothing_and_says_so(made: tuple[Path, str]) -> None:
 
 
 @pytest.mark.slow
-def test_killed_anywhere_it_goes_on_to_the_same_table(made: tuple[Path, str], tmp_path: Path) -> None:
+def test_killed_anywhere_it_goes_on_to_the_same_table(made: Made, tmp_path: Path) -> None:
     for stages in (3, 8, 14):
         process = reproduce(tmp_path, *PART)
         deadline = time.monotonic() + 600
@@ -138,7 +138,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_table(made: tuple[Path, str], tm
 
 
 @pytest.mark.slow
-def test_an_output_that_was_edited_is_named_and_made_again(made: tuple[Path, str]) -> None:
+def test_an_output_that_was_edited_is_named_and_made_again(made: Made) -> None:
     runs, _ = made
     (report,) = (runs / "report").iterdir()
     (report / "manifest.json").unlink()
@@ -154,7 +154,7 @@ def test_an_output_that_was_edited_is_named_and_made_again(made: tuple[Path, str
 
 
 @pytest.mark.slow
-def test_a_row_that_fails_is_a_dash_and_the_others_still_make_a_table(made: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_row_that_fails_is_a_dash_and_the_others_still_make_a_table(made: Made, tmp_path: Path) -> None:
     for kind in ("sft", "pairs", "reference", "benchmark", "generate", "judge"):
         (tmp_path / kind).symlink_to(made[0] / kind)
     (tmp_path / "train").mkdir()
@@ -169,27 +169,23 @@ def test_a_row_that_fails_is_a_dash_and_the_others_still_make_a_table(made: tupl
     assert output.count("was saved by a run with other settings") == 2, "two seeds"
     table, whole = table_of(tmp_path), table_of(made[0])
     assert {cell["value"] for place, cell in table.items() if place[:2] == ("instruct", "kto")} == {"-"}
-    kept = [place for place in whole if place[:2] != ("instruct", "kto")]
-    assert all(table[place]["value"] == whole[place]["value"] for place in kept)
+    assert all(table[place]["value"] == whole[place]["value"] for place in whole if place[:2] != ("instruct", "kto"))
 
 
 @pytest.mark.slow
-def test_a_judge_that_fails_now_and_then_gives_the_same_table(made: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_judge_that_fails_now_and_then_gives_the_same_table(made: Made, tmp_path: Path) -> None:
     faults = "judge.endpoint.base_url='pocket --faults 429=0.02,500=0.02,garbage=0.02'"
-    first = made[0]
     for kind in ("sft", "pairs", "reference", "train", "benchmark", "generate"):
-        (tmp_path / kind).symlink_to(first / kind)
+        (tmp_path / kind).symlink_to(made[0] / kind)
     more = [*PART, faults, "judge.endpoint.concurrency=8", "judge.endpoint.max_attempts=9"]
     output_of(reproduce(tmp_path, *more))
-    assert cells(tmp_path) == cells(first)
+    assert cells(tmp_path) == cells(made[0])
     calls = [json.loads(path.read_text())["facts"]["calls"] for path in tmp_path.glob("judge/*/manifest.json")]
     assert all(call["retried"] > 0 and call["failed"] == 0 for call in calls)
 
 
 @pytest.mark.slow
-def test_a_judge_that_is_down_leaves_the_stage_unsealed_and_says_what_to_do(
-    made: tuple[Path, str], tmp_path: Path
-) -> None:
+def test_a_judge_that_is_down_leaves_the_stage_unsealed_and_says_what_to_do(made: Made, tmp_path: Path) -> None:
     for kind in ("sft", "benchmark", "generate"):
         (tmp_path / kind).symlink_to(made[0] / kind)
     command = ["rows=sft", "seeds=1", "judge.endpoint.base_url=http://127.0.0.1:9/v1", "judge.endpoint.max_attempts=2"]
@@ -199,7 +195,7 @@ def test_a_judge_that_is_down_leaves_the_stage_unsealed_and_says_what_to_do(
 
 
 @pytest.mark.slow
-def test_the_commands_that_why_prints_make_the_same_cell_again(made: tuple[Path, str], tmp_path: Path) -> None:
+def test_the_commands_that_why_prints_make_the_same_cell_again(made: Made, tmp_path: Path) -> None:
     printed = why("focalpo/base/ae2_lc", newest_reports(made[0])).splitlines()[-1]
     python, *words = shlex.split(printed)
     assert python == ".venv/bin/python"
@@ -208,7 +204,7 @@ def test_the_commands_that_why_prints_make_the_same_cell_again(made: tuple[Path,
 
 
 @pytest.mark.slow
-def test_notebooks_run_on_the_table(made: tuple[Path, str]) -> None:
+def test_notebooks_run_on_the_table(made: Made) -> None:
     pages = render(newest_reports(made[0])[0])
     assert len(pages) == 4
     shown = f"{float(table_of(made[0])['base', 'focalpo', 'ae2_lc']['value']):.1f} ±"
@@ -216,9 +212,7 @@ def test_notebooks_run_on_the_table(made: tuple[Path, str]) -> None:
 
 
 @pytest.mark.slow
-def test_every_stage_of_a_tracked_table_is_an_offline_run_with_all_its_metrics(
-    made: tuple[Path, str], tmp_path: Path
-) -> None:
+def test_every_stage_of_a_tracked_table_is_an_offline_run_with_all_its_metrics(made: Made, tmp_path: Path) -> None:
     for kind in ("sft", "pairs", "reference", "benchmark"):
         (tmp_path / kind).symlink_to(made[0] / kind)
     output = output_of(reproduce(tmp_path, "rows=dpo", "seeds=1", "settings=base", "track=offline"))
@@ -303,5 +297,4 @@ def test_an_interrupted_run_ends_in_one_line(tmp_path: Path, whom: str, number: 
             os.kill(worker, number)
     assert said in output_of(process, fails=True)
     assert not list(tmp_path.glob("sft/*/manifest.json"))
-    saved = list(tmp_path.glob("sft/*/.checkpoints/step-*/complete"))
-    assert bool(saved) == (whom == "everyone")
+    assert bool(list(tmp_path.glob("sft/*/.checkpoints/step-*/complete"))) == (whom == "everyone")
