@@ -90,10 +90,8 @@ def cost_table(tables: Sequence[Published]) -> str:
         )
         hours = NONE if table.hours is None else f"{table.hours:g}"
         counts = f"{max(map(len, table.results.rows.values()))} x {len(table.results.rows)}"
-        body.append(
-            [table.name, counts.replace("x", "$\\times$"), " or ".join(map(str, seeds)), hours, as_tex(table.machine)]
-            + [f"\\texttt{{{table.commit}}}"]
-        )
+        words = [as_tex(table.name), counts.replace("x", "$\\times$"), " or ".join(map(str, seeds)), hours]
+        body.append([*words, as_tex(table.machine), f"\\texttt{{{table.commit}}}"])
     return tabular("llrrll", ["Table", "rows $\\times$ settings", "seeds", "hours", "machine", "commit"], body)
 
 
