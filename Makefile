@@ -138,7 +138,7 @@ test-slow: $(INSTALLED) ## run the slow tests
 	$(call MARKED,slow) -m 'slow and not vllm and not browser and not slurm and not latex' $(ARGS)
 
 # One after the other, since targets may run beside each other and apt has one lock.
-APT = flock /tmp/apt-get sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+APT = flock Makefile sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 	apt-get install -y -qq --no-install-recommends $(1) > /dev/null' || { \
 	echo "error: install $(1), then run the same command again"; exit 1; }
 

@@ -117,7 +117,7 @@ def test_the_summary_marks_significant_differences_and_rows_that_did_not_run() -
         RowResult("b", "B", {}, {}, {}),
     ]
     lines = as_summary(Results("T", {"base": "Base (x)"}, {"base": rows}, "dpo", "DPO", ())).splitlines()
-    assert lines[0].startswith("**No finding")
+    assert lines[0].startswith("**A is significantly ahead of DPO in 1 and behind in 0 of 2 scores")
     assert lines[2] == "| Base | AlpacaEval LC | AlpacaEval WR |", "columns of which no row has a number are not"
     assert lines[4:6] == ["| A | 30.0 ±2.0\\* | 30.0 ±2.0 |", "| B | - | - |"]
     two = Results("T", {"base": "Base (x)", "other": "Other"}, {"base": rows, "other": rows[:1]}, "dpo", "DPO", ())

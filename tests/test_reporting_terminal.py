@@ -69,8 +69,9 @@ def test_a_row_that_is_compared_alone_is_what_the_finding_is_about() -> None:
     whole = table((3.0, 0.01), (3.0, 0.01))
     rows = {setting: [dpo, replace(other, name="mine", label="Mine")] for setting, (dpo, other) in whole.rows.items()}
     assert finding(replace(whole, rows=rows)).startswith("Mine is significantly ahead of DPO in 2 and behind in 0 of 2")
-    two = {setting: [*found, replace(found[1], name="yours")] for setting, found in rows.items()}
-    assert finding(replace(whole, rows=two)) == "No finding: the table has no difference between FocalPO and DPO."
+    two = {setting: [*found, replace(found[1], name="yours", label="Yours")] for setting, found in rows.items()}
+    said = finding(replace(whole, rows=two, margin=3.0))
+    assert said.startswith("Of 2 rows beside DPO, in 2 scores each: significantly ahead Mine (2), Yours (2); behind")
 
 
 def test_two_settings_are_side_by_side_and_a_significant_difference_has_a_star() -> None:

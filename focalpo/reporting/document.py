@@ -131,7 +131,8 @@ def as_summary(results: Results) -> str:
 
 def _findings(results: Results) -> list[str]:
     """The finding and, where there are more than a few rows, one of all."""
-    return [f"**{finding(results)}**", *([of_rows(results)] if _rows(results) > FEW_ROWS else [])]
+    first, *more = dict.fromkeys([finding(results), *([of_rows(results)] if _rows(results) > FEW_ROWS else [])])
+    return [f"**{first}**", *more]
 
 
 def _rows(results: Results) -> int:

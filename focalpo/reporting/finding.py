@@ -1,6 +1,6 @@
 """The finding in one sentence, made from the table's numbers: is FocalPO ahead of the row it is compared with?
 
-Where a table compares a single row, which is not FocalPO, the finding is about that one.
+Without FocalPO it is about the row that is compared alone, or about all that are.
 """
 
 import math
@@ -18,7 +18,7 @@ def finding(results: Results) -> str:
     """How many of the subject's differences are significant, in which direction, and the largest of all."""
     cells = [(cell, f"{column.title}, {short_label(results, setting)}") for setting, column, cell in compared(results)]
     if not cells:
-        return f"No finding: the table has no difference between {subject_label(results)} and {results.compare_label}."
+        return of_rows(results) or f"No finding: the table has no difference to {results.compare_label}."
     label, other = subject_label(results), results.compare_label
     largest, place = max(cells, key=lambda each: abs(_points(each[0])))
     gap = largest.difference
@@ -45,26 +45,32 @@ def compared(results: Results) -> list[tuple[str, Column, Cell]]:
 
     lm-eval's tasks, which training does not aim at, are not among them.
     """
+    name = subject(results)
     return [
         (setting, column, row.cells[column.name])
         for setting, rows in results.rows.items()
         for row in rows
         for column in results.columns
-        if row.name == subject(results) and column.stage != "capability"
+        if row.name == name and column.stage != "capability"
         if column.name in row.cells and row.cells[column.name].difference is not None
     ]
 
 
 def subject(results: Results) -> str:
     """The row that the finding is about."""
-    others = {row.name for rows in results.rows.values() for row in rows} - {results.compare_with}
-    return SUBJECT if SUBJECT in others or len(others) != 1 else others.pop()
+    differ = {
+        row.name
+        for rows in results.rows.values()
+        for row in rows
+        if any(cell.difference is not None for cell in row.cells.values())
+    }
+    return SUBJECT if SUBJECT in differ or len(differ) != 1 else differ.pop()
 
 
 def subject_label(results: Results) -> str:
-    """Its label; FocalPO's name where the table has no such row."""
+    """Its label, where something is compared."""
     name = subject(results)
-    return next((row.label for rows in results.rows.values() for row in rows if row.name == name), "FocalPO")
+    return next(row.label for rows in results.rows.values() for row in rows if row.name == name)
 
 
 def _equal(cells: list[tuple[Cell, str]], results: Results) -> str:

@@ -112,10 +112,10 @@ def _others(results: Results) -> str:
 def _setting(
     results: Results, setting: str, rows: Sequence[RowResult], columns: Sequence[Column], axes: dict[str, Axis]
 ) -> str:
-    label = escape(results.settings[setting])
+    label, focus = escape(results.settings[setting]), subject(results)
     head = "".join(f'<th scope="col" class="plot">{escape(column.title)}</th>' for column in columns)
     lines = "".join(
-        f'<tr{" class=focus" if row.name == subject(results) else ""}><th scope="row">{escape(row.label)}</th>'
+        f'<tr{" class=focus" if row.name == focus else ""}><th scope="row">{escape(row.label)}</th>'
         + "".join(
             f'<td class="plot">{_labelled(row.cells.get(column.name), axes[column.name], results)}</td>'
             for column in columns
