@@ -75,7 +75,7 @@ def test_the_panels_have_the_differences_of_scores_and_of_held_out_pairs(tmp_pat
     ]
     panels = pair_panels(fixed)
     assert [panel.title for panel in panels] == [
-        "held-out pairs, true labels,\nfixed %", "held-out pairs, true labels,\nbroken %"
+        "held-out pairs,\ntrue labels,\nfixed %", "held-out pairs,\ntrue labels,\nbroken %"
     ]  # fmt: skip
     assert [panel.found for panel in panels] == [{("rpo", "base_0"): (3.0, 0.01)}, {("rpo", "base_0"): (-1.0, 0.5)}]
     (panel,) = score_panels(results())

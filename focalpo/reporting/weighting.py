@@ -28,9 +28,9 @@ def weighting_figure(results: Results, fixed: Sequence[Share], path: Path) -> No
     """Plot two lines of heat maps, rows by settings: differences of scores above, of pairs fixed and broken below."""
     lines = [score_panels(results), pair_panels(fixed)]
     labels = {row.name: row.label for rows in results.rows.values() for row in rows if row.name != results.compare_with}
-    settings = {name: short_label(results, name) for name in results.rows}
+    settings = {name: short_label(results, name) if len(results.rows) > 1 else "" for name in results.rows}
     across = max(1, *map(len, lines))
-    size = (3.2 + across * (0.7 + 0.37 * len(settings)), 2 * (1.6 + 0.24 * len(labels)))
+    size = (3.2 + across * max(1.6, 0.7 + 0.37 * len(settings)), 2 * (1.6 + 0.24 * len(labels)))
     figure, grid = plt.subplots(2, across, figsize=size, sharey=True, squeeze=False, layout="constrained")
     for panels, line in zip(lines, grid, strict=True):
         for panel, axes in zip(panels, line, strict=False):
@@ -45,7 +45,7 @@ def score_panels(results: Results) -> list[Panel]:
     """One per column of the table."""
     return [
         Panel(
-            f"{column.title}, points",
+            f"{column.title},\npoints",
             {
                 (row.name, setting): (cell.difference.value, cell.p_holm)
                 for setting, rows in results.rows.items()
@@ -62,7 +62,7 @@ def pair_panels(fixed: Sequence[Share]) -> list[Panel]:
     mine = [share for share in fixed if share.split == SPLIT and share.difference is not None]
     return [
         Panel(
-            f"{SPLITS[SPLIT]}, {labels} labels,\n{word} %",
+            f"{SPLITS[SPLIT]},\n{labels} labels,\n{word} %",
             {
                 (share.row, share.setting): (share.difference.value, share.p_holm)
                 for share in mine
