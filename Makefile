@@ -160,7 +160,7 @@ test-paper: $(INSTALLED) ## build the report of the paper and of a table with La
 	$(call MARKED,latex) --numprocesses 0 -m 'latex and not vllm and not browser and not slurm' $(ARGS)
 
 test-vllm: $(CPU_VLLM) ## run the tests that need vLLM, for real on a CPU, in an environment of their own
-	$(call MARKED,vllm) --dist worksteal -m vllm $(ARGS)
+	$(call MARKED,vllm) --dist load -m vllm $(ARGS)
 
 test-all: test test-slow test-browser test-slurm test-paper test-vllm ## run all tests
 
