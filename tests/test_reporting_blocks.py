@@ -133,6 +133,20 @@ def test_every_format_shows_missing_verdicts_and_the_worst_that_they_can_hide() 
     assert [written[name] for name in ("missing", "worst_low", "worst_high")] == ["2", "13.9", "14.2"]
 
 
+def test_a_table_shows_whose_answers_repeat_themselves() -> None:
+    looping = replace(row("dpo", ae2_wr=cell()), extras={"tokens": 113.0, "repetitive": 48.3})
+    fine = replace(row("sft", ae2_wr=cell()), extras={"tokens": 66.0, "repetitive": 1.2})
+    table = results_of(fine, looping)
+    for text in (as_summary(table), as_terminal(table, "files")):
+        assert "Answers that repeat themselves, scored as they stand: DPO: 48%." in " ".join(text.split())
+    assert "repetitive %" in as_markdown(table) and "| 48.3 |" in as_markdown(table)
+    assert [line["value"] for line in csv.DictReader(io.StringIO(as_csv(table))) if line["column"] == "repetitive"] == [
+        "1.2", "48.3",
+    ]  # fmt: skip
+    never = results_of(replace(fine, extras={"tokens": 7.0, "repetitive": 0.0}))
+    assert "repetitive" not in as_markdown(never) + as_csv(never), "short answers cannot"
+
+
 def test_a_table_with_three_seeds_or_fewer_warns() -> None:
     few, many = cell(0.1), replace(cell(0.1), seeds=4)
     (warning,) = few_seeds(results_of(row("dpo", ae2_wr=many), row("sft", ae2_wr=few), row("ipo", ae2_wr=many)))

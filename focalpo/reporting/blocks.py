@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from focalpo.reporting.cells import Cell, Results, RowResult
+from focalpo.scoring.sanity import MOST
 from focalpo.scoring.stats import ROUNDS
 from focalpo.stages.metrics import NONE, Column
 from focalpo.stages.suites import lm_eval_version, suites
@@ -193,8 +194,9 @@ def worst_text(cell: Cell) -> str:
     return f"{cell.missing} missing: {cell.worst[0]:.1f} to {cell.worst[1]:.1f}"
 
 
-def missing_texts(results: Results) -> list[str]:
-    """One sentence on which numbers lack verdicts, where there is no room for a block; none where no verdict lacks."""
+def caveats(results: Results) -> list[str]:
+    """Sentences on what the numbers of a table hide, where there is no room for blocks and further columns: verdicts
+    that lack, and answers that repeat themselves."""
     lacking = [
         f"{row.label}, {column.title}, {results.settings[setting]}: {worst_text(row.cells[column.name])}"
         for setting, rows in results.rows.items()
@@ -202,7 +204,17 @@ def missing_texts(results: Results) -> list[str]:
         for column in results.columns
         if column.name in row.cells and row.cells[column.name].missing
     ]
-    return [f"Missing verdicts, and the number if all were lost or won: {'; '.join(lacking)}."] if lacking else []
+    repeating = [
+        f"{row.label}{f', {results.settings[setting]}' if len(results.rows) > 1 else ''}: {share:.0f}%"
+        for setting, rows in results.rows.items()
+        for row in rows
+        if (share := row.extras.get("repetitive", 0)) > 100 * MOST["repetitive"]
+    ]
+    said = {
+        "Missing verdicts, and the number if all were lost or won": lacking,
+        "Answers that repeat themselves, scored as they stand": repeating,
+    }
+    return [f"{what}: {'; '.join(found)}." for what, found in said.items() if found]
 
 
 def _equal(cell: Cell | None) -> str:

@@ -110,8 +110,10 @@ class Results:
         ]
 
     def extras(self, setting: str) -> dict[str, str]:
-        """Titles, by name, of the extra columns that at least one row of the setting has."""
-        found = dict.fromkeys(name for row in self.rows[setting] for name in row.extras)
+        """Titles, by name, of the extra columns that at least one row of the setting has; repetition only if there is
+        any, which short answers never have."""
+        extras = [extra for row in self.rows[setting] for extra in row.extras.items()]
+        found = dict.fromkeys(name for name, value in extras if name != "repetitive" or value)
         return {name: extra_title(name) for name in _in_order(found, EXTRAS)}
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from focalpo.reporting.blocks import Block, missing_texts
+from focalpo.reporting.blocks import Block, caveats
 from focalpo.reporting.cells import Cell, Results
 from focalpo.reporting.diagnostics import NOTE
 from focalpo.reporting.finding import LEVEL, finding, of_rows, short_label
@@ -170,7 +170,7 @@ def _differences_summary(results: Results) -> str:
         f"after Holm's correction for {results.compared} differences; = shown to differ by less than "
         f"{results.margin:g} points."
     )
-    last = " ".join([below, *missing_texts(results)])
+    last = " ".join([below, *caveats(results)])
     return "\n\n".join([*_findings(results), *results.who_judged, *parts, last]) + "\n"
 
 
@@ -187,7 +187,7 @@ def _md(lines: Sequence[Sequence[str]]) -> str:
 
 def _summary_text(lines: Sequence[Sequence[str]], results: Results) -> str:
     rule = f"; \\* differs from {results.compare_label}, p < .05 after Holm's correction" if results.compared else ""
-    below = " ".join([f"{results.title}. ± half a 95% interval{rule}.", *missing_texts(results)])
+    below = " ".join([f"{results.title}. ± half a 95% interval{rule}.", *caveats(results)])
     return "\n\n".join([*_findings(results), *results.who_judged, _md(lines), below]) + "\n"
 
 

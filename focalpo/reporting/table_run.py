@@ -15,6 +15,9 @@ from focalpo.stages.origin import ROOT
 from focalpo.stages.rankings import Change, change
 from focalpo.stages.records import PairState, read_records
 
+ANSWERS = {"tokens": 1, "unfinished": 100, "repetitive": 100}
+"""What a table shows of a row's answers beside the scores, with the factor to its unit."""
+
 
 @dataclass(frozen=True, slots=True)
 class TableRun:
@@ -129,13 +132,13 @@ def chosen_report(name: str = "pocket") -> Path:
 
 
 def _answer_facts(generate: Path) -> dict[str, float]:
-    """What is known of length and completeness of the answers to AlpacaEval or, without it, of the first set."""
+    """What is known of the answers to AlpacaEval or, without it, to the first set: length and broken ones."""
     manifest = read_manifest(generate)
     names = list(manifest["settings"].get("sets", {"alpaca_eval": {}}))
     if not names:
         return {}
     found = manifest["facts"]["alpaca_eval" if "alpaca_eval" in names else names[0]]
-    return {name: unit * found[name] for name, unit in (("tokens", 1), ("unfinished", 100)) if name in found}
+    return {name: unit * found[name] for name, unit in ANSWERS.items() if name in found}
 
 
 def _scored_facts(folders: Mapping[str, Path]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import textwrap
 
-from focalpo.reporting.blocks import SCALE_NOTES, missing_texts
+from focalpo.reporting.blocks import SCALE_NOTES, caveats
 from focalpo.reporting.cells import Cell, Results
 from focalpo.reporting.finding import LEVEL, finding, short_label
 from focalpo.stages.metrics import NONE, Column
@@ -20,7 +20,7 @@ def as_terminal(results: Results, scale: str) -> str:
     stars = f"; * differs from {results.compare_label}, p < .05 after Holm's correction" if results.compared else ""
     legend = f"± half a 95% interval{stars}."
     texts = [results.title, finding(results), *shown, *results.who_judged]
-    below = [legend, *missing_texts(results), *([SCALE_NOTES[scale]] if scale in SCALE_NOTES else [])]
+    below = [legend, *caveats(results), *([SCALE_NOTES[scale]] if scale in SCALE_NOTES else [])]
     return "\n\n".join([*map(_wrapped, texts), *tables, "\n".join(map(_wrapped, below))]) + "\n"
 
 

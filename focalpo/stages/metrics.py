@@ -51,6 +51,7 @@ EXTRAS = {
     "greedy_success": "greedy success %",
     "tokens": "tokens",
     "unfinished": "unfinished %",
+    "repetitive": "repetitive %",
 }
 """Titles of the numbers beside the scores: means over runs, without intervals."""
 
