@@ -1,4 +1,4 @@
-"""Silences library output that would disturb the progress line, and spares a process imports that no stage uses."""
+"""Silences library output that would disturb the progress line, and skips imports that no stage uses."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ def quiet(cores: int) -> None:
     import torch
     from transformers.utils import logging as transformers_logging
 
-    spare_imports()
+    skip_unused_imports()
     # Ctrl-C reaches every process of the terminal: this one exits without printing a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # More threads than cores would only add context switches.
@@ -41,10 +41,11 @@ def quiet(cores: int) -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
 
-def spare_imports() -> None:
-    """Keep transformers from importing scikit-learn, pandas and scipy, for whoever imports its models afterwards.
+def skip_unused_imports() -> None:
+    """Stop transformers from importing scikit-learn, pandas and scipy; call this before its models are imported.
 
-    It would use them for a kind of speculative decoding and for vision models; they are a quarter of a start's time.
+    It uses them for a kind of speculative decoding and for vision models; they take a quarter of the time of importing
+    what a training needs.
     """
     from transformers import utils
 
