@@ -124,9 +124,10 @@ def test_a_worker_exits_when_its_parent_died_before_it_started(tmp_path: Path) -
     assert (result.returncode, result.stderr) == (1, b"")
 
 
-def test_a_process_of_a_stage_imports_its_models_without_scikit_learn() -> None:
+def test_a_process_of_a_stage_imports_its_models_without_scikit_learn_and_then_collects_garbage() -> None:
     program = (
-        "import sys; from focalpo.processes.quiet import quiet; quiet(1); import focalpo.training.engine\n"
+        "import gc, sys; from focalpo.processes.quiet import quiet; quiet(1); import focalpo.training.engine\n"
+        "assert gc.isenabled()\n"
         "import transformers; transformers.LlamaForCausalLM; print(*{'sklearn', 'scipy', 'pandas'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)

@@ -1,10 +1,11 @@
-"""Silences library output that would disturb the progress line, and skips imports that no stage uses."""
+"""Silences library output that would disturb the progress line."""
 
 import logging
 import os
 import signal
 import warnings
 
+from focalpo.processes.importing import importing, skip_unused_imports
 from focalpo.processes.lifeline import end_with
 
 
@@ -22,10 +23,11 @@ def quiet_worker(parent: int, cores: int) -> None:
 
 def quiet(cores: int) -> None:
     """Silence known, harmless library output and use `cores` threads; for processes whose output a user sees."""
-    import torch
-    from transformers.utils import logging as transformers_logging
+    with importing():
+        import torch
+        from transformers.utils import logging as transformers_logging
 
-    skip_unused_imports()
+        skip_unused_imports()
     # Ctrl-C reaches every process of the terminal: this one exits without printing a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # More threads than cores would only add context switches.
@@ -39,14 +41,3 @@ def quiet(cores: int) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found no other
     # DeepSpeed logs the detected accelerator and its configuration at every start.
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-
-
-def skip_unused_imports() -> None:
-    """Stop transformers from importing scikit-learn, pandas and scipy; call this before its models are imported.
-
-    It uses them for a kind of speculative decoding and for vision models; they take a quarter of the time of importing
-    what a training needs.
-    """
-    from transformers import utils
-
-    utils.is_sklearn_available = utils.is_scipy_available = lambda: False

@@ -20,6 +20,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from focalpo.config.mistakes import USAGE, Mistake
+from focalpo.processes.importing import importing
 from focalpo.processes.lifeline import end_with, leave
 from focalpo.processes.quiet import quiet
 from focalpo.running.launching import RANKED, STACKS, in_new_processes
@@ -147,7 +148,9 @@ def recipe(job: Job) -> dict:
         torch.set_num_threads(job.settings["threads"])
     with naming_own_keys(job), explaining_disk_errors(job.path), explaining_out_of_memory(job), stopping(job):
         module, name = recipe_of(job.kind)
-        return _tracked(job, getattr(importlib.import_module(module), name))
+        with importing():
+            make_kind = getattr(importlib.import_module(module), name)
+        return _tracked(job, make_kind)
 
 
 @contextlib.contextmanager
