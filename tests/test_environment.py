@@ -139,7 +139,7 @@ def test_ci_goes_on_after_a_failure_fails_in_the_end_and_prints_times(tmp_path: 
     done = subprocess.run([tmp_path / ".ci" / "run"], capture_output=True, text=True, env=MAKE_ENVIRONMENT)
     assert done.returncode == 1
     *made, times, failed = done.stdout.splitlines()
-    names = ("check", "test", "test-browser", "test-paper", "test-vllm", "test-slurm")
+    names = ("check", "test", "test-vllm", "test-browser", "test-paper", "test-slurm")
     assert made == [f"made {name}" for name in names]
     assert re.fullmatch(r"minutes: check 0:0\d test 0:0\d .*, all 0:0\d", times) and failed == "failed: test-slow"
 
