@@ -7,7 +7,7 @@ A stage is moved to RUNS/.again/KIND/; nothing is deleted. What was made from it
 """
 
 import contextlib
-import shutil
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,13 +29,18 @@ def again(arguments: list[str]) -> None:
     for folder in [found_in(runs, name) for name in names]:
         others = made_from(runs, folder)
         with Folder.at(folder).being_made():  # not while it is made, or its outputs are removed for being damaged
-            aside = runs / ".again" / folder.parent.name / folder.name
-            shutil.rmtree(aside, ignore_errors=True)
+            aside = _place_aside(runs / ".again" / folder.parent.name / folder.name)
             aside.parent.mkdir(parents=True, exist_ok=True)
             folder.rename(aside)
         print(f"{folder.parent.name}/{folder.name} is in {aside}; the next run makes it again")
         if others:
             print(f"made from it, and still sealed; name them too if they must follow: {' '.join(others)}")
+
+
+def _place_aside(first: Path) -> Path:
+    """A path that nothing has: what was set aside before stays, as replies that were paid for."""
+    later = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([first], later) if not path.exists())
 
 
 def found_in(runs: Path, name: str) -> Path:

@@ -258,9 +258,10 @@ def _hub(plan: Planned) -> Iterator[Finding]:
         return
     import httpx2
     from huggingface_hub import HfApi, get_token
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
-    models = {(config.model.path, config.model.revision) for config in plan.configs.values() if config.model.path}
+    named = {(config.model.path, config.model.revision) for config in plan.configs.values() if config.model.path}
+    models = {(path, revision) for path, revision in named if not Path(path).is_dir()}
     if not models:
         yield Finding("ok", "hub", "nothing to download")
     for path, revision in sorted(models, key=str):
@@ -271,6 +272,8 @@ def _hub(plan: Planned) -> Iterator[Finding]:
         except GatedRepoError:
             when = "with another account" if get_token() else "after `hf auth login`"
             yield Finding("fail", "licence", f"{path}: accept its licence at https://huggingface.co/{path}, {when}")
+        except HFValidationError:
+            yield Finding("fail", "hub", f"{path} is no folder here, nor a repository's name: correct model.path")
         except RepositoryNotFoundError:
             yield Finding("fail", "hub", f"{path} at {revision} does not exist or is private: try `hf auth login`")
         except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:

@@ -12,7 +12,7 @@ from focalpo.judging.preflight import preflights
 from focalpo.judging.price import Estimate, expected_of
 from focalpo.judging.protocol import EVAL, ArenaProtocol, CheckedProtocol, JudgedProtocol
 from focalpo.judging.requests import protocol_of
-from focalpo.judging.sentinel import Sentinel, judged, read_sentinel, since_first
+from focalpo.judging.sentinel import Sentinel, judged, openings, read_sentinel, since_first
 from focalpo.judging.serving import address_of, endpoint_at
 from focalpo.judging.upstream import with_prompt
 from focalpo.pocket.world import is_correct
@@ -35,10 +35,10 @@ def make(job: Job) -> dict:
 def judge_tasks(job: Job, tasks: dict[str, Task]) -> tuple[dict[str, Verdicts], dict]:
     """Judge the tasks with the job's judge, recording into its folder; returns verdicts by task, and facts."""
     settings = job.launch["endpoint"]
-    sentinel = read_sentinel(EVAL / f"{job.launch['sentinel']}.yaml") if job.launch["sentinel"] else None
+    sentinel = sentinel_of(job)
     asked = [(protocol, sentinel.questions, sentinel.answers) for protocol, _, _ in tasks.values()] if sentinel else []
     estimate = expected_of([*tasks.values(), *asked], settings)
-    taken = take_records(job)
+    taken = take_records(job, anew=openings(sentinel, [protocol for protocol, _, _ in tasks.values()]))
     _announce(job, estimate, settings, taken)
     verdicts = {}
     with address_of(settings["base_url"]) as address:
@@ -59,6 +59,11 @@ def judge_tasks(job: Job, tasks: dict[str, Task]) -> tuple[dict[str, Verdicts], 
     counts = {"calls": asdict(endpoint.counts), "spent_usd": endpoint.spending.usd, "served": served}
     counts["judged_by"] = {name: judged_by(protocol) for name, (protocol, _, _) in tasks.items()}
     return verdicts, counts | facts | ({"records_of": taken} if taken else {})
+
+
+def sentinel_of(job: Job) -> Sentinel | None:
+    """The pairs that are judged first, unless the job has none."""
+    return read_sentinel(EVAL / f"{job.launch['sentinel']}.yaml") if job.launch["sentinel"] else None
 
 
 def benchmark_of(job: Job, name: str) -> tuple[JudgedProtocol, list[Question]]:

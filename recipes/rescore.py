@@ -14,11 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from focalpo.judging.earlier import RECORDS, earlier_records, take_records
+from focalpo.judging.sentinel import openings
 from focalpo.planning.stages import Row, in_order, report_stage
 from focalpo.planning.table import planned
 from focalpo.running.command import run_command
 from focalpo.running.schedule import run_stages
 from focalpo.stages.folder import Folder, Stage
+from recipes.judge import benchmark_of, sentinel_of
 from recipes.reproduce import show
 
 REMADE = ("judge", "check", "report")
@@ -77,9 +79,12 @@ def prepare(runs: Path, again: Path, stages: list[Stage]) -> None:
 
 
 def _put_records(sealed: Folder, place: Path) -> None:
-    """Copy the stage's own records or, where its code has changed since, those of the same judge and answers."""
+    """Copy the stage's own records or, where its code has changed since, those of the same judge and answers, without
+    the sentinel's: a reply that is read twice does not show how far a judge repeats itself."""
     if not sealed.sealed:
-        take_records(sealed.job, place)
+        job = sealed.job
+        protocols = [benchmark_of(job, name)[0] for name in job.settings["protocols"]]
+        take_records(job, place, anew=openings(sentinel_of(job), protocols))
     elif (sealed.path / RECORDS).is_file():
         shutil.copyfile(sealed.path / RECORDS, place / RECORDS)
     else:

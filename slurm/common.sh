@@ -9,8 +9,9 @@
 #
 #   signal       USR1: the time limit is near                       TERM: the job is cancelled or preempted
 #   sft, train   save, requeue                                      save; Slurm itself requeues a preempted job
-#   judge, generate, sample
-#                stop, requeue: replies and answers are recorded    stop
+#   judge, duel, generate, held_out, sample, capability
+#                stop, requeue: replies, answers and finished       stop
+#                tasks are recorded
 #   the others   continue; if time runs out, say so in error.txt    end
 #
 # A job that has nothing new to show is not requeued, and a job that was requeued four times without is ended.
@@ -67,12 +68,14 @@ export SLURM_EXPORT_ENV=ALL
 # shellcheck disable=SC2034  # the templates use it
 worker=(python -m focalpo.running.worker "$stage" "--ranks=$ranks" "--threads=$threads")
 
-# What the next start does not have to do again: the newest checkpoint, the parts of answers, or the replies of a judge.
+# What the next start does not have to do again: the newest checkpoint, the parts of answers, the finished tasks, or the
+# replies of a judge.
 progress() {
-    local saved=("$stage"/.checkpoints/step-*/complete) parts replies
+    local saved=("$stage"/.checkpoints/step-*/complete) parts tasks=0 replies
     parts=$(compgen -G "$stage/.checkpoints/*.parquet" | wc -l) || true
+    [[ $kind != capability ]] || tasks=$(compgen -G "$stage/*.json" | wc -l) || true
     replies=$(grep -c '"outcome": "good"' "$stage/records.jsonl" 2>/dev/null) || true
-    echo "${saved[-1]#"$stage"} $parts ${replies:-0}"
+    echo "${saved[-1]#"$stage"} $parts $tasks ${replies:-0}"
 }
 began=$(progress)
 starts=$stage/.starts # one line per start: the task, and what there was
@@ -86,20 +89,22 @@ trap 'asked=USR1; ask_to_stop &' USR1
 trap 'asked=TERM; ask_to_stop &' TERM
 state() { squeue --noheader --jobs="$task" --format=%T 2>/dev/null; }
 
+saves() { [[ $kind == @(sft|train) ]]; }
+records() { [[ $kind == @(judge|duel|generate|held_out|sample|capability) ]]; }
+
 ask_to_stop() {
-    case $kind in
-        sft | train) # a file, unlike a signal, reaches every rank on every node through srun, container and torchrun
-            while kill -0 "${child:-$$}" 2>/dev/null; do # repeatedly: a run deletes it when it starts
-                mkdir -p "$stage/.checkpoints" && touch "$stage/.checkpoints/stop"
-                sleep 1
-            done
-            ;;
-        judge | generate | sample) # to the job steps, not to this script; TERM reaches them from Slurm itself, and a late
-            # signal to the task would stop its next start
-            [[ $asked == TERM ]] || scancel --signal=USR1 "$task"
-            ;;
-        *) [[ $asked == TERM ]] || echo "the time limit was near and $kind does not save; raise cluster.stages.$kind.minutes" > "$stage/error.txt" ;;
-    esac
+    if saves; then # a file, unlike a signal, reaches every rank on every node through srun, container and torchrun
+        while kill -0 "${child:-$$}" 2>/dev/null; do # repeatedly: a run deletes it when it starts
+            mkdir -p "$stage/.checkpoints" && touch "$stage/.checkpoints/stop"
+            sleep 1
+        done
+    elif [[ $asked == TERM ]]; then
+        : # Slurm itself sends TERM to the job steps, and a late signal to the task would stop its next start
+    elif records; then
+        scancel --signal=USR1 "$task" # to the job steps, not to this script
+    else
+        echo "the time limit was near and $kind does not save; raise cluster.stages.$kind.minutes" > "$stage/error.txt"
+    fi
 }
 
 # Run the stage's command, wait for it across signals, and end the job according to its outcome.
@@ -116,7 +121,7 @@ run() {
         rm -f "$stage/error.txt"
         exit
     fi
-    if [[ $asked == USR1 && $kind == @(sft|train|judge|generate|sample) && $(state) == RUNNING ]]; then
+    if [[ $asked == USR1 && $(state) == RUNNING ]] && { saves || records; }; then
         if [[ $(progress) == "$began" ]]; then
             [[ ! -e $stage/error.txt ]] || exit "$status" # its own reason
             fail "the time limit was near and $kind had made no progress; raise cluster.stages.$kind.minutes"

@@ -73,6 +73,10 @@ def test_a_stage_set_aside_is_not_sealed_and_what_was_made_from_it_is_listed(
     assert Folder(tmp_path, PAIRS).sealed and Folder(tmp_path, JUDGE).sealed
     first, second = capsys.readouterr().out.splitlines()
     assert "the next run makes it again" in first and second.endswith(JUDGE.title)
+    sealed(tmp_path, TRAIN)
+    again([name.format(runs=tmp_path), f"runs={tmp_path}"])
+    aside = sorted(path.name for path in (tmp_path / ".again" / "train").iterdir())
+    assert aside == [Path(TRAIN.title).name, f"{Path(TRAIN.title).name}-2"], "nothing is deleted"
 
 
 @pytest.mark.parametrize(

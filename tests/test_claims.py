@@ -94,6 +94,21 @@ def test_one_setting_cannot_show_that_one_gamma_is_enough() -> None:
     assert ahead(published({"base": {"focalpo": {"ae2_lc": UP}}}), "focalpo").word == SUPPORTED
 
 
+def test_a_claim_about_all_settings_is_open_where_one_is_not_measured() -> None:
+    """A row that failed there, or whose pairs have no number with one seed: what the others show is not all."""
+    for found, word in ((UP, OPEN), (SAME, OPEN), (DOWN, REFUTED)):
+        verdict = ahead(published({"base": {"focalpo": {"ae2_lc": found}}, "instruct": {"focalpo": {}}}), "focalpo")
+        assert verdict.word == word and "; not measured: The instruct" in verdict.why
+    pairs = [groups("base", "dpo", seed, 20 + seed, 3.0) for seed in range(4)]
+    pairs += [groups("instruct", "dpo", seed, fixed, 3.0) for seed, fixed in enumerate((90, float("nan")))]
+    found = fixed_rarely(published({name: {"dpo": {}} for name in ("base", "instruct")}, pairs), "dpo", 50.0)
+    assert found.word == OPEN and "; not measured: The instruct; asked for" in found.why
+    pairs = [groups("base", row, s, 20, margin + s) for s in (1, 2) for row, margin in (("dpo", 0), ("new", 1))]
+    both = published({name: {"dpo": {}, "new": {}} for name in ("base", "instruct")}, pairs)
+    wider = margins_of_right(both, "new", "dpo")
+    assert wider.word == OPEN and wider.why.endswith("nats; not measured: The instruct")
+
+
 def test_an_inconclusive_verdict_has_what_would_have_shown() -> None:
     found = ahead(published({"base": {"focalpo": {"ae2_lc": WIDE, "ae2_wr": cell(1, half=3)}}}), "focalpo")
     assert found.short == "inconclusive, 8.0 points would have shown"

@@ -10,6 +10,7 @@ import pytest
 
 from focalpo.reporting.content import held_out
 from focalpo.reporting.fixes import Share, as_csv, as_markdown, other_pairs, shares
+from focalpo.reporting.pair_groups import pair_groups
 from focalpo.reporting.table_run import TableRun
 from focalpo.scoring.student import quantile
 from focalpo.stages.records import PairState, write_records
@@ -127,6 +128,14 @@ def test_a_table_without_the_compared_row_has_shares_and_no_differences(tmp_path
     run = run_of(tmp_path, {"kto/1": [("fixed", False)] * 6 + [("wrong", False)] * 6})
     text = as_markdown(run, shares(run))
     assert "| KTO | 50.0 ±33.2 | 0.0 ±0.0 |" in text and "in brackets" not in text
+
+
+def test_trainings_on_single_answers_have_none(sealed_report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with data=unpaired: trained, and without pairs that could be fixed."""
+    run = TableRun.read(sealed_report)
+    assert shares(run) and pair_groups(run)
+    monkeypatch.setattr(TableRun, "changes", lambda *_: [])
+    assert shares(run) == [] == pair_groups(run)
 
 
 def test_a_report_has_them_and_publishing_takes_them(sealed_report: Path, tmp_path: Path) -> None:

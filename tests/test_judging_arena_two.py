@@ -13,7 +13,7 @@ from focalpo.judging.benchmarks import read_questions
 from focalpo.judging.protocol import ArenaTwoProtocol, load_protocol, protocol_hash
 from focalpo.judging.upstream import TEMPLATE_NAMES, with_prompt, write_prompt
 from focalpo.scoring.stats import arena_score, bootstrap_error, prompt_weights, value
-from focalpo.scoring.style_control import Models, Played, StyleControlled, style_difference
+from focalpo.scoring.style_control import Models, NoRatingsError, Played, StyleControlled, style_difference
 from focalpo.stages.records import Completion
 from tests.judge_stub import completion, judge_stub, opened
 
@@ -189,7 +189,7 @@ def test_without_style_differences_style_control_is_the_plain_score() -> None:
 
 def test_a_model_that_won_every_battle_has_no_finite_rating() -> None:
     model = games(7, 0.0, 0.2)
-    with pytest.raises(ValueError, match="style control has no finite ratings"):
+    with pytest.raises(NoRatingsError, match="style control has no finite ratings"):
         StyleControlled([replace(model, results=np.ones_like(model.results))])
 
 

@@ -1,13 +1,16 @@
 """The judge-drift sentinel: drift by hand, whose record counts, and the warning when a judge has drifted."""
 
+import contextlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from focalpo.judging.earlier import opening
 from focalpo.judging.protocol import load_protocol
-from focalpo.judging.sentinel import Drift, First, drift, read_sentinel, recorded_or
+from focalpo.judging.sentinel import Drift, First, drift, openings, read_sentinel, recorded_or
 from focalpo.judging.sentinel import judged as pairs_judged
 from focalpo.pocket.judge import complete
 from focalpo.stages.folder import Folder, Stage
@@ -86,6 +89,21 @@ def judged(judging: tuple[Path, Stage], base_url: str | None, sentinel: str | No
         return judge_stage(job)
 
 
+def test_openings_are_those_of_the_requests_that_are_sent(tmp_path: Path) -> None:
+    """A game's second turn, asked where the first has no label, has the opening of the first."""
+    sentinel = read_sentinel(EVAL / "sentinel.yaml")
+    for name in ("alpaca_eval_2", "arena_hard_v0_1", "arena_hard_v2_0"):
+        protocol = load_protocol(EVAL / f"{name}.yaml")
+        with (
+            judge_stub(lambda *_: completion("I cannot say", {"m": -0.1, "M": -2.0})) as stub,
+            opened(stub.url, tmp_path / name) as endpoint,
+            contextlib.suppress(ValueError),
+        ):
+            pairs_judged(sentinel, protocol, endpoint)
+        sent = {opening(request) for request in stub.requests}
+        assert sent and sent <= openings(sentinel, [protocol]) and openings(None, [protocol]) == set()
+
+
 def contrary(body: dict, _: int) -> dict:
     """The pocket judge with the letters of its verdicts swapped: another model behind the same name."""
     text = json.dumps(complete(body))
@@ -114,6 +132,23 @@ def test_a_drifted_judge_gives_a_warning_and_an_unchanged_one_does_not(judging: 
     replayed = judged(judging, None)
     assert replayed["sentinel"] == moved["sentinel"] and replayed["warnings"] == moved["warnings"]
     assert replayed["calls"]["calls"] == 0
+
+
+@pytest.mark.slow
+def test_a_judge_that_has_drifted_is_named_although_earlier_records_answer_its_questions(
+    judging: tuple[Path, Stage],
+) -> None:
+    """As when code has changed: everything is taken from the last stage's records but the sentinel's pairs."""
+    runs, stage = judging
+    with judge_stub(lambda body, _: complete(body)) as stub:
+        questions = judged(judging, stub.url)["calls"]["calls"] - 30
+    changed = replace(stage, settings=stage.settings | {"code": "changed"})
+    with judge_stub(contrary) as stub:
+        facts = judged((runs, changed), stub.url)
+    shutil.rmtree(Folder(runs, changed).path)
+    assert facts["records_of"] and facts["sentinel"]["arena_hard"]["changed"] >= 0.8
+    assert (facts["calls"]["calls"], facts["calls"]["replayed"]) == (30, questions)
+    assert len(facts["warnings"]) == 2
 
 
 @pytest.mark.slow

@@ -133,6 +133,8 @@ def test_commands_check_out_only_a_commit_without_changes(sealed_report: Path, c
     assert found[0] == first
     tail = """settings=base rows=dpo train.max_steps=3 'judge.x='"'"'a b'"'"''"""
     assert found[-1] == f".venv/bin/python -m recipes.reproduce table=pocket {tail}"
+    published = replace(run, command=("table=paper", "rows=released,dpo,focalpo"))
+    assert commands(published, "base", "dpo", commit)[-1].endswith(" rows=released,dpo"), "else it would be trained"
 
 
 @pytest.mark.parametrize(

@@ -147,12 +147,23 @@ def test_a_table_shows_whose_answers_repeat_themselves() -> None:
     assert "repetitive" not in as_markdown(never) + as_csv(never), "short answers cannot"
 
 
+def test_a_table_says_why_it_has_no_score_at_equal_style() -> None:
+    notes = [" ".join(table_notes(results_of(row("dpo", **cells)), "files")) for cells in (
+        {"hard_prompt": cell()}, {"hard_prompt": cell(), "hard_prompt_equal_style": cell()}, {"ae2_wr": cell()}
+    )]  # fmt: skip
+    assert ["No score at equal style in" in text for text in notes] == [True, False, False]
+
+
 def test_a_table_with_three_seeds_or_fewer_warns() -> None:
     few, many = cell(0.1), replace(cell(0.1), seeds=4)
     (warning,) = few_seeds(results_of(row("dpo", ae2_wr=many), row("sft", ae2_wr=few), row("ipo", ae2_wr=many)))
     assert warning.startswith("3 training seeds or fewer behind 1 of 3 rows (SFT)")
     assert few_seeds(results_of(row("dpo", ae2_wr=many), row("ipo", ae2_wr=many))) == ()
     assert few_seeds(results_of(row("dpo", ae2_wr=cell()))) == (), "nothing is compared"
+    for order in ((few, many), (many, few)):
+        rows = {f"{n}": [row("dpo", ae2_wr=many), row("sft", ae2_wr=each)] for n, each in enumerate(order)}
+        table = replace(results_of(), rows=rows)
+        assert "behind 1 of 2 rows (SFT)" in few_seeds(table)[0], "seeds of one setting are missing"
 
 
 def test_the_rule_is_in_eval_and_names_every_column(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a report measures besides its scores: overlaps, style control, missing verdicts, and the errors of metrics."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,9 @@ def test_only_hard_prompts_are_scored_with_style_control(tmp_path: Path) -> None
     assert stats.value(score.metric) == pytest.approx(100 * 4.5 / 6) == at_mean_style
     columns = {column: stats.value(found.metric) for column, found in row_scores([run], None).items()}
     assert columns == pytest.approx({"hard_prompt": 100 * 4.5 / 6, "creative_writing": 0.0})
+    hopeless = sealed(tmp_path, "judge", "sft-s1", {}, arena_hard=[replace(game, result=0.0) for game in games])
+    lost = Run("1", {"judge": hopeless.path, "generate": generate.path}, {})
+    assert styled({"dpo": [run], "sft": [lost]}, benchmark.path) == {}, "all ratings are fitted together"
 
 
 def test_a_remembered_metric_resamples_once_and_equals_the_metric() -> None:

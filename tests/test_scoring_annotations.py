@@ -4,6 +4,7 @@ import gzip
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 
 from focalpo.scoring.annotations import read_annotations, score
-from focalpo.scoring.length_control import read_gamed
+from focalpo.scoring.length_control import fit, length_controlled, read_gamed
 from recipes import annotations
 
 PROMPTS = 60
@@ -90,12 +91,17 @@ def test_missing_preferences_are_treated_as_the_library_treats_them(
 
 
 def test_rows_keep_their_difficulties_when_others_are_absent(write: Write, gamed_file: Path) -> None:
-    """Every other row, scored with its own difficulty, not with those of the first rows."""
+    """Every other row is scored with its own difficulty; without the questions it would be that of the first rows."""
     made, gamed = rows(), read_gamed(gamed_file)
     found = read_annotations(write(made[1::2]), [row["instruction"] for row in made])
     assert list(found.place) == list(range(1, PROMPTS, 2))
-    aligned, as_if_first = score(found, gamed), score(read_annotations(write(made[1::2])), gamed)
-    assert aligned.win_rate == as_if_first.win_rate and aligned.length_controlled != as_if_first.length_controlled
+    by_hand = replace(gamed, prompt_difficulty=gamed.prompt_difficulty[1::2])
+    expected = fit(found.preference, found.reference_length, found.model_length, by_hand)
+    assert score(found, gamed).length_controlled == length_controlled(expected, by_hand)
+    unknown = read_annotations(write(made[1::2]))
+    assert score(unknown, None).win_rate == score(found, None).win_rate
+    with pytest.raises(ValueError, match=rf"{PROMPTS // 2} rows, .* {PROMPTS} prompts; .* pass --questions"):
+        score(unknown, gamed)
 
 
 def test_a_repeated_instruction_is_scored_twice(write: Write) -> None:

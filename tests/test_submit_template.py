@@ -142,6 +142,9 @@ REPLY = '{"id": "%d", "outcome": "good", "request": {}, "reply": {}}'
         ("judge", [], f"echo '{REPLY % 2}' >> records.jsonl"),
         ("sample", [], "mkdir .checkpoints; touch .checkpoints/samples-000000.parquet"),
         ("generate", [], "mkdir -p .checkpoints; touch .checkpoints/{b-000000,a-000000}.parquet"),
+        ("held_out", [], "mkdir -p .checkpoints; touch .checkpoints/held_out-000000.parquet"),
+        ("duel", [], f"echo '{REPLY % 2}' >> records.jsonl"),
+        ("capability", [], "touch mmlu.json"),
     ],
 )
 def test_a_job_with_progress_goes_back_to_the_queue(

@@ -1,10 +1,13 @@
 """Replies that earlier judge stages paid for: those of the same judge about the same answers.
 
 A stage whose code or protocol has changed has another key and folder, but may send some requests as they were, byte for
-byte. What a record answers is not asked again.
+byte. What a record answers is not asked again, but for the sentinel's pairs: only a new reply shows whether the judge
+has changed.
 """
 
 import contextlib
+import json
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from focalpo.stages.folder import MANIFEST, Damaged, Job, file_hash, read_manifest
@@ -14,19 +17,34 @@ OPPONENT = "opponent"
 """The input of a duel that has the other row's completions."""
 
 
-def take_records(job: Job, place: Path | None = None) -> list[str]:
+def take_records(job: Job, place: Path | None = None, anew: Collection[str] = ()) -> list[str]:
     """Fill a folder, the job's own, with the earlier records unless it has some; returns the stages they are from.
 
-    A line that several records have, because one took it from the other, is taken once: it was paid for once.
+    A line that several records have, because one took it from the other, is taken once: it was paid for once. `anew`:
+    openings of what is asked again.
     """
     place = place or job.path
     found = [] if (place / RECORDS).exists() else earlier_records(job)
     if found:
         lines = dict.fromkeys(line for path in found for line in path.read_bytes().splitlines(keepends=True))
         draft = place / f".{RECORDS}"
-        draft.write_bytes(b"".join(line for line in lines if line.endswith(b"\n")))  # the last may be torn by a kill
+        whole = (line for line in lines if line.endswith(b"\n"))  # the last may be torn by a kill
+        draft.write_bytes(b"".join(line for line in whole if not _is_of(line, anew)))
         draft.replace(place / RECORDS)
     return [f"{job.kind}/{path.parent.name}" for path in found]
+
+
+def opening(request: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
+    """A request's messages up to the first that shows an answer, as JSON; a game's second turn has the same."""
+    messages = request.get("messages", ())
+    turns = [place for place, message in enumerate(messages) if message["role"] == "user"]
+    return json.dumps(messages[: turns[0] + 1] if turns else messages, sort_keys=True)
+
+
+def _is_of(line: bytes, openings: Collection[str]) -> bool:
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # what is no attempt is refused where attempts are read
+        return opening(json.loads(line)["request"]) in openings
+    return False
 
 
 def earlier_records(job: Job) -> list[Path]:

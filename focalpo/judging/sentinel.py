@@ -11,13 +11,15 @@ verdicts on a fixed set of pairs.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from focalpo.judging.dispatch import judge
+from focalpo.judging.earlier import opening
 from focalpo.judging.endpoint import Endpoint
 from focalpo.judging.protocol import ArenaTwoProtocol, JudgedProtocol
+from focalpo.judging.read_back import requests_of
 from focalpo.stages.folder import write_json
 from focalpo.stages.reading import read_json, read_yaml
 from focalpo.stages.records import AlpacaVerdict, Completion, Question
@@ -109,6 +111,14 @@ def pairs_under(protocol: JudgedProtocol, sentinel: Sentinel) -> list[tuple[Ques
         (replace(question, id=category + question.id), replace(answer, id=category + answer.id))
         for question, answer in zip(sentinel.questions, sentinel.answers, strict=True)
     ]
+
+
+def openings(sentinel: Sentinel | None, protocols: Iterable[JudgedProtocol]) -> set[str]:
+    """The openings of all requests about the pairs, by which records of them are known (focalpo/judging/earlier.py)."""
+    shown = [
+        (pair, protocol) for protocol in protocols for pair in (pairs_under(protocol, sentinel) if sentinel else ())
+    ]
+    return {opening({"messages": messages}) for pair, protocol in shown for _, messages in requests_of(*pair, protocol)}
 
 
 def drift(recorded: Mapping[str, float], found: Mapping[str, float]) -> Drift:

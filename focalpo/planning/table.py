@@ -14,13 +14,13 @@ from focalpo.config.overrides import meant, spelled
 from focalpo.config.schema import Config, RowConfig, TableConfig
 from focalpo.planning.stages import Place, Row, report_stage, table_rows
 from focalpo.stages.folder import Stage
+from focalpo.stages.origin import RELEASED
 from focalpo.training.objective import OBJECTIVES
 
 OWN = ("table", "settings", "rows", "seeds")
 # A group that every column or row of a table chooses for itself --> what chooses columns and rows.
 CHOSEN = {"setting": "settings=NAME,NAME", "experiment": "rows=NAME,NAME", "objective": "rows=NAME,NAME"}
 OF_A_COLUMN = ("model", "data")
-RELEASED = "released"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from focalpo.reporting.cells import Cell, Results, RowResult
+from focalpo.reporting.styled import CATEGORY, COLUMN
 from focalpo.scoring.sanity import MOST
 from focalpo.scoring.stats import ROUNDS
 from focalpo.stages.metrics import NONE, Column
@@ -87,13 +88,11 @@ def verdicts(rows: Sequence[RowResult], results: Results) -> Block:
 
 def few_seeds(results: Results) -> tuple[str, ...]:
     """A warning where rows that are compared have three seeds or fewer, too few to know how much seeds differ."""
-    seeds = {
-        row.label: cell.seeds
-        for rows in results.rows.values()
-        for row in rows
-        for cell in row.cells.values()
-        if cell.difference is not None or row.name == results.compare_with
-    }
+    seeds: dict[str, int] = {}
+    for row in (row for rows in results.rows.values() for row in rows):
+        for cell in row.cells.values():
+            if cell.difference is not None or row.name == results.compare_with:
+                seeds[row.label] = min(cell.seeds, seeds.get(row.label, cell.seeds))
     few = [label for label, count in seeds.items() if count <= FEW_SEEDS]
     if not few or not results.compared:
         return ()
@@ -125,7 +124,7 @@ def table_notes(results: Results, scale: str) -> tuple[str, ...]:
             "Missing: verdicts that the judge did not give, over all seeds. They are left out; beside them stands the "
             "number if the model had lost them all, and if it had won them all."
         )
-    notes += [_uncertainty(results), *_checked(results), *_capability(results)]
+    notes += [_uncertainty(results), *_unstyled(results), *_checked(results), *_capability(results)]
     if not verdicts([row for rows in results.rows.values() for row in rows], results).body:
         notes.append("No cell stands beside the paper's number: none was judged under the paper's protocol.")
     return (*notes, SCALE_NOTES[scale]) if scale in SCALE_NOTES else tuple(notes)
@@ -150,6 +149,18 @@ def _uncertainty(results: Results) -> str:
         f"run: {'; '.join(said)}. Detectable: the true difference to {results.compare_label} that shows 80 times in "
         "100 at p < .05 after correction for all differences of the table."
     )
+
+
+def _unstyled(results: Results) -> list[str]:
+    """Where Arena-Hard v2's hard prompts were judged, and no score at equal style could be computed."""
+    columns = {setting: {name for row in rows for name in row.cells} for setting, rows in results.rows.items()}
+    lacking = [results.settings[s] for s, names in columns.items() if CATEGORY in names and COLUMN not in names]
+    if not lacking:
+        return []
+    return [
+        f"No score at equal style in {', '.join(lacking)}: a run won or lost every battle, or style alone decides, so "
+        "that the ratings of all rows, which are fitted together, have no finite values."
+    ]
 
 
 def _checked(results: Results) -> list[str]:

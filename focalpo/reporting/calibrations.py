@@ -59,7 +59,7 @@ def values(row: Calibration) -> dict[str, float | None]:
 def _all_bounds(found: Sequence[Calibration]) -> dict[str, float | None]:
     """Intervals over all models: of the means, and of the rank correlations."""
     drawn = [row.resampled for row in found if row.resampled is not None]
-    if len(drawn) < len(found) or len({len(each.agreement) for each in drawn}) != 1:
+    if len(drawn) < len(found) or not _share_pairs(found):
         return _ends(dict.fromkeys([*BOUNDED, *RANKED]))
     means = {name: _over_models(drawn, name) for name in BOUNDED}
     ranks = {}
@@ -68,6 +68,11 @@ def _all_bounds(found: Sequence[Calibration]) -> dict[str, float | None]:
         known = all(each is not None for side in sides for each in side)
         ranks[name] = spearman_rounds(*sides) if known else None
     return _ends(means | ranks)
+
+
+def _share_pairs(found: Sequence[Calibration]) -> bool:
+    """Whether a round of the bootstrap draws the same prompts for all models; what is drawn depends on their number."""
+    return len({row.pairs for row in found}) == 1
 
 
 def _over_models(drawn: Sequence[Resampled], name: str) -> Array | None:
@@ -91,6 +96,8 @@ def as_text(title: str, found: Sequence[Calibration]) -> str:
     )
     gone = [f"{row.model} {row.missing}" for row in found if row.missing]
     left_out = [f"No verdict, left out for both judges: {', '.join(gone)} pairs."] if gone else []
+    if not _share_pairs(found):
+        left_out.append(f"The models have different numbers of pairs: {ALL} have no interval.")
     said = [f"Spearman over {len(found)} models: {ranks}", *left_out, *NOTES]
     return "\n".join([title, "", aligned(lines), "", *said]) + "\n"
 

@@ -55,7 +55,9 @@ def _compute(stages: Chain) -> str:
     machines = {f"{m['hardware']['cores']} cores, GPUs: {m['hardware']['gpus']}" for m in stages.values()}
     parts = ", ".join(f"{kind} {spent:.2f}" for kind, spent in hours.items())
     total = f"{sum(hours.values()):.2f} stage-hours ({parts}) on {'; '.join(sorted(machines))}"
-    return f"{total}. Earlier sweeps are not counted."
+    resumed = sum(manifest["starts"] > 1 for manifest in stages.values())
+    last = f" {resumed} resumed stages count with their last start alone." if resumed else ""
+    return f"{total}.{last} Earlier sweeps are not counted."
 
 
 def _judges(stages: Chain) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from focalpo.reporting.claim_verdict import OPEN, REFUTED, SUPPORTED, UNTESTED, Verdict
+from focalpo.reporting.claim_verdict import OPEN, REFUTED, SUPPORTED, UNTESTED, Verdict, unmeasured
 from focalpo.reporting.finding import short_label
 from focalpo.reporting.pair_groups import PairGroups
 from focalpo.reporting.published import Published
@@ -60,12 +60,16 @@ def fixed_rarely(table: Published, row: str, rarely: float) -> Verdict:
     found = of_row(table, row, "fixed")
     if not found:
         return _untested(table)
-    if all(each.mean.high < rarely for each in found):
+    lacking = unmeasured(table.results, [each.setting for each in found])
+    if all(each.mean.high < rarely for each in found) and not lacking:
         word = SUPPORTED
     else:
         word = REFUTED if any(each.mean.low > rarely for each in found) else OPEN
     shares = ", ".join(each.text(_labels(table), signed=False) for each in found)
-    why = f"per cent corrected of the held-out pairs that started wrong: {shares}; asked for is less than {rarely:g}"
+    why = (
+        f"per cent corrected of the held-out pairs that started wrong: {shares}{lacking}; asked for is less than "
+        f"{rarely:g}"
+    )
     return Verdict(word, why, max(each.mean.high - each.mean.low for each in found) / 2, _source(table))
 
 
@@ -84,13 +88,14 @@ def _larger(table: Published, row: str, other: str, quantity: str, unit: str, wh
     found = row_minus(table, row, other, quantity)
     if not found:
         return _untested(table)
-    if all(each.mean.low > 0 for each in found):
+    lacking = unmeasured(table.results, [each.setting for each in found])
+    if all(each.mean.low > 0 for each in found) and not lacking:
         word = SUPPORTED
     else:
         word = REFUTED if any(each.mean.high < 0 for each in found) else OPEN
     differences = ", ".join(each.text(_labels(table), signed=True) for each in found)
     labels = {each.name: each.label for rows in table.results.rows.values() for each in rows}
-    why = f"{labels.get(row, row)} minus {labels.get(other, other)}, {what}: {differences} {unit}"
+    why = f"{labels.get(row, row)} minus {labels.get(other, other)}, {what}: {differences} {unit}{lacking}"
     return Verdict(word, why, max(each.mean.detectable(1) for each in found), _source(table), unit)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from focalpo.reporting.cells import Cell, Results, RowResult
-from focalpo.reporting.claim_verdict import OPEN, REFUTED, SUPPORTED, UNTESTED, Verdict
+from focalpo.reporting.claim_verdict import OPEN, REFUTED, SUPPORTED, UNTESTED, Verdict, unmeasured
 from focalpo.reporting.finding import LEVEL, short_label
 from focalpo.reporting.published import Published
 from focalpo.scoring.differences import Difference
@@ -70,9 +70,11 @@ def ahead(table: Published, row: str) -> Verdict:
     )
     if not all(math.isnan(score.cell.p_equal) for score in scores):
         why += f"; within ±{results.margin:g} points in {equal(scores)} of {len(scores)}"
-    if not down and {score.setting for score in up} == {score.setting for score in scores}:
+    lacking = unmeasured(results, [score.setting for score in scores])
+    why += lacking
+    if not down and not lacking and {score.setting for score in up} == {score.setting for score in scores}:
         word = SUPPORTED
-    elif not up and (down or equal(scores) == len(scores)):
+    elif not up and (down or (equal(scores) == len(scores) and not lacking)):
         word = REFUTED
     else:
         word = OPEN

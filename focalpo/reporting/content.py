@@ -122,7 +122,8 @@ def _plates(run: TableRun, results: Results, changes: Changes, fixed: Sequence[S
     """The figures that the run's stage folders allow; a study's own figure comes first."""
     study = run.table["study"] or ""
     if study == "noise":  # its many settings fit one figure, but are too many for those of Table 1
-        return [Plate(*NOISE, lambda path: noise_figure(run, results, path))]
+        own = [Plate(*NOISE, lambda path: noise_figure(run, results, path))]
+        return own if {"dpo", "focalpo"} <= run.rows.keys() else []
     if study.startswith("weighting"):
         own = [Plate(*WEIGHTING, lambda path: weighting_figure(results, fixed, path))] if results.compared else []
         return [*own, _gradient()]

@@ -77,7 +77,7 @@ def other_pairs(run: TableRun, changes: Mapping[str, Mapping[str, Sequence[Chang
 
 def _of_split(run: TableRun, setting: str, split: str) -> Iterator[Share]:
     seeds = {row: list(run.seeds(setting, row, "train")) for row in run.rows}
-    changes = {row: run.changes(setting, row, split) for row in run.rows if seeds[row]}
+    changes = {row: found for row in run.rows if (found := run.changes(setting, row, split))}
     base = run.table["compare_with"]
     comparable = {row for row in changes if row != base and _same_pairs(changes[row], changes.get(base, ()))}
     for labels in _labels(changes):

@@ -3,6 +3,7 @@
 judge/<name>-<key>/manifest.json --> Judged, once for every protocol and judge that the folders differ in
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,8 +53,13 @@ class Judged:
 
 def other_models(facts: Mapping[str, Any]) -> list[str]:
     """The models that a judge stage's replies name and no protocol asked for; a dated version of one was asked for."""
-    asked = tuple(each["model"] for each in facts.get("judged_by", {}).values())
-    return [model for model in facts.get("served", []) if asked and not model.startswith(asked)]
+    asked = [each["model"] for each in facts.get("judged_by", {}).values()]
+    return [model for model in facts.get("served", []) if asked and not any(_is_version(model, name) for name in asked)]
+
+
+def _is_version(model: str, name: str) -> bool:
+    """Whether a served model is the named one, or its version of a day: gpt-4.1-2025-04-14, but not gpt-4.1-mini."""
+    return re.fullmatch(rf"{re.escape(name)}(-[\d-]+)?", model) is not None
 
 
 def judged_by(folders: Sequence[Path]) -> tuple[Judged, ...]:

@@ -13,7 +13,7 @@ from focalpo.stages.records import AlpacaVerdict, ArenaGame, read_records
 
 @dataclass(frozen=True, slots=True)
 class JudgeStatistics:
-    """One row's judgements over all its seeds; shares in percent."""
+    """One row's judgements over all its seeds; shares in percent. A resumed stage has the calls of its last start."""
 
     calls: int
     retried: int
@@ -32,7 +32,7 @@ class JudgeStatistics:
 
 
 TITLES = {
-    "calls": "calls",
+    "calls": "calls of the last start",
     "retried": "retried",
     "failed": "failed",
     "draws": "AlpacaEval ties %",

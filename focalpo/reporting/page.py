@@ -274,13 +274,14 @@ def _short(value: float) -> str:
 
 
 def _stages(stages: Chain) -> str:
-    """Table of the number of stages of each kind and the time that they took."""
-    kinds: dict[str, list[float]] = {}
+    """Table of the number of stages of each kind and their time; of a resumed one only its last start's is known."""
+    kinds: dict[str, list[dict]] = {}
     for title, manifest in stages.items():
-        kinds.setdefault(title.partition("/")[0], []).append(manifest["seconds"])
+        kinds.setdefault(title.partition("/")[0], []).append(manifest)
     body = "".join(
-        f'<tr><th scope="row">{kind}</th><td>{len(seconds)}</td><td>{sum(seconds) / 60:.1f}</td></tr>'
-        for kind, seconds in kinds.items()
+        f'<tr><th scope="row">{kind}</th><td>{len(made)}</td><td>{"≥ " * any(each["starts"] > 1 for each in made)}'
+        f"{sum(each['seconds'] for each in made) / 60:.1f}</td></tr>"
+        for kind, made in kinds.items()
     )
     return (
         '<table><thead><tr><th scope="col">Kind</th><th scope="col">stages</th>'

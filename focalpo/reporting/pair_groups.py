@@ -41,12 +41,13 @@ class PairGroups:
 
 
 def pair_groups(run: TableRun) -> list[PairGroups]:
-    """The groups of every training of a table, in the order of its settings, rows and seeds."""
+    """The groups of every training on pairs of a table, in the order of its settings, rows and seeds."""
     return [
         _measured(setting, row, seed, found)
         for setting in run.settings
         for row in run.rows
-        for seed, found in zip(run.seeds(setting, row, "train"), run.changes(setting, row, SPLIT), strict=True)
+        if (changes := run.changes(setting, row, SPLIT))
+        for seed, found in zip(run.seeds(setting, row, "train"), changes, strict=True)
     ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from focalpo.reporting.table_run import TableRun
 from focalpo.stages.folder import Job, read_manifest
-from focalpo.stages.origin import short
+from focalpo.stages.origin import RELEASED, short
 
 Chain = dict[str, dict]
 """Manifests by stage title; inputs come before the stages that use them."""
@@ -66,8 +66,11 @@ def commands(run: TableRun, setting: str, row: str, commit: str) -> list[str]:
     `commit` is the report's: stages sealed before it have the same keys there. No commit is checked out when it is
     unknown or the code was changed.
     """
+    given = {name: value for name, _, value in (argument.partition("=") for argument in run.command)}
     overrides = [a for a in run.command if a.partition("=")[0] not in ("table", "settings", "rows", "runs")]
     rows = dict.fromkeys([run.table["compare_with"], row]) if run.table["compare_with"] in run.rows else [row]
+    if RELEASED in given.get("rows", "").split(","):  # else these rows would be trained
+        rows = [RELEASED, *rows]
     table = [f"table={run.name}", f"settings={setting}", f"rows={','.join(rows)}"]
     checkout = [f"git checkout {commit}"] if commit != "unknown" and "+" not in commit else []
     return [

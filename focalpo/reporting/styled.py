@@ -10,7 +10,7 @@ import numpy as np
 
 from focalpo.reporting.scores import Run, Score
 from focalpo.scoring.stats import Remembered
-from focalpo.scoring.style_control import Models, Played, StyleControlled, style_difference
+from focalpo.scoring.style_control import Models, NoRatingsError, Played, StyleControlled, style_difference
 from focalpo.stages.records import ArenaGame, Completion, Question, read_records
 
 CATEGORY = "hard_prompt"
@@ -20,12 +20,11 @@ COLUMN = "hard_prompt_equal_style"
 def styled(rows: Mapping[str, Sequence[Run]], benchmark: Path) -> dict[str, tuple[Score, float]]:
     """By row: its score at equal style, and in percent that of the authors, at the table's mean style.
 
+    Nothing where a run won or lost every battle, or style alone decides: the fit is one over all rows.
+
     Args:
         rows: the runs of each row; a row whose runs were not all judged on the benchmark is left out.
         benchmark: the sealed benchmark folder.
-
-    Raises:
-        ValueError: when style alone determines the results, or a run won or lost every battle.
     """
     all_questions = read_records(benchmark / "questions.parquet", Question)
     questions = {question.id: question for question in all_questions if question.id.startswith(f"{CATEGORY}/")}
@@ -33,7 +32,10 @@ def styled(rows: Mapping[str, Sequence[Run]], benchmark: Path) -> dict[str, tupl
     places = [(name, run) for name, runs in judged.items() for run in runs]
     if not places:
         return {}
-    fitted = StyleControlled([_played(run, questions) for _, run in places])
+    try:
+        fitted = StyleControlled([_played(run, questions) for _, run in places])
+    except NoRatingsError:
+        return {}
     together, mean_style = Remembered(fitted), fitted.at_mean_style()
     found = {}
     for name, runs in judged.items():

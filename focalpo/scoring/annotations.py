@@ -27,10 +27,14 @@ PAIR = ("instruction", "output_1", "output_2")
 
 @dataclass(frozen=True, slots=True)
 class Annotations:
-    """One model's judged rows, [rows]: index in the benchmark, preference (NaN: missing), lengths in characters."""
+    """One model's judged rows, [rows]: index in the benchmark, preference (NaN: missing), lengths in characters.
+
+    `in_order`: the index is a row's position in the file, which it is in the benchmark only if the file has all rows.
+    """
 
     model: str
     reference: str
+    in_order: bool
     place: np.ndarray
     preference: Array
     reference_length: Array
@@ -80,7 +84,7 @@ def read_annotations(path: Path, instructions: Sequence[str] | None = None) -> A
     preference = np.array(preferences(path, rows))[np.argsort(place)]
     rows, place = [rows[i] for i in np.argsort(place)], np.sort(place)
     lengths = (np.array([len(row[side]) for row in rows], dtype=float) for side in ("output_1", "output_2"))
-    return Annotations(models[0], references[0], place, preference, *lengths)
+    return Annotations(models[0], references[0], instructions is None, place, preference, *lengths)
 
 
 def score(found: Annotations, gamed: Gamed | None) -> AnnotationScores:
@@ -96,10 +100,11 @@ def score(found: Annotations, gamed: Gamed | None) -> AnnotationScores:
     if found.model == found.reference:
         controlled = 50.0, 0.0
     elif gamed is not None:
-        if found.place[-1] >= len(gamed.prompt_difficulty):
+        rows, prompts = len(found.place), len(gamed.prompt_difficulty)
+        if found.place[-1] >= prompts or (found.in_order and rows != prompts):
             raise ValueError(
-                f"{found.model} has {len(found.place)} rows, the gamed rows have {len(gamed.prompt_difficulty)} "
-                "prompts; use the df_gamed.csv of the same benchmark"
+                f"{found.model} has {rows} rows, the gamed rows have {prompts} prompts; use the df_gamed.csv of the "
+                "same benchmark, and pass --questions where rows are missing"
             )
         mine = replace(gamed, prompt_difficulty=gamed.prompt_difficulty[found.place])
         fitted = fit(found.preference, found.reference_length, found.model_length, mine)

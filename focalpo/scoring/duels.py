@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from focalpo.scoring.differences import Difference, paired_difference
 from focalpo.scoring.stats import Array, Metric, Ratio, arena_score, value
-from focalpo.scoring.style_control import Played, StyleControlled
+from focalpo.scoring.style_control import NoRatingsError, Played, StyleControlled
 
 EVEN = 50.0
 STRONG = 3
@@ -96,7 +96,7 @@ def _controlled(games: Games) -> Difference | None:
     runs = zip(games.results, games.weights, t[..., None], strict=True)
     try:
         return from_even(StyleControlled([Played(*run) for run in runs]))
-    except ValueError:  # one row won every game, or length alone decides
+    except NoRatingsError:  # one row won every game, or length alone decides
         return None
 
 

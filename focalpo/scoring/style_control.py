@@ -31,6 +31,10 @@ CLOSE = 1e-10
 BLOCK = 256  # rounds computed together
 
 
+class NoRatingsError(ValueError):
+    """A model won or lost every battle, or style alone decides: the ratings have no finite optimum."""
+
+
 @dataclass(frozen=True, slots=True)
 class Played:
     """One model's games, [prompts, games], and its answers' styles relative to the baseline's, [prompts, 4].
@@ -62,7 +66,7 @@ class StyleControlled:
     is smooth and a round is near the full fit. At weights of 1 the step is 0 and the scores are the full fit's.
 
     Raises:
-        ValueError: if a rating has no finite optimum: a model won or lost every battle, or style alone decides.
+        NoRatingsError: if a model won or lost every battle, or style alone decides.
     """
 
     def __init__(self, models: Sequence[Played]) -> None:
@@ -136,9 +140,8 @@ def _fitted(x: Array, wins: Array, counts: Array) -> Array:
         b = b + step
         if np.abs(step).max() < CLOSE:
             return b
-    raise ValueError(
-        "style control has no finite ratings: a model won or lost every battle, or style alone decides; report the "
-        "score without style control"
+    raise NoRatingsError(
+        "style control has no finite ratings: a model won or lost every battle, or style alone decides"
     )
 
 

@@ -13,6 +13,8 @@ from focalpo.stages.cores import cores
 
 ROOT = Path(__file__).parents[2]
 """The checkout; conf/, eval/ and slurm/ are read from it."""
+RELEASED = "released"
+"""The word in rows= for checkpoints that their authors published, which are judged instead of trained ones."""
 PACKAGES = (
     "torch",
     "transformers",
