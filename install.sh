@@ -29,9 +29,15 @@ fi
 ((${#requirements[@]})) || exit 0
 echo "installing into $folder, a minute or two; the log is $log"
 
-# What pip's configuration says of a setting: the environment's word, else that of a file.
+# What pip's configuration says of a setting, in its order: the environment, a file's [install], its [global]. Values on
+# several lines are listed with \n between them.
 of_pip() {
-    "$folder/bin/pip" config list 2> /dev/null | sed -nE "s/^(:env:|install|global)\.$1='(.*)'\$/\2/p" | head -n 1
+    local from value words
+    for from in :env: install global; do
+        value=$("$folder/bin/pip" config list 2> /dev/null | sed -nE "s/^$from\.$1='(.*)'\$/\1/p")
+        read -ra words <<< "${value//\\n/ }"
+        ((!${#words[@]})) || { echo "${words[*]}" && return; }
+    done
 }
 hand_over() { # VARIABLE VALUE: unless uv's own variable is set, or pip says nothing
     [[ -n ${!1-} || -z $2 ]] || export "$1=$2"

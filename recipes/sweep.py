@@ -31,7 +31,7 @@ from focalpo.planning.chosen import (
     undeclared,
 )
 from focalpo.planning.needs import Estimate
-from focalpo.planning.search import Place, Training, answers_stage, search, sweep_stage
+from focalpo.planning.search import Place, Training, held_out_stage, search, sweep_stage
 from focalpo.planning.stages import in_order, train_stage
 from focalpo.running.command import run_command
 from focalpo.running.schedule import run_stages
@@ -56,7 +56,7 @@ def sweep(arguments: list[str]) -> None:
     trainings = [
         Training(place[0], table.settings[place[0]].experiments, place[1], _knobs(place[2]), stage, answers)
         for place, stage in stages.items()
-        for answers in [answers_stage(table, configs[place], stage)]
+        for answers in [held_out_stage(table, configs[place], stage)]
     ]
     if left_to_slurm(runs, sweep_stage(name, table.search_by, trainings), first):
         return

@@ -113,6 +113,16 @@ def test_gated_hidden_and_unreachable_models_are_reported_with_their_remedies(mo
     assert all(found[:2] == ("warn", "hub") and "(no route to the hub): set HF_ENDPOINT" in found[2] for found in away)
 
 
+def test_a_folder_is_not_asked_of_the_hub_and_a_mistyped_one_is_named(tmp_path: Path) -> None:
+    def findings(path: object) -> list[doctor.Finding]:
+        config = SimpleNamespace(model=SimpleNamespace(path=str(path), revision=None))
+        return list(doctor._hub(SimpleNamespace(configs={"a row": config})))
+
+    assert [found.message for found in findings(tmp_path)] == ["nothing to download"]
+    (wrong,) = findings(tmp_path / "no" / "such" / "folder")
+    assert wrong.grade == "fail" and wrong.message.endswith("nor a repository's name: correct model.path")
+
+
 def test_wrong_versions_a_skewed_clock_and_a_full_disk_are_reported(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(doctor.metadata, "version", lambda name: "0.1")
     monkeypatch.setattr(doctor.time, "time", lambda: 0.0)

@@ -197,8 +197,9 @@ def test_setup_installs_once_and_again_when_the_lock_changes(checkout: Path):
 
 def test_packages_come_from_where_pip_would_take_them(checkout: Path):
     settings = {
-        "global.index-url": "https://mirror/simple",
-        "global.extra-index-url": "https://wheels/cpu file:///opt/simple",
+        "global.index-url": "https://another/simple",
+        "install.index-url": "https://mirror/simple",
+        "global.extra-index-url": r"\nhttps://wheels/cpu\nfile:///opt/simple",  # on lines of their own
         ":env:.find-links": "/wheels /more",
         "global.cert": "/etc/ca.pem",
     }

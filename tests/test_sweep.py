@@ -14,7 +14,7 @@ import pytest
 from focalpo.config.compose import CONF, compose, compose_table
 from focalpo.config.overrides import expand
 from focalpo.planning.chosen import chosen, undeclared
-from focalpo.planning.search import answers_stage, places, point_of
+from focalpo.planning.search import held_out_stage, places, point_of
 from focalpo.planning.search import search as points_of
 from focalpo.planning.stages import train_stage
 from focalpo.stages.folder import Folder, Stage
@@ -160,15 +160,15 @@ def test_rewards_of_answers_are_refused_for_pairs_without_a_reward() -> None:
     table, configs = points_of(["table=paper", "rows=dpo", "settings=base"])
     config = next(iter(configs.values()))
     train = train_stage(config, "base-dpo")
-    assert answers_stage(table, config, train) is None
+    assert held_out_stage(table, config, train) is None
     with pytest.raises(ValueError, match="search_by=answer_reward: the labels of data=ultrafeedback_binarized"):
-        answers_stage(replace(table, search_by="answer_reward"), config, train)
+        held_out_stage(replace(table, search_by="answer_reward"), config, train)
 
 
 def test_the_prompts_that_labelled_the_pairs_say_what_answers_to_them_must_follow() -> None:
     table, configs = points_of(["table=laptop", "rows=dpo"])
     config = next(iter(configs.values()))
-    found = answers_stage(table, config, train := train_stage(config, "laptop-dpo"))
+    found = held_out_stage(table, config, train := train_stage(config, "laptop-dpo"))
     assert found is not None and found.inputs.keys() == {"model", "pairs", "prompts"}
     assert found.inputs["prompts"].key == train.inputs["pairs"].inputs["rated"].inputs["prompts"].key
     assert found.settings["checkers"] == lm_eval_version() and "code" not in found.settings

@@ -88,7 +88,7 @@ def point_of(overrides: Sequence[str]) -> tuple[str, ...]:
     return tuple(each for each in overrides if not each.startswith(SEED))
 
 
-def answers_stage(table: TableConfig, config: Config, train: Stage) -> Stage | None:
+def held_out_stage(table: TableConfig, config: Config, train: Stage) -> Stage | None:
     """The answers of a trained model to the held-out prompts; None if the table does not choose by them.
 
     Raises:

@@ -245,7 +245,7 @@ WEIGHTING = (
 NOISE = (
     "noise",
     "FocalPO minus DPO against label noise",
-    "Above: paired differences with 95% intervals, prompts and runs resampled. Below: margins of training pairs with "
+    "Above: paired differences with 95% intervals over prompts and runs. Below: margins of training pairs with "
     "true and with false labels, and how many false labels are memorised; bars are 1.96 standard errors over runs, "
     "which share three SFT models.",
 )

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from focalpo.reporting.table_run import TableRun
+from focalpo.scoring.stats import STRONG, UNSURE
 from focalpo.stages.folder import read_manifest
+from focalpo.stages.preferences import DRAW
 from focalpo.stages.records import AlpacaVerdict, ArenaGame, read_records
 
 
@@ -58,9 +60,9 @@ def judge_statistics(run: TableRun, setting: str, row: str) -> JudgeStatistics |
         calls=sum(call.get("calls", 0) for call in calls),
         retried=sum(call.get("retried", 0) for call in calls),
         failed=sum(call.get("failed", 0) for call in calls),
-        draws=100 * _mean(np.abs(preference - 1.5) < 0.05),
+        draws=100 * _mean(np.abs(preference - DRAW) < UNSURE),
         agree=100 * _mean(np.sign(results[:, 0] - 0.5) == np.sign(results[:, 1] - 0.5)),
-        strong=100 * _mean([game.weight == 3 for game in games if game.judged]),
+        strong=100 * _mean([game.weight == STRONG for game in games if game.judged]),
         # The baseline is shown first in game 1, the model in game 2.
         first_place=100 * _mean(results[:, 1] - results[:, 0]),
         model_length=_mean([verdict.model_length for verdict in alpaca]),

@@ -28,7 +28,7 @@ PAGE_COLOURS = {"#000000": "ink", "#ffffff": "paper", "#b0b0b0": "line", "#ccccc
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a row of a setting comes from: its seeds, its judge stages and the commands that reproduce it."""
+    """Where a row of a setting comes from: its seeds, the stages that scored it and the commands that reproduce it."""
 
     seeds: list[str]
     stages: list[str]

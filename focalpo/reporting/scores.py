@@ -9,6 +9,7 @@ import numpy as np
 from focalpo.scoring.length_control import Gamed, LengthControlled, fit, length_controlled, library_error, read_gamed
 from focalpo.scoring.levels import level_points
 from focalpo.scoring.stats import (
+    STRONG,
     Array,
     Metric,
     Ratio,
@@ -26,8 +27,6 @@ from focalpo.stages.records import AlpacaVerdict, ArenaGame, Followed, PromptSco
 
 LOST, WON = 1.0, 2.0
 """AlpacaEval's preferences at the ends of the scale."""
-STRONG = 3
-"""Battles of an Arena-Hard game that is won or lost by a strong verdict."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def fitting(left: list[Array], most: Limits, qos: dict[str, str | None]) -> list
     """The first arrays, in order, that the limits have room for; the last of them may be cut. `qos` is that of each
     kind of stage."""
     fit: list[Array] = []
-    room: dict[str | None, float] = {name: left for name, left in most.qos.items()}  # noqa: C416 (other types of values)
+    room: dict[str | None, float] = {name: tasks for name, tasks in most.qos.items()}  # noqa: C416 (other keys)
     room[None] = math.inf if most.tasks is None else most.tasks
     for array in left:
         limited = (None, qos[array.kind] or most.default)

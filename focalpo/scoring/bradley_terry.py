@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from focalpo.scoring.differences import Difference, paired_difference
-from focalpo.scoring.stats import Array, Interval, Ratio
+from focalpo.scoring.stats import Array, Interval, Ratio, sigmoid
 
 STEPS = 100
 CLOSE = 1e-10
@@ -58,7 +58,7 @@ def standings(duels: Mapping[tuple[str, str], Ratio], base: str) -> list[Standin
     sides = np.array([[rows.index(row) for row in pair] for pair in duels])  # [pairs, 2]
     wins, battles = (np.stack([getattr(each, name) for each in duels.values()]) for name in ("wins", "battles"))
     ratings, inverse = fitted(sides, wins.sum((1, 2)), battles.sum((1, 2)), len(rows))
-    q = _sigmoid(ratings[sides[:, 0]] - ratings[sides[:, 1]])
+    q = sigmoid(ratings[sides[:, 0]] - ratings[sides[:, 1]])
     residual = wins - battles * q[:, None, None]  # [pairs, seeds, prompts]
     moves = np.einsum("ir,rk,ksp->isp", inverse, _signs(sides, len(rows)), residual)
     _, seeds, prompts = moves.shape
@@ -77,7 +77,7 @@ def fitted(sides: NDArray[np.int_], wins: Array, battles: Array, rows: int) -> t
     _check_connected(sides, wins, battles, rows)
     signs, ratings = _signs(sides, rows), np.zeros(rows)
     for _ in range(STEPS):
-        q = _sigmoid(signs.T @ ratings)
+        q = sigmoid(signs.T @ ratings)
         inverse = np.asarray(np.linalg.pinv((signs * (battles * q * (1 - q))) @ signs.T), float)
         step = inverse @ (signs @ (wins - battles * q))
         ratings = ratings + step
@@ -106,7 +106,3 @@ def _mean(terms: Array) -> Difference:
     """The mean over seeds and prompts as a difference from 0."""
     # Ratio is in percent.
     return paired_difference(Ratio(terms / 100, np.ones_like(terms)), Ratio(0 * terms, np.ones_like(terms)), True)
-
-
-def _sigmoid(x: Array) -> Array:
-    return 1 / (1 + np.exp(-x))

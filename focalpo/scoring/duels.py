@@ -15,14 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from focalpo.scoring.differences import Difference, paired_difference
-from focalpo.scoring.stats import Array, Metric, Ratio, arena_score, value
+from focalpo.scoring.stats import STRONG, UNSURE, Array, Metric, Ratio, arena_score, value
 from focalpo.scoring.style_control import NoRatingsError, Played, StyleControlled
 
 EVEN = 50.0
-STRONG = 3
-"""Battles of a missing game in the worst case: a strong verdict's."""
-UNSURE = 0.05
-"""A result so close to a half has no winner."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from focalpo.scoring.stats import Array, wins_of
+from focalpo.scoring.stats import Array, sigmoid, wins_of
 from focalpo.stages.reading import check_file, first_line
 
 GAMED_WEIGHT = 0.2 / 2  # a fifth of the weight of the model's own rows, split over two gamed models
@@ -104,13 +104,13 @@ def library_error(found: Fit, gamed: Gamed) -> float:
 
     It is the spread of the predictions over prompts: how much prompts differ in difficulty, not how certain the fit is.
     """
-    won = _sigmoid(found.theta + found.psi * gamed.prompt_difficulty)
+    won = sigmoid(found.theta + found.psi * gamed.prompt_difficulty)
     return float(100 * won.std(ddof=1) / np.sqrt(len(won)))
 
 
 def length_controlled(found: Fit, gamed: Gamed) -> float:
     """The length-controlled win rate of a fit, in percent."""
-    return float(100 * _sigmoid(found.theta + found.psi * gamed.prompt_difficulty).mean())
+    return float(100 * sigmoid(found.theta + found.psi * gamed.prompt_difficulty).mean())
 
 
 class LengthControlled:
@@ -138,7 +138,7 @@ class LengthControlled:
         columns = []
         for seed, found in enumerate(self.fits):
             coefficients = self._refitted(seed, found, counts, own)
-            won = _sigmoid(coefficients[:, 1:].astype(np.float32) @ own.T)
+            won = sigmoid(coefficients[:, 1:].astype(np.float32) @ own.T)
             columns.append(100 * (counts * won).sum(-1, dtype=float) / weights.sum(-1))
         return np.stack(columns, axis=-1)
 
@@ -179,7 +179,7 @@ def _standardised(delta: Array, counts: NDArray) -> NDArray:
 
 def _own_terms(b: NDArray, t: NDArray, own: NDArray, wins: NDArray, counts: NDArray) -> tuple[Array, Array]:
     """Gradient sum w (q - p) x, [rounds, 3], and Hessian sum w q (1 - q) x x^T, [rounds, 3, 3], of the log-loss."""
-    q = _sigmoid(b[:, :1] * t + b[:, 1:] @ own.T)
+    q = sigmoid(b[:, :1] * t + b[:, 1:] @ own.T)
     slope = counts * (q - wins)
     curve = counts * (q - q * q)
     curve_t = curve * t
@@ -193,7 +193,7 @@ def _own_terms(b: NDArray, t: NDArray, own: NDArray, wins: NDArray, counts: NDAr
 def _gamed_terms(b: NDArray, gamed: Gamed) -> tuple[Array, Array]:
     """Gradient [rounds, 2] and Hessian [rounds, 2, 2] of the gamed rows, which have no theta."""
     x = np.column_stack([gamed.length, gamed.difficulty]).astype(np.float32)
-    q = _sigmoid(b @ x.T)
+    q = sigmoid(b @ x.T)
     slope = q - gamed.preference.astype(np.float32)
     hessian = ((q - q * q) @ _products(x)).reshape(-1, 2, 2)
     return GAMED_WEIGHT * (slope @ x).astype(float), GAMED_WEIGHT * hessian.astype(float)
@@ -239,10 +239,6 @@ def _fitted(features: Array, target: Array, weight: Array, inverse_penalty: floa
 
 def _held_out(features: Array, target: Array, weight: Array, c: float, train: Array, test: Array) -> float:
     model = _fitted(features[train], target[train], weight[train], c)
-    q = _sigmoid(features[test] @ model.coef_[0]).clip(1e-15, 1 - 1e-15)
+    q = sigmoid(features[test] @ model.coef_[0]).clip(1e-15, 1 - 1e-15)
     p = target[test]
     return float(np.mean(weight[test] * (p * np.log(q) + (1 - p) * np.log(1 - q))))
-
-
-def _sigmoid(x: NDArray) -> NDArray:
-    return 1 / (1 + np.exp(-x))

@@ -17,6 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+STRONG = 3
+"""Battles of an Arena-Hard game that is won or lost by a strong verdict."""
+UNSURE = 0.05
+"""A result so close to a half has no winner."""
 ROUNDS = 10_000
 SEED = 20250106
 
@@ -187,3 +191,8 @@ def prompt_weights(prompts: int) -> Array:
 def _seed_weights(seeds: int, stream: int) -> Array:
     draw = np.random.default_rng([SEED, seeds, stream])
     return draw.multinomial(seeds, np.full(seeds, 1 / seeds), size=ROUNDS) / seeds
+
+
+def sigmoid(x: NDArray) -> NDArray:
+    """1 / (1 + exp(-x))."""
+    return 1 / (1 + np.exp(-x))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from focalpo.scoring.stats import Array, Metric
+from focalpo.scoring.stats import Array, Metric, sigmoid
 
 CODE = re.compile(r"```[^`]*```")
 MARKS = (
@@ -83,18 +83,18 @@ class StyleControlled:
         flat = x.reshape(-1, x.shape[-1])
         share = np.divide(wins, battles, out=np.zeros_like(wins), where=battles > 0)
         self.coefficients = _fitted(flat, share.ravel(), battles.ravel())
-        q = _sigmoid(x @ self.coefficients)
+        q = sigmoid(x @ self.coefficients)
         self._gradient = np.einsum("mp,mpk->pk", wins - battles * q, x)
         self._hessian = np.einsum("mp,mpk,mpl->pkl", battles * q * (1 - q), x, x)
 
     def at_equal_style(self) -> Array:
         """Score of a battle between answers of equal style, [models]."""
-        return 100 * _sigmoid(self.coefficients[: self.seeds])
+        return 100 * sigmoid(self.coefficients[: self.seeds])
 
     def at_mean_style(self) -> Array:
         """Score of a battle of the mean style difference over all battles, [models]: what upstream reports."""
         shift = self.coefficients[self.seeds :] @ (self._mean / self._spread)
-        return 100 * _sigmoid(self.coefficients[: self.seeds] + shift)
+        return 100 * sigmoid(self.coefficients[: self.seeds] + shift)
 
     def scores(self, weights: Array) -> Array:
         """Scores at equal style, [rounds, models]."""
@@ -103,7 +103,7 @@ class StyleControlled:
             drawn = weights[first : first + BLOCK]
             hessian = np.tensordot(drawn, self._hessian, 1)
             step = np.linalg.solve(hessian, (drawn @ self._gradient)[..., None])[..., 0]
-            found.append(100 * _sigmoid((self.coefficients + step)[:, : self.seeds]))
+            found.append(100 * sigmoid((self.coefficients + step)[:, : self.seeds]))
         return np.concatenate(found)
 
     def left_out(self) -> Array:
@@ -134,7 +134,7 @@ def _fitted(x: Array, wins: Array, counts: Array) -> Array:
     """Newton's method on the log-likelihood sum counts * (wins log q + (1 - wins) log (1 - q)), q = sigmoid(x b)."""
     b = np.zeros(x.shape[1])
     for _ in range(STEPS):
-        q = _sigmoid(np.clip(x @ b, -30, 30))
+        q = sigmoid(np.clip(x @ b, -30, 30))
         hessian = (x * (counts * q * (1 - q))[:, None]).T @ x
         step = np.linalg.lstsq(hessian, x.T @ (counts * (wins - q)), rcond=None)[0]
         b = b + step
@@ -143,7 +143,3 @@ def _fitted(x: Array, wins: Array, counts: Array) -> Array:
     raise NoRatingsError(
         "style control has no finite ratings: a model won or lost every battle, or style alone decides"
     )
-
-
-def _sigmoid(x: Array) -> Array:
-    return 1 / (1 + np.exp(-x))
