@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from focalpo.answering.contract import check_answers, check_prompts, check_template, compare_logprobs
+from focalpo.answering.contract import check_prompts, check_template, compare_logprobs
 from focalpo.answering.engine import Decoding, backend_of
 from focalpo.answering.generation import Generator
 from focalpo.answering.parts import Parts
@@ -35,7 +35,6 @@ def make_generate(job: Job) -> dict:
             completions = generator.answer(
                 list(prompts), list(prompts.values()), decoding, settings["seed"], parts, progress
             )
-            check_answers(generator.tokenizer, completions)
             write_records(job.path / f"{name}.parquet", completions)
             facts[name] = health(completions, {question.id: question.reference for question in questions})
             warnings += health_warnings(name, facts[name])

@@ -14,7 +14,7 @@ from focalpo.data.sources import FileSource, HubSource, load, prompt_position
 from focalpo.data.tokens import Tokenised, answer_trees, by_kind, counted, described, pair_trees
 from focalpo.data.trees import write_trees
 from focalpo.data.truncation import Limits
-from focalpo.data.unpaired import convert_unpaired
+from focalpo.data.unpaired import check_labels, convert_unpaired
 from focalpo.data.validate import Checked, validate
 from focalpo.pocket import datasets as pocket
 from focalpo.pocket.benchmarks import benchmark_prompts
@@ -44,8 +44,11 @@ def make(job: Job) -> dict:
     tokenised = {split: tokenise(tokenizer, pairs, limits, stops) for split, pairs in splits.items()}
     _check_contract(tokenised, data["on_bad_rows"])
     for split, found in tokenised.items():
-        kept = {tree.id for tree in found.trees}
-        write_records(job.path / f"{split}.parquet", [pair for pair in splits[split] if pair.id in kept])
+        ids = {tree.id for tree in found.trees}
+        kept = [pair for pair in splits[split] if pair.id in ids]
+        if data["source"] == "unpaired":
+            check_labels(kept, split, data["path"])
+        write_records(job.path / f"{split}.parquet", kept)
         write_trees(job.path / f"{split}_trees.parquet", found.trees)
         counts |= {split: len(found.trees), f"{split}_cut_prompts": found.cut_prompts}
         counts[f"{split}_cut_answers"] = found.cut_answers

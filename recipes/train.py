@@ -36,6 +36,7 @@ def make(job: Job) -> dict:
     source = source_of(job)
     objective = objective_of(job.settings["objective"])
     trees = read_trees(job.inputs["pairs"] / "train_trees.parquet")
+    warnings = weight_advice(trees, objective.chosen_weight, objective.rejected_weight) if is_unpaired(trees) else []
     mismatched = with_mismatched(trees) if "mismatched" in objective.batch_branches else []
     lora = LoraSettings(**job.settings["lora"]) if "lora" in job.settings else None
     with partitioned_loading(settings):
@@ -68,9 +69,7 @@ def make(job: Job) -> dict:
             tracker.summary(watch.summary())
     if adapters is not None:
         merge(adapters)
-    warnings = rounding_warnings(start, model)
-    if is_unpaired(trees):
-        warnings += weight_advice(trees, objective.chosen_weight, objective.rejected_weight)
+    warnings += rounding_warnings(start, model)
     tokenizer = load_tokenizer(source)
     card = checkpoint.model_card(job.name, job.settings, source.path)
     stops = stop_ids(source, tokenizer)

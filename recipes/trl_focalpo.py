@@ -6,11 +6,12 @@ FocalPOTrainer(model, args=DPOConfig(beta=0.01), train_dataset=pairs, processing
 import torch
 from trl import DPOTrainer
 
-UNTOUCHED = {"loss_type": ["sigmoid"], "f_divergence_type": "reverse_kl", "ld_alpha": None, "use_weighting": False}
+UNTOUCHED: dict = {"loss_type": ["sigmoid"], "loss_weights": None, "f_divergence_type": "reverse_kl"}
+UNTOUCHED |= {"ld_alpha": None, "use_weighting": False}
 
 
 class FocalPOTrainer(DPOTrainer):
-    """DPOTrainer with the loss -p^gamma log p, p = sig(beta D): `FocalPO` in focalpo/training/objective.py."""
+    """DPOTrainer with the loss -p^gamma log p, p = sig(beta D): `FocalPO` in focalpo/training/objective/margins.py."""
 
     def __init__(self, *args, gamma: float = 0.05, detach_factor: bool = False, **settings) -> None:
         super().__init__(*args, **settings)
@@ -18,6 +19,8 @@ class FocalPOTrainer(DPOTrainer):
         for name, value in UNTOUCHED.items():
             if getattr(self.args, name) != value:
                 raise ValueError(f"DPOConfig({name}=...) changes a loss that is not computed; leave it at {value}")
+        if self.aux_loss_enabled:
+            raise ValueError("the loss of a router is not added here; set DPOConfig(router_aux_loss_coef=0.0)")
 
     def _compute_loss(self, model, inputs, return_outputs):
         row = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "use_cache": False}

@@ -10,7 +10,6 @@ from focalpo.answering import contract
 from focalpo.answering.contract import check_answers, check_prompts, check_template, compare_logprobs, difference
 from focalpo.data.tokens import template_hash
 from focalpo.pocket.tokenizer import build_tokenizer
-from focalpo.stages.records import Completion
 from focalpo.training.model import ModelSource
 from tests.tiny import VOCABULARY, tiny_model
 
@@ -47,11 +46,14 @@ def test_two_bos_are_refused(tokenizer: PreTrainedTokenizerBase) -> None:
         check_prompts(tokenizer, PROMPTS, [tokenizer.eos_token_id], "pocket")
 
 
-def test_judged_text_must_not_end_in_a_special_token(tokenizer: PreTrainedTokenizerBase) -> None:
-    good = Completion("q1", [], f"in the middle {tokenizer.eos_token} it may stand", 5, True)
-    check_answers(tokenizer, [good])
-    with pytest.raises(ValueError, match="1 answers end in a special token .q2: .*add it to model.stop_tokens"):
-        check_answers(tokenizer, [good, Completion("q2", [], f"kite {tokenizer.eos_token}", 2, True)])
+def test_an_answer_that_goes_on_after_the_eos_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Decoded, it would be the answer with what the model said next: "a kite is a toyuser asks"."""
+    end, other = tokenizer.eos_token_id, tokenizer.pad_token_id
+    answers = [[7, 8, other], [7, end, 8, other]]
+    check_answers(tokenizer, [end, other], answers)
+    check_answers(tokenizer, [other], answers[:1])
+    with pytest.raises(ValueError, match="1 of 2 answers go on after <eos>, .*; add it to model.stop_tokens"):
+        check_answers(tokenizer, [other], answers)
 
 
 def test_the_difference_of_logprobs_by_hand() -> None:
@@ -76,4 +78,6 @@ def test_logprobs_cover_the_answer_tokens_and_a_difference_is_refused(monkeypatc
     shifted = [[value + 0.002 for value in row] for row in expected]
     with pytest.raises(ValueError, match="disagree on 5 answer tokens of tiny by 0.0020 nats"):
         compare_logprobs(ModelSource("tiny"), "float32", rows, shifted)
+    with pytest.raises(ValueError, match="by nan nats"):
+        compare_logprobs(ModelSource("tiny"), "float32", rows, [[float("nan"), *expected[0][1:]], expected[1]])
     assert compare_logprobs(ModelSource("tiny"), "bfloat16", rows, shifted)["mean"] == pytest.approx(0.002, abs=1e-5)

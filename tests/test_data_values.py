@@ -86,6 +86,11 @@ def test_a_part_that_is_not_text_is_a_bad_row(part, column):
     assert bad(CHAT, row, CHAT) == {values.PARTS: [2]}
 
 
+def test_a_message_without_content_is_a_bad_row():
+    row = CHAT | {"chosen": [{"role": "assistant"}]}
+    assert bad(CHAT, row, CHAT) == {values.MISSING: [2]}
+
+
 def shared(*turns: tuple[str, str]) -> list[dict]:
     return [{"from": speaker, "value": text} for speaker, text in turns]
 

@@ -81,6 +81,11 @@ def test_right_is_the_same_for_numbers_arrays_and_tensors_and_nan_is_never_right
     assert right(torch.tensor(better, dtype=torch.bfloat16), torch.tensor(worse)).tolist() == expected
 
 
+def test_single_answers_of_one_label_have_nothing_to_compare() -> None:
+    states = [PairState(step, "train", name, -1.0, 0.0, 2, 0, None) for name in "ab" for step in (0, 7)]
+    assert accuracies(change(states, "train")) == {"pairs": 0}
+
+
 def test_only_the_first_and_the_last_measurement_of_a_split_count() -> None:
     middle = [PairState(3, "test", name, 0.0, -99.0, 2, 4, None) for name in PAIRS]
     elsewhere = [PairState(9, "train", name, 0.0, -99.0, 2, 4, None) for name in PAIRS]

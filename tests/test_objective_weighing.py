@@ -203,6 +203,8 @@ def test_beta_dpo_by_hand() -> None:
     (slope,) = torch.autograd.grad(found.sum(), margins)
     closed = [-1.25 * 1.5 / (1 + math.exp(1.5 * d)) for d in (0, 1, 2, 3)] + [0]
     assert slope.tolist() == pytest.approx(closed)
+    again = BatchLogps({"chosen": margins - 1e-5, "rejected": zero}, reference, {}, {}, logps.batch)
+    assert BetaDPO(beta=2, alpha=0.1, filtered=0.2)(again).loss.tolist() == pytest.approx(expected, abs=1e-4)
     wide = BatchLogps(logps.policy, reference, {}, {}, {"margin": 100 * margins.detach()})
     least = BetaDPO(beta=2, alpha=0.1)(wide).loss[1].item()
     assert least == pytest.approx(1.25 * math.log1p(math.exp(-1e-3))), "beta would be 2 (1 + 0.1 (150 - 400))"

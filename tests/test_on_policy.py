@@ -136,6 +136,16 @@ def test_a_model_that_is_not_a_reward_model_is_refused_in_one_line(rewarder: Pat
             {"role": "user", "content": "sort : ant"}]], ["ant"], 64)  # fmt: skip
 
 
+def test_a_reward_that_is_not_finite_is_refused(rewarder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be the best or the worst answer, or neither, by its place in a comparison."""
+    own = RewardModel(str(rewarder), None, "float32", own_code=False)
+    found = iter([0.5, float("nan")])  # of the shorter dialogue first
+    monkeypatch.setattr(own, "_scores", lambda rows: [next(found)])
+    asked = [[{"role": "user", "content": "sort : ant"}]] * 2
+    with pytest.raises(ValueError, match="gives 1 of 2 answers no finite score, first to answer 2"):
+        own.scores(asked, ["ant", "ant ant ant bird cat"], 64)
+
+
 def test_a_reward_model_that_would_have_to_be_unpickled_is_refused(rewarder: Path, tmp_path: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(rewarder)
     for kept in rewarder.iterdir():

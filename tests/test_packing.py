@@ -43,6 +43,7 @@ def test_micro_batches_stay_within_the_budget_unless_one_pair_alone_is_above_it(
 def test_the_deal_by_hand() -> None:
     """Longest first into the emptiest bin: 9 | 7 | 5 -> bin of 5 takes 4, then the bin of 7 takes 2, 9 stays."""
     assert deal([9, 7, 5, 4, 2], ranks=3, budget=100) == [[[0]], [[1, 4]], [[2, 3]]]
+    assert deal([10, 10, 10], ranks=2, budget=10) == [[[0, 2]], [[1]]], "above the budget, for else one rank has none"
 
 
 @pytest.mark.parametrize("ranks", [8, 64])
@@ -124,6 +125,15 @@ def test_mismatched_answers_come_from_the_next_prompt_both_sides_in_turn() -> No
     assert found[0].branches["mismatched"] == trees[1].branches["chosen"]
     assert found[1].branches["mismatched"] == trees[2].branches["rejected"]
     assert found[2].branches["mismatched"] == trees[0].branches["chosen"]
+
+
+def test_a_mismatched_answer_is_not_to_the_same_prompt() -> None:
+    """Two answers to each prompt, one after the other, as in a file of single answers that is not shuffled."""
+    prompts = ([1], [1], [2], [2], [1])  # the last one's next is the first, whose prompt it has
+    trees = [Tree(str(n), prompt, {"chosen": [n], "rejected": [n]}) for n, prompt in enumerate(prompts)]
+    assert [tree.branches["mismatched"] for tree in with_mismatched(trees)] == [[2], [2], [4], [4], [2]]
+    same = [Tree(str(n), [1], {"chosen": [n], "rejected": [n]}) for n in range(3)]
+    assert len(with_mismatched(same)) == 3, "there is no other prompt"
 
 
 def test_a_mismatched_answer_is_cut_where_it_would_be_longer_than_any_pair() -> None:

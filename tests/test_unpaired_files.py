@@ -1,6 +1,7 @@
 """Files of single answers with labels: rows become answers with one side, and a bad row or column is named."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from focalpo.data.sources import FileSource, load
 from focalpo.data.unpaired import convert_unpaired
 from focalpo.planning.stages import in_order, train_stage
 from focalpo.running.schedule import run_stages
-from focalpo.stages.folder import Folder, read_manifest
+from focalpo.stages.folder import Folder, Job, read_manifest
 from focalpo.stages.records import Pair, read_json_lines, read_records
+from recipes import pairs as recipe
+from tests.tiny import chatml_tokenizer, tiny_model
 
 
 def rows_of(pairs: list[Pair]) -> list[dict]:
@@ -101,11 +104,20 @@ def test_the_reader_of_pairs_says_what_reads_single_answers() -> None:
         convert([{"prompt": "p", "completion": "a", "label": True}], "own.jsonl", "row")
 
 
-def test_both_labels_are_needed(tmp_path: Path) -> None:
-    rows = [{"prompt": f"p{n}", "completion": "c", "label": True} for n in range(40)]
-    file = FileSource(written(tmp_path / "own.jsonl", rows), test_fraction=0.3)
+@pytest.mark.parametrize("limit", [None, 3])
+def test_both_labels_are_needed_once_all_that_drops_answers_is_done(tmp_path: Path, limit: int | None) -> None:
+    """Of all, and of the few that a limit leaves: of 40 answers one is not desirable."""
+    rows = [{"prompt": f"p{n}", "completion": "c", "label": limit is None or n != 7} for n in range(40)]
+    path = written(tmp_path / "own.jsonl", rows)
+    named = {"path": None, "revision": None, "chat_template": None, "stop_tokens": []}
+    data = {"source": "unpaired", "test_fraction": 0.3, "limit": limit, "ignore_columns": [], "on_bad_rows": "drop"}
+    data |= {"max_prompt_length": 150, "max_length": 200, "truncation": "simpo"}
+    (tmp_path / "model").mkdir()
+    tiny_model(vocab_size=300, max_position_embeddings=256).save_pretrained(tmp_path / "model")
+    chatml_tokenizer().save_pretrained(tmp_path / "model")
+    job = Job("pairs", "file", "key", {"data": data, "model": named}, {}, tmp_path, {"model": tmp_path})
     with pytest.raises(ValueError, match=r"own.jsonl: the label of all \d+ train answers is true; add others"):
-        load(file, "drop", converted=convert_unpaired)
+        recipe.make(replace(job, launch={"files": {"path": str(path), "test_path": None}}))
 
 
 def test_only_kto_trains_on_single_answers() -> None:

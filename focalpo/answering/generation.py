@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
 
+from focalpo.answering.contract import check_answers
 from focalpo.answering.engine import Backend, Decoding, Row, Tokens
 from focalpo.answering.hugging_face import load_hf
 from focalpo.answering.parts import Parts
@@ -87,6 +88,7 @@ class Generator:
                 rate = {"tokens/s": made / (time.monotonic() - started)}
                 progress(len(drawn) * len(seeds), len(ids) * len(seeds), **rate)
         rows = [(prompt, row) for item, prompt in enumerate(ids) for row in drawn[item]]
+        check_answers(self.tokenizer, self.stops, [row for _, row in rows])
         self.first_rows += rows[: KEPT_ROWS - len(self.first_rows)]
         return [
             [self._completion(name, prompt, row) for row in drawn[item]]

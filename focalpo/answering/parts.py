@@ -3,7 +3,6 @@
 .checkpoints/<set>-000012.parquet       the answers of batch 12, as token ids; gone when the stage is sealed
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,21 +44,17 @@ class Parts:
         return [[row.tokens for row in rows[at : at + len(seeds)]] for at in range(0, len(rows), len(seeds))]
 
     def write(self, number: int, batch: Sequence[int], seeds: Sequence[int], answers: list[list[Tokens]]) -> None:
-        """Write the answers of a batch atomically."""
+        """Write the answers of a batch."""
         path = self._path(number)
         path.parent.mkdir(exist_ok=True)
-        partial = path.with_name(f".{path.name}")
         write_records(
-            partial,
+            path,
             [
                 Drawn(prompt, seed, tokens)
                 for prompt, group in zip(batch, answers, strict=True)
                 for seed, tokens in zip(seeds, group, strict=True)
             ],
         )
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
 
     def _path(self, number: int) -> Path:
         return self.stage / CHECKPOINTS / f"{self.name}-{number:06d}.parquet"

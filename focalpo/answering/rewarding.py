@@ -4,6 +4,7 @@ Only dialogues of exactly the same length share a batch, so that nothing is padd
 a certain one, see what they were trained on.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -57,6 +58,11 @@ class RewardModel:
                 alive()
                 scored += zip(batch, self._scores([rows[item] for item in batch]), strict=True)
         scores = dict(pair for share in gather(scored) for pair in share)
+        if bad := [item for item, score in sorted(scores.items()) if not math.isfinite(score)]:
+            raise ValueError(
+                f"the reward model gives {len(bad)} of {len(rows)} answers no finite score, first to answer "
+                f"{bad[0] + 1}; score in float32, or choose another"
+            )
         return [scores[item] for item in range(len(rows))]
 
     def _scores(self, rows: list[list[int]]) -> list[float]:

@@ -117,6 +117,7 @@ class Served:
                 top_p=decoding.top_p,
                 max_tokens=decoding.max_new_tokens,
                 stop_token_ids=self.stops,
+                ignore_eos=True,  # else vLLM stops at those of the model's generation config as well
                 seed=None if decoding.temperature == 0 else draw_seed(seed, number),
                 detokenize=False,
             )

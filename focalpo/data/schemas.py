@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from focalpo.data.columns import check_columns, score_columns, without
-from focalpo.data.layouts import DECODED, Parts, Schema, fits, recognise
+from focalpo.data.layouts import DECODED, SYSTEM, Parts, Schema, fits, recognise
 from focalpo.data.values import (
     GARBLED,
     MISSING,
@@ -170,7 +170,7 @@ def _history(row: dict) -> Messages:
 
 def with_system(row: dict, prompt: Messages) -> Messages:
     """A prompt with the system turn of the row's own column, unless it begins with the same one."""
-    systems = [text(row, name) for name in ("system", "system_prompt") if not is_empty(row.get(name))]
+    systems = [text(row, name) for name in SYSTEM if not is_empty(row.get(name))]
     own = prompt[0]["content"] if prompt and prompt[0]["role"] == "system" else None
     if len({system.strip() for system in [*systems, *([own] if own else [])]}) > 1:
         raise BadRow(SYSTEMS)

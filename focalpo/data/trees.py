@@ -30,13 +30,14 @@ class Tree:
 def with_mismatched(trees: Sequence[Tree]) -> list[Tree]:
     """Trees with the single branch "mismatched", an answer to another prompt: KTO's KL sample (arXiv 2402.01306, 3.2).
 
-    The answer is that of the next tree of the dataset, chosen and rejected in turn or the only one, so that it does not
-    depend on the batch, the seed or the number of ranks, and its reference logps can be cached. It is cut where prompt
+    The answer is that of the next tree of the dataset with another prompt (to its own where all have one), chosen and
+    rejected in turn or the only one, so that it does not depend on the batch, the seed or the number of ranks, and
+    its reference logps can be cached. It is cut where prompt
     and answer would be longer than any pair's: the pairs keep `data.max_length` and the model's positions, two
     strangers might not.
     """
     longest = max((len(tree.prompt) + max(map(len, tree.branches.values())) for tree in trees), default=0)
-    following = [*trees[1:], *trees[:1]]
+    following = _next_prompts(trees)
     sides = ("chosen", "rejected")
 
     def answer(tree: Tree, place: int) -> Ids:
@@ -47,6 +48,16 @@ def with_mismatched(trees: Sequence[Tree]) -> list[Tree]:
         Tree(tree.id, tree.prompt, {"mismatched": answer(other, place)[: longest - len(tree.prompt)]})
         for place, (tree, other) in enumerate(zip(trees, following, strict=True))
     ]
+
+
+def _next_prompts(trees: Sequence[Tree]) -> list[Tree]:
+    """For each tree the next one, around the end, whose prompt is another; the next one where there is no other."""
+    found = [*trees[1:], *trees[:1]]
+    for _ in range(2):  # backwards, twice around: a tree whose neighbour has its prompt takes what that one has
+        for place in reversed(range(len(trees))):
+            if np.array_equal(found[place].prompt, trees[place].prompt):
+                found[place] = found[(place + 1) % len(trees)]
+    return found
 
 
 def with_shared(trees: Sequence[Tree]) -> list[Tree]:

@@ -9,7 +9,7 @@ An answer becomes a `Pair` with only one side: chosen if its label is true, else
 from collections.abc import Sequence
 
 from focalpo.data.columns import check_columns, without
-from focalpo.data.layouts import MESSAGES, STRING, Parts, ask
+from focalpo.data.layouts import MESSAGES, STRING, SYSTEM, Parts, ask
 from focalpo.data.schemas import Split, check_kind, check_texts, pairs_of, with_system
 from focalpo.data.values import BadRow, completion, decoded, kind, last_answer, messages, shown, text
 from focalpo.stages.records import Messages, Pair
@@ -17,7 +17,7 @@ from focalpo.stages.records import Messages, Pair
 NO_LABEL = "label that is neither true nor false"
 COLUMNS = {"prompt": STRING | MESSAGES, "completion": STRING | MESSAGES}
 DIALOGUE = {"messages": MESSAGES}
-OPTIONAL = ("prompt_id", "system", "system_prompt")
+OPTIONAL = ("prompt_id", *SYSTEM)
 
 
 def convert_unpaired(rows: list[dict], source: str, prefix: str, ignored: Sequence[str] = ()) -> Split:
@@ -54,7 +54,7 @@ def columns_of(rows: list[dict], source: str) -> dict[str, set[str]]:
 
 
 def check_labels(pairs: Sequence[Pair], name: str, source: str) -> None:
-    """Check that some answers of a split are desirable and some are not.
+    """Check that some answers of a split are desirable and some are not, once no step drops more of them.
 
     Raises:
         ValueError: when all have the same label.
@@ -63,7 +63,7 @@ def check_labels(pairs: Sequence[Pair], name: str, source: str) -> None:
     if desirable in (0, len(pairs)):
         label = str(bool(desirable)).lower()
         raise ValueError(
-            f"{source}: the label of all {len(pairs)} {name} answers is {label}; add others, or change "
+            f"{source}: the label of all {len(pairs)} {name} answers is {label}; add others, or change data.limit or "
             "data.test_fraction"
         )
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from focalpo.data import columns, values
 from focalpo.data.schemas import Split
-from focalpo.data.unpaired import NO_LABEL, check_labels
+from focalpo.data.unpaired import NO_LABEL
 from focalpo.data.values import prompt_key
 from focalpo.stages.records import Messages, Pair
 
@@ -82,8 +82,6 @@ def validate(train: Split, test: Split, on_bad_rows: Literal["error", "drop"]) -
             report = [line for kind in kinds for line in described(kind, found)]
             remedy = "use other data or another split"
             raise ValueError("\n  ".join([f"no valid {name} pair in {split.source}: {remedy}", *report]))
-        if split.unpaired:
-            check_labels(kept, name, split.source)
     names = {"train": train.schema, "test": test.schema}
     not_read = sorted({*train.not_read, *test.not_read})
     equal_scores = len(train.equal_scores) + len(test.equal_scores)

@@ -145,7 +145,7 @@ def _message(entry: dict) -> dict[str, str]:
         if key not in keys and not is_empty(value) and not is_label(key, [value]):
             raise BadRow(unread_key(key))
     role = text(entry, keys[0])
-    return {"role": ROLES.get(role, role) if keys[0] == "from" else role, "content": _content(entry[keys[1]])}
+    return {"role": ROLES.get(role, role) if keys[0] == "from" else role, "content": _content(entry.get(keys[1]))}
 
 
 def _keys(entry: object) -> tuple[str, str] | None:

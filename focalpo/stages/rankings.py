@@ -140,6 +140,8 @@ def accuracies(found: Change) -> dict[str, float]:
 
 def _unpaired_accuracies(found: Change) -> dict[str, float]:
     desirable = found.chosen_length > 0
+    if desirable.all() or not desirable.any():  # some of a file that is sorted by label: nothing to compare
+        return {"pairs": 0}
     better = (found.end_chosen - found.start_chosen)[desirable]
     worse = np.sort((found.end_rejected - found.start_rejected)[~desirable])
     below, up_to = (np.searchsorted(worse, better, side) for side in ("left", "right"))

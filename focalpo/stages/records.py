@@ -6,6 +6,7 @@ with a user message.
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -199,11 +200,15 @@ class PairState:
 
 
 def write_records(path: Path, records: Iterable[Any]) -> None:
-    """Write records of one class as parquet."""
+    """Write records of one class as parquet, atomically: a file that grows is read again by a resumed stage."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.Table.from_pylist([asdict(record) for record in records]), path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    pq.write_table(pa.Table.from_pylist([asdict(record) for record in records]), partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def read_records(path: Path, kind: Callable[..., Record]) -> list[Record]:

@@ -204,7 +204,7 @@ def train(
             totals = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
             norm = float(engine.get_global_grad_norm() if clipped is None else clipped)
             if not math.isfinite(totals["loss"] + norm):
-                raise ValueError(nonfinite.describe(seen, examples.trees, examples.reference, step, checkpoints.parent))
+                raise ValueError(nonfinite.dump(seen, examples.trees, examples.reference, step + 1, checkpoints.parent))
             if tracker is not None:
                 tracker.log(step + 1, **totals, learning_rate=rate, grad_norm=norm)
                 accuracy = {"accuracy": totals["reward_accuracy"]} if "reward_accuracy" in totals else {}

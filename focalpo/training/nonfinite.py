@@ -15,7 +15,7 @@ Seen = tuple[list[int], Tensor, Tensor]
 """Items of a micro-batch, their log-probs [items, branches] and their losses [items]."""
 
 
-def describe(
+def dump(
     seen: Sequence[Seen], trees: Sequence[Tree], reference: dict[str, list[float]], step: int, folder: Path
 ) -> str:
     """Write the batch to `folder/not_finite.json` and return a message that names the pairs at fault, or the gradient

@@ -126,11 +126,12 @@ def deal(costs: Sequence[int], ranks: int, budget: int) -> list[list[list[int]]]
     """
     if len(costs) < ranks:
         raise ValueError(f"a global batch of {len(costs)} pairs cannot feed {ranks} ranks; raise train.global_batch")
-    largest = max(*costs, budget) if len(costs) > 1 else max(costs[0], budget)
-    steps = max(1, -(-sum(costs) // (ranks * largest)))
+    largest = max(*costs, budget)
+    most = len(costs) // ranks
+    steps = min(most, -(-sum(costs) // (ranks * largest)))
     while True:
         bins = _longest_first(costs, ranks * steps)
-        if max(load for load, _ in bins) <= largest or ranks * (steps + 1) > len(costs):
+        if max(load for load, _ in bins) <= largest or steps == most:
             break
         steps += 1
     # Heaviest bins go to the same micro-step of all ranks, so that no rank waits for another inside a step.

@@ -40,8 +40,10 @@ class BetaDPO(BatchLevel):
         margins = logps.batch["margin"]
         mean = margins.mean()
         distance = (margins - mean).abs()
-        farthest = distance.sort().values[max(1, int(len(margins) * (1 - self.filtered))) - 1]
-        near = distance <= farthest
+        ranked, count = distance.sort().values, max(1, int(len(margins) * (1 - self.filtered)))
+        near = distance <= ranked[count - 1]
+        # Halfway to the first that is not kept: these margins are of another forward pass, and differ in the last bits.
+        farthest = ranked[count - 1 : count + 1].mean()
         beta = self.beta * (1 + self.alpha * (margins[near].mean() - mean))
         loss = -logsigmoid(beta.clamp(min=LEAST_BETA) * (chosen - rejected))
         kept = (chosen - rejected - mean).abs() <= farthest

@@ -23,7 +23,7 @@ else:
 
 @objective("focalpo")
 class FocalPO(Objective):
-    """DPO that gives a lower weight to pairs ranked wrongly (small p).
+    """DPO with less weight for pairs ranked wrongly (small p) than DPO gives them.
 
     The first author's runs of December 2024 differentiate p^gamma (only then does gamma 2 collapse as theirs did);
     `detach_factor` is the other reading. If differentiated, the gradient changes sign below p = e^(-1/gamma): it pushes
@@ -55,7 +55,7 @@ class FocalPO(Objective):
 
 @objective("focal")
 class Focal(Objective):
-    """FocalPO's mirror image: pairs ranked wrongly get more weight, in both readings as FocalPO's factor has."""
+    """FocalPO's mirror image: pairs ranked wrongly get more weight than in DPO; its factor has both readings too."""
 
     label = "Focal loss"
     equation = "-(1-p)^gamma log p, p = sig(beta D)"
