@@ -146,9 +146,12 @@ def _checkers(plan: Planned) -> Iterator[Finding]:
 def _disk(runs: Path) -> Iterator[Finding]:
     place = next(parent for parent in (runs.absolute(), *runs.absolute().parents) if parent.is_dir())
     usage = shutil.disk_usage(place)
-    grade = "warn" if usage.free < 10 * GIB else "ok"
-    remedy = ": free some space, or set runs= to another disk" if grade == "warn" else ""
-    yield Finding(grade, "disk", f"{usage.free / GIB:.0f} of {usage.total / GIB:.0f} GiB free at {place}{remedy}")
+    remedy = ": free some space, or set runs= to another disk" if usage.free < 10 * GIB else ""
+    yield Finding(
+        "warn" if remedy else "ok",
+        "disk",
+        f"{usage.free / GIB:.0f} of {usage.total / GIB:.0f} GiB free at {place}{remedy}",
+    )
     try:
         with tempfile.NamedTemporaryFile(dir=place) as file:
             skew = os.stat(file.name).st_mtime - time.time()
@@ -163,9 +166,8 @@ def _disk(runs: Path) -> Iterator[Finding]:
 def _memory() -> Finding:
     sizes = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     free, total = (int(sizes[name].split()[0]) / (1 << 20) for name in ("MemAvailable", "MemTotal"))
-    grade = "warn" if free < 4 else "ok"
-    remedy = ": close other programs, or set launch.workers=1" if grade == "warn" else ""
-    return Finding(grade, "memory", f"{free:.0f} of {total:.0f} GiB free{remedy}")
+    remedy = ": close other programs, or set launch.workers=1" if free < 4 else ""
+    return Finding("warn" if remedy else "ok", "memory", f"{free:.0f} of {total:.0f} GiB free{remedy}")
 
 
 def _judge_key(config: Config) -> Finding:
@@ -173,7 +175,8 @@ def _judge_key(config: Config) -> Finding:
     if not name:
         return Finding("ok", "judge key", "not needed")
     if not os.environ.get(name):
-        return Finding("fail", "judge key", f"a judge key in the environment variable {name}: export it")
+        what = f"a judge key in the environment variable {name}: export it; judge=local needs none (another protocol)"
+        return Finding("fail", "judge key", what)
     return Finding("ok", "judge key", f"{name} is set")
 
 
@@ -291,8 +294,7 @@ def _gpu_check(config: Config) -> Iterator[Finding]:
 def doctor(arguments: list[str]) -> None:
     """Print every finding; exits with 1 when one of them is a failure."""
     plan = planned(arguments)
-    findings = [*_local(plan), *_judge(plan.first), *_hub(plan), *_gpu_check(plan.first)]
-    for finding in findings:
+    for finding in (findings := [*_local(plan), *_judge(plan.first), *_hub(plan), *_gpu_check(plan.first)]):
         print(f"{finding.grade:5} {finding.what:10} {finding.message}")
     if any(finding.grade == "fail" for finding in findings):
         sys.exit(1)

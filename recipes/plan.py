@@ -72,7 +72,7 @@ def described(plan: Planned) -> str:
         group.job = str(number)
     rate, source = rate_of(plan.runs, plan.table.scale, plan.first.launch.gpus)
     paces = _paces(plan.runs, [stage for stage in stages if stage.key in done], config_of)
-    lines: list[tuple[str, ...]] = [HEAD]
+    lines: list[tuple[str, ...]] = [tuple(_of_ranks(plan, words) for words in HEAD)]
     needs, hours = [], 0.0
     for group in groups:
         need = _sum([Estimate(config_of[stage.key], plan.runs).of(stage) for stage in group.stages])
@@ -97,6 +97,11 @@ def described(plan: Planned) -> str:
             "nothing was started",
         ]
     )
+
+
+def _of_ranks(plan: Planned, words: str) -> str:
+    """A heading about GPUs, which are ranks where a scale has none."""
+    return words if plan.first.launch.gpus else words.replace("GPU", "rank")
 
 
 def _configs(plan: Planned, stages: list[Stage]) -> dict[str, Config]:
@@ -153,7 +158,7 @@ def _trainings(plan: Planned, groups: list[Array], config_of: dict[str, Config])
         memory, pairs = estimate.memory(stage), stage.settings["train"]["global_batch"]
         peak = memory.peak
         parts = ", ".join(f"{part} {value / GIB:.2f}" for part, value in peak.parts.items() if value)
-        lines.append(f"GiB a GPU while {name} trains, at its peak ({peak.moment}): {parts}")
+        lines.append(f"{_of_ranks(plan, 'GiB a GPU')} while {name} trains, at its peak ({peak.moment}): {parts}")
         if memory.host:
             lines.append(f"GiB of the host's memory for each GPU while {name} trains: {memory.host / GIB:.2f}")
         if warning := advice(estimate, stage):

@@ -35,6 +35,8 @@ def why(cell: str, reports: list[Path]) -> str:
         columns |= dict.fromkeys(each for (_, _, each), line in scores.items() if line["low"] != NONE)
         if score is not None and score["low"] != NONE:
             return _explained(run, row, setting, column, score)
+    if not reports:
+        raise Mistake("there is no report yet: make one, as with make reproduce-table1, then ask again")
     expected = f"ROW/SETTING/COLUMN{' with a column of ' * bool(columns)}{', '.join(columns)}"
     raise Mistake(
         f"no report has a number for {cell!r}; it must be {expected}; searched {', '.join(map(str, reports)) or 'none'}"

@@ -73,8 +73,9 @@ def train(checkout: Path, *more: str) -> tuple[str, dict, str]:
 def test_a_loss_that_is_added_trains_and_one_that_is_edited_trains_anew(tmp_path: Path) -> None:
     for name in ("focalpo", "recipes", "conf", "eval"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    losses = tmp_path / "focalpo/training/objective/margins.py"
-    added = losses.read_text() + "\n\n" + blocks("python")[0]
+    folder = tmp_path / "focalpo/training/objective"
+    imports = (folder / "margins.py").read_text().partition("\n\n\n@objective")[0]
+    added, losses = f"{imports}\n\n\n{blocks('python')[0]}", folder / "hinge.py"
     losses.write_text(added)
     _, first, weights = train(tmp_path)
     assert first["settings"]["objective"] == {"name": "hinge", "beta": 0.2}

@@ -215,6 +215,11 @@ def test_why_refuses_an_unknown_cell(sealed_report: Path, cell: str) -> None:
         why(cell, newest_reports(sealed_report.parent.parent))
 
 
+def test_why_without_a_report_says_what_makes_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no report yet: make one, as with make reproduce-table1"):
+        why("focalpo/base/ae2_wr", newest_reports(tmp_path))
+
+
 def test_several_sft_models_are_ordered_runs_of_one_row(tmp_path: Path) -> None:
     folder = sealed_stages(tmp_path, planned("noise", settings="base_0,base_40", rows="dpo,focalpo", seeds="2"))
     report = made(folder)

@@ -6,7 +6,6 @@ All mistakes in a configuration are reported at once, before anything is loaded.
 """
 
 import copy
-import re
 from collections.abc import Sequence
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, is_dataclass, make_dataclass
@@ -19,7 +18,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -29,27 +28,12 @@ from focalpo.config.mistakes import Mistake, choose, instead
 from focalpo.config.overrides import SEARCHPATH, advice, below, changed, meant, searched, spelled, unread
 from focalpo.config.problems import problems
 from focalpo.config.schema import CalibrateJudgeConfig, Config, TableConfig
+from focalpo.config.wording import NO_KEY, one_line
 from focalpo.stages.origin import ROOT
 from focalpo.stages.ranges import out_of_range
 from focalpo.training.objective import OBJECTIVES
 
 CONF = ROOT / "conf"
-NO_KEY = "there is no such key"
-# What Hydra says --> what it means here.
-OWN_WORDS = {
-    "Ambiguous value for argument": "several values are a search, which recipes.sweep runs; give one value",
-    "requires --multirun": "several values are a search, which recipes.sweep runs; give one value",
-    "Multiple values for": "a choice is made already; write it without the +",
-    "is not in struct": "there is no such entry; correct its name, or add it by a + before the key",
-    "Could not override": NO_KEY,
-    "is not a ListConfig": "a list is needed: KEY=[a,b]",
-    "Config group override must be": "a choice is the name of a file in conf/; leave it out to keep the default",
-    "Interpolation key": "${...} is no key of the configuration; a shell replaces it in double quotes only",
-    "Cannot find primary config": "there is no such file in conf/; correct its name",
-}
-NOISE = re.compile(
-    "Set the env|object_type|reference_type|Config search path|provider=|See https|To append to|[123]\\. To"
-)
 Shape = TypeVar("Shape")
 
 
@@ -203,7 +187,7 @@ def _resolved(whole: DictConfig, name: str, overrides: Sequence[str], key: str |
             raise ValueError(f"no value for {', '.join(missing)}; set each on the command line or in conf/{name}.yaml")
         return OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
-        raise ValueError(_one_line(error)) from error
+        raise ValueError(one_line(error)) from error
     except AttributeError as error:  # `++` bypasses Hydra's check of keys; the dataclasses' slots reject them here
         raise ValueError(f"{error}; {NO_KEY}") from error
 
@@ -226,10 +210,10 @@ def _merged(name: str, overrides: Sequence[str]) -> DictConfig:
         group, _, file = str(error.missing_cfg_file).partition("/")
         options = _experiments(overrides) if group == "experiment" else error.options
         if not options:
-            raise ValueError(_one_line(error)) from error
+            raise ValueError(one_line(error)) from error
         raise ValueError(f"there is no {group} {file}; {choose(file, options)}") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ValueError(_one_line(error)) from error
+        raise ValueError(one_line(error)) from error
     except AssertionError as error:  # OmegaConf's, for a key inside of null
         remedy = "choose that first, as in lora=rank16, data=on_policy or model=from_scratch"
         raise ValueError(f"what it belongs to is null; {remedy}") from error
@@ -285,15 +269,3 @@ def _is_text(name: str, overrides: Sequence[str], key: str | None) -> bool:
     except ValueError:
         return False
     return OmegaConf.select(whole, place.lstrip("+")) == text
-
-
-def _one_line(error: Exception) -> str:
-    """Hydra's message without its remedies, which are for other programs: ours has no --multirun and adds no keys."""
-    lines = [line.strip() for cause in (error, error.__cause__) if cause for line in str(cause).splitlines()]
-    kept = " ".join(dict.fromkeys(line for line in lines if line and not NOISE.match(line)))
-    if isinstance(error, OverrideParseException):
-        return "its value cannot be read; one with any of = , ( ) [ ] { } needs quotes"
-    for found, words in OWN_WORDS.items():
-        if found in kept:
-            return words
-    return kept.replace("full_key: ", "at ")
