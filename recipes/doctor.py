@@ -35,6 +35,7 @@ GIB = 1 << 30
 OLDEST_DRIVER = 580  # required by CUDA 13, which torch 2.13 is built with
 SKEW_SECONDS = 5
 JUDGED = ("judge", "duel")
+NO_KEY, NO_MODEL = "judge=local needs none (another protocol)", "correct model.path, or try `hf auth login`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +147,9 @@ def _checkers(plan: Planned) -> Iterator[Finding]:
 def _disk(runs: Path) -> Iterator[Finding]:
     place = next(parent for parent in (runs.absolute(), *runs.absolute().parents) if parent.is_dir())
     usage = shutil.disk_usage(place)
-    remedy = ": free some space, or set runs= to another disk" if usage.free < 10 * GIB else ""
-    yield Finding(
-        "warn" if remedy else "ok",
-        "disk",
-        f"{usage.free / GIB:.0f} of {usage.total / GIB:.0f} GiB free at {place}{remedy}",
-    )
+    free = f"{usage.free / GIB:.0f} of {usage.total / GIB:.0f} GiB free at {place}"
+    full = f"{free}: free some space, or set runs= to another disk"
+    yield Finding("warn", "disk", full) if usage.free < 10 * GIB else Finding("ok", "disk", free)
     try:
         with tempfile.NamedTemporaryFile(dir=place) as file:
             skew = os.stat(file.name).st_mtime - time.time()
@@ -175,8 +173,7 @@ def _judge_key(config: Config) -> Finding:
     if not name:
         return Finding("ok", "judge key", "not needed")
     if not os.environ.get(name):
-        what = f"a judge key in the environment variable {name}: export it; judge=local needs none (another protocol)"
-        return Finding("fail", "judge key", what)
+        return Finding("fail", "judge key", f"a judge key in the environment variable {name}: export it; {NO_KEY}")
     return Finding("ok", "judge key", f"{name} is set")
 
 
@@ -275,10 +272,8 @@ def _hub(plan: Planned) -> Iterator[Finding]:
         except GatedRepoError:
             when = "with another account" if get_token() else "after `hf auth login`"
             yield Finding("fail", "licence", f"{path}: accept its licence at https://huggingface.co/{path}, {when}")
-        except HFValidationError:
-            yield Finding("fail", "hub", f"{path} is no folder here, nor a repository's name: correct model.path")
-        except RepositoryNotFoundError:
-            yield Finding("fail", "hub", f"{path} at {revision} does not exist or is private: try `hf auth login`")
+        except (HFValidationError, RepositoryNotFoundError):
+            yield Finding("fail", "hub", f"{path} at {revision} does not exist or is private: {NO_MODEL}")
         except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
             cause = str(error).splitlines()[0][:100]
             yield Finding("warn", "hub", f"not reachable ({cause}): set HF_ENDPOINT, or download on another machine")
@@ -294,7 +289,8 @@ def _gpu_check(config: Config) -> Iterator[Finding]:
 def doctor(arguments: list[str]) -> None:
     """Print every finding; exits with 1 when one of them is a failure."""
     plan = planned(arguments)
-    for finding in (findings := [*_local(plan), *_judge(plan.first), *_hub(plan), *_gpu_check(plan.first)]):
+    findings = [*_local(plan), *_judge(plan.first), *_hub(plan), *_gpu_check(plan.first)]
+    for finding in findings:
         print(f"{finding.grade:5} {finding.what:10} {finding.message}")
     if any(finding.grade == "fail" for finding in findings):
         sys.exit(1)

@@ -120,7 +120,7 @@ def test_a_folder_is_not_asked_of_the_hub_and_a_mistyped_one_is_named(tmp_path: 
 
     assert [found.message for found in findings(tmp_path)] == ["nothing to download"]
     (wrong,) = findings(tmp_path / "no" / "such" / "folder")
-    assert wrong.grade == "fail" and wrong.message.endswith("nor a repository's name: correct model.path")
+    assert wrong.grade == "fail" and "does not exist or is private: correct model.path" in wrong.message
 
 
 def test_wrong_versions_a_skewed_clock_and_a_full_disk_are_reported(monkeypatch, tmp_path) -> None:
