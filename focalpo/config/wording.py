@@ -12,9 +12,9 @@ OWN_WORDS = {
     "Multiple values for": "a choice is made already; write it without the +",
     "is not in struct": "there is no such entry; correct its name, or add it by a + before the key",
     "Could not override": NO_KEY,
-    "could not be converted to Float": "a number is needed",
-    "could not be converted to Integer": "a whole number is needed",
-    "is not a valid bool": "true or false is needed",
+    "could not be converted to Float": "a number is needed at ",
+    "could not be converted to Integer": "a whole number is needed at ",
+    "is not a valid bool": "true or false is needed at ",
     "is not a ListConfig": "a list is needed: KEY=[a,b]",
     "Config group override must be": "a choice is the name of a file in conf/; leave it out to keep the default",
     "Interpolation key": "${...} is no key of the configuration; a shell replaces it in double quotes only",
@@ -32,6 +32,6 @@ def one_line(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         return "its value cannot be read; one with any of = , ( ) [ ] { } needs quotes"
     for found, words in OWN_WORDS.items():
-        if found in kept:
-            return words
+        if found in kept:  # a file that is chosen may hold the key
+            return words + kept.rpartition("full_key: ")[2].partition(" ")[0] * words.endswith(" at ")
     return kept.replace("full_key: ", "at ")
