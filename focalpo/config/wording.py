@@ -12,13 +12,15 @@ OWN_WORDS = {
     "Multiple values for": "a choice is made already; write it without the +",
     "is not in struct": "there is no such entry; correct its name, or add it by a + before the key",
     "Could not override": NO_KEY,
-    "could not be converted to Float": "a number is needed at ",
-    "could not be converted to Integer": "a whole number is needed at ",
-    "is not a valid bool": "true or false is needed at ",
     "is not a ListConfig": "a list is needed: KEY=[a,b]",
     "Config group override must be": "a choice is the name of a file in conf/; leave it out to keep the default",
     "Interpolation key": "${...} is no key of the configuration; a shell replaces it in double quotes only",
     "Cannot find primary config": "there is no such file in conf/; correct its name",
+}
+NEEDED = {
+    "could not be converted to Float": "a number",
+    "could not be converted to Integer": "a whole number",
+    "is not a valid bool": "true or false",
 }
 NOISE = re.compile(
     "Set the env|object_type|reference_type|Config search path|provider=|See https|To append to|[123]\\. To"
@@ -32,6 +34,9 @@ def one_line(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         return "its value cannot be read; one with any of = , ( ) [ ] { } needs quotes"
     for found, words in OWN_WORDS.items():
-        if found in kept:  # a file that is chosen may hold the key
-            return words + kept.rpartition("full_key: ")[2].partition(" ")[0] * words.endswith(" at ")
+        if found in kept:
+            return words
+    for found, needed in NEEDED.items():
+        if found in kept:  # the key is named, for a file that is chosen may hold it
+            return f"{needed} is needed at {kept.rpartition('full_key: ')[2].partition(' ')[0]}"
     return kept.replace("full_key: ", "at ")
