@@ -1,6 +1,5 @@
 """The judge-drift sentinel: drift by hand, whose record counts, and the warning when a judge has drifted."""
 
-import contextlib
 import json
 import shutil
 from dataclasses import replace
@@ -89,16 +88,18 @@ def judged(judging: tuple[Path, Stage], base_url: str | None, sentinel: str | No
         return judge_stage(job)
 
 
+def undecided(body: dict, _: int) -> dict:
+    """A judge that has a label only for a game's second turn."""
+    first = all(message["role"] != "assistant" for message in body["messages"])
+    return completion("I cannot say" if first else "[[A>B]]", {"m": -0.1, "M": -2.0})
+
+
 def test_openings_are_those_of_the_requests_that_are_sent(tmp_path: Path) -> None:
     """A game's second turn, asked where the first has no label, has the opening of the first."""
     sentinel = read_sentinel(EVAL / "sentinel.yaml")
     for name in ("alpaca_eval_2", "arena_hard_v0_1", "arena_hard_v2_0"):
         protocol = load_protocol(EVAL / f"{name}.yaml")
-        with (
-            judge_stub(lambda *_: completion("I cannot say", {"m": -0.1, "M": -2.0})) as stub,
-            opened(stub.url, tmp_path / name) as endpoint,
-            contextlib.suppress(ValueError),
-        ):
+        with judge_stub(undecided) as stub, opened(stub.url, tmp_path / name) as endpoint:
             pairs_judged(sentinel, protocol, endpoint)
         sent = {opening(request) for request in stub.requests}
         assert sent and sent <= openings(sentinel, [protocol]) and openings(None, [protocol]) == set()
@@ -147,7 +148,8 @@ def test_a_judge_that_has_drifted_is_named_although_earlier_records_answer_its_q
         facts = judged((runs, changed), stub.url)
     shutil.rmtree(Folder(runs, changed).path)
     assert facts["records_of"] and facts["sentinel"]["arena_hard"]["changed"] >= 0.8
-    assert (facts["calls"]["calls"], facts["calls"]["replayed"]) == (30, questions)
+    # Two of the sentinel's are asked first, in the preflight, and read again.
+    assert (facts["calls"]["calls"], facts["calls"]["replayed"]) == (30, questions + 2)
     assert len(facts["warnings"]) == 2
 
 
