@@ -35,7 +35,7 @@ GIB = 1 << 30
 OLDEST_DRIVER = 580  # required by CUDA 13, which torch 2.13 is built with
 SKEW_SECONDS = 5
 JUDGED = ("judge", "duel")
-NO_KEY, NO_MODEL = "judge=local needs none (another protocol)", "correct model.path, or try `hf auth login`"
+WITHOUT_KEY, NO_MODEL = "judge=local needs none (another protocol)", "correct model.path, or try `hf auth login`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ def _judge_key(config: Config) -> Finding:
     if not name:
         return Finding("ok", "judge key", "not needed")
     if not os.environ.get(name):
-        return Finding("fail", "judge key", f"a judge key in the environment variable {name}: export it; {NO_KEY}")
+        return Finding("fail", "judge key", f"a judge key in the environment variable {name}: export it; {WITHOUT_KEY}")
     return Finding("ok", "judge key", f"{name} is set")
 
 

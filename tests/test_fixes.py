@@ -13,7 +13,7 @@ from focalpo.reporting.fixes import Share, as_csv, as_markdown, other_pairs, sha
 from focalpo.reporting.pair_groups import pair_groups
 from focalpo.reporting.table_run import TableRun
 from focalpo.scoring.student import quantile
-from focalpo.stages.records import PairState, write_records
+from focalpo.stages.records import PairState, read_records, write_records
 from recipes.publish import publish
 
 MARGINS = {"fixed": (-1.0, 1.0), "broken": (1.0, -1.0), "right": (1.0, 1.0), "wrong": (-1.0, -1.0), "tied": (-1.0, 0.0)}
@@ -128,6 +128,23 @@ def test_a_table_without_the_compared_row_has_shares_and_no_differences(tmp_path
     run = run_of(tmp_path, {"kto/1": [("fixed", False)] * 6 + [("wrong", False)] * 6})
     text = as_markdown(run, shares(run))
     assert "| KTO | 50.0 ±33.2 | 0.0 ±0.0 |" in text and "in brackets" not in text
+
+
+def test_records_that_are_killed_while_they_are_written_leave_those_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training rewrites its records as it goes, and reads them when it is resumed."""
+    records = [PairState(0, "test", "a", -1.0, -2.0, 2, 4, None)]
+    write_records(tmp_path / "dynamics.parquet", records)
+
+    def torn(table: object, path: Path) -> None:
+        path.write_bytes(b"PAR1")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pyarrow.parquet.write_table", torn)
+    with pytest.raises(KeyboardInterrupt):
+        write_records(tmp_path / "dynamics.parquet", 2 * records)
+    assert read_records(tmp_path / "dynamics.parquet", PairState) == records
 
 
 def test_trainings_on_single_answers_have_none(sealed_report: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from focalpo.reporting.blocks import blocks, equivalences, few_seeds, table_note
 from focalpo.reporting.cells import Cell, Results, RowResult, holm_corrected
 from focalpo.reporting.content import GRADIENT
 from focalpo.reporting.document import as_summary
-from focalpo.reporting.judged import Judged, judged_by
+from focalpo.reporting.judged import Judged, judged_by, other_models
 from focalpo.reporting.tables import as_csv, as_latex, as_markdown
 from focalpo.reporting.terminal import as_terminal
 from focalpo.reporting.tex import tex
@@ -108,6 +108,9 @@ def test_who_judged_is_said_once_with_the_noise_of_repeated_verdicts(tmp_path: P
     )
     (renamed, _) = judged_by([judged(tmp_path, "r", "local", served=["gpt-4o"])])
     assert renamed.by == "gpt-4-1106-preview at api, which calls itself gpt-4o"
+    facts = {"judged_by": {"alpaca_eval": {"model": "gpt-4.1"}}}
+    served = ["gpt-4.1", "gpt-4.1-2025-04-14", "gpt-4.1-mini-2025-04-14", "gpt-4.10"]
+    assert other_models(facts | {"served": served}) == served[2:], "its version of a day was asked for"
 
 
 JUDGE = Judged("alpaca_eval", "AlpacaEval 2.0, local", "a_local", "0123", "a-judge", "http://a_b", "gpt4", ())

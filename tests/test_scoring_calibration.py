@@ -5,6 +5,7 @@ import gzip
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from focalpo.reporting.calibrations import as_csv, as_text, summary, values
 from focalpo.scoring.annotated_pairs import read_annotations
 from focalpo.scoring.calibration import (
     Calibration,
+    Resampled,
     agreement,
     bounds,
     consistency,
@@ -80,6 +82,15 @@ def test_model_shown_first_matches_the_library(tmp_path: Path) -> None:
     for question, answer in zip(questions, answers, strict=True):
         assert (answer.text in first) == model_shown_first(question.prompt[-1]["content"])
     assert len({model_shown_first(question.prompt[-1]["content"]) for question in questions}) == 2
+
+
+def test_models_with_other_pairs_have_no_interval_together() -> None:
+    """The bootstrap would draw other prompts for each, and call the models independent: too narrow."""
+    drawn = Resampled(*np.random.default_rng(0).normal(60, 5, (3, 100)))
+    rows = [Calibration(f"m{n}", 400, 60.0, 50.0, 50.0, None, None, None, None, resampled=drawn) for n in (1, 2)]
+    assert summary(rows)["agreement_low"] is not None and "have no interval" not in as_text("t", rows)
+    rows[1] = replace(rows[1], pairs=399, missing=1)
+    assert summary(rows)["agreement_low"] is None and "all models have no interval" in as_text("t", rows)
 
 
 def test_an_unknown_value_is_a_dash_in_text_and_empty_in_csv() -> None:
