@@ -54,7 +54,8 @@ def make_held_out(job: Job) -> dict:
     names, prompts = [pair.id for pair in pairs], [pair.prompt for pair in pairs]
     decoding, reward = Decoding(**job.settings["decoding"]), _reward(job)
     with Generator(source_of(job), backend_of(job)) as generator:
-        answers = generator.answer(names, prompts, decoding, job.settings["seed"], progress=Progress(job.path))
+        parts, progress = Parts(job.path, "answers"), Progress(job.path)
+        answers = generator.answer(names, prompts, decoding, job.settings["seed"], parts, progress)
     write_records(job.path / "answers.parquet", answers)
     rewards = [reward(each) for each in answers]
     error = statistics.stdev(rewards) / len(rewards) ** 0.5

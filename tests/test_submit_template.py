@@ -1,6 +1,9 @@
 """The bash of slurm/: what a job compares, when it goes back to the queue, and how ranks find each other."""
 
+import importlib
+import inspect
 import os
+import re
 import signal
 import subprocess
 import time
@@ -9,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from focalpo.running.worker import arguments, check_world
+from focalpo.stages.code import recipe_of
 from focalpo.stages.origin import ROOT
 
 JOB = {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "5", "SLURM_JOB_ID": "6", "SLURM_JOB_NUM_NODES": "1"}
@@ -142,7 +146,7 @@ REPLY = '{"id": "%d", "outcome": "good", "request": {}, "reply": {}}'
         ("judge", [], f"echo '{REPLY % 2}' >> records.jsonl"),
         ("sample", [], "mkdir .checkpoints; touch .checkpoints/samples-000000.parquet"),
         ("generate", [], "mkdir -p .checkpoints; touch .checkpoints/{b-000000,a-000000}.parquet"),
-        ("held_out", [], "mkdir -p .checkpoints; touch .checkpoints/held_out-000000.parquet"),
+        ("held_out", [], "mkdir -p .checkpoints; touch .checkpoints/answers-000000.parquet"),
         ("duel", [], f"echo '{REPLY % 2}' >> records.jsonl"),
         ("capability", [], "touch mmlu.json"),
     ],
@@ -181,6 +185,15 @@ def test_a_job_without_progress_since_its_start_fails_with_one_line(
     assert code == 1 and not requeues
     expected = f"the time limit was near and {kind} had made no progress; raise cluster.stages.{kind}.minutes\n"
     assert (stage_of(tasks) / "error.txt").read_text() == expected
+
+
+def test_what_a_template_calls_recorded_is_kept_by_its_recipe() -> None:
+    """A kind that is stopped before its time limit must find its work again, or it would never end."""
+    (kinds,) = re.findall(r"^records\(\) .*@\((.*)\)", (ROOT / "slurm/common.sh").read_text(), re.M)
+    keeps = {"judge": "judge_tasks(", "duel": "judge_tasks(", "capability": "_complete("}
+    for kind in kinds.split("|"):
+        module, name = recipe_of(kind)
+        assert keeps.get(kind, "Parts(") in inspect.getsource(getattr(importlib.import_module(module), name)), kind
 
 
 def test_a_reason_of_the_stage_itself_is_kept(fake_slurm: Path, tmp_path: Path) -> None:
