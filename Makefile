@@ -51,6 +51,17 @@ INSTALLED := .venv/installed-$(EXTRAS)
 SCALE_INSTALLED := $(or $(INSTALLED_$(SCALE)),$(INSTALLED))
 VLLM_VERSION := $(shell sed -n 's/.*"vllm==\(.*\)".*/\1/p' pyproject.toml)
 
+# An environment keeps the Python that made it.
+version_of = $(shell $(1) -c 'import platform; print(platform.python_version())' 2> /dev/null)
+ifeq ($(origin PYTHON),command line)
+MADE_WITH := $(call version_of,$(dir $(SCALE_INSTALLED))bin/python)
+WANTED := $(call version_of,$(PYTHON))
+ifneq ($(and $(MADE_WITH),$(filter-out $(MADE_WITH),$(WANTED))),)
+$(error $(dir $(SCALE_INSTALLED)) was made with Python $(MADE_WITH), and PYTHON=$(PYTHON) is $(WANTED); \
+	remove it and run the same command again)
+endif
+endif
+
 # uv installs no bytecode: the first import of a package writes it.
 unexport PYTHONDONTWRITEBYTECODE
 # The environment first, as when it is activated: DeepSpeed builds its operators with the ninja that it finds there.

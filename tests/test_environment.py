@@ -254,6 +254,18 @@ def test_a_python_without_venv_is_reported_with_its_remedy(checkout: Path):
     assert "error: no-such-python cannot make a virtual environment; install its venv module" in failed.stdout
 
 
+def test_another_python_than_that_of_the_environment_is_refused(checkout: Path):
+    assert setup(checkout).returncode == 0
+    for path, version in (("bin/python3.12", "3.12.4"), (".venv/bin/python", "3.11.7")):
+        (checkout / path).write_text(f"#!/bin/sh\necho {version}\n")
+        (checkout / path).chmod(0o755)
+    refused = setup(checkout)
+    assert refused.returncode != 0
+    assert ".venv/ was made with Python 3.11.7, and PYTHON=" in refused.stderr and "is 3.12.4; remove it" in refused.stderr
+    (checkout / ".venv/bin/python").write_text("#!/bin/sh\necho 3.12.4\n")
+    assert setup(checkout).returncode == 0
+
+
 def image_steps(name: str) -> tuple[list[str], list[str]]:
     """The files that an image copies from the checkout, and the make commands that it runs."""
     text = (ROOT / "slurm" / name).read_text()
