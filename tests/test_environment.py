@@ -261,7 +261,8 @@ def test_another_python_than_that_of_the_environment_is_refused(checkout: Path):
         (checkout / path).chmod(0o755)
     refused = setup(checkout)
     assert refused.returncode != 0
-    assert ".venv/ was made with Python 3.11.7, and PYTHON=" in refused.stderr and "is 3.12.4; remove it" in refused.stderr
+    assert ".venv/ was made with Python 3.11.7, and PYTHON=" in refused.stderr
+    assert "is 3.12.4; remove it" in refused.stderr
     (checkout / ".venv/bin/python").write_text("#!/bin/sh\necho 3.12.4\n")
     assert setup(checkout).returncode == 0
 
