@@ -70,6 +70,13 @@ def opened(url: str | None, folder: Path, **changed: object) -> Endpoint:
     return Endpoint(base_url=url, records=folder / "records.jsonl", **settings)
 
 
+class Server(ThreadingHTTPServer):
+    """Takes all connections that are opened at once, on a busy machine too."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+
 @contextmanager
 def judge_stub(script: Callable[[dict, int], dict | Fault]) -> Iterator[Stub]:
     """Serve `script` on a free port until the block ends."""
@@ -101,8 +108,7 @@ def judge_stub(script: Callable[[dict, int], dict | Fault]) -> Iterator[Stub]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

@@ -125,7 +125,7 @@ def test_a_second_run_does_nothing_and_says_so(made: Made) -> None:
 
 @pytest.mark.slow
 def test_killed_anywhere_it_goes_on_to_the_same_table(made: Made, tmp_path: Path) -> None:
-    for stages in (3, 8, 14):
+    for stages in (4, 12):
         process = reproduce(tmp_path, *PART)
         deadline = time.monotonic() + 600
         while len(list(tmp_path.glob("*/*/manifest.json"))) < stages and time.monotonic() < deadline:

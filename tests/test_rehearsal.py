@@ -1,6 +1,7 @@
 """The rehearsal is the paper scale: it differs only in hardware and endpoints, and its stand-ins match the originals.
 
-`make rehearse` runs all of it; here run two rows of each setting, and the parts that need no vLLM.
+`make rehearse` runs all of it; here a row of the base setting, released checkpoints of both, a row of one GPU, and the
+parts that need no vLLM.
 """
 
 import json
@@ -228,8 +229,8 @@ def test_a_rehearsal_reaches_no_other_host(stage) -> None:
     ("arguments", "expected"),
     [
         (
-            ["rows=kto"],
-            ["2 rows, no gap", "2 pairs, 4 reference", "2 judge", "2 train", "no revision is pinned"],
+            ["rows=kto", "settings=base"],
+            ["1 rows, no gap", "1 pairs, 2 reference", "1 judge", "1 train", "no revision is pinned"],
         ),
         (["rows=released,focalpo"], ["2 rows, no gap", "2 generate, 2 judge, 1 report"]),
         (
