@@ -81,10 +81,6 @@ class Results:
     judges: Mapping[str, Sequence[Judged]] = field(default_factory=dict)
 
     @property
-    def has_paper(self) -> bool:
-        return any(row.paper for rows in self.rows.values() for row in rows)
-
-    @property
     def compared(self) -> int:
         """Number of differences in the table, which is the family size of Holm's correction."""
         return sum(
