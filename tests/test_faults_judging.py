@@ -23,7 +23,8 @@ KEY = "sk-planted-Q7x93kfPz-do-not-write-me"
 
 
 def start(runs: Path, *more: str, **environment: str) -> subprocess.Popen:
-    given = {word.partition("=")[0]: word for word in (*SMALL, "rows=sft,dpo", "settings=base", *more)}  # each once
+    words = (*SMALL, "launch.workers=1", "rows=sft,dpo", "settings=base", *more)
+    given = {word.partition("=")[0]: word for word in words}  # each once
     command = [sys.executable, "-m", "recipes.reproduce", f"runs={runs}", *given.values()]
     return subprocess.Popen(
         command,

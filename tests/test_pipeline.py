@@ -22,7 +22,9 @@ from tests.test_track import ended, history
 
 ROOT = Path(__file__).parent.parent
 Made = tuple[Path, str]  # the runs folder of the table, and what was printed
+# One worker: what is made once more is little, and each worker takes four seconds to import what it runs.
 TINY = [
+    "launch.workers=1",
     "rows=sft,dpo,kto,focalpo",
     "seeds=2",
     "model.phases.pretraining.count=640",
@@ -54,7 +56,7 @@ def output_of(process: subprocess.Popen, fails: bool = False) -> str:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     runs = tmp_path_factory.mktemp("runs")
-    return runs, output_of(reproduce(runs))
+    return runs, output_of(reproduce(runs, "launch.workers=2"))
 
 
 def table_of(runs: Path) -> dict[tuple[str, str, str], dict[str, str]]:
@@ -126,7 +128,7 @@ def test_a_second_run_does_nothing_and_says_so(made: Made) -> None:
 @pytest.mark.slow
 def test_killed_anywhere_it_goes_on_to_the_same_table(made: Made, tmp_path: Path) -> None:
     for stages in (4, 12):
-        process = reproduce(tmp_path, *PART)
+        process = reproduce(tmp_path, *PART, "launch.workers=2")
         deadline = time.monotonic() + 600
         while len(list(tmp_path.glob("*/*/manifest.json"))) < stages and time.monotonic() < deadline:
             assert process.poll() is None

@@ -98,15 +98,21 @@ def test_a_stage_computes_with_its_own_threads_whatever_the_number_of_workers(
 
 
 def test_a_stage_that_another_process_makes_is_waited_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    folder = Folder(tmp_path, quick(10))
+    folder, printed = Folder(tmp_path, quick(10)), []
+
+    def told() -> int:
+        printed.append(capfd.readouterr().err)
+        return "".join(printed).count(f"waiting for {folder.path}, which another process is making")
+
     with Pool(1) as pool:
         with folder.being_made():
             pool.start(tmp_path, quick(10))
-            assert list(pool.finished(15)) == []
+            until(told)
+            assert list(pool.finished(1)) == []
             (folder.path / "made.txt").write_text("by the other process")
             folder.seal(1.0)
         assert outcome(pool, quick(10)) == 0.0, "what the other made is used"
-    assert capfd.readouterr().err.count(f"waiting for {folder.path}, which another process is making") == 1
+    assert told() == 1
 
 
 @pytest.mark.slow
