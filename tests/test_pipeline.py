@@ -22,11 +22,9 @@ from tests.test_track import ended, history
 
 ROOT = Path(__file__).parent.parent
 Made = tuple[Path, str]  # the runs folder of the table, and what was printed
-# One worker: what is made once more is little, and each worker takes four seconds to import what it runs.
 TINY = [
-    "launch.workers=1",
-    "rows=sft,dpo,kto,focalpo",
-    "seeds=2",
+    *("rows=sft,dpo,kto,focalpo", "seeds=2"),
+    "launch.workers=1",  # each takes four seconds to import what it runs
     "model.phases.pretraining.count=640",
     "model.phases.pretraining.train.max_steps=20",
     "model.phases.sft.count=640",
